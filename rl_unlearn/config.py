@@ -1,0 +1,229 @@
+"""The whole configuration as one frozen tree; every field carries its own description, unknown keys are errors."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+CONCEPT = r"^((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """Strict and frozen: no silent conversion, no unknown key, no change after start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Model(Section):
+    path: str = "canvas"
+    """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
+    revision: str | None = None
+    """Hub revision; None takes the default branch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where actors compute; `auto` takes a GPU if there is one."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Storage type of latents and compute type of the frozen weights; LoRA masters are always fp32."""
+
+
+class Sampler(Section):
+    steps: int = Field(10, ge=2, le=1000)
+    """Denoising steps of a trajectory, T."""
+    eta: float = Field(1.0, gt=0, le=1)
+    """DDIM noise scale; 0 would make the policy deterministic and is refused."""
+    guidance: float = Field(1.0, ge=1, le=30)
+    """Classifier-free guidance scale, the same in rollout and learner; 1 skips the second forward pass."""
+
+
+class Lora(Section):
+    rank: int = Field(32, ge=1, le=512)
+    """Rank of the adapter."""
+    alpha: int | None = Field(None, ge=1)
+    """LoRA alpha; None means equal to the rank (scale 1)."""
+    layers: Literal["cross", "self", "attention"] = "cross"
+    """Which attention projections of the UNet get an adapter."""
+
+
+class Prompts(Section):
+    template: str = Field("A {object} image in {style} style.", max_length=500)
+    """Prompt with the fields {object} and {style}."""
+    object_template: str = Field("A {object} image.", max_length=500)
+    """Phrase that stands for an object alone in the zero-shot reward."""
+    style_template: str = Field("An image in {style} style.", max_length=500)
+    """Phrase that stands for a style alone in the zero-shot reward."""
+    objects: Strings = ()
+    """Objects of the world; empty means the canvas's twenty."""
+    styles: Strings = ()
+    """Styles of the world; empty means the canvas's eight."""
+    target_file: str | None = None
+    """Text file, one prompt a line, whose images must lose the concept (with retain_file: replaces the grid of objects and styles)."""
+    retain_file: str | None = None
+    """Text file, one prompt a line, to be kept as it is."""
+    target_fraction: float = Field(0.75, gt=0, le=1)
+    """Share of a round's images drawn for target prompts; the rest watches retained ones."""
+
+
+class Reward(Section):
+    clip: str = "canvas"
+    """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
+    forget: float = Field(1.0, ge=0)
+    """Weight of the concept's negative log-odds on target prompts."""
+    coherence: float = Field(0.5, ge=0)
+    """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
+    retain: float = Field(1.0, ge=0)
+    """Weight of the log-probability of what was asked on retain prompts."""
+    bound: float = Field(8.0, gt=0)
+    """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth exploiting."""
+
+
+class Critic(Section):
+    lr: float = Field(1e-3, gt=0, lt=1)
+    """Adam step size."""
+    grid: int = Field(4, ge=1, le=64)
+    """Latents are cut into grid x grid tokens for the CLIP trunk."""
+    minibatch: int = Field(128, ge=1)
+    """Noisy latents in a critic step."""
+    steps: int = Field(8, ge=0)
+    """Critic steps in a round, on uniformly sampled replay rows."""
+    warmup_images: int = Field(256, ge=2)
+    """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
+    warmup_steps: int = Field(150, ge=0)
+    """Critic steps on the warm-up images."""
+
+
+class Estimator(Section):
+    name: Literal["terminal", "critic", "pathwise"] = "pathwise"
+    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU). pathwise: the critic's action gradient (SVG(0))."""
+    gae_lambda: float = Field(1.0, ge=0, le=1)
+    """GAE lambda of `critic`; 1 is reward minus value."""
+
+
+class Learner(Section):
+    lr: float = Field(1e-3, gt=0, lt=1)
+    """AdamW step size of the adapter."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay."""
+    batch: int = Field(32, ge=1)
+    """Trajectories drawn from replay for one update."""
+    updates_per_round: int = Field(1, ge=1)
+    """Updates for each round of rollouts; batch * updates_per_round / rollout.images is how often a trajectory is reused."""
+    minibatches: int = Field(2, ge=1)
+    """Optimizer steps in an update; each sees its own part of the batch."""
+    microbatch: int = Field(64, ge=1)
+    """Latents in one forward pass; gradients are accumulated over microbatches."""
+    clip_range: float = Field(1.6, gt=0)
+    """Clip of the joint log-ratio of one step, in nats; divided by the latents' dimension D where the per-dimension ratio is used."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm clip."""
+    kl_budget: float = Field(0.5, gt=0)
+    """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step."""
+    kl_weight: float = Field(0.01, ge=0)
+    """Lagrange multiplier of the budget at the start."""
+    kl_rate: float = Field(0.1, ge=0, le=1)
+    """Speed of the multiplier; 0 keeps kl_weight fixed."""
+    kl_states: int = Field(64, ge=1)
+    """Retained states of the pool seen by each optimizer step."""
+
+
+class Rollout(Section):
+    actors: int = Field(1, ge=1, le=4096)
+    """Rollout actors."""
+    images: int = Field(32, ge=1)
+    """Images of a round, all actors together."""
+    batch: int = Field(32, ge=1)
+    """Images of one sample call; fixes the batch shape, so results do not depend on the number of actors."""
+
+
+class Replay(Section):
+    capacity: int = Field(2048, ge=1)
+    """Trajectories kept; the oldest leave first, and are counted."""
+    max_lag: int = Field(8, ge=0)
+    """Trajectories whose policy is more than this many updates old are evicted and never trained on."""
+    spill: bool = False
+    """Also write committed batches to the run folder as Arrow files."""
+
+
+class Loop(Section):
+    rounds: int = Field(80, ge=1)
+    """Rounds of rollouts and updates after the warm-up."""
+    mode: Literal["sync", "async"] = "sync"
+    """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely inside the rate limit."""
+    pipeline: int = Field(1, ge=0, le=16)
+    """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that any single wait on an actor may take before the run fails loudly."""
+
+
+class Selection(Section):
+    clip: str = "canvas"
+    """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip `arch/pretrained`."""
+    every: int = Field(5, ge=1)
+    """Rounds between two looks at the current policy."""
+    images: int = Field(96, ge=2)
+    """Images of a look, the same prompts and noise each time, half of them on target prompts."""
+
+
+class Evaluation(Section):
+    target_images: int = Field(12, ge=1)
+    """Images for each combination of object and style that holds the target concept."""
+    other_images: int = Field(2, ge=1)
+    """Images for each other combination."""
+    judge: str = "canvas"
+    """`canvas` (the shipped judges), or an open_clip model other than the reward's and the selection's."""
+    batch: int = Field(64, ge=1)
+    """Images sampled at once."""
+
+
+class Cluster(Section):
+    inline: bool = False
+    """Run every actor in this process, without Ray."""
+    address: str | None = None
+    """Ray address of an existing cluster (`auto` inside a job); None starts a private local one."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of each actor (the same inline, so that results agree)."""
+    rollout_gpus: float = Field(0.0, ge=0)
+    """GPUs of each rollout actor."""
+    critic_gpus: float = Field(0.0, ge=0)
+    """GPUs of the critic actor."""
+    learner_gpus: float = Field(0.0, ge=0)
+    """GPUs of the learner."""
+
+
+class Config(Section):
+    name: str | None = None
+    """Run name, folder inside `output`; None means `<concept>-seed<seed>`."""
+    output: str = "outputs"
+    """Folder of all runs."""
+    concept: str = Field("cat", pattern=CONCEPT)
+    """What to forget: an object, `style:<style>`, or with prompt files any phrase."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Source of every random number."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run folder."""
+    model: Model = Model()
+    sampler: Sampler = Sampler()
+    lora: Lora = Lora()
+    prompts: Prompts = Prompts()
+    reward: Reward = Reward()
+    critic: Critic = Critic()
+    estimator: Estimator = Estimator()
+    learner: Learner = Learner()
+    rollout: Rollout = Rollout()
+    replay: Replay = Replay()
+    loop: Loop = Loop()
+    selection: Selection = Selection()
+    evaluation: Evaluation = Evaluation()
+    cluster: Cluster = Cluster()
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.match(NAME, name):
+            raise ValueError("use up to 64 letters, digits, '.', '_' or '-', starting with a letter or digit")
+        return name
+
+    @property
+    def run_name(self) -> str:
+        """`name`, or one made of concept and seed."""
+        return self.name or f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.concept)}-seed{self.seed}"

@@ -1,0 +1,94 @@
+"""The one type all rooms meet in: a batch of denoising trajectories, and its Arrow form.
+
+Produced by the rollout actor, kept by the replay actor as Arrow record batches, consumed by critic and learner.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rl_unlearn.errors import DataError
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A batch of complete trajectories of T steps; all tensors on the CPU."""
+
+    ids: Int[Tensor, " batch"]
+    """Unique within a run and derived from (round, position): a repeated rollout carries the same id."""
+    rounds: Int[Tensor, " batch"]
+    """Round that asked for the trajectory; 0 is the warm-up on the frozen policy."""
+    policy_versions: Int[Tensor, " batch"]
+    """Updates of the policy that acted."""
+    prompts: Int[Tensor, " batch"]
+    """Index into the prompt book."""
+    latents: Float[Tensor, "batch levels channels height width"]
+    """x_T ... x_0 in storage dtype, T + 1 of them; latents[:, k + 1] is the action of step k."""
+    log_probs: Float[Tensor, "batch steps"]
+    """Behaviour log-probs of the stored (rounded) actions, nats per latent dimension, fp32."""
+    rewards: Float[Tensor, " batch"]
+    """Reward of the final image."""
+    evidence: Float[Tensor, " batch"]
+    """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain prompts), in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Int[Tensor, " rows"] | slice) -> "Trajectory":
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @staticmethod
+    def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
+        """Several batches as one, in the order given."""
+        return Trajectory(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Trajectory)})
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has no such type)."""
+        storage = next(name for name, dtype in _DTYPES.items() if dtype == self.latents.dtype)
+        columns = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            array = (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy()
+            array = np.ascontiguousarray(array)
+            tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(array) if array.ndim > 1 else pa.array(array)
+            columns[field.name] = tensor
+        names = list(columns)
+        schema = pa.schema(
+            [pa.field(n, columns[n].type, nullable=False) for n in names], metadata={"rl_unlearn.latents": storage}
+        )
+        return pa.RecordBatch.from_arrays([columns[n] for n in names], schema=schema)
+
+    @classmethod
+    def from_arrow(cls, batch: pa.RecordBatch) -> "Trajectory":
+        """Inverse of :meth:`to_arrow`; raises DataError for a batch of another schema."""
+        metadata = batch.schema.metadata or {}
+        names = [f.name for f in fields(cls)]
+        if b"rl_unlearn.latents" not in metadata or batch.schema.names != names:
+            raise DataError(f"Arrow batch with columns {batch.schema.names} holds no trajectories (expected {names})")
+        tensors = {}
+        for name in names:
+            column = batch.column(name)
+            tensor = isinstance(column, pa.FixedShapeTensorArray)
+            array = column.to_numpy_ndarray() if tensor else column.to_numpy(zero_copy_only=False)
+            tensors[name] = torch.from_numpy(np.array(array))
+        if metadata[b"rl_unlearn.latents"] == b"bf16":
+            tensors["latents"] = tensors["latents"].view(torch.bfloat16)
+        return cls(**tensors)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Trajectories with the critic's judgement. Produced by the critic actor, consumed by the learner."""
+
+    trajectory: Trajectory
+    values: Float[Tensor, "batch levels"]
+    """V(x_k, t_k) of all T + 1 states, in units of reward."""
+    action_gradients: Float[Tensor, "batch steps channels height width"] | None
+    """grad_a V(a, t_{k+1}) at the stored action of each step, if the estimator asks for it."""
