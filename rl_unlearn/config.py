@@ -38,9 +38,7 @@ class Sampler(Section):
 
 class Lora(Section):
     rank: int = Field(32, ge=1, le=512)
-    """Rank of the adapter."""
-    alpha: int | None = Field(None, ge=1)
-    """LoRA alpha; None means equal to the rank (scale 1)."""
+    """Rank of the adapter; alpha equals the rank, so that scale 1 is the trained adapter."""
     layers: Literal["cross", "self", "attention"] = "cross"
     """Which attention projections of the UNet get an adapter."""
 

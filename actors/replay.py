@@ -1,0 +1,114 @@
+"""The replay actor: keeps trajectories as Arrow record batches, limits the rate, evicts by age and by capacity.
+
+Its methods are coroutines: the rate limiter waits inside ``add`` and ``sample`` (as Reverb's does), so that nothing that
+was paid for with GPU seconds is dropped because the other side is slow.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from rl_unlearn.noise import generator
+from rl_unlearn.trajectory import Trajectory
+
+
+@dataclass
+class _Row:
+    trajectory: pa.RecordBatch
+    round: int
+    version: int
+    draws: int
+
+
+class ReplayActor:
+    """A store of single trajectories by id; adding an id twice is a no-op, for calls may be delivered twice."""
+
+    def __init__(self, capacity: int, max_lag: int, max_ahead: int, spill: str | None = None):
+        """``max_ahead``: never-sampled rows from which on ``add`` waits. ``spill``: folder for committed batches."""
+        self._capacity, self._max_lag, self._max_ahead = capacity, max_lag, max_ahead
+        self._spill = Path(spill) if spill else None
+        self._rows: dict[int, _Row] = {}
+        self._seen: set[int] = set()
+        self._changed = asyncio.Condition()
+        self._counts = {"added": 0, "repeated": 0, "evicted_stale": 0, "evicted_capacity": 0, "sampled": 0}
+
+    async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
+        """Commits all rows at once; waits while more than ``max_ahead`` rows were never sampled.
+
+        With ``fresh=False`` the rows count as sampled before (warm-up). Returns how many of the rows were new.
+        """
+        batch = trajectory.to_arrow()
+        async with self._changed:
+            await self._changed.wait_for(lambda: not fresh or self._unsampled() <= self._max_ahead)
+            new = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
+            if new and self._spill:
+                self._write(batch, trajectory)
+            for i in new:
+                id = int(trajectory.ids[i])
+                self._rows[id] = _Row(
+                    batch.slice(i, 1), int(trajectory.rounds[i]), int(trajectory.policy_versions[i]), int(not fresh)
+                )
+                self._seen.add(id)
+            self._counts["added"] += len(new)
+            self._counts["repeated"] += len(trajectory) - len(new)
+            while len(self._rows) > self._capacity:
+                del self._rows[min(self._rows)]
+                self._counts["evicted_capacity"] += 1
+            self._changed.notify_all()
+        return len(new)
+
+    async def sample(
+        self, count: int, version: int, up_to_round: int, minimum: int, seed: tuple[int | str, ...], fresh: bool = True
+    ) -> Trajectory:
+        """``count`` trajectories without replacement, or all there are; waits for ``minimum`` eligible rows.
+
+        Eligible are rows of rounds up to ``up_to_round`` whose policy is at most ``max_lag`` updates behind ``version``;
+        older ones are evicted. With ``fresh`` never-sampled rows come first (oldest first) and the rest is uniform;
+        without, all is uniform and does not count as sampling. Deterministic in the store's content and ``seed``.
+        """
+        async with self._changed:
+            self._evict(version)
+            await self._changed.wait_for(lambda: len(self._eligible(up_to_round, fresh)) >= minimum)
+            first = self._eligible(up_to_round, True)[:count] if fresh else []
+            others = [id for id in self._eligible(up_to_round, False) if id not in set(first)]
+            order = torch.randperm(len(others), generator=generator(*seed)).tolist()
+            chosen = sorted(first + [others[i] for i in order[: count - len(first)]])
+            if fresh:
+                for id in chosen:
+                    self._rows[id].draws += 1
+                self._counts["sampled"] += len(chosen)
+            self._changed.notify_all()
+            return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in chosen])
+
+    async def counts(self) -> dict[str, int]:
+        """Rows held now, and rows added, repeated, sampled and evicted so far."""
+        return {"held": len(self._rows), **self._counts}
+
+    def _unsampled(self) -> int:
+        return sum(row.draws == 0 for row in self._rows.values())
+
+    def _eligible(self, up_to_round: int, only_fresh: bool) -> list[int]:
+        rows = self._rows.items()
+        return sorted(id for id, r in rows if r.round <= up_to_round and not (only_fresh and r.draws))
+
+    def _evict(self, version: int) -> None:
+        stale = [id for id, row in self._rows.items() if version - row.version > self._max_lag]
+        for id in stale:
+            del self._rows[id]
+        self._counts["evicted_stale"] += len(stale)
+
+    def _write(self, batch: pa.RecordBatch, trajectory: Trajectory) -> None:
+        # One file a batch, renamed into place: a reader sees a whole batch or none.
+        assert self._spill is not None
+        self._spill.mkdir(parents=True, exist_ok=True)
+        final = self._spill / f"round-{int(trajectory.rounds[0]):06d}-{int(trajectory.ids[0]):016x}.arrow"
+        temporary = final.with_suffix(".tmp")
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.rename(final)

@@ -1,0 +1,118 @@
+"""The rollout actor: generates denoising trajectories with the newest policy it is given, and scores the images."""
+
+from dataclasses import dataclass
+
+import torch
+
+from rl_unlearn.config import Config
+from rl_unlearn.noise import seed_of
+from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.rewards import concept_probability, reward_parts, total_reward
+from rl_unlearn.trajectory import Trajectory
+from rl_unlearn.weights import Weights
+from rl_unlearn.zeroshot import ZeroShot, load_open_clip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw. Produced by the loop, consumed by a rollout actor; equal requests and weights give equal bits."""
+
+    round: int
+    prompts: tuple[int, ...]
+    """Indices into the prompt book."""
+    offset: int
+    """Position of the first image in its round: names the noise, so that chunks of a round differ."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the selection CLIP sees of a policy, means over images in [0, 1]. Produced by a rollout actor for the loop."""
+
+    forgotten: float
+    """1 - probability of the concept on target prompts."""
+    retained: float
+    """Probability of the asked class of the concept's domain on retained prompts."""
+    coherence: float
+    """Probability of the rest of the prompt (its style, or its object) on target prompts."""
+    other: float
+    """Probability of the rest of the prompt on retained prompts."""
+
+    @property
+    def score(self) -> float:
+        """What selection maximises: the mean of the four."""
+        return (self.forgotten + self.retained + self.coherence + self.other) / 4
+
+
+class RolloutActor:
+    """Holds a policy, the reward CLIP and the selection CLIP. A fresh one is at version -1 and loads by itself."""
+
+    def __init__(self, config: Config):
+        torch.set_num_threads(config.cluster.threads)
+        self._config = config
+        self._book = PromptBook.from_config(config)
+        self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+        self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
+        self._reward = self._zero_shot(config.reward.clip, "reward")
+        self._selection = self._zero_shot(config.selection.clip, "selection")
+        self._version = -1
+
+    def _zero_shot(self, spec: str, name) -> ZeroShot:
+        return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)
+
+    def _load(self, weights: Weights) -> None:
+        if weights.version != self._version:
+            self._policy.load_adapter(weights.state)
+            weights.verify(self._policy.adapter_state())
+            self._version = weights.version
+
+    @torch.no_grad()
+    def sample(self, request: Request, weights: Weights) -> Trajectory:
+        """Trajectories of the request's prompts under these weights, with behaviour log-probs and rewards."""
+        self._load(weights)
+        prompts = torch.tensor(request.prompts)
+        count = len(prompts)
+        positions = range(request.offset, request.offset + count)
+        seeds = [
+            seed_of(self._config.seed, "rollout", request.round, prompt, position)
+            for prompt, position in zip(request.prompts, positions, strict=True)
+        ]
+        latents, log_probs = self._policy.rollout(self._embeddings[prompts], seeds)
+        evidence = self._reward(self._policy.decode(latents[:, -1]))
+        asked = prompts.to(self._policy.device)
+        parts = reward_parts(evidence, asked, self._book, self._config.reward)
+        return Trajectory(
+            ids=torch.tensor(positions) + request.round * 2**32,
+            rounds=torch.full((count,), request.round),
+            policy_versions=torch.full((count,), weights.version),
+            prompts=prompts,
+            latents=latents.cpu(),
+            log_probs=log_probs.cpu(),
+            rewards=total_reward(parts, self._config.reward).cpu(),
+            evidence=concept_probability(evidence, asked, self._book).cpu(),
+        )
+
+    @torch.no_grad()
+    def look(self, prompts: tuple[int, ...], weights: Weights) -> Look:
+        """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play no part."""
+        self._load(weights)
+        book = self._book
+        seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
+        index = torch.tensor(prompts)
+        probabilities: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
+        for start in range(0, len(prompts), self._config.rollout.batch):
+            part = slice(start, start + self._config.rollout.batch)
+            latents, _ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
+            evidence = self._selection(self._policy.decode(latents[:, -1]))
+            for domain, found in probabilities.items():
+                asked = torch.tensor([getattr(book.prompts[i], domain) for i in prompts[part]])
+                found.append(evidence[domain].exp().cpu().gather(1, asked[:, None]).squeeze(1))
+        target = torch.tensor([book.prompts[i].target for i in prompts])
+        own = torch.cat(probabilities[book.concept_domain])
+        other = torch.cat(probabilities[book.other_domain])
+        return Look(
+            forgotten=1 - own[target].mean().item(),
+            retained=own[~target].mean().item(),
+            coherence=other[target].mean().item(),
+            other=other[~target].mean().item(),
+        )

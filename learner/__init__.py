@@ -1,0 +1,1 @@
+"""Who changes weights: the learner, and the loop that feeds it."""

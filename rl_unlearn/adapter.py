@@ -1,0 +1,72 @@
+"""LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain diffusers."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError
+
+FILE_NAME = "pytorch_lora_weights.safetensors"
+_PREFIX = "unet."
+
+AdapterState = dict[str, Float[Tensor, "rows columns"]]
+
+
+def digest(state: AdapterState) -> str:
+    """SHA-256 over names, shapes and bytes: tells whether a hand-over changed, or failed to change, anything."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
+def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> None:
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically; its metadata names base model, concept and digest."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
+    metadata = {
+        "base_model": config.model.path,
+        "base_revision": config.model.revision or "",
+        "concept": config.concept,
+        "seed": str(config.seed),
+        "digest": digest(state),
+        "format": "pt",
+    }
+    temporary = folder / (FILE_NAME + ".tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.rename(folder / FILE_NAME)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_adapter(path: str | Path) -> AdapterState:
+    """The LoRA state in an adapter folder, a run folder or a .safetensors file; DataError if missing or invalid."""
+    path = Path(path)
+    candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
+    if path.suffix in {".bin", ".pt", ".ckpt", ".pth", ".pkl"}:
+        raise DataError(f"adapter {str(path)!r} is a pickle, which can run code when read: convert it to safetensors")
+    found = next((p for p in candidates if p.is_file()), None)
+    if found is None:
+        raise DataError(f"no adapter at {str(path)!r}: give a run folder, or a folder that holds {FILE_NAME}")
+    try:
+        state = load_file(found)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"adapter {str(found)!r} is not a valid safetensors file: {error}") from error
+    if not state or not all(name.startswith(_PREFIX) and ".lora_" in name for name in state):
+        raise DataError(f"adapter {str(found)!r} holds no UNet LoRA in diffusers' keys")
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}

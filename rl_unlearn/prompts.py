@@ -1,0 +1,187 @@
+"""What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is drawn when."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rl_unlearn import canvas
+from rl_unlearn.config import Config, Prompts
+from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.noise import generator
+
+MAX_PROMPT_CHARACTERS = 1_000
+MAX_PROMPTS = 10_000
+MAX_FILE_BYTES = 2**20
+
+_QUALITY = ("A clear, detailed picture.", "A blurry, broken picture of nothing.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and what its image should show, as indices into the domains of the book."""
+
+    text: str
+    object: int
+    style: int
+    target: bool
+    """Whether it asks for the concept to forget."""
+
+
+@dataclass(frozen=True)
+class PromptBook:
+    """All prompts of a run. ``domains`` holds, for 'object' and 'style', the names and zero-shot phrases of the classes."""
+
+    prompts: tuple[Prompt, ...]
+    names: dict[str, tuple[str, ...]]
+    phrases: dict[str, tuple[str, ...]]
+    concept_domain: str
+    concept_index: int
+
+    @property
+    def targets(self) -> list[int]:
+        """Indices of the prompts that ask for the concept."""
+        return [i for i, p in enumerate(self.prompts) if p.target]
+
+    @property
+    def retained(self) -> list[int]:
+        """Indices of the prompts to keep."""
+        return [i for i, p in enumerate(self.prompts) if not p.target]
+
+    @property
+    def other_domain(self) -> str:
+        """The domain the concept does not belong to: what must stay on its images."""
+        return "style" if self.concept_domain == "object" else "object"
+
+    @property
+    def concept(self) -> str:
+        """Zero-shot phrase of the concept."""
+        return self.phrases[self.concept_domain][self.concept_index]
+
+    @classmethod
+    def from_config(cls, config: Config) -> "PromptBook":
+        """The grid of objects and styles, or the user's two prompt files.
+
+        Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a bad file.
+        """
+        prompts = config.prompts
+        if (prompts.target_file is None) != (prompts.retain_file is None):
+            raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
+        if prompts.target_file and prompts.retain_file:
+            return cls._from_lists(config.concept, read_prompts(prompts.target_file), read_prompts(prompts.retain_file))
+        return cls._from_grid(config.concept, prompts)
+
+    @classmethod
+    def _from_grid(cls, concept: str, config: Prompts) -> "PromptBook":
+        objects = config.objects or canvas.OBJECTS
+        styles = config.styles or canvas.STYLES
+        domain, name = concept.split(":", 1) if ":" in concept else ("object", concept)
+        known = {"object": objects, "style": styles}
+        if name not in known[domain]:
+            everything = [*objects, *(f"style:{s}" for s in styles)]
+            near = difflib.get_close_matches(concept, everything, n=1) or [
+                f"style:{s}" for s in difflib.get_close_matches(name, styles, n=1)
+            ]
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"concept {concept!r} is not in this world: {hint}"
+                f"objects are {', '.join(objects)}; styles are {', '.join(f'style:{s}' for s in styles)}"
+            )
+        fill = _filler(config.template, "prompts.template")
+        grid = tuple(
+            Prompt(fill(o, s), i, j, target=(o if domain == "object" else s) == name)
+            for i, o in enumerate(objects)
+            for j, s in enumerate(styles)
+        )
+        if not any(not p.target for p in grid):
+            raise ConfigError("no prompt is left to retain: add objects or styles beside the concept")
+        by_object = _filler(config.object_template, "prompts.object_template")
+        by_style = _filler(config.style_template, "prompts.style_template")
+        phrases = {
+            "object": tuple(by_object(o, "") for o in objects),
+            "style": tuple(by_style("", s) for s in styles),
+        }
+        return cls(grid, {"object": objects, "style": styles}, phrases, domain, known[domain].index(name))
+
+    @classmethod
+    def _from_lists(cls, concept: str, target: list[str], retain: list[str]) -> "PromptBook":
+        # The classes are the concept and each retained prompt; "style" becomes picture quality, so that broken
+        # images do not pass for forgetting.
+        kept = tuple(dict.fromkeys(retain))
+        prompts = [Prompt(text, 0, 0, True) for text in target]
+        prompts += [Prompt(text, 1 + kept.index(text), 0, False) for text in retain]
+        names = {"object": (concept, *kept), "style": ("clear", "broken")}
+        return cls(tuple(prompts), names, {"object": (concept, *kept), "style": _QUALITY}, "object", 0)
+
+    def draw(self, seed: int, round: int, images: int, target_fraction: float) -> list[int]:
+        """Prompts of a round: every target prompt (every retained one) comes up equally often over the rounds.
+
+        Deterministic in (seed, round). At least one image is drawn for a target prompt.
+        """
+        wanted = max(1, min(images, int(images * target_fraction + 0.5)))
+        pick = self._cycle(self.targets, "target", seed, round, wanted)
+        return pick + self._cycle(self.retained, "retain", seed, round, images - wanted)
+
+    @staticmethod
+    def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:
+        # An endless concatenation of shuffled pools, read from where the previous rounds stopped.
+        drawn: list[int] = []
+        position = round * count
+        while len(drawn) < count:
+            lap, offset = divmod(position + len(drawn), len(pool))
+            order = torch.randperm(len(pool), generator=generator(seed, "prompts", kind, lap)).tolist()
+            drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
+        return drawn
+
+
+def _filler(template: str, key: str) -> Callable[[str, str], str]:
+    def fill(object: str, style: str) -> str:
+        try:
+            return template.format(object=object, style=style)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{key} {template!r} is no template: only {{object}} and {{style}} may be used") from error
+
+    return fill
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """A prompt list, one a line, blank lines skipped, control characters removed.
+
+    Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of 1,000 characters).
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        lines = path.read_bytes().split(b"\n") if size <= MAX_FILE_BYTES else _overlong(path)
+    except OSError as error:
+        raise DataError(f"prompt list {str(path)!r} cannot be read: {error.strerror or error}") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = "".join(c for c in line.decode("utf-8") if c.isprintable()).strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"prompt list {str(path)!r}, line {number}, is not UTF-8: save it as UTF-8 text") from error
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise DataError(
+                f"prompt list {str(path)!r}, line {number}, has {len(text)} characters: {MAX_PROMPT_CHARACTERS} at most"
+            )
+        if text:
+            prompts.append(text)
+    if not prompts:
+        raise DataError(f"prompt list {str(path)!r} holds no prompt: write one on each line")
+    if len(prompts) > MAX_PROMPTS:
+        raise DataError(f"prompt list {str(path)!r} holds {len(prompts)} prompts: {MAX_PROMPTS} at most")
+    return prompts
+
+
+def _overlong(path: Path) -> list[bytes]:
+    with path.open("rb") as file:
+        for number in range(1, MAX_PROMPTS + 2):
+            line = file.readline(4 * MAX_PROMPT_CHARACTERS + 1)
+            if len(line) > 4 * MAX_PROMPT_CHARACTERS:
+                raise DataError(
+                    f"prompt list {str(path)!r}, line {number}, is longer than {MAX_PROMPT_CHARACTERS} characters"
+                )
+    raise DataError(f"prompt list {str(path)!r} is larger than {MAX_FILE_BYTES} bytes: split it")

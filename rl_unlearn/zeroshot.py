@@ -1,0 +1,65 @@
+"""Zero-shot evidence by CLIP: how probable each class of a domain is on an image."""
+
+from pathlib import Path
+from typing import Literal
+
+import open_clip
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rl_unlearn import canvas
+from rl_unlearn.errors import DataError
+
+
+def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tuple[nn.Module, object]:
+    """A CLIP and its tokenizer, fp32 and in eval mode.
+
+    ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or `arch/pretrained`.
+    Raises DataError if it cannot be had.
+    """
+    if spec == "canvas":
+        name, pretrained = f"local-dir:{canvas.clip_path(canvas_name)}", None
+    elif Path(spec).is_dir():
+        if not list(Path(spec).glob("*.safetensors")):
+            raise DataError(f"CLIP folder {spec!r} has no .safetensors weights (pickled ones are refused): convert them")
+        name, pretrained = f"local-dir:{Path(spec).resolve()}", None
+    elif spec.count("/") == 1:
+        name, pretrained = spec.split("/")
+    else:
+        raise DataError(f"CLIP {spec!r} is neither 'canvas', a folder, nor an open_clip 'arch/pretrained' pair")
+    try:
+        model, _ = open_clip.create_model_from_pretrained(name, pretrained=pretrained, return_transform=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(f"CLIP {spec!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return model.float().eval().requires_grad_(False), tokenizer
+
+
+class ZeroShot:
+    """CLIP evidence over the classes of each domain of a prompt book."""
+
+    def __init__(self, clip: nn.Module, tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device):
+        self._clip = clip.to(device)
+        self._device = device
+        self._size = clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
+        mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        self._mean = torch.tensor(mean, device=device)[:, None, None]
+        self._std = torch.tensor(std, device=device)[:, None, None]
+        with torch.no_grad():
+            self._classes = {
+                domain: nn.functional.normalize(clip.encode_text(tokenizer(list(texts)).to(device)), dim=-1)
+                for domain, texts in phrases.items()
+            }
+            self._scale = clip.logit_scale.exp()
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Float[Tensor, "batch classes"]]:
+        """Log-probabilities of the classes of each domain; images in [0, 1], any size."""
+        images = images.to(self._device)
+        if tuple(images.shape[-2:]) != tuple(self._size):
+            images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
+        features = nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
+        return {
+            domain: (self._scale * features @ classes.T).log_softmax(dim=-1) for domain, classes in self._classes.items()
+        }
