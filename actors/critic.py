@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients
-from rl_unlearn.losses import explained_variance
 from rl_unlearn.noise import generator
-from rl_unlearn.policy import device_of
+from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.zeroshot import load_open_clip
@@ -17,12 +16,12 @@ from rl_unlearn.zeroshot import load_open_clip
 class CriticActor:
     """Holds the critic, its optimizer and the text embeddings of all prompts."""
 
-    def __init__(self, config: Config, channels: int, size: int, levels: tuple[int, ...]):
-        """``channels`` and ``size`` of the latents; ``levels``: the timesteps of all T + 1 states."""
+    def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._device = device_of(config.model)
-        self._levels = torch.tensor(levels, device=self._device)
+        shape, schedule = read_shape_and_schedule(config)
+        self._levels = schedule.levels.to(self._device)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
         with torch.no_grad():
@@ -32,7 +31,7 @@ class CriticActor:
         self._conditions = torch.cat([texts, concept.expand_as(texts), target], dim=1).to(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._critic = Critic(clip, channels, size, config.critic.grid, self._conditions.shape[1])
+            self._critic = Critic(clip, shape[0], shape[1], config.critic.grid, self._conditions.shape[1])
         self._critic.to(self._device)
         self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=config.critic.lr)
 
@@ -73,9 +72,3 @@ class CriticActor:
             return values.cpu(), gradients.cpu()
         with torch.no_grad():
             return self._critic(latents, timesteps, condition).cpu(), None
-
-
-def explained_variance_by_level(scored: Scored) -> list[float]:
-    """Explained variance of the outcome at each of the T + 1 levels, x_T first."""
-    rewards = scored.trajectory.rewards
-    return [explained_variance(scored.values[:, k], rewards) for k in range(scored.values.shape[1])]

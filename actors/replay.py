@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from rl_unlearn.config import Config
 from rl_unlearn.noise import generator
 from rl_unlearn.trajectory import Trajectory
 
@@ -27,17 +28,19 @@ class _Row:
 class ReplayActor:
     """A store of single trajectories by id; adding an id twice is a no-op, for calls may be delivered twice."""
 
-    def __init__(self, capacity: int, max_lag: int, max_ahead: int, spill: str | None = None):
-        """``max_ahead``: never-sampled rows from which on ``add`` waits. ``spill``: folder for committed batches."""
-        self._capacity, self._max_lag, self._max_ahead = capacity, max_lag, max_ahead
+    def __init__(self, config: Config, spill: str | None = None):
+        """``spill``: folder to which committed batches are also written."""
+        self._capacity, self._max_lag = config.replay.capacity, config.replay.max_lag
+        self._max_ahead = config.rollout.images * (config.loop.pipeline + 1)
         self._spill = Path(spill) if spill else None
         self._rows: dict[int, _Row] = {}
         self._seen: set[int] = set()
+        self._served = 0
         self._changed = asyncio.Condition()
         self._counts = {"added": 0, "repeated": 0, "evicted_stale": 0, "evicted_capacity": 0, "sampled": 0}
 
     async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
-        """Commits all rows at once; waits while more than ``max_ahead`` rows were never sampled.
+        """Commits all rows at once; waits while more rows were never sampled than ``loop.pipeline`` + 1 rounds hold.
 
         With ``fresh=False`` the rows count as sampled before (warm-up). Returns how many of the rows were new.
         """
@@ -62,27 +65,34 @@ class ReplayActor:
         return len(new)
 
     async def sample(
-        self, count: int, version: int, up_to_round: int, minimum: int, seed: tuple[int | str, ...], fresh: bool = True
+        self, count: int, version: int, up_to_round: int, minimum_fresh: int, seed: tuple[int | str, ...]
     ) -> Trajectory:
-        """``count`` trajectories without replacement, or all there are; waits for ``minimum`` eligible rows.
+        """``count`` trajectories without replacement (all, if there are fewer) for an update of policy ``version``.
 
-        Eligible are rows of rounds up to ``up_to_round`` whose policy is at most ``max_lag`` updates behind ``version``;
-        older ones are evicted. With ``fresh`` never-sampled rows come first (oldest first) and the rest is uniform;
-        without, all is uniform and does not count as sampling. Deterministic in the store's content and ``seed``.
+        Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform over
+        the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows are
+        evicted. Deterministic in the store's content and ``seed``.
         """
         async with self._changed:
             self._evict(version)
-            await self._changed.wait_for(lambda: len(self._eligible(up_to_round, fresh)) >= minimum)
-            first = self._eligible(up_to_round, True)[:count] if fresh else []
-            others = [id for id in self._eligible(up_to_round, False) if id not in set(first)]
-            order = torch.randperm(len(others), generator=generator(*seed)).tolist()
-            chosen = sorted(first + [others[i] for i in order[: count - len(first)]])
-            if fresh:
-                for id in chosen:
-                    self._rows[id].draws += 1
-                self._counts["sampled"] += len(chosen)
+            await self._changed.wait_for(lambda: self._rows and len(self._fresh(up_to_round)) >= minimum_fresh)
+            first = self._fresh(up_to_round)[:count]
+            chosen = sorted(first + self._uniform(count - len(first), up_to_round, set(first), seed))
+            for id in chosen:
+                self._rows[id].draws += 1
+            self._counts["sampled"] += len(chosen)
+            self._served = max(self._served, up_to_round)
             self._changed.notify_all()
-            return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in chosen])
+            return self._read(chosen)
+
+    async def recent(self, count: int, up_to_round: int, seed: tuple[int | str, ...]) -> Trajectory:
+        """Uniformly drawn trajectories for the critic; does not count as sampling.
+
+        Waits until a batch of ``up_to_round`` was sampled, so that it sees the same rows whatever the timing.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._served >= up_to_round)
+            return self._read(sorted(self._uniform(count, up_to_round, set(), seed)))
 
     async def counts(self) -> dict[str, int]:
         """Rows held now, and rows added, repeated, sampled and evicted so far."""
@@ -91,9 +101,16 @@ class ReplayActor:
     def _unsampled(self) -> int:
         return sum(row.draws == 0 for row in self._rows.values())
 
-    def _eligible(self, up_to_round: int, only_fresh: bool) -> list[int]:
-        rows = self._rows.items()
-        return sorted(id for id, r in rows if r.round <= up_to_round and not (only_fresh and r.draws))
+    def _fresh(self, up_to_round: int) -> list[int]:
+        return sorted(id for id, row in self._rows.items() if row.draws == 0 and row.round <= up_to_round)
+
+    def _uniform(self, count: int, up_to_round: int, without: set[int], seed: tuple[int | str, ...]) -> list[int]:
+        ids = sorted(id for id, row in self._rows.items() if row.round <= up_to_round and id not in without)
+        order = torch.randperm(len(ids), generator=generator(*seed)).tolist()
+        return [ids[i] for i in order[:count]]
+
+    def _read(self, ids: list[int]) -> Trajectory:
+        return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in ids])
 
     def _evict(self, version: int) -> None:
         stale = [id for id, row in self._rows.items() if version - row.version > self._max_lag]

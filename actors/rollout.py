@@ -1,6 +1,6 @@
 """The rollout actor: generates denoising trajectories with the newest policy it is given, and scores the images."""
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -8,40 +8,11 @@ from rl_unlearn.config import Config
 from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.requests import Look, Request
 from rl_unlearn.rewards import concept_probability, reward_parts, total_reward
 from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to draw. Produced by the loop, consumed by a rollout actor; equal requests and weights give equal bits."""
-
-    round: int
-    prompts: tuple[int, ...]
-    """Indices into the prompt book."""
-    offset: int
-    """Position of the first image in its round: names the noise, so that chunks of a round differ."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the selection CLIP sees of a policy, means over images in [0, 1]. Produced by a rollout actor for the loop."""
-
-    forgotten: float
-    """1 - probability of the concept on target prompts."""
-    retained: float
-    """Probability of the asked class of the concept's domain on retained prompts."""
-    coherence: float
-    """Probability of the rest of the prompt (its style, or its object) on target prompts."""
-    other: float
-    """Probability of the rest of the prompt on retained prompts."""
-
-    @property
-    def score(self) -> float:
-        """What selection maximises: the mean of the four."""
-        return (self.forgotten + self.retained + self.coherence + self.other) / 4
 
 
 class RolloutActor:
@@ -57,7 +28,11 @@ class RolloutActor:
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
 
-    def _zero_shot(self, spec: str, name) -> ZeroShot:
+    def base_digest(self) -> str:
+        """Checksum of the frozen model, to be compared with the learner's."""
+        return self._policy.base_digest()
+
+    def _zero_shot(self, spec: str, name: Literal["reward", "selection"]) -> ZeroShot:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)
 
     def _load(self, weights: Weights) -> None:

@@ -83,7 +83,9 @@ class Critic(Section):
     minibatch: int = Field(128, ge=1)
     """Noisy latents in a critic step."""
     steps: int = Field(8, ge=0)
-    """Critic steps in a round, on uniformly sampled replay rows."""
+    """Critic steps in a round."""
+    window: int = Field(256, ge=1)
+    """Replay rows, uniformly drawn, that the critic's steps of a round see."""
     warmup_images: int = Field(256, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
     warmup_steps: int = Field(150, ge=0)
@@ -180,6 +182,8 @@ class Cluster(Section):
     """Ray address of an existing cluster (`auto` inside a job); None starts a private local one."""
     threads: int = Field(1, ge=1)
     """CPU threads of each actor (the same inline, so that results agree)."""
+    actor_cpus: float = Field(0.4, gt=0)
+    """CPUs that Ray reserves for each actor; a fraction lets the four actors of a small run share two cores."""
     rollout_gpus: float = Field(0.0, ge=0)
     """GPUs of each rollout actor."""
     critic_gpus: float = Field(0.0, ge=0)

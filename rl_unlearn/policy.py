@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from jaxtyping import Float, Int
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
@@ -38,11 +38,7 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
     kind of pipeline, MachineError for an absent GPU.
     """
     device_of(model)
-    path = str(canvas.pipeline_path()) if model.path == "canvas" else model.path
-    if Path(path).is_dir():
-        _check_folder(Path(path))
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise DataError(f"model.path {model.path!r} is no folder, and no hub id of the form owner/name")
+    path = _checked_path(model)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -60,6 +56,27 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def read_shape_and_schedule(config: Config) -> tuple[tuple[int, int, int], Schedule]:
+    """Latent shape (channels, height, width) and schedule of a model, from its configuration files alone."""
+    path, revision = _checked_path(config.model), config.model.revision
+    try:
+        unet = UNet2DConditionModel.load_config(path, subfolder="unet", revision=revision)
+        scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler", revision=revision)
+    except (OSError, ValueError) as error:
+        raise DataError(f"model.path {config.model.path!r} cannot be read: {str(error).splitlines()[0]}") from error
+    shape = (unet["in_channels"], unet["sample_size"], unet["sample_size"])
+    return shape, Schedule.from_scheduler(scheduler, config.sampler.steps, config.sampler.eta)
+
+
+def _checked_path(model: Model) -> str:
+    path = str(canvas.pipeline_path()) if model.path == "canvas" else model.path
+    if Path(path).is_dir():
+        _check_folder(Path(path))
+    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise DataError(f"model.path {model.path!r} is no folder, and no hub id of the form owner/name")
+    return path
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,0 +1,124 @@
+"""Places the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
+
+The only module that says ``ray.remote``.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.critic import CriticActor
+from actors.replay import ReplayActor
+from actors.rollout import RolloutActor
+from cluster.inline import InlineHandle
+from learner.learner import Learner
+from learner.loop import Handles, Listener, Loop, Result
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, MachineError, TrainingError, UserError
+
+_PLACEMENT_SECONDS = 60
+_RESTARTS = 10
+
+
+def train(config: Config, listen: Listener, spill: Path | None = None) -> Result:
+    """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
+
+    ``spill``: folder for replay batches. Raises UserError with one line that names the cause.
+    """
+    _check(config)
+    if config.cluster.inline:
+        return asyncio.run(_run_inline(config, listen, spill))
+    with _cluster(config), _ray_actors(config, spill) as handles:
+        try:
+            return asyncio.run(Loop(config, handles, listen).run())
+        except Exception as error:
+            raise _plain(error) from error
+
+
+def _check(config: Config) -> None:
+    # Eviction by capacity would depend on timing; in synchronous mode it must never be needed.
+    rounds = config.replay.max_lag // config.learner.updates_per_round + config.loop.pipeline + 2
+    needed = config.critic.warmup_images + rounds * config.rollout.images
+    if config.loop.mode == "sync" and config.replay.capacity < needed:
+        raise ConfigError(f"replay.capacity {config.replay.capacity} is too small for replay.max_lag: use at least {needed}")
+
+
+async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> Result:
+    handles = Handles(
+        rollouts=[InlineHandle(RolloutActor(config)) for _ in range(config.rollout.actors)],
+        critic=InlineHandle(CriticActor(config)),
+        replay=InlineHandle(ReplayActor(config, str(spill) if spill else None)),
+        learner=InlineHandle(Learner(config)),
+    )
+    return await Loop(config, handles, listen).run()
+
+
+@contextmanager
+def _cluster(config: Config) -> Iterator[None]:
+    import ray
+
+    # A bare ray.init() would attach to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): "
+            "start one, correct cluster.address, or use --inline"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _ray_actors(config: Config, spill: Path | None) -> Iterator[Handles]:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    cpus, count = config.cluster.actor_cpus, config.rollout.actors
+    gpus = [config.cluster.rollout_gpus] * count + [config.cluster.critic_gpus, config.cluster.learner_gpus, 0.0]
+    bundles = [{"CPU": cpus, **({"GPU": g} if g else {})} for g in gpus]
+    group = placement_group(bundles, strategy="PACK")
+    if not group.wait(_PLACEMENT_SECONDS):
+        remove_placement_group(group)
+        raise MachineError(
+            f"the cluster cannot place {len(bundles)} actors with {cpus * len(bundles):g} CPUs and {sum(gpus):g} GPUs "
+            f"(it has {ray.cluster_resources()}): lower rollout.actors or the cluster.*_gpus"
+        )
+
+    def spawn(actor: type, bundle: int, *args: object, **options: object) -> object:
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+        remote = ray.remote(actor).options(
+            num_cpus=cpus, num_gpus=gpus[bundle], scheduling_strategy=strategy, **options
+        )
+        return remote.remote(*args)
+
+    # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
+    # The others hold state that a restart would lose; their death ends the run.
+    yield Handles(
+        rollouts=[
+            spawn(RolloutActor, i, config, max_restarts=_RESTARTS, max_task_retries=_RESTARTS) for i in range(count)
+        ],
+        critic=spawn(CriticActor, count, config),
+        learner=spawn(Learner, count + 1, config),
+        replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
+    )
+    remove_placement_group(group)
+
+
+def _plain(error: Exception) -> Exception:
+    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who died."""
+    from ray.exceptions import RayError, RayTaskError
+
+    if isinstance(error, RayTaskError) and isinstance(error.cause, UserError):
+        return error.cause
+    if isinstance(error, UserError) or not isinstance(error, RayError):
+        return error
+    return TrainingError(f"an actor failed: {str(error).strip().splitlines()[-1]}")
