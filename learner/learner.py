@@ -11,7 +11,7 @@ from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import reverse_kernel, step
 from rl_unlearn.errors import TrainingError
-from rl_unlearn.estimators import PromptStatistics, gae, standardised
+from rl_unlearn.estimators import PromptStatistics, gae, standardised, vtrace
 from rl_unlearn.losses import (
     clip_per_dimension,
     clipped_policy_loss,
@@ -114,10 +114,26 @@ class Learner:
         trajectory, estimator = scored.trajectory, self._config.estimator
         if estimator.name == "critic":
             return standardised(gae(scored.values, trajectory.rewards, estimator.gae_lambda))
+        if estimator.name == "vtrace":
+            ratios = self._ratios(trajectory)
+            return standardised(vtrace(scored.values, trajectory.rewards, ratios, estimator.truncation))
         if estimator.name == "terminal":
             advantages = self._statistics.advantages(trajectory.prompts, trajectory.rewards)
             return advantages[:, None].expand(-1, trajectory.log_probs.shape[1])
         return None
+
+    @torch.no_grad()
+    def _ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
+        """Importance ratios of all steps under the policy as it stands."""
+        columns = []
+        for k in range(trajectory.log_probs.shape[1]):
+            latents = trajectory.latents[:, k].to(self._policy.device)
+            output = self._policy.predict(latents, k, self._embeddings[trajectory.prompts])
+            _, log_probs, _ = step(
+                output, latents, self._policy.schedule, k, action=trajectory.latents[:, k + 1].to(latents.device)
+            )
+            columns.append(importance_ratio(log_probs.cpu(), trajectory.log_probs[:, k]))
+        return torch.stack(columns, dim=1)
 
     def _optimizer_step(
         self, scored: Scored, advantages: Float[Tensor, "batch steps"] | None, pairs: Int[Tensor, "pairs 2"], number: int

@@ -93,10 +93,12 @@ class Critic(Section):
 
 
 class Estimator(Section):
-    name: Literal["terminal", "critic", "pathwise"] = "pathwise"
-    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU). pathwise: the critic's action gradient (SVG(0))."""
+    name: Literal["terminal", "critic", "vtrace", "pathwise"] = "pathwise"
+    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU). vtrace: V-trace on them, for replayed steps. pathwise: the critic's action gradient (SVG(0))."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`; 1 is reward minus value."""
+    truncation: float = Field(1.0, gt=0)
+    """Truncation of `vtrace`'s importance ratios (per latent dimension, as everywhere)."""
 
 
 class Learner(Section):

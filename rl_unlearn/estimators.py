@@ -28,6 +28,31 @@ def gae(
     return advantages
 
 
+def vtrace(
+    values: Float[Tensor, "batch levels"],
+    rewards: Float[Tensor, " batch"],
+    ratios: Float[Tensor, "batch steps"],
+    truncation: float,
+) -> Float[Tensor, "batch steps"]:
+    """Off-policy advantages with gamma = 1 (Espeholt et al. 2018, eq. 1 and section 4.2).
+
+    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at ``truncation``. With ratios of 1
+    and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
+    """
+    rho = ratios.clamp(max=truncation)
+    bootstrap = torch.cat([values[:, 1:-1], torch.zeros_like(rewards)[:, None]], dim=1)
+    reward = torch.zeros_like(rho)
+    reward[:, -1] = rewards
+    deltas = rho * (reward + bootstrap - values[:, :-1])
+    targets = torch.zeros_like(deltas)
+    running = torch.zeros_like(rewards)
+    for k in reversed(range(deltas.shape[1])):
+        running = deltas[:, k] + rho[:, k] * running
+        targets[:, k] = values[:, k] + running
+    following = torch.cat([targets[:, 1:], torch.zeros_like(rewards)[:, None]], dim=1)
+    return rho * (reward + following - values[:, :-1])
+
+
 def standardised(advantages: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
     """Divided by the batch's standard deviation; the mean is left, for the critic's baseline already carries it."""
     return advantages / (advantages.std(correction=0) + 1e-6)

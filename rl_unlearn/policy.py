@@ -48,7 +48,7 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
             trust_remote_code=False,
             safety_checker=None,
             requires_safety_checker=False,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
         )
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"model.path {model.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
