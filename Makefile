@@ -1,0 +1,42 @@
+# `make demo` and `make test` set everything up by themselves; the second call starts at once.
+PYTHON ?= python3
+SEED ?= 0
+CONCEPT ?= cat
+BIN := .venv/bin
+READY := .venv/.ready
+PACKAGES := rl_unlearn actors learner cluster experiments
+
+.PHONY: demo test lint canvas clean help
+
+help:
+	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog)"
+	@echo "make test    run all tests"
+	@echo "make lint    check format, style and types"
+	@echo "make canvas  rebuild the emoji canvas from its sources"
+	@echo "make clean   remove the virtual environment and caches; outputs/ stays"
+
+demo: $(READY)
+	$(BIN)/python -m experiments demo --seed "$(SEED)" "concept=$(CONCEPT)"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+canvas: $(READY)
+	$(BIN)/python -m rl_unlearn.canvas.build
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 3; }
+	@echo "setting up .venv with the pinned packages (several GB the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,canvas]'
+	@touch $@

@@ -1,0 +1,62 @@
+"""Files that are whole or absent: written aside, synced, renamed."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from rl_unlearn.errors import MachineError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step; a crash leaves the old file or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise MachineError(f"cannot write {path}: {error.strerror}; free space or choose another place") from error
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_bytes` for JSON, readable by people."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Strict JSON: numbers of NumPy and torch become plain ones, NaN and infinity become null."""
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if hasattr(content, "tolist"):
+        return _plain(content.tolist())
+    if isinstance(content, float):
+        return float(content) if math.isfinite(content) else None
+    if content is None or isinstance(content, str | int):
+        return content
+    return str(content)

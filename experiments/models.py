@@ -1,0 +1,15 @@
+"""Loading a model for a person who waits: no bars for parts that take a moment, downloads keep theirs."""
+
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from rl_unlearn.config import Model
+from rl_unlearn.policy import load_pipeline
+
+
+def load_model(model: Model) -> StableDiffusionPipeline:
+    """`load_pipeline`, without its noise."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    return load_pipeline(model)

@@ -1,0 +1,81 @@
+"""The curves of a run, for eyes of every kind: Okabe-Ito colours, different line styles, axes with units."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+Curve = tuple[str, str, str, str, str]  # event, key, label, colour, line style
+PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
+    ("Reward", "mean reward (nats)", (("round", "reward", "reward", BLUE, "-"),)),
+    (
+        "Selection CLIP's look",
+        "share (0 to 1)",
+        (
+            ("selection", "forgotten", "forgotten", ORANGE, "-"),
+            ("selection", "retained", "retained", BLUE, "--"),
+            ("selection", "coherence", "coherence", GREEN, ":"),
+        ),
+    ),
+    ("Drift on retained prompts", "KL (nats per step)", (("round", "kl", "KL to the frozen model", BLUE, "-"),)),
+    ("Largest importance ratio", "ratio (1 = on policy)", (("round", "ratio_max", "largest ratio", ORANGE, "-"),)),
+    ("Effective sample size", "share of the batch", (("round", "ess", "ESS", GREEN, "-"),)),
+    ("Speed", "images per second", (("round", "images_per_second", "images/s", GREY, "-"),)),
+)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; a last line cut short by a crash is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def series(rows: list[dict[str, Any]], event: str, key: str) -> tuple[list[float], list[float]]:
+    """Rounds and values of one quantity; a per-step list counts with its mean."""
+    rounds, values = [], []
+    for row in rows:
+        value = row.get(key)
+        if isinstance(value, list):
+            numbers = [v for v in value if isinstance(v, int | float)]
+            value = sum(numbers) / len(numbers) if numbers else None
+        if row.get("event") == event and isinstance(value, int | float) and isinstance(row.get("round"), int | float):
+            rounds.append(float(row["round"]))
+            values.append(float(value))
+    return rounds, values
+
+
+def draw_curves(rows: list[dict[str, Any]]) -> bytes:
+    """A PNG of six panels over the rounds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, unit, curves) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("round")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        drawn = 0
+        for event, key, label, colour, style in curves:
+            rounds, values = series(rows, event, key)
+            if rounds:
+                axes.plot(rounds, values, style, color=colour, label=label, marker="." if len(rounds) < 30 else None)
+                drawn += 1
+        if not drawn:
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+        if drawn > 1:
+            axes.legend(frameon=False, fontsize=9)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

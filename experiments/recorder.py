@@ -1,0 +1,68 @@
+"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard and to the screen."""
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from experiments import signals
+from experiments.files import to_json
+from experiments.progress import Progress
+from experiments.run_folder import RunFolder
+
+
+class Recorder:
+    """The `listen` of `cluster.program.train`; a broken TensorBoard is a warning, a broken disk ends the run."""
+
+    def __init__(self, folder: RunFolder, progress: Progress, tensorboard: bool) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = _open_board(folder / "tensorboard") if tensorboard else None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __call__(self, event: str, row: dict[str, Any]) -> None:
+        """Take one event; called on the driver."""
+        signals.install()
+        elapsed = round(time.monotonic() - self._start, 3)
+        self._metrics.write(to_json({"event": event, "elapsed": elapsed, **row}) + "\n")
+        self._metrics.flush()
+        if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") != "starting actors":
+            self._folder.update(state="running")
+        if event in ("round", "selection"):
+            self._scalars(event, row)
+        self._progress.show(event, row)
+
+    def _scalars(self, event: str, row: dict[str, Any]) -> None:
+        if self._board is None:
+            return
+        try:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "round":
+                    self._board.add_scalar(f"{event}/{name}", value, int(row.get("round", 0)))
+        except OSError as error:
+            self._board = None
+            self("warning", {"message": f"TensorBoard is off: {error}"})
+
+
+def _open_board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder))
+    except (ImportError, OSError) as error:
+        print(f"warning: TensorBoard is off: {error}", file=sys.stderr)  # noqa: T201
+        return None

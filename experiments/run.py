@@ -1,0 +1,74 @@
+"""One run from configuration to report: train, evaluate before and after, draw, write it all down."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.program import Result, train
+from experiments import measuring, pictures, plots, samples
+from experiments.files import write_bytes, write_json
+from experiments.models import load_model
+from experiments.progress import make_progress
+from experiments.recorder import Recorder
+from experiments.report import write_report
+from experiments.run_folder import RunFolder
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.config import Config
+from rl_unlearn.errors import TrainingError, UserError
+from rl_unlearn.evaluation import Judge, load_judge
+from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.prompts import PromptBook
+
+
+def carry_out(config: Config, folder: RunFolder, argv: list[str], evaluated: bool, console: Console) -> dict[str, Any]:
+    """Fill the run folder; returns what the command prints. Bad input fails before the folder is made."""
+    start = time.monotonic()
+    book = PromptBook.from_config(config)
+    judge = load_judge(config) if evaluated else None
+    load_model(_for_driver(config).model)
+    with folder.running(config, argv):
+        result = _train(config, folder, console)
+        save_adapter(folder / "adapter", result.adapter, config)
+        write_bytes(folder / "curves.png", plots.draw_curves(plots.read_metrics(folder / "metrics.jsonl")))
+        outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
+        if judge is not None:
+            outcome |= _look(config, folder, result, book, judge, console)
+        outcome |= {"wall_seconds": round(time.monotonic() - start, 1), "seed": config.seed, "concept": config.concept}
+        if judge is not None:
+            write_json(folder / "evaluation.json", outcome)
+        folder.update(training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")})
+        report = write_report(folder.path)
+    return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
+
+
+def _train(config: Config, folder: RunFolder, console: Console) -> Result:
+    spill: Path | None = folder / "replay" if config.replay.spill else None
+    try:
+        with Recorder(folder, make_progress(console), config.tensorboard) as recorder:
+            return train(config, recorder, spill)
+    except UserError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"training failed: {type(error).__name__}: {error}; see run_state.json, --debug") from error
+
+
+def _look(
+    config: Config, folder: RunFolder, result: Result, book: PromptBook, judge: Judge, console: Console
+) -> dict[str, Any]:
+    local = _for_driver(config)
+    policy = DiffusionPolicy(load_model(local.model), local)
+    policy.load_adapter(result.adapter)
+    evaluation = measuring.before_after(policy, book, judge, local, console)
+    picture = samples.draw(policy, book, config.evaluation.batch)
+    write_bytes(folder / "samples.png", pictures.to_png(picture))
+    return evaluation
+
+
+def _for_driver(config: Config) -> Config:
+    """On a cluster the driver takes the device it has; actors keep the one asked for."""
+    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})})

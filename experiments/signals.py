@@ -1,0 +1,35 @@
+"""SIGINT and SIGTERM end a run in order: the first raises, a second ends the process at once."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+_received = False
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop; a KeyboardInterrupt, so that event loops let it through."""
+
+    def __init__(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        self.exit_code = EXIT_CODES[signal.Signals(number)]
+        super().__init__(self.name)
+
+
+def install() -> None:
+    """Take both signals over; harmless when repeated, as needed after `ray.init()` sets its own."""
+    if threading.current_thread() is threading.main_thread():
+        for number in EXIT_CODES:
+            if signal.getsignal(number) is not _stop:
+                signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    global _received
+    if _received:
+        os._exit(EXIT_CODES[signal.Signals(number)])
+    _received = True
+    raise Stopped(number)

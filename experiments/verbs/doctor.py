@@ -1,0 +1,38 @@
+"""`doctor`: whether this machine can run what the project does."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments import settings
+from experiments.verbs import common
+from rl_unlearn.errors import MachineError
+
+HELP = "check versions, devices, disk, Ray and the shipped weights"
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What `doctor` takes."""
+    common.add_config(parser)
+    parser.add_argument("--ray", action="store_true", help="also start and stop Ray on this machine")
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """All checks as rows; fails with exit code 3 if one row does."""
+    config = settings.load(args.config, args.overrides)
+    from experiments import health
+
+    rows = health.check(config, start_ray=args.ray)
+    table = Table()
+    for heading in ("check", "state", "found"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(row.name, f"[{COLOURS[row.state]}]{row.state}[/]", row.found)
+    console.print(table)
+    failed = [row.name for row in rows if row.state == "fail"]
+    if failed and not args.json:
+        raise MachineError(f"not ready: {', '.join(failed)}; the table says what was found")
+    return {"ok": not failed, "exit_code": 3 if failed else 0, "checks": [vars(row) for row in rows]}

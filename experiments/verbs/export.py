@@ -1,0 +1,36 @@
+"""`export`: an adapter for other programs."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.verbs import common
+
+HELP = "write an adapter in diffusers or kohya keys, checked against the original"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What `export` takes."""
+    parser.add_argument("run", metavar="RUN", help="run folder, adapter folder or .safetensors file")
+    parser.add_argument("--format", required=True, choices=("diffusers", "kohya"), help="names of the tensors")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
+    common.add_overrides(parser)
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """Convert, check, write."""
+    from rl_unlearn.adapter import read_adapter
+
+    read_adapter(args.run)
+    config = common.run_config(Path(args.run), args.overrides)
+    from experiments import adapters
+
+    written = adapters.export(Path(args.run), args.format, Path(args.out), config)
+    console.print(
+        f"{written['file']}: {written['tensors']} tensors, same output as the run's adapter "
+        f"(largest difference {written['largest_difference']:.1g})",
+        soft_wrap=True, highlight=False, markup=False,
+    )  # fmt: skip
+    return written
