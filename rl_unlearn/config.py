@@ -80,7 +80,7 @@ class Critic(Section):
     """Adam step size."""
     grid: int = Field(4, ge=1, le=64)
     """Latents are cut into grid x grid tokens for the CLIP trunk."""
-    minibatch: int = Field(128, ge=1)
+    minibatch: int = Field(64, ge=1)
     """Noisy latents in a critic step."""
     steps: int = Field(8, ge=0)
     """Critic steps in a round."""
@@ -124,7 +124,7 @@ class Learner(Section):
     """Lagrange multiplier of the budget at the start."""
     kl_rate: float = Field(0.1, ge=0, le=1)
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
-    kl_states: int = Field(64, ge=1)
+    kl_states: int = Field(32, ge=1)
     """Retained states of the pool seen by each optimizer step."""
 
 
