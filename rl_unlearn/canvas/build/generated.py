@@ -1,0 +1,89 @@
+"""Images made by the diffusion model itself, for the CLIP models to train on.
+
+Two kinds: finished samples, and decoded predictions of half-denoised latents, whose prompt is trusted the less
+the noisier the latent was. Samples that the throw-away classifier of the autoencoder stage does not recognise at
+all are dropped; the judges take no part.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rl_unlearn.canvas.build.autoencoder import load_classifier
+from rl_unlearn.canvas.build.data import CONCEPTS, to_bytes
+from rl_unlearn.canvas.build.diffusion import Denoiser, Latents, averaged, scheduler
+from rl_unlearn.canvas.build.sampling import predict, sample, to_images
+
+SEED = 61
+FINISHED_PER_CONCEPT = 40
+HALF_DENOISED = 24_000
+
+
+@torch.no_grad()
+def finished(model: Denoiser, vae: AutoencoderKL, work: Path, per_concept: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Samples of the default sampler (N, 3, 32, 32) uint8 and their concepts, less the unrecognisable ones."""
+    generator = torch.Generator().manual_seed(seed)
+    classifier, sampler = load_classifier(work).eval(), scheduler()
+    images, concepts = [], []
+    for batch in torch.arange(CONCEPTS).repeat(per_concept).split(80):
+        made = to_images(vae, sample(model, sampler, batch, generator)[0])
+        known = classifier(made).softmax(1).gather(1, batch[:, None])[:, 0] > 0.05
+        images.append(to_bytes(made[known]))
+        concepts.append(batch[known])
+    return torch.cat(images), torch.cat(concepts)
+
+
+@torch.no_grad()
+def half_denoised(
+    model: Denoiser, vae: AutoencoderKL, work: Path, count: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decoded one-step predictions (N, 3, 32, 32) uint8, concepts and trust: the share of signal in the latent."""
+    generator = torch.Generator().manual_seed(seed)
+    data = Latents(work, generator)
+    images, concepts, trust = [], [], []
+    for _ in range(count // 128):
+        clean, concept = data.clean(128)
+        steps = torch.randint(1000, (128,), generator=generator)
+        noisy, _ = data.noisy(clean, steps)
+        v = predict(model, noisy, steps, concept, guidance=1.0)
+        alpha = data.signal[steps].sqrt()[:, None, None, None]
+        sigma = (1 - data.signal[steps]).sqrt()[:, None, None, None]
+        images.append(to_bytes(to_images(vae, alpha * noisy - sigma * v)))
+        concepts.append(concept)
+        trust.append(data.signal[steps].sqrt())
+    return torch.cat(images), torch.cat(concepts), torch.cat(trust)
+
+
+def build(
+    work: Path,
+    model_name: str,
+    per_concept: int = FINISHED_PER_CONCEPT,
+    half: int = HALF_DENOISED,
+    seed: int = SEED,
+) -> None:
+    """Write `generated-{model_name}.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,)."""
+    path = work / f"generated-{model_name}.safetensors"
+    if path.exists():
+        return
+    model, vae = averaged(work, model_name), AutoencoderKL.from_pretrained(work / "vae")
+    whole, whole_concepts = finished(model, vae, work, per_concept, seed)
+    part, part_concepts, trust = half_denoised(model, vae, work, half, seed + 1)
+    save_file(
+        {
+            "images": torch.cat([whole, part]),
+            "concepts": torch.cat([whole_concepts, part_concepts]),
+            "trust": torch.cat([torch.full((len(whole),), 0.97), trust]),
+        },
+        path,
+    )
+    print(f"{len(whole)} finished, {len(part)} half-denoised images of {model_name}", flush=True)
+
+
+def load(work: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """All generated images of the work folder: images uint8, concepts, trust."""
+    files = [load_file(path) for path in sorted(work.glob("generated-*.safetensors"))]
+    images, concepts, trust = (torch.cat([file[key] for file in files]) for key in ("images", "concepts", "trust"))
+    return images, concepts, trust

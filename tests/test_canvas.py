@@ -1,0 +1,183 @@
+"""The canvas as shipped: names, renders, pipeline, CLIP models and judges, loaded as a user loads them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from rl_unlearn import canvas
+from rl_unlearn.canvas.clip import load_clip, normalise
+from rl_unlearn.canvas.judges import load_judge
+from rl_unlearn.canvas.render import render
+
+CONCEPTS = torch.arange(160)
+SPRITES = "0c7001de42b4e51ced94b78d982b7231bc3f4674e86b31d5c86eef5eeb6855e5"
+OBJECT, STYLE = CONCEPTS // 8, CONCEPTS % 8
+
+
+@pytest.fixture(scope="module")
+def unseen() -> torch.Tensor:
+    """Five unseen renders of every concept, (800, 3, 32, 32)."""
+    generator = torch.Generator().manual_seed(1234)
+    return torch.cat([render(OBJECT, STYLE, generator, split="test") for _ in range(5)])
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    loaded = StableDiffusionPipeline.from_pretrained(canvas.pipeline_path())
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def generated(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+    """Two images of every concept by the default sampler, (320, 3, 32, 32)."""
+    prompts = [canvas.caption(o, s) for o in canvas.OBJECTS for s in canvas.STYLES] * 2
+    generator = torch.Generator().manual_seed(4321)
+    parts = [
+        pipeline(
+            prompts[i : i + 80],
+            num_inference_steps=10,
+            guidance_scale=1.0,
+            eta=1.0,
+            generator=generator,
+            output_type="pt",
+        ).images
+        for i in range(0, 320, 80)
+    ]
+    return torch.cat(parts)
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return (logits.argmax(1) == labels.repeat(len(logits) // len(labels))).float().mean().item()
+
+
+def test_captions() -> None:
+    assert canvas.caption("cat", "noto") == "A cat image in noto style."
+    assert canvas.caption(object="cat") == "A cat image."
+    assert canvas.caption(style="noto") == "An image in noto style."
+    assert canvas.caption() == ""
+    assert (len(canvas.OBJECTS), len(canvas.STYLES)) == (20, 8)
+    with pytest.raises(ValueError, match="unknown object 'dragon'"):
+        canvas.caption("dragon")
+    with pytest.raises(ValueError, match="unknown style 'oil'"):
+        canvas.caption("cat", "oil")
+
+
+def test_unknown_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown CLIP"):
+        canvas.clip_path("other")
+    with pytest.raises(ValueError, match="unknown judge"):
+        canvas.judge_path("other")
+
+
+def test_importing_the_names_imports_nothing_heavy() -> None:
+    code = "import sys, rl_unlearn.canvas; print(sorted({'torch', 'ray', 'diffusers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_shipped_files_are_small_and_safe() -> None:
+    files = [path for path in canvas.sprites_path().parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".jinja"}
+
+
+def test_sprites_are_the_recorded_ones() -> None:
+    sprites = load_file(canvas.sprites_path())["sprites"]
+    assert sprites.shape == (20, 8, 4, 64, 64)
+    assert sprites.dtype == torch.uint8
+    assert (sprites[:, :, :3] <= sprites[:, :, 3:] + 1).all()  # premultiplied, up to rounding
+    assert hashlib.sha256(sprites.numpy().tobytes()).hexdigest() == SPRITES
+
+
+def test_render_is_a_function_of_the_generator() -> None:
+    names = ["cat", "rocket"], ["noto", "contrast"]
+    first = render(*names, torch.Generator().manual_seed(5))
+    again = render(*names, torch.Generator().manual_seed(5))
+    other = render(*names, torch.Generator().manual_seed(6))
+    by_index = render(torch.tensor([4, 19]), torch.tensor([0, 7]), torch.Generator().manual_seed(5))
+    assert first.shape == (2, 3, 32, 32)
+    assert 0 <= first.min() < first.max() <= 1
+    assert torch.equal(first, again)
+    assert torch.equal(first, by_index)
+    assert not torch.equal(first, other)
+
+
+def test_the_splits_share_no_draw() -> None:
+    from rl_unlearn.canvas.render import _cells
+
+    train, test = ({tuple(pair) for pair in _cells(split).tolist()} for split in ("train", "test"))
+    assert not train & test
+    assert len(train | test) == 64
+
+
+@pytest.mark.parametrize("head", ["object", "style"])
+def test_judges_know_unseen_renders(head: str, unseen: torch.Tensor) -> None:
+    judge = load_judge(head)
+    assert not judge.training
+    assert all(p.dtype == torch.float32 for p in judge.parameters())
+    with torch.no_grad():
+        logits = judge(unseen)
+    assert logits.shape == (800, {"object": 20, "style": 8}[head])
+    assert accuracy(logits, {"object": OBJECT, "style": STYLE}[head]) >= 0.99
+
+
+def test_the_object_judge_is_unsure_of_noise() -> None:
+    noise = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert load_judge("object")(noise).softmax(1).amax(1).mean() < 0.7
+
+
+@pytest.mark.parametrize("name", ["reward", "selection"])
+def test_clip_knows_unseen_renders(name: str, unseen: torch.Tensor) -> None:
+    model, tokenizer = load_clip(canvas.clip_path(name))
+    assert not model.training
+    full = [canvas.caption(o, s) for o in canvas.OBJECTS for s in canvas.STYLES]
+    with torch.no_grad():
+        image = F.normalize(model.encode_image(normalise(model, unseen)), dim=1)
+        for captions, labels in (
+            (full, CONCEPTS),
+            ([canvas.caption(object=o) for o in canvas.OBJECTS], OBJECT),
+            ([canvas.caption(style=s) for s in canvas.STYLES], STYLE),
+        ):
+            text = F.normalize(model.encode_text(tokenizer(captions)), dim=1)
+            assert accuracy(image @ text.T, labels) >= 0.98
+
+
+def test_load_clip_refuses_other_formats(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="other weight formats are not read"):
+        load_clip(tmp_path)
+
+
+def test_pipeline_parts(pipeline: StableDiffusionPipeline) -> None:
+    assert pipeline.safety_checker is None
+    assert pipeline.feature_extractor is None
+    assert pipeline.unet.dtype == pipeline.vae.dtype == pipeline.text_encoder.dtype == torch.float32
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert len(pipeline.tokenizer("A cat image in noto style.").input_ids) == 9
+    unknown = pipeline.tokenizer("7").input_ids[1:-1]
+    assert unknown == [pipeline.tokenizer.unk_token_id]
+
+
+def test_generated_images_show_their_prompt(generated: torch.Tensor) -> None:
+    assert generated.shape == (320, 3, 32, 32)
+    with torch.no_grad():
+        assert accuracy(load_judge("object")(generated), OBJECT) >= 0.95
+        assert accuracy(load_judge("style")(generated), STYLE) >= 0.94
+
+
+def test_the_recorded_quality_meets_the_bar() -> None:
+    quality = json.loads((canvas.sprites_path().parent / "quality.json").read_text())
+    made = quality["judges"]["generated"]
+    assert made["object"] >= 0.98
+    assert min(made["by_object"].values()) >= 0.92
+    assert made["style"] >= 0.97
+    assert min(made["by_style"].values()) >= 0.90
