@@ -73,9 +73,13 @@ class ReplayActor:
         the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows are
         evicted. Deterministic in the store's content and ``seed``.
         """
+
+        def ready() -> bool:
+            self._evict(version)  # again at each look: what arrives meanwhile may be stale, too
+            return bool(self._rows) and len(self._fresh(up_to_round)) >= minimum_fresh
+
         async with self._changed:
-            self._evict(version)
-            await self._changed.wait_for(lambda: self._rows and len(self._fresh(up_to_round)) >= minimum_fresh)
+            await self._changed.wait_for(ready)
             first = self._fresh(up_to_round)[:count]
             chosen = sorted(first + self._uniform(count - len(first), up_to_round, set(first), seed))
             for id in chosen:

@@ -43,7 +43,9 @@ def _check(config: Config) -> None:
     rounds = config.replay.max_lag // config.learner.updates_per_round + config.loop.pipeline + 2
     needed = config.critic.warmup_images + rounds * config.rollout.images
     if config.loop.mode == "sync" and config.replay.capacity < needed:
-        raise ConfigError(f"replay.capacity {config.replay.capacity} is too small for replay.max_lag: use at least {needed}")
+        raise ConfigError(
+            f"replay.capacity {config.replay.capacity} is too small for replay.max_lag: use at least {needed}"
+        )
 
 
 async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> Result:

@@ -104,7 +104,9 @@ class Loop:
         expected = await self._wait(self._handles.learner.base_digest.remote(), "learner")
         for actor in self._handles.rollouts:
             if await self._wait(actor.base_digest.remote(), "rollout") != expected:
-                raise TrainingError("a rollout actor loaded another model than the learner: check model.path on its node")
+                raise TrainingError(
+                    "a rollout actor loaded another model than the learner: check model.path on its node"
+                )
 
     async def _warm_up(self, board: Board) -> None:
         config, handles = self._config, self._handles
@@ -147,7 +149,11 @@ class Loop:
             metrics: dict[str, Any] = {}
             for number in range(config.learner.updates_per_round):
                 batch = handles.replay.sample.remote(
-                    config.learner.batch, board.version, up_to, 0 if number else images, (config.seed, "batch", board.version)
+                    config.learner.batch,
+                    board.version,
+                    up_to,
+                    0 if number else images,
+                    (config.seed, "batch", board.version),
                 )
                 scored = handles.critic.score.remote(batch, config.estimator.name == "pathwise")
                 update = handles.learner.update.remote(scored)
@@ -201,7 +207,7 @@ class Loop:
     async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
         try:
             return await asyncio.wait_for(asyncio.ensure_future(reference), self._config.loop.timeout)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise TrainingError(
                 f"the {who} actor gave no answer in {self._config.loop.timeout:g} s: see its log, or raise loop.timeout"
             ) from error

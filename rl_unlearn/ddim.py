@@ -77,9 +77,7 @@ def reverse_kernel(
     ``index`` is the step number (0 = from pure noise), one for all or one for each sample.
     """
     output, state = model_output.float(), latents.float()
-    alpha, alpha_prev, std = (
-        _per_sample(v, index, state) for v in (schedule.alpha, schedule.alpha_prev, schedule.std)
-    )
+    alpha, alpha_prev, std = (_per_sample(v, index, state) for v in (schedule.alpha, schedule.alpha_prev, schedule.std))
     if schedule.prediction_type == "epsilon":
         eps = output
         x0 = (state - (1 - alpha).sqrt() * eps) / alpha.sqrt()

@@ -67,9 +67,7 @@ class PromptStatistics:
         self._rewards: dict[int, deque[float]] = {}
         self._all: deque[float] = deque(maxlen=4 * length)
 
-    def advantages(
-        self, prompts: Int[Tensor, " batch"], rewards: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
+    def advantages(self, prompts: Int[Tensor, " batch"], rewards: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """``(r - mean) / std`` of the prompt; of all prompts while a prompt has fewer than ``minimum`` rewards."""
         for prompt, reward in zip(prompts.tolist(), rewards.tolist(), strict=True):
             self._rewards.setdefault(prompt, deque(maxlen=self._length)).append(reward)

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
 from rl_unlearn.canvas import OBJECTS, STYLES
+from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.noise import seed_of
@@ -58,7 +58,9 @@ def load_judge(config: Config) -> Judge:
         zero_shot = ZeroShot(clip, tokenizer, book.phrases, torch.device("cpu"))
         return lambda images: {domain: found.argmax(dim=1) for domain, found in zero_shot(images).items()}
     if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
-        raise ConfigError("evaluation.judge=canvas knows the canvas only: name an open_clip 'arch/pretrained' to judge with")
+        raise ConfigError(
+            "evaluation.judge=canvas knows the canvas only: name an open_clip 'arch/pretrained' to judge with"
+        )
     judges = {"object": load_canvas_judge("object"), "style": load_canvas_judge("style")}
     return lambda images: {domain: judge(images).argmax(dim=1) for domain, judge in judges.items()}
 
@@ -96,15 +98,14 @@ def evaluate(
 def scores(seen: dict[str, Int[Tensor, " images"]], prompts: Int[Tensor, " images"], book: PromptBook) -> Scores:
     """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was asked to show."""
     asked = {
-        domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts.tolist()]) for domain in ("object", "style")
+        domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts.tolist()])
+        for domain in ("object", "style")
     }
     target: Bool[Tensor, " images"] = torch.tensor([book.prompts[i].target for i in prompts.tolist()])
     own, other = book.concept_domain, book.other_domain
     right = {domain: (seen[domain] == asked[domain]).double() for domain in ("object", "style")}
     names = book.names[own]
-    by_concept = {
-        names[c]: 100 * right[own][asked[own] == c].mean().item() for c in asked[own].unique().tolist()
-    }
+    by_concept = {names[c]: 100 * right[own][asked[own] == c].mean().item() for c in asked[own].unique().tolist()}
     others = [value for name, value in by_concept.items() if name != names[book.concept_index]]
     labels, counts = seen[own][target].unique(return_counts=True)
     order = counts.argsort(descending=True)

@@ -48,8 +48,11 @@ def gaussian_kl(
 def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> float:
     """One multiplicative ascent step of the Lagrange multiplier that holds ``kl <= budget``.
 
-    The relative violation is clipped to [-1, 1], so that one outlier cannot throw the multiplier away.
+    The relative violation is clipped to [-1, 1], so that one outlier cannot throw the multiplier away. A rate of 0 keeps
+    the weight as it is, 0 included.
     """
+    if rate == 0:
+        return weight
     violation = min(max(kl / budget - 1, -1.0), 1.0)
     return min(max(weight * float(torch.tensor(rate * violation).exp()), 1e-6), 1e6)
 

@@ -141,7 +141,9 @@ def _filler(template: str, key: str) -> Callable[[str, str], str]:
         try:
             return template.format(object=object, style=style)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{key} {template!r} is no template: only {{object}} and {{style}} may be used") from error
+            raise ConfigError(
+                f"{key} {template!r} is no template: only {{object}} and {{style}} may be used"
+            ) from error
 
     return fill
 

@@ -22,7 +22,9 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
         name, pretrained = f"local-dir:{canvas.clip_path(canvas_name)}", None
     elif Path(spec).is_dir():
         if not list(Path(spec).glob("*.safetensors")):
-            raise DataError(f"CLIP folder {spec!r} has no .safetensors weights (pickled ones are refused): convert them")
+            raise DataError(
+                f"CLIP folder {spec!r} has no .safetensors weights (pickled ones are refused): convert them"
+            )
         name, pretrained = f"local-dir:{Path(spec).resolve()}", None
     elif spec.count("/") == 1:
         name, pretrained = spec.split("/")
@@ -42,7 +44,9 @@ class ZeroShot:
     def __init__(self, clip: nn.Module, tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device):
         self._clip = clip.to(device)
         self._device = device
-        self._size = clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
+        self._size = (
+            clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
+        )
         mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
         std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         self._mean = torch.tensor(mean, device=device)[:, None, None]
@@ -61,5 +65,6 @@ class ZeroShot:
             images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
         features = nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
         return {
-            domain: (self._scale * features @ classes.T).log_softmax(dim=-1) for domain, classes in self._classes.items()
+            domain: (self._scale * features @ classes.T).log_softmax(dim=-1)
+            for domain, classes in self._classes.items()
         }

@@ -1,0 +1,80 @@
+"""Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange multiplier."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rl_unlearn.config import Config
+from rl_unlearn.ddim import reverse_kernel
+from rl_unlearn.losses import gaussian_kl, next_kl_weight
+from rl_unlearn.noise import generator
+from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """States of retained trajectories with the frozen model's action means, row by row; on the CPU."""
+
+    latents: Float[Tensor, "rows channels height width"]
+    steps: Int[Tensor, " rows"]
+    prompts: Int[Tensor, " rows"]
+    reference: Float[Tensor, "rows channels height width"]
+
+
+class Retention:
+    """Holds the pool and the multiplier. Without a pool (no retained prompt was drawn) it does nothing."""
+
+    def __init__(self, config: Config, policy: DiffusionPolicy, embeddings: Float[Tensor, "prompts tokens width"]):
+        self._config, self._policy, self._embeddings = config.learner, policy, embeddings
+        self._seed = config.seed
+        self._pool: _Pool | None = None
+        self.weight = config.learner.kl_weight
+
+    @torch.no_grad()
+    def keep(self, retained: Trajectory) -> int:
+        """Makes the pool from trajectories of the frozen policy; returns its number of states.
+
+        The reference means are computed here, once, with the adapter switched off.
+        """
+        learned = self._policy.schedule.learned
+        latents = retained.latents[:, learned].flatten(0, 1)
+        steps = learned.repeat(len(retained))
+        prompts = retained.prompts.repeat_interleave(len(learned))
+        means = []
+        with self._policy.adapter_enabled(False):
+            for part in torch.arange(len(steps)).split(self._config.microbatch):
+                means.append(self._mean(latents[part], steps[part], prompts[part]).cpu())
+        self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if means else None
+        return len(steps)
+
+    def backward(self, scaler: torch.amp.GradScaler, version: int, number: int) -> float | None:
+        """Adds the gradient of the weighted KL on some states of the pool; returns the KL in nats per step."""
+        if self._pool is None:
+            return None
+        pool, count = self._pool, min(self._config.kl_states, len(self._pool.steps))
+        chosen = torch.randperm(len(pool.steps), generator=generator(self._seed, "pool", version, number))[:count]
+        total = 0.0
+        for part in chosen.split(self._config.microbatch):
+            mean = self._mean(pool.latents[part], pool.steps[part], pool.prompts[part])
+            std = self._policy.schedule.std[pool.steps[part]].to(mean.device)
+            kl = gaussian_kl(mean, pool.reference[part].to(mean.device), std).sum() / count
+            scaler.scale(self.weight * kl).backward()
+            total += kl.item()
+        return total
+
+    def adjust(self, kl: float) -> None:
+        """Moves the multiplier towards holding the budget."""
+        self.weight = next_kl_weight(self.weight, kl, self._config.kl_budget, self._config.kl_rate)
+
+    def _mean(
+        self,
+        latents: Float[Tensor, "rows channels height width"],
+        steps: Int[Tensor, " rows"],
+        prompts: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows channels height width"]:
+        latents = latents.to(self._policy.device)
+        output = self._policy.predict(latents, steps, self._embeddings[prompts])
+        return reverse_kernel(output, latents, self._policy.schedule, steps)
