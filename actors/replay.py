@@ -1,7 +1,7 @@
 """The replay actor: keeps trajectories as Arrow record batches, limits the rate, evicts by age and by capacity.
 
-Its methods are coroutines: the rate limiter waits inside ``add`` and ``sample`` (as Reverb's does), so that nothing that
-was paid for with GPU seconds is dropped because the other side is slow.
+Its methods are coroutines: the rate limiter waits inside ``add`` and ``sample`` (as Reverb's does), so that nothing
+that was paid for with GPU seconds is dropped because the other side is slow.
 """
 
 import asyncio
@@ -121,6 +121,8 @@ class ReplayActor:
         for id in stale:
             del self._rows[id]
         self._counts["evicted_stale"] += len(stale)
+        if stale:  # an `add` may be waiting for this room
+            self._changed.notify_all()
 
     def _write(self, batch: pa.RecordBatch, trajectory: Trajectory) -> None:
         # One file a batch, renamed into place: a reader sees a whole batch or none.

@@ -39,13 +39,24 @@ def train(config: Config, listen: Listener, spill: Path | None = None) -> Result
 
 
 def _check(config: Config) -> None:
-    # Eviction by capacity would depend on timing; in synchronous mode it must never be needed.
-    rounds = config.replay.max_lag // config.learner.updates_per_round + config.loop.pipeline + 2
-    needed = config.critic.warmup_images + rounds * config.rollout.images
-    if config.loop.mode == "sync" and config.replay.capacity < needed:
+    """Refuses settings under which the loop would wait for ever, or depend on timing in synchronous mode."""
+    updates, images, ahead = config.learner.updates_per_round, config.rollout.images, config.loop.pipeline + 1
+    if config.learner.batch * updates < images:
+        # The rest would pile up until the rate limiter stops the rollouts.
         raise ConfigError(
-            f"replay.capacity {config.replay.capacity} is too small for replay.max_lag: use at least {needed}"
+            f"learner.batch * learner.updates_per_round is {config.learner.batch * updates}, less than the "
+            f"rollout.images {images} of a round: raise one, or lower rollout.images"
         )
+    if config.replay.max_lag < ahead * updates - 1:
+        raise ConfigError(
+            f"replay.max_lag {config.replay.max_lag} evicts images before they are learned from: use at least "
+            f"{ahead * updates - 1}, or lower loop.pipeline"
+        )
+    # Eviction by capacity depends on timing; in synchronous mode it must never be needed.
+    rounds = config.replay.max_lag // updates + ahead + 1 if config.loop.mode == "sync" else ahead + 1
+    needed = config.critic.warmup_images + rounds * images
+    if config.replay.capacity < needed:
+        raise ConfigError(f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at least {needed}")
 
 
 async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> Result:

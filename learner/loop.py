@@ -4,6 +4,7 @@ The handles are Ray's or inline ones, and the loop cannot tell. It holds referen
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Board:
         async with self._published:
             self.version = version
             self._weights[version] = weights
-            for old in [v for v in self._weights if v < oldest_needed]:
+            for old in [v for v in self._weights if v < min(oldest_needed, version)]:
                 del self._weights[old]
             self._published.notify_all()
 
@@ -88,11 +89,13 @@ class Loop:
         self._listen("phase", {"phase": "training"})
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._rollouts(board))
-                group.create_task(self._training(board))
+                rollouts = group.create_task(self._rollouts(board))
+                await self._training(board)
+                if self._config.loop.mode == "async":
+                    rollouts.cancel()  # they would go on for ever
         except* Exception as errors:
             raise _first(errors) from errors
-        await self._look(board, self._config.loop.rounds, board.version)
+        await self._look(board, self._config.loop.rounds, board.version, await board.weights(board.version))
         assert board.best is not None
         best: Weights = await self._wait(board.best[2], "learner")
         self._listen("phase", {"phase": "done"})
@@ -118,8 +121,10 @@ class Loop:
         self._listen("warm-up", {"images": board.images, "pool_states": states, **fit})
 
     async def _rollouts(self, board: Board) -> None:
+        # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the
+        # training can say when it has had enough.
         config = self._config
-        for round in range(1, config.loop.rounds + 1):
+        for round in range(1, config.loop.rounds + 1) if config.loop.mode == "sync" else itertools.count(1):
             version = board.version
             if config.loop.mode == "sync":
                 version = max(0, round - 1 - config.loop.pipeline) * config.learner.updates_per_round
@@ -127,7 +132,7 @@ class Loop:
             prompts = self._book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
             await self._collect(board, round, prompts, weights, fresh=True)
             if (round - 1) % config.selection.every == 0:
-                await self._look(board, round, version)
+                await self._look(board, round, version, weights)
 
     async def _collect(self, board: Board, round: int, prompts: list[int], weights: Any, fresh: bool) -> None:
         size, actors = self._config.rollout.batch, self._handles.rollouts
@@ -145,7 +150,7 @@ class Loop:
         images = config.rollout.images
         for round in range(1, config.loop.rounds + 1):
             up_to = round if config.loop.mode == "sync" else _ANY_ROUND
-            fit = None
+            fit: Any = None
             metrics: dict[str, Any] = {}
             for number in range(config.learner.updates_per_round):
                 batch = handles.replay.sample.remote(
@@ -180,8 +185,7 @@ class Loop:
                 },
             )
 
-    async def _look(self, board: Board, round: int, version: int) -> None:
-        weights = await board.weights(version)
+    async def _look(self, board: Board, round: int, version: int, weights: Any) -> None:
         actor = self._handles.rollouts[round % len(self._handles.rollouts)]
         look: Look = await self._wait(actor.look.remote(self._look_prompts, weights), "rollout")
         board.images += len(self._look_prompts)
