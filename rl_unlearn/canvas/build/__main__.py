@@ -38,8 +38,7 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
     )
 
     def clip_robust() -> None:
-        generated.build(work, "unet", seed=generated.SEED)
-        generated.build(work, "distill", seed=generated.SEED + 2)
+        generated.build(work)
         robust.build("reward", work, weights)
         robust.build("selection", work, weights)
 

@@ -64,7 +64,9 @@ def new_clip(folder: Path, seed: int) -> tuple[open_clip.CLIP, open_clip.tokeniz
 def save_clip(state: dict[str, Tensor], folder: Path) -> None:
     """Write the weights in half precision; loading turns them back into float32."""
     half = {name: value.half().contiguous() for name, value in state.items() if name != "attn_mask"}
-    save_file(half, folder / "open_clip_model.safetensors", {"format": "pt"})
+    partial = folder / "open_clip_model.partial"
+    save_file(half, partial, {"format": "pt"})
+    partial.rename(folder / "open_clip_model.safetensors")
 
 
 def augmented(images: Tensor, targets: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

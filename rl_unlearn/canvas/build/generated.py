@@ -20,6 +20,8 @@ from rl_unlearn.canvas.build.sampling import predict, sample, to_images
 SEED = 61
 FINISHED_PER_CONCEPT = 40
 HALF_DENOISED = 24_000
+FINISHED_TRUST = 0.97
+"""Share of the prompt's concept in the target of a finished sample; the rest is spread over all concepts."""
 
 
 @torch.no_grad()
@@ -57,33 +59,25 @@ def half_denoised(
     return torch.cat(images), torch.cat(concepts), torch.cat(trust)
 
 
-def build(
-    work: Path,
-    model_name: str,
-    per_concept: int = FINISHED_PER_CONCEPT,
-    half: int = HALF_DENOISED,
-    seed: int = SEED,
-) -> None:
-    """Write `generated-{model_name}.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,)."""
-    path = work / f"generated-{model_name}.safetensors"
+def build(work: Path) -> None:
+    """Write `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the distilled model."""
+    path = work / "generated.safetensors"
     if path.exists():
         return
-    model, vae = averaged(work, model_name), AutoencoderKL.from_pretrained(work / "vae")
-    whole, whole_concepts = finished(model, vae, work, per_concept, seed)
-    part, part_concepts, trust = half_denoised(model, vae, work, half, seed + 1)
-    save_file(
-        {
-            "images": torch.cat([whole, part]),
-            "concepts": torch.cat([whole_concepts, part_concepts]),
-            "trust": torch.cat([torch.full((len(whole),), 0.97), trust]),
-        },
-        path,
-    )
-    print(f"{len(whole)} finished, {len(part)} half-denoised images of {model_name}", flush=True)
+    model, vae = averaged(work, "distill"), AutoencoderKL.from_pretrained(work / "vae")
+    whole, whole_concepts = finished(model, vae, work, FINISHED_PER_CONCEPT, SEED)
+    part, part_concepts, trust = half_denoised(model, vae, work, HALF_DENOISED, SEED + 1)
+    tensors = {
+        "images": torch.cat([whole, part]),
+        "concepts": torch.cat([whole_concepts, part_concepts]),
+        "trust": torch.cat([torch.full((len(whole),), FINISHED_TRUST), trust]),
+    }
+    save_file(tensors, path.with_suffix(".partial"))
+    path.with_suffix(".partial").rename(path)
+    print(f"{len(whole)} finished, {len(part)} half-denoised images", flush=True)
 
 
 def load(work: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """All generated images of the work folder: images uint8, concepts, trust."""
-    files = [load_file(path) for path in sorted(work.glob("generated-*.safetensors"))]
-    images, concepts, trust = (torch.cat([file[key] for file in files]) for key in ("images", "concepts", "trust"))
-    return images, concepts, trust
+    """Images uint8, concepts and trust of `generated.safetensors`."""
+    file = load_file(work / "generated.safetensors")
+    return file["images"], file["concepts"], file["trust"]
