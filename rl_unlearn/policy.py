@@ -23,6 +23,7 @@ from rl_unlearn.noise import trajectory_noise
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LAYERS = {"cross": r".*attn2", "self": r".*attn1", "attention": r".*attn[12]"}
 _ADAPTER = "default"
+_ENCODED_AT_ONCE = 256
 
 
 def device_of(model: Model) -> torch.device:
@@ -163,8 +164,11 @@ class DiffusionPolicy:
     # -- the network -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> Float[Tensor, "batch tokens width"]:
+    def encode(self, texts: list[str]) -> Float[Tensor, "batch tokens features"]:
         """Prompt embeddings of the frozen text encoder, on the device."""
+        if len(texts) > _ENCODED_AT_ONCE:  # a prompt file may hold thousands
+            parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
+            return torch.cat([self.encode(part) for part in parts])
         tokens = self._pipeline.tokenizer(
             texts,
             padding="max_length",
@@ -178,7 +182,7 @@ class DiffusionPolicy:
         self,
         latents: Float[Tensor, "batch channels height width"],
         index: Int[Tensor, " batch"] | int,
-        embeddings: Float[Tensor, "batch tokens width"],
+        embeddings: Float[Tensor, "batch tokens features"],
     ) -> Float[Tensor, "batch channels height width"]:
         """The UNet's output with classifier-free guidance; gradients flow through both branches."""
         batch = len(latents)
@@ -198,7 +202,7 @@ class DiffusionPolicy:
 
     @torch.no_grad()
     def rollout(
-        self, embeddings: Float[Tensor, "batch tokens width"], seeds: list[int]
+        self, embeddings: Float[Tensor, "batch tokens features"], seeds: list[int]
     ) -> tuple[Float[Tensor, "batch levels channels height width"], Float[Tensor, "batch steps"]]:
         """Denoises one trajectory for each seed: all states in storage dtype, and the behaviour log-probs (fp32)."""
         noise = trajectory_noise(seeds, len(self.schedule), self.latent_shape).to(self.device)

@@ -6,6 +6,7 @@ from typing import Literal
 import open_clip
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rl_unlearn import canvas
@@ -33,7 +34,7 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
     try:
         model, _ = open_clip.create_model_from_pretrained(name, pretrained=pretrained, return_transform=True)
         tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise DataError(f"CLIP {spec!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     return model.float().eval().requires_grad_(False), tokenizer
 
