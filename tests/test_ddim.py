@@ -1,0 +1,155 @@
+"""The DDIM step against diffusers' own, and its log-prob against a slow Gaussian."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from rl_unlearn.ddim import MIN_STD, Schedule, log_prob, reverse_kernel, step
+from rl_unlearn.errors import ConfigError
+
+SHAPE = (3, 4, 8, 8)
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
+def scheduler(**changes) -> DDIMScheduler:
+    settings = {
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+    }  # fmt: skip
+    return DDIMScheduler(**(settings | changes))
+
+
+def tensors(count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(SHAPE, generator=generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("steps", [5, 10, 50])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("to_one", [True, False])
+def test_every_step_is_that_of_diffusers(prediction, eta, steps, offset, to_one):
+    # In float64 on their side: the difference left is the rounding of ours.
+    theirs = scheduler(prediction_type=prediction, steps_offset=offset, set_alpha_to_one=to_one)
+    schedule = Schedule.from_scheduler(theirs, steps, eta)
+    theirs.alphas_cumprod, theirs.final_alpha_cumprod = (
+        theirs.alphas_cumprod.double(),
+        theirs.final_alpha_cumprod.double(),
+    )
+    output, latents, noise = tensors(3)
+    assert schedule.timesteps.tolist() == theirs.timesteps.tolist()
+    for index, t in enumerate(theirs.timesteps):
+        wide = (output.double(), t, latents.double())
+        mean = theirs.step(*wide, eta=eta, variance_noise=torch.zeros(SHAPE).double()).prev_sample
+        sample = theirs.step(*wide, eta=eta, variance_noise=noise.double()).prev_sample
+        action, _, our_mean = step(output, latents, schedule, index, noise=noise)
+        # `sample` prediction divides by sqrt(1 - alpha) = 0.03 at t = 0; tolerances are relative to the tensors' size.
+        scale = max(1.0, mean.abs().max().item())
+        torch.testing.assert_close(our_mean.double(), mean, atol=1e-6 * scale, rtol=1e-6)
+        torch.testing.assert_close(action.double(), sample, atol=1e-6 * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_log_prob_is_the_gaussian_density(prediction):
+    schedule = Schedule.from_scheduler(scheduler(prediction_type=prediction), 10, 0.7)
+    output, latents, noise = tensors(3)
+    for index in range(10):
+        action, ours, mean = step(output, latents, schedule, index, noise=noise)
+        std = float(schedule.std[index])
+        for row in range(SHAPE[0]):
+            total = 0.0
+            a, m = action[row].double().numpy().ravel(), mean[row].double().numpy().ravel()
+            for i in range(a.size):
+                total += -0.5 * ((a[i] - m[i]) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+            assert float(ours[row]) == pytest.approx(total / a.size, rel=1e-4, abs=1e-5)
+
+
+def test_log_prob_by_hand():
+    schedule = Schedule.from_scheduler(scheduler(), 10, 1.0)
+    std = float(schedule.std[2])
+    mean = torch.zeros(1, 1, 1, 2)
+    action = torch.tensor([[[[std, 2 * std]]]])  # one and two standard deviations away: (1 + 4) / 2 / 2 = 1.25
+    expected = -1.25 - math.log(std) - 0.5 * math.log(2 * math.pi)
+    assert log_prob(action, mean, schedule, 2).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, -0.1])
+def test_a_deterministic_sampler_is_refused(eta):
+    with pytest.raises(ConfigError, match=r"sampler\.eta"):
+        Schedule.from_scheduler(scheduler(), 10, eta)
+
+
+def test_an_unknown_prediction_type_is_refused():
+    schedule = Schedule.from_scheduler(scheduler(), 10, 1.0)
+    wrong = Schedule(schedule.timesteps, schedule.alpha, schedule.alpha_prev, schedule.std, "flow")
+    with pytest.raises(ConfigError, match="flow"):
+        reverse_kernel(*tensors(2), wrong, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_action_is_rounded_before_its_log_prob(dtype):
+    schedule = Schedule.from_scheduler(scheduler(), 10, 1.0)
+    output, latents, noise = tensors(3)
+    latents = latents.to(dtype)
+    differs = False
+    for index in range(10):
+        action, acted, mean = step(output, latents, schedule, index, noise=noise)
+        assert action.dtype == dtype
+        assert mean.dtype == acted.dtype == torch.float32
+        _, evaluated, again = step(output, latents, schedule, index, action=action)
+        assert torch.equal(acted, evaluated)
+        assert torch.equal(mean, again)
+        unrounded = mean + schedule.std[index] * noise
+        differs |= not torch.equal(acted, log_prob(unrounded, mean, schedule, index))
+    assert differs, "rounding changes nothing here: the test has lost its point"
+
+
+def test_mixed_indices_equal_single_calls():
+    schedule = Schedule.from_scheduler(scheduler(prediction_type="v_prediction"), 10, 1.0)
+    output, latents, noise = tensors(3)
+    index = torch.tensor([7, 0, 9])
+    action, log_probs, mean = step(output, latents, schedule, index, noise=noise)
+    for row, k in enumerate(index.tolist()):
+        one = slice(row, row + 1)
+        alone = step(output[one], latents[one], schedule, k, noise=noise[one])
+        assert torch.equal(action[one], alone[0])
+        assert torch.equal(log_probs[one], alone[1])
+        assert torch.equal(mean[one], alone[2])
+
+
+def test_a_step_without_noise_is_no_action():
+    schedule = Schedule.from_scheduler(scheduler(set_alpha_to_one=True), 10, 1.0)
+    assert schedule.std[-1] == 0
+    output, latents, noise = tensors(3)
+    action, log_probs, mean = step(output, latents, schedule, 9, noise=noise)
+    assert torch.equal(action, mean)
+    assert torch.equal(log_probs, torch.zeros(3))
+    assert 9 not in schedule.learned
+
+
+@pytest.mark.parametrize(("steps", "to_one"), [(10, True), (10, False), (50, False)])
+def test_learned_steps_are_those_with_noise_enough(steps, to_one):
+    schedule = Schedule.from_scheduler(scheduler(set_alpha_to_one=to_one), steps, 1.0)
+    expected = [k for k in range(steps) if float(schedule.std[k]) >= MIN_STD]
+    assert schedule.learned.tolist() == expected
+    assert 0 < len(expected) < steps
+    assert expected[0] == 0
+
+
+def test_levels_are_the_timesteps_of_all_states():
+    schedule = Schedule.from_scheduler(scheduler(), 5, 1.0)
+    assert schedule.levels.tolist() == [801, 601, 401, 201, 1, 0]
+    assert len(schedule) == 5
+
+
+def test_step_takes_noise_or_an_action():
+    schedule = Schedule.from_scheduler(scheduler(), 5, 1.0)
+    output, latents, noise = tensors(3)
+    with pytest.raises(ValueError, match="either"):
+        step(output, latents, schedule, 0)
+    with pytest.raises(ValueError, match="either"):
+        step(output, latents, schedule, 0, noise=noise, action=noise)

@@ -1,0 +1,144 @@
+"""Prompts: who is drawn when, what is a target, and bad files."""
+
+import collections
+
+import pytest
+import tiny
+
+from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.prompts import MAX_PROMPTS, PromptBook, read_prompts
+
+
+def book(**changes) -> PromptBook:
+    return PromptBook.from_config(tiny.config(**changes))
+
+
+def test_the_grid_of_an_object():
+    made = book()
+    assert [p.text for p in made.prompts[:3]] == [
+        "A cat image in flat style.",
+        "A cat image in noto style.",
+        "A dog image in flat style.",
+    ]
+    assert (made.targets, made.retained) == ([0, 1], [2, 3, 4, 5])
+    assert [(p.object, p.style) for p in made.prompts] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert (made.concept, made.concept_domain, made.other_domain) == ("A cat image.", "object", "style")
+    assert made.phrases["style"] == ("An image in flat style.", "An image in noto style.")
+
+
+def test_the_grid_of_a_style():
+    made = book(concept="style:noto")
+    assert (made.targets, made.retained) == ([1, 3, 5], [0, 2, 4])
+    assert (made.concept, made.concept_domain, made.other_domain) == ("An image in noto style.", "style", "object")
+    assert made.concept_index == 1
+
+
+def test_the_canvas_is_the_default_world():
+    made = book(prompts={"objects": (), "styles": ()})
+    assert len(made.prompts) == 160
+    assert len(made.targets) == 8
+
+
+def test_object_prefix_is_the_same_concept():
+    assert book(concept="object:cat") == book(concept="cat")
+
+
+@pytest.mark.parametrize(
+    ("concept", "suggestion"), [("cta", "'cat'"), ("style:falt", "'style:flat'"), ("noto", "'style:noto'"), ("xyzzy", None)]
+)
+def test_an_unknown_concept_is_refused_with_a_suggestion(concept, suggestion):
+    with pytest.raises(ConfigError) as caught:
+        book(concept=concept)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "cat, dog, fish" in message
+    assert (f"did you mean {suggestion}" in message) if suggestion else ("did you mean" not in message)
+
+
+def test_a_concept_needs_company():
+    with pytest.raises(ConfigError, match="retain"):
+        book(prompts={"objects": ("cat",)})
+    assert book(concept="style:noto", prompts={"objects": ("cat",)}).retained == [0]
+
+
+@pytest.mark.parametrize("template", ["A {thing}", "A {object", "A {0}", "A {object.nose}", "A {object!z}"])
+def test_a_bad_template_is_refused(template):
+    with pytest.raises(ConfigError, match=r"prompts\.template"):
+        book(prompts={"template": template})
+
+
+@pytest.mark.parametrize(("images", "fraction"), [(8, 0.75), (5, 0.5), (3, 1.0), (1, 0.1), (32, 0.1)])
+def test_prompts_come_up_equally_often(images, fraction):
+    made = book(concept="style:noto")  # 3 targets and 3 retained
+    drawn: collections.Counter[int] = collections.Counter()
+    for round in range(1, 31):
+        part = made.draw(0, round, images, fraction)
+        assert len(part) == images
+        targets = sum(made.prompts[i].target for i in part)
+        assert targets == max(1, int(images * fraction + 0.5))
+        drawn.update(part)
+        for pool in (made.targets, made.retained):
+            counts = [drawn[i] for i in pool]
+            assert max(counts) - min(counts) <= 2, f"unbalanced after round {round}: {counts}"
+
+
+def test_drawing_is_deterministic_and_depends_on_the_seed():
+    made = book()
+    rounds = [made.draw(0, r, 8, 0.5) for r in range(5)]
+    assert rounds == [made.draw(0, r, 8, 0.5) for r in range(5)]
+    assert rounds != [made.draw(1, r, 8, 0.5) for r in range(5)]
+    assert len({tuple(r) for r in rounds}) > 1
+
+
+def write(tmp_path, name: str, content: bytes) -> str:
+    path = tmp_path / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_prompt_files(tmp_path):
+    target = write(tmp_path, "target.txt", b"a cat on a mat\r\n\n  two cats  \n")
+    retain = write(tmp_path, "retain.txt", "\ufeffa dog\na fish\x07 in\x1b a bowl\na dog\n".encode())
+    made = book(concept="a cat", prompts={"target_file": target, "retain_file": retain})
+    assert [p.text for p in made.prompts] == ["a cat on a mat", "two cats", "a dog", "a fish in a bowl", "a dog"]
+    assert made.targets == [0, 1]
+    assert made.names["object"] == ("a cat", "a dog", "a fish in a bowl")
+    assert [p.object for p in made.prompts] == [0, 0, 1, 2, 1]
+    assert (made.concept, made.concept_domain, made.names["style"]) == ("a cat", "object", ("clear", "broken"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no prompt"),
+        (b"\n \n\x00\x01\n", "no prompt"),
+        (b"fine\n\xff\xfe\n", "line 2, is not UTF-8"),
+        (b"fine\n" + b"x" * 1_000_000 + b"\n", "line 2, has 1000000 characters"),
+        (b"fine\n" + b"x" * 3_000_000 + b"\n", "line 2, is longer"),
+        (b"x\n" * (MAX_PROMPTS + 1), "10001 prompts"),
+        (b"a short line of text\n" * 60_000, "larger than"),
+    ],
+    ids=["empty", "blank", "not UTF-8", "1 MB line", "3 MB line", "too many", "too large"],
+)
+def test_bad_prompt_files(tmp_path, content, words):
+    path = write(tmp_path, "prompts.txt", content)
+    with pytest.raises(DataError) as caught:
+        read_prompts(path)
+    message = str(caught.value)
+    assert words in message
+    assert path in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_prompts(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["target_file", "retain_file"])
+def test_half_a_pair_of_files(tmp_path, given):
+    with pytest.raises(ConfigError, match="go together"):
+        book(prompts={given: write(tmp_path, "p.txt", b"a cat\n")})

@@ -1,0 +1,283 @@
+"""The replay actor: the rate limiter waits and wakes, nothing is lost or counted twice, sampling is what it says."""
+
+import asyncio
+import collections
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import tiny
+import torch
+
+from actors.replay import ReplayActor
+from rl_unlearn.trajectory import Trajectory
+
+ANY = 2**31
+
+
+def rows(round: int, count: int = 4, version: int | None = None, offset: int = 0) -> Trajectory:
+    """Rows of a round whose latents name them: all equal to the id's last digits."""
+    positions = torch.arange(offset, offset + count)
+    return Trajectory(
+        ids=positions + round * 2**32,
+        rounds=torch.full((count,), round),
+        policy_versions=torch.full((count,), round - 1 if version is None else version),
+        prompts=positions % 2,
+        latents=(positions + 100.0 * round).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 2, 2).clone(),
+        log_probs=torch.zeros(count, 2),
+        rewards=positions.float(),
+        evidence=torch.zeros(count),
+    )
+
+
+def store(images: int = 4, pipeline: int = 0, spill: str | None = None, **replay: Any) -> ReplayActor:
+    settings = {"capacity": 64, "max_lag": 4, **replay}
+    return ReplayActor(
+        tiny.config(rollout={"images": images, "batch": images}, loop={"pipeline": pipeline}, replay=settings), spill
+    )
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 10))
+
+
+async def settled(task: "asyncio.Task[Any]") -> bool:
+    """Whether the task is done once everything that can happen has happened."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return task.done()
+
+
+def names(trajectory: Trajectory) -> list[int]:
+    return [int(100 * (i // 2**32) + i % 2**32) for i in trajectory.ids.tolist()]
+
+
+async def draw(replay: ReplayActor, count: int, version: int = 1, up_to: int = ANY, fresh: int = 0, seed: Any = (0,)):
+    return await replay.sample(count, version, up_to, fresh, seed)
+
+
+def test_adding_twice_is_a_no_op():
+    async def scenario() -> None:
+        replay = store(images=8)
+        assert await replay.add(rows(1)) == 4
+        assert await replay.add(rows(1)) == 0
+        assert await replay.add(rows(1, count=6)) == 2
+        counts = await replay.counts()
+        assert (counts["held"], counts["added"], counts["repeated"]) == (6, 6, 8)
+        assert names(await draw(replay, 10)) == [100, 101, 102, 103, 104, 105]
+
+    run(scenario())
+
+
+def test_an_evicted_row_does_not_come_back_when_its_call_is_repeated():
+    async def scenario() -> None:
+        replay = store(max_lag=0)
+        await replay.add(rows(1, version=0))
+        await replay.add(rows(2, version=1))
+        assert names(await draw(replay, 10)) == [200, 201, 202, 203]
+        assert await replay.add(rows(1, version=0)) == 0
+        assert (await replay.counts())["held"] == 4
+
+    run(scenario())
+
+
+def test_what_is_sampled_is_what_was_added():
+    async def scenario() -> None:
+        replay = store()
+        await replay.add(rows(3, version=2))
+        batch = await draw(replay, 4, version=2)
+        assert torch.equal(batch.latents, rows(3).latents)
+        assert torch.equal(batch.rewards, rows(3).rewards)
+        assert batch.policy_versions.tolist() == [2] * 4
+
+    run(scenario())
+
+
+def test_add_waits_while_the_learner_lags_and_wakes():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=1)  # 8 unsampled rows at most when an add is admitted
+        for round in (1, 2, 3):
+            await replay.add(rows(round))
+        waiting = asyncio.create_task(replay.add(rows(4)))
+        assert not await settled(waiting)
+        assert (await replay.counts())["added"] == 12
+        await draw(replay, 4)
+        assert await waiting == 4
+        assert (await replay.counts())["added"] == 16, "what waited was not dropped"
+
+    run(scenario())
+
+
+def test_warm_up_rows_neither_wait_nor_count_as_fresh():
+    async def scenario() -> None:
+        replay = store(images=2)
+        await replay.add(rows(0, count=20, version=0), False)
+        await replay.add(rows(1, count=2))
+        waiting = asyncio.create_task(draw(replay, 4, fresh=3))
+        assert not await settled(waiting)
+        await replay.add(rows(2, count=2))
+        assert set(names(await waiting)) >= {100, 101, 200, 201}
+
+    run(scenario())
+
+
+def test_sample_waits_for_fresh_rows_of_its_rounds():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=2)
+        waiting = asyncio.create_task(draw(replay, 4, up_to=1, fresh=4))
+        assert not await settled(waiting)
+        await replay.add(rows(2))
+        assert not await settled(waiting), "rows of a later round must not be drawn"
+        await replay.add(rows(1, count=2))
+        assert not await settled(waiting)
+        await replay.add(rows(1, count=2, offset=2))
+        assert names(await waiting) == [100, 101, 102, 103]
+
+    run(scenario())
+
+
+def test_fresh_rows_come_first_and_the_rest_is_old():
+    async def scenario() -> None:
+        replay = store(images=4)
+        await replay.add(rows(1))
+        await draw(replay, 4)
+        await replay.add(rows(2))
+        batch = names(await draw(replay, 6))
+        assert batch[-4:] == [200, 201, 202, 203]
+        assert len(set(batch)) == 6
+        await replay.add(rows(3))
+        assert names(await draw(replay, 3)) == [300, 301, 302], "the oldest fresh ones first"
+        assert 303 in names(await draw(replay, 1))
+
+    run(scenario())
+
+
+def test_fewer_rows_than_asked_for_come_once_each():
+    async def scenario() -> None:
+        replay = store()
+        await replay.add(rows(1))
+        await draw(replay, 4)
+        assert names(await draw(replay, 99)) == [100, 101, 102, 103]
+
+    run(scenario())
+
+
+def test_eviction_by_lag_at_the_exact_bound():
+    async def scenario() -> None:
+        replay = store(images=4, max_lag=3)
+        await replay.add(rows(1, version=5))
+        assert len(await draw(replay, 4, version=8)) == 4, "a lag of exactly max_lag stays"
+        await replay.add(rows(2, version=8))
+        assert names(await draw(replay, 8, version=9)) == [200, 201, 202, 203]
+        counts = await replay.counts()
+        assert (counts["evicted_stale"], counts["held"]) == (4, 4)
+
+    run(scenario())
+
+
+def test_stale_rows_that_arrive_while_sample_waits_are_never_trained_on():
+    async def scenario() -> None:
+        replay = store(images=4, max_lag=2)
+        waiting = asyncio.create_task(draw(replay, 8, version=9, fresh=4))
+        assert not await settled(waiting)
+        await replay.add(rows(1, version=3))
+        assert not await settled(waiting)
+        await replay.add(rows(2, version=8))
+        assert names(await waiting) == [200, 201, 202, 203]
+
+    run(scenario())
+
+
+def test_eviction_makes_room_for_an_add_that_waits():
+    async def scenario() -> None:
+        replay = store(images=4, max_lag=1)
+        for round in (1, 2):
+            await replay.add(rows(round, version=0))
+        adding = asyncio.create_task(replay.add(rows(3, version=5)))
+        assert not await settled(adding)
+        sampling = asyncio.create_task(draw(replay, 4, version=5, fresh=4))
+        assert names(await sampling) == [300, 301, 302, 303]
+        assert await adding == 4
+
+    run(scenario())
+
+
+def test_capacity_keeps_the_newest_and_the_counts_add_up():
+    async def scenario() -> None:
+        replay = store(images=32, capacity=10)
+        for round in range(1, 8):
+            await replay.add(rows(round, count=3))
+            counts = await replay.counts()
+            assert counts["held"] <= 10
+            assert counts["added"] == counts["held"] + counts["evicted_capacity"] + counts["evicted_stale"]
+        assert counts["evicted_capacity"] == 11
+        held = names(await draw(replay, 99))
+        assert held == [402, 500, 501, 502, 600, 601, 602, 700, 701, 702][-len(held) :]
+
+    run(scenario())
+
+
+def test_sampling_is_deterministic_in_content_and_seed():
+    async def scenario(order: list[int], seed: int) -> list[int]:
+        replay = store(images=16)
+        for offset in order:  # chunks of a round may arrive in any order
+            await replay.add(rows(1, offset=offset))
+        await draw(replay, 16)
+        return names(await draw(replay, 5, seed=("batch", seed)))
+
+    one = run(scenario([0, 4, 8, 12], 0))
+    assert one == run(scenario([12, 0, 8, 4], 0))
+    assert any(one != run(scenario([0, 4, 8, 12], seed)) for seed in (1, 2))
+
+
+def test_old_rows_are_drawn_uniformly():
+    async def scenario() -> float:
+        replay = store(images=20)
+        await replay.add(rows(1, count=20))
+        await draw(replay, 20)
+        drawn: collections.Counter[int] = collections.Counter()
+        for number in range(160):
+            drawn.update(names(await draw(replay, 5, seed=("chi", number))))
+        assert len(drawn) == 20
+        return sum((n - 40) ** 2 / 40 for n in drawn.values())
+
+    # Without replacement the statistic is smaller than chi-square's with 19 degrees: 43.8 is its 99.9 % point.
+    assert run(scenario()) < 43.8
+
+
+def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=3)
+        await replay.add(rows(1))
+        waiting = asyncio.create_task(replay.recent(99, 1, ("recent",)))
+        assert not await settled(waiting)
+        await replay.add(rows(2))
+        assert not await settled(waiting)
+        await draw(replay, 4, up_to=1, fresh=4)
+        assert names(await waiting) == [100, 101, 102, 103], "rows of round 2 came early and must not be seen"
+        counts = await replay.counts()
+        assert counts["sampled"] == 4
+        assert names(await draw(replay, 4, up_to=2, fresh=4)) == [200, 201, 202, 203]
+
+    run(scenario())
+
+
+def test_spilled_batches_are_whole_and_readable(tmp_path):
+    async def scenario() -> None:
+        replay = store(images=8, spill=str(tmp_path / "deep" / "spill"))
+        await replay.add(rows(1))
+        await replay.add(rows(1, offset=4))
+        await replay.add(rows(1))  # repeated: not written again
+        await replay.add(rows(2))
+
+    run(scenario())
+    files = sorted((tmp_path / "deep" / "spill").iterdir())
+    assert len(files) == 3
+    assert all(f.suffix == ".arrow" for f in files), "a .tmp file was left"
+    found = []
+    for file in files:
+        with pa.memory_map(str(file)) as source:
+            reader = pa.ipc.open_file(source)
+            found.append(Trajectory.from_arrow(reader.get_batch(0)))
+    assert names(Trajectory.cat(found)) == [100, 101, 102, 103, 104, 105, 106, 107, 200, 201, 202, 203]
+    assert torch.equal(found[2].latents, rows(2).latents)

@@ -1,0 +1,117 @@
+"""Trajectories survive Arrow bit for bit."""
+
+import dataclasses
+
+import pyarrow as pa
+import pytest
+import torch
+
+from rl_unlearn.errors import DataError
+from rl_unlearn.trajectory import Trajectory
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+BITS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.int64: torch.int64}
+
+
+def trajectories(count: int = 5, dtype: torch.dtype = torch.float32, first: int = 0) -> Trajectory:
+    generator = torch.Generator().manual_seed(first)
+    latents = torch.randn(count, 4, 2, 3, 3, generator=generator).to(dtype)
+    return Trajectory(
+        ids=torch.arange(first, first + count) + 2**32,
+        rounds=torch.full((count,), 1),
+        policy_versions=torch.arange(count),
+        prompts=torch.arange(count) % 3,
+        latents=latents,
+        log_probs=torch.randn(count, 3, generator=generator),
+        rewards=torch.randn(count, generator=generator),
+        evidence=torch.rand(count, generator=generator),
+    )
+
+
+def same(one: Trajectory, other: Trajectory) -> None:
+    for field in dataclasses.fields(Trajectory):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        assert a.dtype == b.dtype, field.name
+        assert a.shape == b.shape, field.name
+        assert torch.equal(a.contiguous().view(BITS[a.dtype]), b.contiguous().view(BITS[b.dtype])), field.name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_round_trip_keeps_every_bit(dtype):
+    original = trajectories(dtype=dtype)
+    special = original.latents.view(-1).view(BITS[dtype])
+    special[0] = torch.tensor(-0.0, dtype=dtype).view(BITS[dtype])
+    special[1] = torch.tensor(float("nan"), dtype=dtype).view(BITS[dtype])
+    special[2] = torch.tensor(float("nan"), dtype=dtype).view(BITS[dtype]) + 1  # a NaN with a payload
+    special[3] = torch.tensor(float("-inf"), dtype=dtype).view(BITS[dtype])
+    special[4] = 1  # the smallest subnormal
+    original.rewards[:2] = torch.tensor([-0.0, float("nan")])
+    original.log_probs[0, 0] = -0.0
+    same(original, Trajectory.from_arrow(original.to_arrow()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_a_batch_are_rows_of_the_trajectories(dtype):
+    original = trajectories(dtype=dtype)
+    batch = original.to_arrow()
+    for row in range(len(original)):
+        same(original[row : row + 1], Trajectory.from_arrow(batch.slice(row, 1)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ipc_file_round_trip(dtype, tmp_path):
+    original = trajectories(dtype=dtype)
+    batch = original.to_arrow()
+    path = tmp_path / "batch.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pa.memory_map(str(path)) as source:
+        read = Trajectory.from_arrow(pa.ipc.open_file(source).get_batch(0))
+    same(original, read)
+
+
+def test_views_and_other_memory_layouts_come_through():
+    original = trajectories(6)
+    strided = original[torch.tensor([4, 0, 2])]
+    turned = dataclasses.replace(strided, latents=strided.latents.transpose(3, 4))
+    same(turned, Trajectory.from_arrow(turned.to_arrow()))
+    every_other = original[::2]
+    same(every_other, Trajectory.from_arrow(every_other.to_arrow()))
+
+
+def test_cat_and_index():
+    one, other = trajectories(3), trajectories(2, first=10)
+    both = Trajectory.cat([one, other])
+    assert len(both) == 5
+    same(both[:3], one)
+    same(both[3:], other)
+    same(both[torch.tensor([4])], other[1:])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pa.RecordBatch.from_pydict({"x": [1, 2]}),
+        trajectories().to_arrow().replace_schema_metadata(None)
+        if hasattr(pa.RecordBatch, "replace_schema_metadata")
+        else pa.RecordBatch.from_pydict({"ids": [1]}),
+        trajectories().to_arrow().select(["ids", "rewards"]),
+    ],
+    ids=["foreign", "no metadata", "columns missing"],
+)
+def test_another_schema_is_refused(batch):
+    with pytest.raises(DataError, match="no trajectories"):
+        Trajectory.from_arrow(batch)
+
+
+def test_trajectories_do_not_change():
+    original = trajectories()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        original.ids = torch.zeros(5, dtype=torch.int64)  # type: ignore[misc]
+
+
+def test_what_is_read_does_not_alias_the_store():
+    original = trajectories()
+    batch = original.to_arrow()
+    Trajectory.from_arrow(batch).latents.zero_()
+    same(original, Trajectory.from_arrow(batch))
