@@ -79,7 +79,7 @@ def _gpu(config: Config) -> Row:
 
 
 def _memory() -> Row:
-    shared = Path("/dev/shm")  # noqa: S108 (Ray's object store)
+    shared = Path("/dev/shm")  # noqa: S108 # nosec B108: Ray's object store
     if not shared.is_dir():
         return Row("shared memory", "ok", "not used on this system")
     free = shutil.disk_usage(shared).free / GIGABYTE

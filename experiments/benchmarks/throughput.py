@@ -1,0 +1,64 @@
+"""Images a second: plain sampling by two one-thread processes, and the whole actor-learner loop on Ray.
+
+    python -m experiments.benchmarks.throughput
+
+The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner over every step of every
+image; start-up and warm-up are left out.
+"""
+
+import json
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from rl_unlearn.config import Config, Loop, Selection
+
+_BATCH = 64
+_BATCHES = 5
+_ROUNDS = 16
+
+
+def _sample(process: int) -> float:
+    """Seconds of one process for its batches, the first one (warm-up) not counted."""
+    import torch
+
+    from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+    from rl_unlearn.prompts import PromptBook
+
+    torch.set_num_threads(1)
+    config = Config()
+    policy = DiffusionPolicy(load_pipeline(config.model), config)
+    texts = [p.text for p in PromptBook.from_config(config).prompts][:_BATCH]
+    policy.generate(texts, list(range(_BATCH)))
+    start = time.monotonic()
+    for batch in range(_BATCHES):
+        policy.generate(texts, [process * 10**6 + batch * _BATCH + i for i in range(_BATCH)])
+    return time.monotonic() - start
+
+
+def sampling() -> float:
+    """Images a second of two one-thread processes together."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        seconds = list(pool.map(_sample, range(2)))
+    return 2 * _BATCH * _BATCHES / max(seconds)
+
+
+def loop() -> float:
+    """Images a second of the loop, by the median time of a round after the first two."""
+    from cluster.program import train
+
+    config = Config(loop=Loop(rounds=_ROUNDS), selection=Selection(every=_ROUNDS, images=2))
+    ends: list[float] = []
+
+    def listen(event: str, row: dict[str, Any]) -> None:
+        if event == "round":
+            ends.append(row["seconds"])
+
+    train(config, listen)
+    return config.rollout.images / statistics.median(b - a for a, b in zip(ends[2:], ends[3:], strict=False))
+
+
+if __name__ == "__main__":
+    print(json.dumps({"sampling_images_per_second": sampling(), "loop_images_per_second": loop()}))

@@ -1,0 +1,248 @@
+"""The command line: quick help, layered configuration, and help with spelling."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from experiments import settings, strict_yaml
+from experiments.__main__ import VERBS, main
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
+
+
+def load(*overrides: str, files: tuple[Path, ...] = (), environ: dict[str, str] | None = None) -> Config:
+    return settings.load([str(file) for file in files], overrides, environ or {})
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+    assert main(argv) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def used_seconds() -> float:
+    """Processor time of finished children: a busy machine does not slow it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_quick_and_imports_nothing_heavy(verb: str) -> None:
+    code = (
+        "import sys\n"
+        "from experiments.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    start = used_seconds()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *filter(None, [verb]), "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    seconds = used_seconds() - start
+    assert done.returncode == 0, done.stderr
+    assert "usage: rl-unlearn" in done.stdout
+    assert "exit codes" in done.stdout
+    assert seconds < 1.5
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("rl-unlearn 0.")
+
+
+# -- layers of configuration -------------------------------------------------------------------------------------------
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("seed: 1\nlearner:\n  lr: 1e-4\n  batch: 8\n")
+    second.write_text("learner.lr: 2e-4\n")
+    environ = {"RL_UNLEARN__SEED": "5", "RL_UNLEARN__CONCEPT": "dog", "OTHER": "x"}
+    assert load(files=(first,)).learner.lr == 1e-4
+    both = load("concept=frog", files=(first, second), environ=environ)
+    assert (both.learner.lr, both.learner.batch, both.seed, both.concept) == (2e-4, 8, 5, "frog")
+
+
+def test_defaults_alone_are_valid() -> None:
+    assert load() == Config()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments" / "configs").glob("*.yaml")), ids=lambda file: file.name)
+def test_shipped_configurations_are_valid_and_commented(file: Path) -> None:
+    load(files=(file,))
+    for line in file.read_text().splitlines():
+        assert not line or line.endswith(":") or "#" in line, line
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("0.5", 0.5), ("1E-3", 1e-3), (".5", 0.5)])
+def test_numbers_are_numbers(text: str, value: float, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"learner:\n  lr: {text}\n")
+    assert load(files=(file,)).learner.lr == value
+    assert load(f"learner.lr={text}").learner.lr == value
+    assert load(environ={"RL_UNLEARN__LEARNER__LR": text}).learner.lr == value
+
+
+def test_words_stay_words() -> None:
+    assert load("concept=no").concept == "no"
+    assert load("name=1e4").run_name == "1e4"
+    assert load("concept=style:twemoji").concept == "style:twemoji"
+    assert load("name=null").name is None
+    assert load("prompts.objects=cat,dog").prompts.objects == ("cat", "dog")
+    assert load("prompts.objects=[cat, dog]").prompts.objects == ("cat", "dog")
+    assert load("cluster.inline=true").cluster.inline is True
+
+
+def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
+    config = load("name=1e4", "concept=true", "learner.lr=1e-05", "prompts.objects=[on, off]", "model.path=~")
+    file = tmp_path / "c.yaml"
+    file.write_text(settings.dump(config))
+    assert load(files=(file,)) == config
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("learner.lrr=1", "did you mean 'learner.lr'?"),
+        ("lr=1", "'critic.lr' or 'learner.lr'"),
+        ("leaner.lr=1", "'learner.lr'"),
+        ("concpt=frog", "did you mean 'concept'?"),
+        ("guidence=2", "did you mean 'sampler.guidance'?"),
+        ("qqqq=1", "config show"),
+        ("learner=1", "is a section"),
+        ("frog", "KEY=VALUE"),
+        ("sampler.eta=0", "must be greater than 0"),
+        ("model.device=gpu", "must be 'auto', 'cpu' or 'cuda'"),
+        ("seed=-1", "seed=-1"),
+        ("seed=two", "must be a valid integer"),
+        ("learner.lr=.nan", "must be"),
+        ("seed=[", "seed"),
+        ("cluster.inline=yes", "must be a valid boolean"),
+        ("name=../up", "letters"),
+        ("name=", "letters"),
+        ("name=a/b", "letters"),
+        ("name=" + "x" * 65, "64"),
+        ("concept=a/b", "must match"),
+        ("name=x\x1b[31m", "letters"),
+    ],
+)
+def test_a_wrong_override_is_explained(override: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "config", "show", override)
+    assert hint in line
+    assert override.partition("=")[0] in line
+    assert line.isprintable()
+
+
+def test_the_source_of_a_wrong_value_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("sampler:\n  eta: 0\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: sampler\.eta=0: must be greater than 0"):
+        load(files=(file,))
+    with pytest.raises(ConfigError, match="variable RL_UNLEARN__LEARNER__LRR: unknown key"):
+        load(environ={"RL_UNLEARN__LEARNER__LRR": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed: 1\nseed: 2\n", "line 2: duplicate key 'seed'"),
+        ("learner:\n  lr: 1\nlearner.lr: 2\n", "duplicate key 'learner.lr'"),
+        ("learner: &a\n  lr: 0.1\ncritic: *a\n", "anchors and aliases"),
+        ("a: [1, 2\n", "line"),
+        ("- 1\n- 2\n", "key: value"),
+        ("learner: 3\n", "is a section"),
+        ("learner:\n  lrr: 3\n", "did you mean 'learner.lr'?"),
+        ("? [a, b]\n: 1\n", "plain words"),
+        ("seed: 1\n---\nseed: 2\n", "document"),
+        ("seed: " + "9" * 5000, "YAML"),
+        ("seed: " + "[" * 50_000, "YAML"),
+        ("seed: \x00", "YAML"),
+        ("seed: 1 # " + "x" * strict_yaml.MAX_BYTES, "larger than"),
+        ("concept: true", "valid string"),
+    ],
+)
+def test_a_bad_file_is_explained(text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    line = fails(capsys, "config", "show", "--config", str(file))
+    assert problem in line
+    assert "bad.yaml" in line
+    assert len(line) < 1100
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No such file" in fails(capsys, "config", "show", "--config", str(tmp_path / "none.yaml"))
+    (tmp_path / "latin.yaml").write_bytes(b"concept: \xe9\n")
+    assert "UTF-8" in fails(capsys, "config", "show", "--config", str(tmp_path / "latin.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["xyz"], "use demo"),
+        ([], "--help"),
+        (["train", "--overwite"], "--overwite"),
+        (["train", "--over"], "--over"),
+        (["config", "shwo"], "shwo"),
+        (["generate"], "--prompt"),
+        (["generate", "--prompt", "x", "--seeds", "a"], "0,1,2"),
+        (["generate", "--prompt", "x", "--out", "x.jpg"], ".png"),
+        (["generate", "--prompt", "x" * 1001], "1000"),
+        (["export", "run", "--format", "onnx", "--out", "x"], "kohya"),
+        (["evaluate"], "RUN_OR_ADAPTER"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in fails(capsys, *argv)
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
+
+
+def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "learner.lr=1e-5"]) == 0
+    assert strict_yaml.parse(capsys.readouterr().out, "stdout")["learner"]["lr"] == 1e-5
+    assert main(["config", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["additionalProperties"] is False
+    assert "description" in schema["$defs"]["Learner"]["properties"]["lr"]
+
+
+def test_json_is_the_only_thing_on_stdout() -> None:
+    def run(*argv: str) -> tuple[int, dict[str, object], str]:
+        done = subprocess.run([sys.executable, "-m", "experiments", *argv], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    code, shown, said = run("config", "show", "--json", "concept=frog")
+    assert (code, shown["concept"], said) == (0, "frog", "")
+    code, shown, said = run("config", "show", "--json", "seed=x")
+    assert code == shown["exit_code"] == 2
+    assert "seed" in str(shown["error"])
+    assert len(said.splitlines()) == 1
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--debug", "seed=x"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "seed=3", "--json", "concept=frog"]) == 0
+    assert json.loads(capfd.readouterr().out)["concept"] == "frog"

@@ -1,0 +1,172 @@
+"""Every mistake a user can make: one line, the documented exit code, and nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import ROOT
+from safetensors.torch import save_file
+
+from experiments import settings
+from rl_unlearn.adapter import FILE_NAME, save_adapter
+from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return tmp_path / "outputs"
+
+
+def command(*argv: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the real command on a machine without a GPU."""
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", *argv],
+        cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def refuses(code: int, hint: str, *argv: str) -> None:
+    found, out, said = command(*argv)
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("error: ")
+    assert hint in said
+    assert (found, out) == (code, "")
+
+
+def tiny_config(folder: Path, **overrides: object) -> str:
+    """A configuration file of the tiny world, judged by a third CLIP."""
+    config = tiny.config(evaluation={"judge": str(tiny.clip_folder(2))}, tensorboard=False, **overrides)
+    file = folder / "tiny.yaml"
+    file.write_text(settings.dump(config))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "hint"),
+    [
+        ("concept=cta", 2, "did you mean 'cat'"),
+        ("concept=style:twemojo", 2, "style:twemoji"),
+        ("concept=twemoji", 2, "style:twemoji"),
+        ("learner.lrr=1e-4", 2, "did you mean 'learner.lr'?"),
+        ("sampler.eta=0", 2, "must be greater than 0"),
+        ("model.path=/nowhere/model", 5, "/nowhere/model"),
+        ("model.path=./model", 5, "./model"),
+        ("model.device=cuda", 3, "no usable GPU"),
+        ("output=/proc/runs", 3, "cannot write"),
+        ("name=..", 2, "letters"),
+    ],
+)
+def test_bad_overrides(override: str, code: int, hint: str, outputs: Path) -> None:
+    refuses(code, hint, "train", "--inline", f"output={outputs}", override)
+    assert not outputs.exists()
+
+
+def test_missing_config_file(outputs: Path) -> None:
+    refuses(2, "none.yaml", "train", "--config", "none.yaml", f"output={outputs}")
+
+
+def test_pickled_weights(tmp_path: Path, outputs: Path) -> None:
+    unet = tmp_path / "model" / "unet"
+    unet.mkdir(parents=True)
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    (unet / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    refuses(5, "safetensors", "train", "--inline", f"model.path={tmp_path / 'model'}", f"output={outputs}")
+    assert not outputs.exists()
+
+
+def test_a_prompt_list_with_a_line_of_a_megabyte(tmp_path: Path, outputs: Path) -> None:
+    (tmp_path / "long.txt").write_text("a cat\n" + "x" * 2**20 + "\n")
+    (tmp_path / "keep.txt").write_text("a dog\n")
+    refuses(5, "line 2", "generate", "--prompts", str(tmp_path / "long.txt"), "--out", str(tmp_path / "x.png"))
+    refuses(
+        5, "line 2", "train", "--inline", f"output={outputs}", f"prompts.target_file={tmp_path / 'long.txt'}",
+        f"prompts.retain_file={tmp_path / 'keep.txt'}",
+    )  # fmt: skip
+    assert not outputs.exists()
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_output_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refuses(3, "cannot write", "train", f"output={tmp_path / 'file' / 'runs'}")
+
+
+def test_a_run_is_not_overwritten_unasked(outputs: Path) -> None:
+    (outputs / "mine").mkdir(parents=True)
+    precious = outputs / "mine" / "thesis.txt"
+    precious.write_text("words")
+    refuses(2, "--overwrite", "train", "--name", "mine", f"output={outputs}")
+    refuses(2, "no run folder", "train", "--name", "mine", "--overwrite", f"output={outputs}")
+    assert precious.read_text() == "words"
+
+
+def test_a_name_that_leads_out(outputs: Path, tmp_path: Path) -> None:
+    outputs.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (outputs / "link").symlink_to(tmp_path / "elsewhere")
+    refuses(2, "leads out", "train", "--name", "link", "--overwrite", f"output={outputs}")
+
+
+def test_a_bad_second_start_leaves_the_first_run(outputs: Path) -> None:
+    (outputs / "cat-seed0").mkdir(parents=True)
+    state = outputs / "cat-seed0" / "run_state.json"
+    state.write_text("{}")
+    refuses(5, "/nowhere", "train", "--inline", "--overwrite", "model.path=/nowhere/model", f"output={outputs}")
+    assert state.read_text() == "{}"
+
+
+@pytest.mark.parametrize("verb", [["evaluate"], ["export", "--format", "kohya", "--out", "exported"]])
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "no UNet LoRA")],
+)
+def test_bad_adapters(verb: list[str], content: bytes | str | None, hint: str, tmp_path: Path) -> None:
+    if content == "keys":
+        save_file({"weight": tiny.torch.zeros(2)}, tmp_path / FILE_NAME)
+    elif isinstance(content, bytes):
+        (tmp_path / FILE_NAME).write_bytes(content)
+    refuses(5, hint, verb[0], str(tmp_path), *verb[1:])
+    assert not (ROOT / "exported").exists()
+
+
+def test_a_pickled_adapter(tmp_path: Path) -> None:
+    (tmp_path / "lora.bin").write_bytes(b"\x80\x04.")
+    refuses(5, "pickle", "generate", "--prompt", "a cat", "--adapter", str(tmp_path / "lora.bin"))
+
+
+def test_an_adapter_of_another_model(tmp_path: Path) -> None:
+    config = tiny.config()
+    state = DiffusionPolicy(load_pipeline(config.model), config).adapter_state()
+    save_adapter(tmp_path, {name.replace("down_blocks.1", "down_blocks.0"): t for name, t in state.items()}, config)
+    refuses(
+        5, "does not fit", "generate", "--prompt", "a cat", "--adapter", str(tmp_path), "--out", str(tmp_path / "x.png")
+    )
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_no_cluster_at_the_address(tmp_path: Path, outputs: Path) -> None:
+    config = tiny_config(tmp_path, cluster={"inline": False})
+    code, out, said = command(
+        "train", "--config", config, "--address", "127.0.0.1:1", f"output={outputs}", "--name", "x"
+    )
+    assert (code, out) == (3, "")
+    assert "127.0.0.1:1" in said.splitlines()[-1]
+    assert json.loads((outputs / "x" / "run_state.json").read_text())["state"] == "failed"
+
+
+def test_an_actor_that_fails(tmp_path: Path, outputs: Path) -> None:
+    config = tiny_config(tmp_path, reward={"clip": str(tiny.clip_folder(0))}, replay={"capacity": 1})
+    refuses_last(2, "replay.capacity", "train", "--config", config, f"output={outputs}", "--name", "x")
+
+
+def refuses_last(code: int, hint: str, *argv: str) -> None:
+    """Like `refuses`, with progress lines before the error."""
+    found, out, said = command(*argv)
+    assert hint in said.splitlines()[-1]
+    assert said.count("error: ") == 1
+    assert (found, out) == (code, "")

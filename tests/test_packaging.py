@@ -1,0 +1,77 @@
+"""What is shipped: a wheel with the five packages, the canvas and the template, and pins that fit the ranges."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import PACKAGES, ROOT
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {normal(name): Version(version) for name, _, version in (line.partition("==") for line in lines)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_constraints_are_plain_pins() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+", line), line
+
+
+@pytest.mark.parametrize(
+    "text", PROJECT["dependencies"] + [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
+)
+def test_every_range_is_bounded_and_holds_its_pin(text: str) -> None:
+    need = Requirement(text)
+    operators = {part.operator for part in need.specifier}
+    assert {">=", "<"} <= operators, "give a lower and an upper bound"
+    assert need.specifier.contains(pins()[normal(need.name)])
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_everything(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        size = sum(info.file_size for info in archive.infolist() if "/weights/" in info.filename)
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+    weights = "rl_unlearn/canvas/weights"
+    for needed in (
+        "experiments/report.html.j2",
+        "experiments/configs/canvas.yaml",
+        "rl_unlearn/canvas/build/__main__.py",
+        f"{weights}/pipeline/model_index.json",
+        f"{weights}/pipeline/unet/diffusion_pytorch_model.safetensors",
+        f"{weights}/clip-reward/open_clip_model.safetensors",
+        f"{weights}/clip-selection/open_clip_model.safetensors",
+        f"{weights}/judge-object/model.safetensors",
+        f"{weights}/judge-style/model.safetensors",
+    ):
+        assert needed in names
+    assert size <= 25 * 10**6
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert any(name.endswith("/licenses/NOTICE") for name in names)
+    assert not [name for name in names if name.endswith((".pyc", ".bin", ".pt"))]
+
+
+def test_the_entry_point_is_the_command_line() -> None:
+    from experiments.__main__ import main
+
+    assert PROJECT["scripts"] == {"rl-unlearn": "experiments.__main__:main"}
+    assert callable(main)

@@ -1,0 +1,229 @@
+"""A run on the tiny world through the real command: what lies in its folder, however the run ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import ROOT
+
+import experiments.run
+from experiments import run_folder, settings
+from experiments.__main__ import main
+from experiments.files import to_json, write_bytes
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, MachineError, TrainingError
+
+FILES = {
+    "adapter", "config.yaml", "curves.png", "evaluation.json", "metrics.jsonl", "report.html", "run_state.json",
+    "samples.png", "tensorboard",
+}  # fmt: skip
+TRAIN = (sys.executable, "-m", "experiments", "train", "--config")
+PATIENCE = 300  # seconds, on a busy machine
+SIDE = {"ua", "ira", "cra", "coherence"}
+
+
+def tiny_file(folder: Path, **overrides: Any) -> str:
+    config = tiny.config(
+        evaluation={"judge": str(tiny.clip_folder(2))}, output=str(folder / "out"), name="r", **overrides
+    )
+    file = folder / "tiny.yaml"
+    file.write_text(settings.dump(config))
+    return str(file)
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "run_state.json").read_text())
+    return content
+
+
+def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = tiny_file(tmp_path)
+    run = tmp_path / "out" / "r"
+    assert main(["train", "--config", config, "--json"]) == 0
+    said = capfd.readouterr()
+    outcome = json.loads(said.out)
+    assert outcome["report"] == str(run / "report.html")
+    assert "round 1/3" in said.err
+    assert "coherence" in said.err.lower()
+
+    assert {path.name for path in run.iterdir()} == FILES
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert set(evaluation) == {"before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts"}
+    assert set(evaluation["before"]) == set(evaluation["after"]) == SIDE
+    assert all(0 <= value <= 100 for side in ("before", "after") for value in evaluation[side].values())
+    assert evaluation["counts"]["target_images"] == 2 * len(tiny.STYLES)
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"phase", "round", "selection"} <= {row["event"] for row in rows}
+    assert [row["round"] for row in rows if row["event"] == "round"] == [1, 2, 3]
+    assert all(row["elapsed"] >= 0 for row in rows)
+    state = state_of(run)
+    assert (state["state"], state["reason"]) == ("finished", None)
+    assert state["argv"][:3] == ["python", "-m", "experiments"]
+    assert "torch" in state["packages"]
+    assert settings.load([str(run / "config.yaml")], environ={}) == settings.load([config], environ={})
+    assert list((run / "tensorboard").iterdir())
+    for picture in ("samples.png", "curves.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
+
+    assert main(["evaluate", str(run), "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again["after"] == evaluation["after"]
+    assert json.loads((run / "evaluation.json").read_text()) == evaluation
+
+    assert main(["train", "--config", config]) == 2
+    assert state_of(run) == state
+    assert main(["train", "--config", config, "--overwrite", "--no-evaluate", "tensorboard=false", "concept=dog"]) == 0
+    assert {path.name for path in run.iterdir()} == FILES - {"evaluation.json", "samples.png", "tensorboard"}
+
+
+def start(tmp_path: Path, *argv: str) -> subprocess.Popen[str]:
+    """A long run in its own process, once it is training."""
+    config = tiny_file(tmp_path, loop={"rounds": 5000})
+    process = subprocess.Popen(
+        [*TRAIN, config, "--no-evaluate", *argv],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "out" / "r" / "metrics.jsonl"
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        if metrics.exists() and '"round"' in metrics.read_text():
+            return process
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+def stops(process: subprocess.Popen[str], number: signal.Signals, code: int, run: Path) -> None:
+    process.send_signal(number)
+    said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == code
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
+    state = state_of(run)
+    assert (state["state"], state["reason"]) == ("stopped", number.name)
+
+
+@pytest.mark.slow
+def test_sigint_stops_the_run_in_order(tmp_path: Path) -> None:
+    stops(start(tmp_path), signal.SIGINT, 130, tmp_path / "out" / "r")
+
+
+@pytest.mark.slow
+def test_a_second_run_of_the_name_waits_and_sigterm_stops_the_first(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    second = subprocess.run(
+        [*TRAIN, str(tmp_path / "tiny.yaml"), "--overwrite", "--no-evaluate"],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert "another run" in second.stderr
+    assert state_of(tmp_path / "out" / "r")["pid"] == process.pid
+    stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
+
+
+# -- ways to end, around a training that is told how -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "state", "reason"),
+    [
+        (
+            TrainingError("reward is not finite: lower learner.lr"),
+            4,
+            "failed",
+            "reward is not finite: lower learner.lr",
+        ),
+        (ZeroDivisionError("x"), 4, "failed", "training failed: ZeroDivisionError: x"),
+        (MachineError("the cluster is full"), 3, "failed", "the cluster is full"),
+        (KeyboardInterrupt(), 130, "stopped", "SIGINT"),
+    ],
+)
+def test_failures_are_on_record(
+    error: BaseException, code: int, state: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(config: Config, listen: Any, spill: Path | None) -> None:
+        listen("phase", {"phase": "starting actors"})
+        listen("round", {"round": 1, "rounds": 9, "reward": float("nan"), "ess": [0.5, 1.0]})
+        raise error
+
+    monkeypatch.setattr(experiments.run, "train", fail)
+    assert main(["train", "--config", tiny_file(tmp_path), "--no-evaluate"]) == code
+    assert "Traceback" not in capsys.readouterr().err
+    found = state_of(tmp_path / "out" / "r")
+    assert found["state"] == state
+    assert found["reason"].startswith(reason)
+    assert found["finished"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[1]["reward"] is None
+    assert ("traceback" in found) == isinstance(error, ZeroDivisionError)
+
+
+def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import recorder
+
+    class Broken:
+        def add_scalar(self, *_: object) -> None:
+            raise OSError("disk gone")
+
+        def close(self) -> None: ...
+
+    class Silent:
+        shown: list[str]
+
+        def __init__(self) -> None:
+            self.shown = []
+
+        def start(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def show(self, event: str, row: dict[str, Any]) -> None:
+            self.shown.append(event)
+
+    monkeypatch.setattr(recorder, "_open_board", lambda _: Broken())
+    progress = Silent()
+    with recorder.Recorder(run_folder.RunFolder(tmp_path), progress, tensorboard=True) as record:
+        record("round", {"round": 1, "reward": 1.0})
+        record("round", {"round": 2, "reward": 2.0})
+    assert progress.shown == ["warning", "round", "round"]
+
+
+def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f"
+    write_bytes(file, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="No space left"):
+        write_bytes(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_is_strict() -> None:
+    import numpy as np
+    import torch
+
+    content = {"a": float("inf"), "b": np.float32(0.5), "c": torch.ones(2), "d": (1, None, True), "e": Path("x")}
+    assert json.loads(to_json(content)) == {"a": None, "b": 0.5, "c": [1.0, 1.0], "d": [1, None, True], "e": "x"}
+
+
+def test_reserving_changes_nothing(tmp_path: Path) -> None:
+    config = tiny.config(output=str(tmp_path / "a" / "b"), name="x")
+    run_folder.reserve(config, overwrite=False)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        run_folder.reserve(config, overwrite=True)
