@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.throughput
 
-The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner over every step of every
-image; start-up and warm-up are left out.
+The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner over every step of
+every image; start-up and warm-up are left out.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -57,7 +58,7 @@ def loop() -> float:
             ends.append(row["seconds"])
 
     train(config, listen)
-    return config.rollout.images / statistics.median(b - a for a, b in zip(ends[2:], ends[3:], strict=False))
+    return config.rollout.images / statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
 
 
 if __name__ == "__main__":
