@@ -12,8 +12,8 @@ from learner.diagnostics import Metrics
 from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
-from rl_unlearn.ddim import step
-from rl_unlearn.errors import TrainingError
+from rl_unlearn.ddim import MIN_STD, step
+from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.estimators import PromptStatistics, gae, standardised, vtrace
 from rl_unlearn.losses import clip_per_dimension, clipped_policy_loss, importance_ratio, pathwise_loss
 from rl_unlearn.noise import generator
@@ -44,6 +44,8 @@ class Learner:
         self._config = config
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+        if len(self._policy.schedule.learned) == 0:
+            raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._parameters = self._policy.parameters()
         self._optimizer = torch.optim.AdamW(

@@ -59,7 +59,8 @@ def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> floa
 
 def effective_sample_size(ratio: Float[Tensor, " batch"]) -> float:
     """Kish's effective share of samples, ``(sum w)^2 / (n sum w^2)``, in (0, 1]."""
-    return float(ratio.sum() ** 2 / (len(ratio) * ratio.square().sum()))
+    weights = ratio.double()
+    return min(1.0, float(weights.sum() ** 2 / (len(weights) * weights.square().sum())))
 
 
 def explained_variance(values: Float[Tensor, " batch"], returns: Float[Tensor, " batch"]) -> float:

@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rl_unlearn import canvas
@@ -52,7 +53,7 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
             requires_safety_checker=False,
             dtype=torch.float32,
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"model.path {model.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel.
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
