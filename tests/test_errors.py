@@ -1,9 +1,9 @@
 """Every mistake a user can make: one line, the documented exit code, and nothing half-written."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,11 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 from experiments import settings
+from experiments.__main__ import main
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+
+Refuses = Callable[..., None]
 
 
 @pytest.fixture
@@ -22,20 +25,29 @@ def outputs(tmp_path: Path) -> Path:
 
 
 def command(*argv: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the real command on a machine without a GPU."""
+    """Exit code, stdout and stderr of the real command in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", *argv],
-        cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [sys.executable, "-m", "experiments", *argv], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     return done.returncode, done.stdout, done.stderr
 
 
-def refuses(code: int, hint: str, *argv: str) -> None:
-    found, out, said = command(*argv)
-    assert len(said.splitlines()) == 1, said
-    assert said.startswith("error: ")
-    assert hint in said
-    assert (found, out) == (code, "")
+@pytest.fixture
+def refuses(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refuses:
+    """Runs the command here, as on a machine without a GPU: one error line, its exit code, nothing on stdout."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(ROOT)
+
+    def check(code: int, hint: str, *argv: str) -> None:
+        capfd.readouterr()
+        found = main(argv)
+        out, said = capfd.readouterr()
+        assert len(said.splitlines()) == 1, said
+        assert said.startswith("error: ")
+        assert hint in said
+        assert (found, out) == (code, "")
+
+    return check
 
 
 def tiny_config(folder: Path, **overrides: object) -> str:
@@ -61,16 +73,16 @@ def tiny_config(folder: Path, **overrides: object) -> str:
         ("name=..", 2, "letters"),
     ],
 )
-def test_bad_overrides(override: str, code: int, hint: str, outputs: Path) -> None:
+def test_bad_overrides(refuses: Refuses, override: str, code: int, hint: str, outputs: Path) -> None:
     refuses(code, hint, "train", "--inline", f"output={outputs}", override)
     assert not outputs.exists()
 
 
-def test_missing_config_file(outputs: Path) -> None:
+def test_missing_config_file(refuses: Refuses, outputs: Path) -> None:
     refuses(2, "none.yaml", "train", "--config", "none.yaml", f"output={outputs}")
 
 
-def test_pickled_weights(tmp_path: Path, outputs: Path) -> None:
+def test_pickled_weights(refuses: Refuses, tmp_path: Path, outputs: Path) -> None:
     unet = tmp_path / "model" / "unet"
     unet.mkdir(parents=True)
     (tmp_path / "model" / "model_index.json").write_text("{}")
@@ -79,7 +91,7 @@ def test_pickled_weights(tmp_path: Path, outputs: Path) -> None:
     assert not outputs.exists()
 
 
-def test_a_prompt_list_with_a_line_of_a_megabyte(tmp_path: Path, outputs: Path) -> None:
+def test_a_prompt_list_with_a_line_of_a_megabyte(refuses: Refuses, tmp_path: Path, outputs: Path) -> None:
     (tmp_path / "long.txt").write_text("a cat\n" + "x" * 2**20 + "\n")
     (tmp_path / "keep.txt").write_text("a dog\n")
     refuses(5, "line 2", "generate", "--prompts", str(tmp_path / "long.txt"), "--out", str(tmp_path / "x.png"))
@@ -91,12 +103,12 @@ def test_a_prompt_list_with_a_line_of_a_megabyte(tmp_path: Path, outputs: Path) 
     assert not (tmp_path / "x.png").exists()
 
 
-def test_output_below_a_file(tmp_path: Path) -> None:
+def test_output_below_a_file(refuses: Refuses, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refuses(3, "cannot write", "train", f"output={tmp_path / 'file' / 'runs'}")
 
 
-def test_a_run_is_not_overwritten_unasked(outputs: Path) -> None:
+def test_a_run_is_not_overwritten_unasked(refuses: Refuses, outputs: Path) -> None:
     (outputs / "mine").mkdir(parents=True)
     precious = outputs / "mine" / "thesis.txt"
     precious.write_text("words")
@@ -105,14 +117,14 @@ def test_a_run_is_not_overwritten_unasked(outputs: Path) -> None:
     assert precious.read_text() == "words"
 
 
-def test_a_name_that_leads_out(outputs: Path, tmp_path: Path) -> None:
+def test_a_name_that_leads_out(refuses: Refuses, outputs: Path, tmp_path: Path) -> None:
     outputs.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (outputs / "link").symlink_to(tmp_path / "elsewhere")
     refuses(2, "leads out", "train", "--name", "link", "--overwrite", f"output={outputs}")
 
 
-def test_a_bad_second_start_leaves_the_first_run(outputs: Path) -> None:
+def test_a_bad_second_start_leaves_the_first_run(refuses: Refuses, outputs: Path) -> None:
     (outputs / "cat-seed0").mkdir(parents=True)
     state = outputs / "cat-seed0" / "run_state.json"
     state.write_text("{}")
@@ -124,8 +136,11 @@ def test_a_bad_second_start_leaves_the_first_run(outputs: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "hint"),
     [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "no UNet LoRA")],
+    ids=["missing", "empty", "noise", "other keys"],
 )
-def test_bad_adapters(verb: list[str], content: bytes | str | None, hint: str, tmp_path: Path) -> None:
+def test_bad_adapters(
+    refuses: Refuses, verb: list[str], content: bytes | str | None, hint: str, tmp_path: Path
+) -> None:
     if content == "keys":
         save_file({"weight": tiny.torch.zeros(2)}, tmp_path / FILE_NAME)
     elif isinstance(content, bytes):
@@ -134,12 +149,12 @@ def test_bad_adapters(verb: list[str], content: bytes | str | None, hint: str, t
     assert not (ROOT / "exported").exists()
 
 
-def test_a_pickled_adapter(tmp_path: Path) -> None:
+def test_a_pickled_adapter(refuses: Refuses, tmp_path: Path) -> None:
     (tmp_path / "lora.bin").write_bytes(b"\x80\x04.")
     refuses(5, "pickle", "generate", "--prompt", "a cat", "--adapter", str(tmp_path / "lora.bin"))
 
 
-def test_an_adapter_of_another_model(tmp_path: Path) -> None:
+def test_an_adapter_of_another_model(refuses: Refuses, tmp_path: Path) -> None:
     config = tiny.config()
     state = DiffusionPolicy(load_pipeline(config.model), config).adapter_state()
     save_adapter(tmp_path, {name.replace("down_blocks.1", "down_blocks.0"): t for name, t in state.items()}, config)
@@ -149,6 +164,7 @@ def test_an_adapter_of_another_model(tmp_path: Path) -> None:
     assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.slow
 def test_no_cluster_at_the_address(tmp_path: Path, outputs: Path) -> None:
     config = tiny_config(tmp_path, cluster={"inline": False})
     code, out, said = command(
@@ -159,14 +175,16 @@ def test_no_cluster_at_the_address(tmp_path: Path, outputs: Path) -> None:
     assert json.loads((outputs / "x" / "run_state.json").read_text())["state"] == "failed"
 
 
-def test_an_actor_that_fails(tmp_path: Path, outputs: Path) -> None:
-    config = tiny_config(tmp_path, reward={"clip": str(tiny.clip_folder(0))}, replay={"capacity": 1})
-    refuses_last(2, "replay.capacity", "train", "--config", config, f"output={outputs}", "--name", "x")
-
-
-def refuses_last(code: int, hint: str, *argv: str) -> None:
-    """Like `refuses`, with progress lines before the error."""
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["config", "show", "learner.lrr=1"], 2),
+        pytest.param(["train", "--inline", "model.path=/nowhere", "output=/tmp/never-made"], 5, marks=pytest.mark.slow),
+    ],
+)
+def test_the_process_itself_ends_so(argv: list[str], code: int) -> None:
     found, out, said = command(*argv)
-    assert hint in said.splitlines()[-1]
-    assert said.count("error: ") == 1
     assert (found, out) == (code, "")
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("error: ")
+    assert not Path("/tmp/never-made").exists()
