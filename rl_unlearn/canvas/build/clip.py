@@ -22,7 +22,7 @@ from rl_unlearn.canvas.build.training import Curve, RunningAverage, bfloat16, co
 from rl_unlearn.canvas.clip import load_clip, normalise
 
 SEEDS = {"reward": 21, "selection": 22}
-STEPS = {"reward": 3000, "selection": 2400}
+STEPS = {"reward": 3000, "selection": 1800}
 BATCH = 128
 SMOOTHING = 0.05
 

@@ -18,7 +18,7 @@ from rl_unlearn.canvas.build.training import Curve
 from rl_unlearn.canvas.clip import load_clip
 
 SEEDS = {"reward": 71, "selection": 72}
-STEPS = {"reward": 2200, "selection": 1500}
+STEPS = {"reward": 1500, "selection": 900}
 STRENGTH = {"reward": 1.0, "selection": 1.3}
 PEAK = 1e-3
 ADVERSARIAL = 32
