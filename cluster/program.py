@@ -56,7 +56,9 @@ def _check(config: Config) -> None:
     rounds = config.replay.max_lag // updates + ahead + 1 if config.loop.mode == "sync" else ahead + 1
     needed = config.critic.warmup_images + rounds * images
     if config.replay.capacity < needed:
-        raise ConfigError(f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at least {needed}")
+        raise ConfigError(
+            f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at least {needed}"
+        )
 
 
 async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> Result:
@@ -115,15 +117,17 @@ def _ray_actors(config: Config, spill: Path | None) -> Iterator[Handles]:
 
     # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
     # The others hold state that a restart would lose; their death ends the run.
-    yield Handles(
-        rollouts=[
-            spawn(RolloutActor, i, config, max_restarts=_RESTARTS, max_task_retries=_RESTARTS) for i in range(count)
-        ],
-        critic=spawn(CriticActor, count, config),
-        learner=spawn(Learner, count + 1, config),
-        replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
-    )
-    remove_placement_group(group)
+    try:
+        yield Handles(
+            rollouts=[
+                spawn(RolloutActor, i, config, max_restarts=_RESTARTS, max_task_retries=_RESTARTS) for i in range(count)
+            ],
+            critic=spawn(CriticActor, count, config),
+            learner=spawn(Learner, count + 1, config),
+            replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
+        )
+    finally:
+        remove_placement_group(group)  # ends the actors, too
 
 
 def _plain(error: Exception) -> Exception:

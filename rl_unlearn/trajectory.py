@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.errors import DataError
@@ -41,7 +41,7 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: Int[Tensor, " rows"] | slice) -> "Trajectory":
+    def __getitem__(self, index: Int[Tensor, " rows"] | Bool[Tensor, " rows"] | slice) -> "Trajectory":
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @staticmethod
