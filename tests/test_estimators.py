@@ -71,11 +71,7 @@ def slow_vtrace(values, rewards, ratios, bar):
         rho = [min(bar, w) for w in ratios[n]]
         c = [min(bar, w) for w in ratios[n]]
         v = [
-            V[s]
-            + sum(
-                math.prod(c[i] for i in range(s, t)) * rho[t] * (r[t] + V[t + 1] - V[t])
-                for t in range(s, T)
-            )
+            V[s] + sum(math.prod(c[i] for i in range(s, t)) * rho[t] * (r[t] + V[t + 1] - V[t]) for t in range(s, T))
             for s in range(T)
         ] + [0.0]
         for s in range(T):

@@ -44,7 +44,8 @@ def test_object_prefix_is_the_same_concept():
 
 
 @pytest.mark.parametrize(
-    ("concept", "suggestion"), [("cta", "'cat'"), ("style:falt", "'style:flat'"), ("noto", "'style:noto'"), ("xyzzy", None)]
+    ("concept", "suggestion"),
+    [("cta", "'cat'"), ("style:falt", "'style:flat'"), ("noto", "'style:noto'"), ("xyzzy", None)],
 )
 def test_an_unknown_concept_is_refused_with_a_suggestion(concept, suggestion):
     with pytest.raises(ConfigError) as caught:

@@ -5,7 +5,6 @@ import collections
 from typing import Any
 
 import pyarrow as pa
-import pytest
 import tiny
 import torch
 

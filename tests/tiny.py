@@ -1,6 +1,7 @@
-"""A tiny world for tests: a Stable Diffusion folder and two open_clip folders with random weights, and its configuration."""
+"""A tiny world for tests: a Stable Diffusion and two open_clip folders with random weights, and a configuration."""
 
 import atexit
+import copy
 import functools
 import json
 import shutil
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rl_unlearn.config import Config
+from rl_unlearn.config import Config, Model
+from rl_unlearn.policy import load_pipeline
 
 OBJECTS = ("cat", "dog", "fish")
 STYLES = ("flat", "noto")
@@ -92,6 +95,23 @@ def clip_folder(seed: int = 0) -> Path:
     return folder
 
 
+@functools.cache
+def _loaded(path: str) -> StableDiffusionPipeline:
+    return load_pipeline(Model(path=path))
+
+
+def load_quickly(model: Model) -> StableDiffusionPipeline:
+    """What load_pipeline gives, without reading the folder again."""
+    return copy.deepcopy(_loaded(model.path))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learners and rollout actors made in this process load their pipeline quickly."""
+    monkeypatch.setattr("learner.learner.load_pipeline", load_quickly)
+    monkeypatch.setattr("actors.rollout.load_pipeline", load_quickly)
+
+
 _SETTINGS: dict[str, dict[str, Any]] = {
     "sampler": {"steps": 4},
     "lora": {"rank": 2},
@@ -114,5 +134,5 @@ def config(**overrides: Any) -> Config:
     tree["reward"] = {"clip": str(clip_folder(0))}
     tree["selection"]["clip"] = str(clip_folder(1))
     for key, value in overrides.items():
-        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
+        tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
     return Config(**tree)

@@ -1,0 +1,207 @@
+"""The critic: what it depends on, its gradient, its trunk, and that it learns."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from actors.critic import CriticActor
+from rl_unlearn.critic import Critic, action_gradients, timestep_features
+from rl_unlearn.errors import DataError
+from rl_unlearn.noise import generator
+from rl_unlearn.trajectory import Trajectory
+from rl_unlearn.zeroshot import load_open_clip
+
+CONDITION = 7
+
+
+def make(grid: int = 2, size: int = 8) -> Critic:
+    clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
+    torch.manual_seed(0)
+    critic = Critic(clip, 4, size, grid, CONDITION)
+    nn.init.normal_(critic.head[-1].weight)  # it starts at zero, so that every value does
+    return critic
+
+
+def inputs(batch: int = 3, size: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    latents = torch.randn(batch, 4, size, size, generator=draw)
+    return latents, torch.tensor([900, 500, 0])[:batch], torch.randn(batch, CONDITION, generator=draw)
+
+
+def test_values_start_at_zero():
+    clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
+    assert torch.equal(Critic(clip, 4, 8, 2, CONDITION)(*inputs()), torch.zeros(3))
+
+
+def test_values_depend_on_latents_timestep_and_condition():
+    critic = make()
+    latents, timesteps, condition = inputs()
+    values = critic(latents, timesteps, condition)
+    others = [
+        critic(latents + 0.5, timesteps, condition),
+        critic(latents, timesteps.flip(0) + 1, condition),
+        critic(latents, timesteps, condition + 0.5),
+    ]
+    for other in others:
+        assert ((values - other).abs() > 1e-3).all()
+
+
+def test_a_value_does_not_depend_on_its_company():
+    critic = make()
+    latents, timesteps, condition = inputs()
+    together = critic(latents, timesteps, condition)
+    for row in range(3):
+        one = slice(row, row + 1)
+        torch.testing.assert_close(together[one], critic(latents[one], timesteps[one], condition[one]))
+
+
+def test_timestep_features_tell_all_timesteps_apart():
+    features = timestep_features(torch.arange(1000), 64)
+    distances = torch.cdist(features, features) + torch.eye(1000) * 9
+    assert distances.min() > 0.05
+    assert timestep_features(torch.tensor([0]), 4).tolist() == [[1, 1, 0, 0]]
+
+
+def test_action_gradients_are_finite_differences():
+    critic = make().double()
+    latents, timesteps, condition = (v.double() if v.is_floating_point() else v for v in inputs())
+    # The features of the timestep are fp32: let the network see them as float64.
+    critic.timestep.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    values, gradients = action_gradients(critic, latents, timesteps, condition)
+    assert not values.requires_grad
+    assert gradients.shape == latents.shape
+    draw = torch.Generator().manual_seed(2)
+    for _ in range(5):
+        direction = torch.randn(latents.shape, generator=draw).double()
+        ahead = critic(latents + 1e-5 * direction, timesteps, condition)
+        behind = critic(latents - 1e-5 * direction, timesteps, condition)
+        slope = (gradients * direction).flatten(1).sum(dim=1)
+        torch.testing.assert_close(slope, ((ahead - behind) / 2e-5).detach(), rtol=1e-5, atol=1e-7)
+    assert all(p.grad is None for p in critic.parameters()), "action gradients must not train the critic"
+
+
+def test_the_trunk_is_clips():
+    clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
+    critic = Critic(clip, 4, 16, 4, CONDITION)  # the grid of this CLIP: positions are taken as they are
+    for ours, theirs in (
+        (critic.trunk, clip.visual.transformer),
+        (critic.norm_in, clip.visual.ln_pre),
+        (critic.norm_out, clip.visual.ln_post),
+    ):
+        state, expected = ours.state_dict(), theirs.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[k], expected[k]) for k in state)
+    assert torch.equal(critic.positions, clip.visual.positional_embedding)
+    assert torch.equal(critic.class_token, clip.visual.class_embedding)
+    assert all(p.requires_grad for p in critic.parameters())
+    assert not any(p.requires_grad for p in clip.parameters()), "the reward CLIP must stay frozen"
+    with torch.no_grad():
+        critic.trunk.resblocks[0].ln_1.weight.add_(1)
+    assert not torch.equal(critic.trunk.resblocks[0].ln_1.weight, clip.visual.transformer.resblocks[0].ln_1.weight)
+
+
+def test_the_trunk_computes_what_clip_does():
+    clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
+    critic = Critic(clip, 4, 16, 4, CONDITION)
+    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
+    visual = clip.visual
+    with torch.no_grad():
+        expected = visual.ln_post(visual.transformer(visual.ln_pre(tokens + visual.positional_embedding)))
+        ours = critic.norm_out(critic.trunk(critic.norm_in(tokens + critic.positions)))
+        torch.testing.assert_close(ours, expected)
+        # Rows of the batch are sequences of their own: attention runs over tokens, not over the batch.
+        alone = critic.norm_out(critic.trunk(critic.norm_in(tokens[:1] + critic.positions)))
+        torch.testing.assert_close(ours[:1], alone)
+
+
+@pytest.mark.parametrize(("size", "grid", "tokens"), [(8, 2, 4), (8, 8, 64), (8, 64, 64), (16, 4, 16), (4, 4, 16)])
+def test_positions_are_resampled_to_the_grid(size, grid, tokens):
+    critic = make(grid, size)
+    assert critic.positions.shape == (tokens + 1, 32)
+    assert critic(*inputs(size=size)).shape == (3,)
+    assert torch.isfinite(critic.positions).all()
+
+
+def test_a_clip_without_a_vit_is_refused():
+    with pytest.raises(DataError, match="ViT"):
+        Critic(type("Clip", (nn.Module,), {"visual": nn.Linear(2, 2)})(), 4, 8, 2, CONDITION)
+
+
+# -- the actor ---------------------------------------------------------------------------------------------------------
+
+
+def trajectories(count: int = 24, steps: int = 4) -> Trajectory:
+    """The reward is plain to see in the latents: the mean of the first channel, plus 2 for even prompts."""
+    draw = generator("critic test")
+    latents = torch.randn(count, steps + 1, *tiny.SHAPE, generator=draw)
+    signal = torch.randn(count, generator=draw)
+    latents[:, :, 0] += signal[:, None, None, None]
+    prompts = torch.arange(count) % 6
+    return Trajectory(
+        ids=torch.arange(count),
+        rounds=torch.zeros(count, dtype=torch.int64),
+        policy_versions=torch.zeros(count, dtype=torch.int64),
+        prompts=prompts,
+        latents=latents,
+        log_probs=torch.zeros(count, steps),
+        rewards=signal + 2.0 * (prompts % 2 == 0),
+        evidence=torch.zeros(count),
+    )
+
+
+def test_fit_learns_and_is_deterministic():
+    config = tiny.config(critic={"minibatch": 32, "lr": 3e-3})
+    batch = trajectories()
+    one, other = CriticActor(config), CriticActor(config)
+    variance = batch.rewards.var(correction=0).item()
+    before = (one.score(batch, False).values - batch.rewards[:, None]).square().mean().item()
+    assert before > variance
+    metrics = one.fit(batch, 60, 0)
+    torch.manual_seed(99)
+    assert other.fit(batch, 60, 0) == metrics
+    after = one.score(batch, False).values
+    assert torch.equal(after, other.score(batch, False).values)
+    assert (after - batch.rewards[:, None]).square().mean().item() < 0.4 * variance
+    assert one.fit(batch, 0, 1) == {"critic_loss": 0.0}
+
+
+def test_score_values_every_level_and_gradients_belong_to_the_actions():
+    actor = CriticActor(tiny.config(critic={"lr": 3e-3}))
+    batch = trajectories(6)
+    actor.fit(batch, 5, 0)
+    plain, full = actor.score(batch, False), actor.score(batch, True)
+    assert plain.action_gradients is None
+    assert plain.values.shape == (6, 5)
+    torch.testing.assert_close(plain.values, full.values)
+    assert full.action_gradients is not None
+    assert full.action_gradients.shape == (6, 4, *tiny.SHAPE)
+    # Step k's action is state k + 1 at level k + 1: nudge it along its gradient and that value alone rises.
+    for k in range(4):
+        latents = batch.latents.clone()
+        gradient = full.action_gradients[:, k]
+        latents[:, k + 1] += 1e-2 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+        nudged = actor.score(Trajectory(**{**vars(batch), "latents": latents}), False).values
+        change = nudged - plain.values
+        expected = 1e-2 * gradient.flatten(1).norm(dim=1)
+        torch.testing.assert_close(change[:, k + 1], expected, rtol=0.05, atol=1e-5)
+        change[:, k + 1] = 0
+        assert torch.equal(change, torch.zeros_like(change))
+
+
+def test_the_same_latents_have_another_value_at_another_level_or_prompt():
+    actor = CriticActor(tiny.config(critic={"lr": 3e-3}))
+    batch = trajectories(6)
+    actor.fit(batch, 5, 0)
+    same = batch.latents[:1, :1].expand(6, 5, *tiny.SHAPE).clone()
+    values = actor.score(Trajectory(**{**vars(batch), "latents": same}), False).values
+    assert len(values[0].unique()) == 5
+    assert len(values[:, 0].unique()) == 6
+
+
+def test_half_precision_latents_are_read_in_fp32():
+    actor = CriticActor(tiny.config())
+    batch = trajectories(3)
+    half = Trajectory(**{**vars(batch), "latents": batch.latents.bfloat16()})
+    actor.fit(half, 2, 0)
+    assert actor.score(half, True).values.dtype == torch.float32

@@ -1,0 +1,240 @@
+"""The learner: an update changes the adapter and nothing else, holds the budget, and refuses to go on blindly."""
+
+import dataclasses
+import math
+
+import pytest
+import tiny
+import torch
+from test_ratio import collect, scored
+from tiny import quick  # noqa: F401
+
+from learner.learner import MAX_SKIPPED, Learner
+from rl_unlearn.adapter import digest
+from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.trajectory import Scored, Trajectory
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def ready(**changes) -> tuple[Learner, Scored]:
+    config = tiny.config(**changes)
+    learner = Learner(config)
+    return learner, scored(collect(config, learner))
+
+
+def test_an_update_changes_the_adapter_and_nothing_else():
+    learner, batch = ready()
+    before, base = learner.weights(), learner.base_digest()
+    frozen = {n: p.clone() for n, p in learner._policy.unet.named_parameters() if ".lora_" not in n}
+    metrics = learner.update(batch)
+    after = learner.weights()
+    assert (before.version, after.version, metrics["policy_version"]) == (0, 1, 1)
+    assert before.digest != after.digest == digest(after.state)
+    assert all(torch.equal(p, frozen[n]) for n, p in learner._policy.unet.named_parameters() if n in frozen)
+    assert learner.base_digest() == base
+    assert metrics["skipped_steps"] == 0
+    assert metrics["grad_norm"] > 0
+    learner.update(batch)
+    assert learner.weights().version == 2
+    assert learner.weights().digest != after.digest
+    assert digest(before.state) == before.digest, "weights handed over must not change under the receiver"
+
+
+@pytest.mark.parametrize("name", ["terminal", "critic", "vtrace", "pathwise"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_every_estimator_runs(name, dtype):
+    learner, batch = ready(estimator={"name": name}, model={"dtype": dtype})
+    before = learner.weights().digest
+    metrics = learner.update(batch)
+    assert learner.weights().digest != before
+    flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list)}
+    assert all(math.isfinite(v) for v in flat.values()), flat
+    assert len(metrics["explained_variance"]) == 5
+
+
+@pytest.mark.parametrize("name", ["critic", "pathwise"])
+def test_an_update_is_deterministic(name):
+    digests = set()
+    for _ in range(2):
+        learner, batch = ready(estimator={"name": name})
+        learner.keep(batch.trajectory)
+        learner.update(batch)
+        digests.add(learner.weights().digest)
+        torch.manual_seed(7)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", ["critic", "pathwise"])
+def test_accumulation_gives_the_same_update(name):
+    states = []
+    for microbatch in (3, 64):
+        learner, batch = ready(
+            estimator={"name": name}, learner={"microbatch": microbatch, "minibatches": 1, "kl_states": 10}
+        )
+        learner.keep(batch.trajectory)
+        # AdamW's first step is the sign of the gradient: compare gradients, not steps.
+        learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
+        metrics = learner.update(batch)
+        states.append((learner.weights().state, metrics["grad_norm"]))
+    (one, norm), (other, other_norm) = states
+    assert norm == pytest.approx(other_norm, rel=1e-4)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=1e-4)
+
+
+def test_minibatches_are_steps_of_their_own():
+    one, batch = ready(learner={"minibatches": 1})
+    one.update(batch)
+    four, batch = ready(learner={"minibatches": 4})
+    metrics = four.update(batch)
+    assert one.weights().digest != four.weights().digest
+    assert metrics["ratio_max"] > metrics["first_ratio_max"] == 1.0, "later minibatches see the moved policy"
+
+
+def test_pathwise_updates_raise_the_value_they_follow():
+    # The critic's gradient points everywhere along +1: the mean of the actions must rise, and fall for -1.
+    moved = []
+    for sign in (1.0, -1.0):
+        config = tiny.config(learner={"minibatches": 1, "lr": 1e-2})
+        learner = Learner(config)
+        trajectory = collect(config, learner)
+        for _ in range(5):
+            learner.update(scored(trajectory, fill=sign))
+        after = collect(config, learner)
+        moved.append((after.latents[:, 1:3].mean() - trajectory.latents[:, 1:3].mean()).item())
+    assert moved[0] > 1e-3
+    assert moved[1] < -1e-3
+
+
+def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
+    config = tiny.config(estimator={"name": "critic"}, learner={"minibatches": 1, "clip_range": 1e4, "lr": 3e-3})
+    learner = Learner(config)
+    trajectory = collect(config, learner)
+    good = torch.arange(len(trajectory)) % 2 == 0
+    rewards = torch.where(good, 1.0, -1.0)
+    batch = Scored(dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None)
+    for _ in range(6):
+        learner.update(batch)
+    ratios = learner._ratios(trajectory)[:, learner._policy.schedule.learned]
+    assert ratios[good].mean() > ratios[~good].mean()
+
+
+def test_the_pool_holds_learned_steps_of_retained_prompts_only():
+    config = tiny.config()
+    learner = Learner(config)
+    trajectory = collect(config, learner)
+    learned = learner._policy.schedule.learned
+    retained = [i for i, p in enumerate(trajectory.prompts.tolist()) if p >= 2]  # prompts 0 and 1 are the cats
+    assert 0 < len(learned) < 4
+    assert 0 < len(retained) < len(trajectory)
+    assert learner.keep(trajectory) == len(retained) * len(learned)
+    pool = learner._retention._pool
+    assert pool is not None
+    assert set(pool.prompts.tolist()) == {trajectory.prompts[i].item() for i in retained}
+    assert set(pool.steps.tolist()) == set(learned.tolist())
+    for row in range(len(pool.steps)):
+        source = trajectory.latents[retained[row // len(learned)], pool.steps[row]]
+        assert torch.equal(pool.latents[row], source)
+
+
+def test_no_retained_trajectory_is_no_pool():
+    config = tiny.config()
+    learner = Learner(config)
+    trajectory = collect(config, learner)
+    targets = torch.tensor([i for i, p in enumerate(trajectory.prompts.tolist()) if p < 2])
+    assert learner.keep(trajectory[targets]) == 0
+    assert math.isnan(learner.update(scored(trajectory))["kl"])
+
+
+def test_the_multiplier_rises_above_the_budget_and_falls_below():
+    learner, batch = ready(learner={"kl_budget": 1e-9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1})
+    learner.keep(batch.trajectory)
+    first = learner.update(batch)
+    assert first["kl"] == pytest.approx(0, abs=1e-12), "before the first step the policy is the frozen model"
+    assert first["kl_weight"] == pytest.approx(0.1 * math.exp(-0.5), rel=1e-5)
+    second = learner.update(batch)
+    assert second["kl"] > 1e-9
+    assert second["kl_weight"] == pytest.approx(0.1, rel=1e-5)
+    generous, batch = ready(learner={"kl_budget": 1e9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1})
+    generous.keep(batch.trajectory)
+    weights = [generous.update(batch)["kl_weight"] for _ in range(3)]
+    assert weights == pytest.approx([0.1 * math.exp(-0.5 * n) for n in (1, 2, 3)], rel=1e-4)
+
+
+def test_a_heavy_multiplier_keeps_the_policy_close():
+    drift = []
+    for weight in (0.0, 1e4):
+        learner, batch = ready(learner={"kl_weight": weight, "kl_rate": 0.0, "lr": 1e-2})
+        learner.keep(batch.trajectory)
+        for _ in range(4):
+            metrics = learner.update(batch)
+        drift.append(metrics["kl"])
+    assert drift[1] < drift[0]
+
+
+def poisoned(batch: Scored) -> Scored:
+    assert batch.action_gradients is not None
+    return dataclasses.replace(batch, action_gradients=batch.action_gradients * float("nan"))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_non_finite_gradients_are_skipped_and_then_fatal(dtype):
+    learner, batch = ready(learner={"minibatches": 1}, model={"dtype": dtype})
+    before = learner.weights().digest
+    metrics = learner.update(poisoned(batch))
+    assert metrics["skipped_steps"] == 1
+    assert learner.weights().digest == before
+    assert learner.update(batch)["skipped_steps"] == 0
+    assert learner.weights().digest != before
+    for _ in range(MAX_SKIPPED - 1):
+        learner.update(poisoned(batch))
+    with pytest.raises(TrainingError, match="not finite"):
+        learner.update(poisoned(batch))
+
+
+def test_rewards_and_rates_are_reported_by_kind_of_prompt():
+    learner, batch = ready()
+    trajectory = batch.trajectory
+    target = trajectory.prompts < 2
+    rewards = torch.where(target, 3.0, -1.0)
+    evidence = torch.where(target, 0.25, 0.75)
+    metrics = learner.update(scored(dataclasses.replace(trajectory, rewards=rewards, evidence=evidence)))
+    assert (metrics["reward"], metrics["retain_reward"]) == (3.0, -1.0)
+    assert (metrics["forget_rate"], metrics["retain_rate"]) == (0.75, 0.75)
+
+
+def test_a_batch_of_one_kind_only():
+    learner, batch = ready()
+    targets = (batch.trajectory.prompts < 2).nonzero().flatten()
+    metrics = learner.update(scored(batch.trajectory[targets]))
+    assert "retain_reward" not in metrics
+    assert "reward" in metrics
+
+
+def test_more_minibatches_than_pairs():
+    learner, batch = ready(learner={"minibatches": 50})
+    metrics = learner.update(scored(batch.trajectory[:1]))
+    assert metrics["policy_version"] == 1
+
+
+def test_a_sampler_too_quiet_to_learn_from_is_refused():
+    with pytest.raises(ConfigError, match=r"sampler\.eta"):
+        Learner(tiny.config(sampler={"eta": 0.001}))
+
+
+def test_trajectories_of_several_versions():
+    learner, batch = ready()
+    versions = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
+    for _ in range(2):
+        learner.update(batch)
+    metrics = learner.update(scored(dataclasses.replace(batch.trajectory, policy_versions=versions)))
+    assert metrics["policy_lag_max"] == 2
+    assert metrics["policy_lag"] == pytest.approx((2 * 2 + 2 * 1) / 8)
+
+
+def test_the_batch_is_not_changed():
+    learner, batch = ready()
+    copies = {f.name: getattr(batch.trajectory, f.name).clone() for f in dataclasses.fields(Trajectory)}
+    learner.update(batch)
+    assert all(torch.equal(getattr(batch.trajectory, name), tensor) for name, tensor in copies.items())

@@ -1,0 +1,334 @@
+"""The policy against plain diffusers: the same images, the same guidance, and an adapter that starts as nothing."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from rl_unlearn import canvas
+from rl_unlearn.config import Config, Model
+from rl_unlearn.ddim import step
+from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.noise import trajectory_noise
+from rl_unlearn.policy import DiffusionPolicy, device_of, load_pipeline, read_shape_and_schedule
+
+PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]
+SEEDS = [3, 1, 2]
+
+
+def policy(config: Config | None = None, **changes) -> DiffusionPolicy:
+    config = config or tiny.config(**changes)
+    return DiffusionPolicy(tiny.load_quickly(config.model), config)
+
+
+def randomise(made: DiffusionPolicy, scale: float = 0.3) -> None:
+    """Gives the adapter an effect: B starts at zero."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in made.parameters():
+        parameter.data.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def plain(folder: Path) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_a_repeated_rollout_is_bit_equal_whoever_makes_it(dtype):
+    one = policy(model={"dtype": dtype})
+    latents, log_probs = one.rollout(one.encode(PROMPTS), SEEDS)
+    torch.randn(3)  # the global generator plays no part
+    again, log_probs_again = one.rollout(one.encode(PROMPTS), SEEDS)
+    assert torch.equal(latents, again)
+    assert torch.equal(log_probs, log_probs_again)
+    torch.manual_seed(123)
+    other = policy(model={"dtype": dtype})
+    assert torch.equal(latents, other.rollout(other.encode(PROMPTS), SEEDS)[0])
+    assert latents.dtype == one.dtype
+    assert log_probs.dtype == torch.float32
+    assert latents.shape == (3, 5, *tiny.SHAPE)
+    assert log_probs.shape == (3, 4)
+
+
+def test_a_new_adapter_changes_nothing():
+    made = policy()
+    latents, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+    with made.adapter_enabled(False):
+        frozen, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+    assert torch.equal(latents, frozen)
+
+
+def test_a_disabled_adapter_is_the_untouched_model_and_comes_back():
+    made = policy()
+    embeddings = made.encode(PROMPTS)
+    before = made.rollout(embeddings, SEEDS)[0]
+    randomise(made)
+    trained = made.rollout(embeddings, SEEDS)[0]
+    assert not torch.equal(trained, before)
+    with made.adapter_enabled(False):
+        assert torch.equal(made.rollout(embeddings, SEEDS)[0], before)
+    with pytest.raises(RuntimeError, match="inside"), made.adapter_enabled(False):
+        raise RuntimeError("inside")
+    assert torch.equal(made.rollout(embeddings, SEEDS)[0], trained)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_masters_are_fp32_and_alone_trainable(dtype):
+    made = policy(model={"dtype": dtype})
+    assert all(p.dtype == torch.float32 for p in made.parameters())
+    trainable = [name for name, p in made.unet.named_parameters() if p.requires_grad]
+    assert len(trainable) == len(made.parameters()) > 0
+    assert all(".lora_" in name and ".attn2." in name for name in trainable)
+    frozen = {p.dtype for name, p in made.unet.named_parameters() if ".lora_" not in name}
+    assert frozen == {made.dtype}
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"), [("cross", {"attn2"}), ("self", {"attn1"}), ("attention", {"attn1", "attn2"})]
+)
+def test_layers_chosen_by_name(layers, found):
+    names = policy(lora={"layers": layers, "rank": 3}).adapter_state()
+    assert {
+        part for name in names for part in name.split(".") if part.startswith("attn") and part[4:].isdigit()
+    } == found
+    assert {t.shape[0] for name, t in names.items() if ".lora_A." in name} == {3}
+    projections = {name.split("attn")[-1].split(".", 1)[1].split(".lora")[0] for name in names}
+    assert projections == {"to_q", "to_k", "to_v", "to_out.0"}
+
+
+def test_the_same_images_as_plain_diffusers_with_the_same_noise():
+    # The loop of a diffusers pipeline: its own scheduler, our noise.
+    made = policy(sampler={"steps": 6})
+    latents, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+    pipeline = plain(tiny.pipeline_folder())
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(6)
+    noise = trajectory_noise(SEEDS, 6, tiny.SHAPE)
+    with torch.no_grad():
+        embeddings, _ = pipeline.encode_prompt(PROMPTS, torch.device("cpu"), 1, False)
+        torch.testing.assert_close(made.encode(PROMPTS), embeddings)
+        state = noise[:, 0]
+        for k, t in enumerate(scheduler.timesteps):
+            output = pipeline.unet(state, t, encoder_hidden_states=embeddings).sample
+            state = scheduler.step(output, t, state, eta=1.0, variance_noise=noise[:, k + 1]).prev_sample
+            torch.testing.assert_close(latents[:, k + 1], state, atol=1e-5, rtol=1e-5)
+        decoded = pipeline.vae.decode(state / pipeline.vae.config.scaling_factor).sample
+        images = pipeline.image_processor.postprocess(decoded, output_type="pt")
+    torch.testing.assert_close(made.generate(PROMPTS, SEEDS), images, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_is_the_usual_extrapolation():
+    made, single = policy(sampler={"guidance": 2.5}), policy()
+    latents = torch.randn(3, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
+    embeddings = made.encode(PROMPTS)
+    with torch.no_grad():
+        conditional = single.predict(latents, 1, embeddings)
+        unconditional = single.predict(latents, 1, single.encode(["", "", ""]))
+        expected = unconditional + 2.5 * (conditional - unconditional)
+        torch.testing.assert_close(made.predict(latents, 1, embeddings), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(expected, conditional, atol=1e-3)
+
+
+def test_gradients_flow_through_both_branches_of_guidance():
+    made = policy(sampler={"guidance": 2.0})
+    randomise(made)
+    latents = torch.randn(2, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
+    same = made.encode(
+        ["", ""]
+    )  # conditional equals unconditional: the gradient of u + 2 (c - u) is that of one branch
+    made.predict(latents, 0, same).square().sum().backward()
+    guided = [p.grad.clone() for p in made.parameters()]
+    single = policy()
+    single.load_adapter(made.adapter_state())
+    single.predict(latents, 0, same).square().sum().backward()
+    for a, b in zip(guided, [p.grad for p in single.parameters()], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_mixed_steps_equal_single_ones():
+    made = policy()
+    latents = torch.randn(3, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
+    embeddings = made.encode(PROMPTS)
+    index = torch.tensor([2, 0, 3])
+    with torch.no_grad():
+        mixed = made.predict(latents, index, embeddings)
+        for row, k in enumerate(index.tolist()):
+            one = slice(row, row + 1)
+            torch.testing.assert_close(mixed[one], made.predict(latents[one], k, embeddings[one]), atol=1e-5, rtol=1e-4)
+
+
+def test_log_probs_of_a_rollout_are_those_of_its_steps():
+    made = policy()
+    embeddings = made.encode(PROMPTS)
+    latents, log_probs = made.rollout(embeddings, SEEDS)
+    with torch.no_grad():
+        for k in range(4):
+            output = made.predict(latents[:, k], k, embeddings)
+            _, again, _ = step(output, latents[:, k], made.schedule, k, action=latents[:, k + 1])
+            assert torch.equal(again, log_probs[:, k])
+
+
+def test_load_adapter_replaces_and_scales():
+    one, other = policy(), policy(seed=1)
+    randomise(one)
+    other.load_adapter(one.adapter_state())
+    embeddings = one.encode(PROMPTS)
+    assert torch.equal(one.rollout(embeddings, SEEDS)[0], other.rollout(embeddings, SEEDS)[0])
+    other.load_adapter(one.adapter_state(), scale=0.0)
+    with one.adapter_enabled(False):
+        assert torch.equal(one.rollout(embeddings, SEEDS)[0], other.rollout(embeddings, SEEDS)[0])
+    other.load_adapter(one.adapter_state(), scale=0.5)
+    for name, tensor in other.adapter_state().items():
+        factor = 0.5 if ".lora_B." in name else 1.0
+        torch.testing.assert_close(tensor, factor * one.adapter_state()[name])
+
+
+def test_adapter_state_is_a_copy():
+    made = policy()
+    state = made.adapter_state()
+    for tensor in state.values():
+        tensor.fill_(7.0)
+    assert all(not torch.all(t == 7.0) for t in made.adapter_state().values())
+
+
+@pytest.mark.parametrize("change", [{"rank": 3}, {"layers": "attention"}])
+def test_an_adapter_of_another_shape_is_refused(change):
+    with pytest.raises(DataError, match="does not fit"):
+        policy().load_adapter(policy(lora=change).adapter_state())
+
+
+def test_generate_in_batches_and_bad_counts():
+    made = policy()
+    parts, whole = made.generate(PROMPTS, SEEDS, batch=2), made.generate(PROMPTS, SEEDS)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="3 prompts"):
+        made.generate(PROMPTS, [1])
+
+
+def test_long_prompt_lists_are_encoded_in_parts():
+    made = policy()
+    many = [f"{i}" for i in range(300)]
+    torch.testing.assert_close(made.encode(many)[[0, 256, 299]], made.encode(["0", "256", "299"]), atol=1e-5, rtol=1e-4)
+
+
+def test_shape_and_schedule_from_the_folder_alone():
+    config = tiny.config()
+    shape, schedule = read_shape_and_schedule(config)
+    made = policy(config)
+    assert shape == made.latent_shape == tiny.SHAPE
+    assert torch.equal(schedule.std, made.schedule.std)
+    assert torch.equal(schedule.timesteps, made.schedule.timesteps)
+    assert made.dimensions == 256
+
+
+def test_base_digest_sees_another_base_and_not_the_adapter(tmp_path):
+    made = policy()
+    first = made.base_digest()
+    randomise(made)
+    assert made.base_digest() == first == policy(seed=5).base_digest()
+    changed = plain(tiny.pipeline_folder())
+    changed.unet.conv_in.weight.data[0, 0, 0, 0] += 1e-3
+    changed.save_pretrained(tmp_path / "other", safe_serialization=True)
+    assert policy(model={"path": str(tmp_path / "other")}).base_digest() != first
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(model: Model, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        load_pipeline(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "nowhere", "~/none", "a/b/c"])
+def test_a_missing_folder(path):
+    refused(Model(path=path), "no folder")
+
+
+def test_a_hub_id_that_cannot_be_had():
+    refused(Model(path="no-such-owner/no-such-model"), "cannot be loaded")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    refused(Model(path=str(tmp_path)), "model_index.json")
+
+
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "copy"))
+
+
+def test_pickled_weights(tmp_path):
+    folder = copied(tmp_path)
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    weights.rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    refused(Model(path=str(folder)), "pickled")
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_pickled_weights_of_another_part(tmp_path, part):
+    folder = copied(tmp_path)
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.rename(weights.with_suffix(".bin"))
+    refused(Model(path=str(folder)), "cannot be loaded")
+
+
+def test_no_weights(tmp_path):
+    folder = copied(tmp_path)
+    for weights in (folder / "unet").glob("*.safetensors"):
+        weights.unlink()
+    refused(Model(path=str(folder)), "no weights")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_truncated_weights(tmp_path, part):
+    folder = copied(tmp_path)
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:2000])
+    refused(Model(path=str(folder)), "cannot be loaded")
+
+
+def test_a_broken_index(tmp_path):
+    folder = copied(tmp_path)
+    (folder / "model_index.json").write_text("{not json")
+    refused(Model(path=str(folder)), "cannot be loaded")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants absent")
+def test_a_gpu_that_is_absent():
+    for ask in (device_of, load_pipeline):
+        with pytest.raises(MachineError, match="no usable GPU"):
+            ask(Model(path=str(tiny.pipeline_folder()), device="cuda"))
+    assert device_of(Model()) == device_of(Model(device="cpu")) == torch.device("cpu")
+
+
+# -- the shipped canvas ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not canvas.pipeline_path().exists(), reason="the canvas is not built yet")
+def test_the_canvas_is_one_more_pipeline():
+    config = Config()
+    made = policy(config)
+    prompts = [canvas.caption("cat", "noto"), canvas.caption("rocket", "flat")]
+    images = made.generate(prompts, [0, 1])
+    assert images.shape == (2, 3, canvas.IMAGE_SIZE, canvas.IMAGE_SIZE)
+    assert images.std() > 0.05
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = plain(canvas.pipeline_path())
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(config.sampler.steps)
+    noise = trajectory_noise([0, 1], config.sampler.steps, made.latent_shape)
+    with torch.no_grad():
+        embeddings, _ = pipeline.encode_prompt(prompts, torch.device("cpu"), 1, False)
+        state = noise[:, 0]
+        for k, t in enumerate(scheduler.timesteps):
+            output = pipeline.unet(state, t, encoder_hidden_states=embeddings).sample
+            state = scheduler.step(output, t, state, eta=1.0, variance_noise=noise[:, k + 1]).prev_sample
+        theirs = pipeline.vae.decode(state / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
+    torch.testing.assert_close(images, theirs.clamp(0, 1), atol=2e-3, rtol=0)

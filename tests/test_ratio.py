@@ -1,0 +1,86 @@
+"""Before the first update every importance ratio is exactly 1: the learner evaluates what the rollout acted by."""
+
+import pytest
+import tiny
+import torch
+from tiny import quick  # noqa: F401
+
+from actors.rollout import RolloutActor
+from learner.learner import Learner
+from rl_unlearn import canvas
+from rl_unlearn.config import Config
+from rl_unlearn.requests import Request
+from rl_unlearn.trajectory import Scored, Trajectory
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def scored(trajectory: Trajectory, fill: float | None = None) -> Scored:
+    """Values and gradients as a critic might give them."""
+    generator = torch.Generator().manual_seed(0)
+    batch, levels, *latent = trajectory.latents.shape
+    values = torch.randn(batch, levels, generator=generator)
+    gradients = torch.randn(batch, levels - 1, *latent, generator=generator)
+    if fill is not None:
+        gradients.fill_(fill)
+    return Scored(trajectory, values, gradients)
+
+
+def collect(config: Config, learner: Learner) -> Trajectory:
+    """A round, in chunks of rollout.batch."""
+    actor, size, images = RolloutActor(config), config.rollout.batch, config.rollout.images
+    prompts = tuple(i % 6 for i in range(images))
+    chunks = [Request(1, prompts[o : o + size], o) for o in range(0, images, size)]
+    return Trajectory.cat([actor.sample(chunk, learner.weights()) for chunk in chunks])
+
+
+def first_ratios(config: Config) -> tuple[float, float]:
+    learner = Learner(config)
+    metrics = learner.update(scored(collect(config, learner)))
+    assert metrics["policy_lag_max"] == 0
+    return metrics["first_ratio_min"], metrics["first_ratio_max"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "guidance", "images", "batch", "microbatch"),
+    [
+        ("fp32", 1.0, 8, 8, 8), ("fp32", 1.5, 12, 4, 7), ("fp32", 1.0, 9, 9, 64),
+        ("fp16", 1.0, 12, 4, 7), ("fp16", 1.5, 9, 9, 64),
+        ("bf16", 1.0, 9, 9, 64), ("bf16", 1.5, 12, 4, 7),
+    ],
+)  # fmt: skip
+def test_first_ratios_are_exactly_one(dtype, guidance, images, batch, microbatch):
+    config = tiny.config(
+        model={"dtype": dtype},
+        sampler={"guidance": guidance},
+        rollout={"images": images, "batch": batch},
+        learner={"batch": images, "microbatch": microbatch},
+    )
+    assert first_ratios(config) == (1.0, 1.0)
+
+
+@pytest.mark.skipif(not canvas.pipeline_path().exists(), reason="the canvas is not built yet")
+@pytest.mark.parametrize(
+    ("dtype", "guidance", "images", "batch", "microbatch"),
+    [("fp32", 1.0, 32, 32, 64), ("fp16", 1.5, 12, 6, 5), ("bf16", 1.0, 16, 8, 64)],
+)
+def test_first_ratios_are_exactly_one_on_the_canvas(dtype, guidance, images, batch, microbatch):
+    config = tiny.config(
+        model={"path": "canvas", "dtype": dtype},
+        sampler={"guidance": guidance, "steps": 3},
+        rollout={"images": images, "batch": batch},
+        learner={"batch": images, "microbatch": microbatch},
+    )
+    assert first_ratios(config) == (1.0, 1.0)
+
+
+def test_ratios_are_no_longer_one_after_an_update():
+    config = tiny.config(learner={"minibatches": 2})
+    learner = Learner(config)
+    batch = scored(collect(config, learner))
+    learner.update(batch)
+    metrics = learner.update(batch)
+    assert metrics["policy_lag_max"] == 1
+    assert metrics["first_ratio_min"] < 1.0 < metrics["first_ratio_max"]
+    assert 0 < metrics["ess"] <= 1
+    assert metrics["approx_kl"] > 0
