@@ -65,6 +65,7 @@ def draw_curves(rows: list[dict[str, Any]]) -> bytes:
         axes.set_xlabel("round")
         axes.set_ylabel(unit)
         axes.grid(alpha=0.3)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.spines[["top", "right"]].set_visible(False)
         drawn = 0
         for event, key, label, colour, style in curves:
@@ -74,6 +75,8 @@ def draw_curves(rows: list[dict[str, Any]]) -> bytes:
                 drawn += 1
         if not drawn:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+        if "share" in unit:
+            axes.set_ylim(0, 1.05)
         if drawn > 1:
             axes.legend(frameon=False, fontsize=9)
     buffer = BytesIO()

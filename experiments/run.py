@@ -27,8 +27,9 @@ def carry_out(config: Config, folder: RunFolder, argv: list[str], evaluated: boo
     """Fill the run folder; returns what the command prints. Bad input fails before the folder is made."""
     start = time.monotonic()
     book = PromptBook.from_config(config)
-    judge = load_judge(config) if evaluated else None
-    load_model(_for_driver(config).model)
+    with console.status("loading the model and the judges"):
+        judge = load_judge(config) if evaluated else None
+        load_model(_for_driver(config).model)
     with folder.running(config, argv):
         result = _train(config, folder, console)
         save_adapter(folder / "adapter", result.adapter, config)
