@@ -17,7 +17,7 @@ from cluster.inline import InlineHandle
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, MachineError, TrainingError, UserError
+from rl_unlearn.errors import ConfigError, DataError, MachineError, TrainingError, UserError
 
 _PLACEMENT_SECONDS = 60
 _RESTARTS = 10
@@ -138,4 +138,10 @@ def _plain(error: Exception) -> Exception:
         return error.cause
     if isinstance(error, UserError) or not isinstance(error, RayError):
         return error
-    return TrainingError(f"an actor failed: {str(error).strip().splitlines()[-1]}")
+    last = str(error).strip().splitlines()[-1]
+    # Of an error in an actor's constructor Ray keeps the text alone: "rl_unlearn.errors.DataError: model.path ...".
+    name, _, message = last.partition(": ")
+    for kind in (ConfigError, MachineError, DataError):
+        if name == f"{kind.__module__}.{kind.__name__}":
+            return kind(message)
+    return TrainingError(f"an actor failed: {last}")

@@ -210,7 +210,9 @@ class Loop:
 
     async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
         try:
-            return await asyncio.wait_for(asyncio.ensure_future(reference), self._config.loop.timeout)
+            # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the answer.
+            async with asyncio.timeout(self._config.loop.timeout):
+                return await reference
         except TimeoutError as error:
             raise TrainingError(
                 f"the {who} actor gave no answer in {self._config.loop.timeout:g} s: see its log, or raise loop.timeout"
