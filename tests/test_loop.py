@@ -1,0 +1,277 @@
+"""The loop: bit-equal runs, any number of actors, and waits that end."""
+
+import asyncio
+import collections
+from typing import Any
+
+import pytest
+import tiny
+from tiny import quick  # noqa: F401
+
+from actors.critic import CriticActor
+from actors.replay import ReplayActor
+from actors.rollout import RolloutActor
+from cluster import program
+from cluster.inline import InlineHandle
+from learner.learner import Learner
+from learner.loop import Board, Handles, Loop
+from rl_unlearn.adapter import digest
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, DataError, TrainingError
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def train(**changes: Any) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:
+    events: list[tuple[str, dict[str, Any]]] = []
+    result = program.train(tiny.config(**changes), lambda name, row: events.append((name, row)))
+    return result, events
+
+
+def rounds_of(events: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [row for name, row in events if name == "round"]
+
+
+TIMINGS = ("seconds", "images_per_second")
+
+
+def without_times(events: list[tuple[str, dict[str, Any]]]) -> str:
+    return str([(n, {k: v for k, v in row.items() if k not in TIMINGS}) for n, row in events if n != "phase"])
+
+
+@pytest.mark.parametrize("pipeline", [0, 1])
+def test_the_same_seed_gives_the_same_bits(pipeline):
+    one, events = train(loop={"pipeline": pipeline})
+    other, again = train(loop={"pipeline": pipeline})
+    assert one.digest == other.digest == digest(one.adapter)
+    assert without_times(events) == without_times(again)
+    assert one.policy_version == other.policy_version
+    assert one.updates == 3
+    # 8 of the warm-up, 3 rounds of 8, looks of 8 in rounds 1 and 3 and at the end.
+    assert one.images == 8 + 3 * 8 + 3 * 8
+    lags = [row["policy_lag_max"] for row in rounds_of(events)]
+    assert lags == [min(pipeline, k) for k in range(3)], "rounds are drawn by the policy of round k - 1 - pipeline"
+    assert rounds_of(events)[0]["first_ratio_min"] == rounds_of(events)[0]["first_ratio_max"] == 1.0
+
+
+def test_another_seed_gives_other_bits():
+    assert train(loop={"rounds": 1})[0].digest != train(seed=1, loop={"rounds": 1})[0].digest
+
+
+def test_the_number_of_rollout_actors_does_not_matter():
+    digests = [train(rollout={"actors": actors, "batch": 4})[0].digest for actors in (1, 2)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", ["terminal", "critic", "vtrace"])
+def test_every_estimator_trains_with_reuse(name):
+    result, events = train(
+        estimator={"name": name},
+        loop={"rounds": 2},
+        learner={"batch": 12, "updates_per_round": 2},
+        replay={"max_lag": 6},
+    )
+    assert result.updates == 4
+    last = rounds_of(events)[-1]
+    assert last["policy_version"] == 4
+    counts = last["replay"]
+    assert counts["added"] == counts["held"] + counts["evicted_stale"] + counts["evicted_capacity"]
+    assert counts["evicted_capacity"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loop": {"mode": "async", "pipeline": 0, "rounds": 4}, "learner": {"updates_per_round": 2}},
+        {"learner": {"batch": 20}, "replay": {"max_lag": 1}},
+        {"rollout": {"actors": 2, "batch": 3}},
+    ],
+    ids=["as it comes", "two updates a round", "more than a round in a batch", "uneven chunks"],
+)
+def test_async_mode_finishes(changes):
+    changes = {**changes, "loop": {"mode": "async", "rounds": 3, **changes.get("loop", {})}}
+    result, events = train(**changes)
+    rounds = rounds_of(events)
+    assert [row["round"] for row in rounds] == list(range(1, changes["loop"]["rounds"] + 1))
+    assert result.updates == rounds[-1]["policy_version"]
+    limit = tiny.config(**changes).replay.max_lag
+    assert all(row["policy_lag_max"] <= limit for row in rounds)
+
+
+def test_a_cancellation_that_comes_together_with_an_answer_is_not_swallowed():
+    async def scenario() -> bool:
+        loop = Loop(config, Handles([], None, None, None), lambda *_: None)
+        answer = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(loop._wait(answer, "test"))
+        await asyncio.sleep(0)
+        answer.set_result("late")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return waiting.cancelled()
+
+    config = tiny.config()
+    assert asyncio.run(scenario())
+
+
+def test_selection_keeps_the_best_look():
+    result, events = train(loop={"rounds": 5}, selection={"every": 1})
+    looks = [row for name, row in events if name == "selection"]
+    assert len(looks) == 6
+    best = max(looks, key=lambda row: row["score"])
+    assert result.policy_version == best["policy_version"]
+    assert [row["best"] for row in looks] == [
+        row["score"] > max([-1.0, *(r["score"] for r in looks[:n])]) for n, row in enumerate(looks)
+    ]
+    assert looks[-1]["policy_version"] == 5
+    assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "score"))
+
+
+def test_replay_spills_what_it_committed(tmp_path):
+    config = tiny.config(loop={"rounds": 1})
+    program.train(config, lambda *_: None, tmp_path / "spill")
+    names = sorted(f.name for f in (tmp_path / "spill").iterdir())
+    assert len(names) == 2
+    assert [n.split("-")[1] for n in names] == ["000000", "000001"]
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learner": {"batch": 4}}, "rollout.images"),
+        ({"replay": {"max_lag": 0}}, "replay.max_lag"),
+        ({"learner": {"updates_per_round": 4}}, "replay.max_lag"),
+        ({"replay": {"capacity": 20}}, "replay.capacity"),
+        ({"replay": {"capacity": 20}, "loop": {"mode": "async"}}, "replay.capacity"),
+    ],
+)
+def test_settings_that_would_wait_for_ever_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        train(**changes)
+    assert "\n" not in str(caught.value)
+
+
+class Silent:
+    """An actor that takes calls and never answers one of them."""
+
+    def __init__(self, handle: InlineHandle, method: str):
+        self._handle, self._method = handle, method
+
+    def __getattr__(self, name: str) -> Any:
+        return self if name == self._method else getattr(self._handle, name)
+
+    def remote(self, *_: Any) -> Any:
+        return asyncio.get_running_loop().create_future()
+
+
+def handles(config: Config) -> Handles:
+    return Handles(
+        [InlineHandle(RolloutActor(config))],
+        InlineHandle(CriticActor(config)),
+        InlineHandle(ReplayActor(config)),
+        InlineHandle(Learner(config)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "method"),
+    [("learner", "base_digest"), ("critic", "fit"), ("critic", "score"), ("learner", "update"), ("replay", "sample"),
+     ("rollouts", "sample"), ("rollouts", "look"), ("learner", "weights")],
+)  # fmt: skip
+def test_a_silent_actor_ends_the_run(role, method):
+    config = tiny.config(loop={"timeout": 3.0})
+    made = vars(handles(config))
+    made[role] = [Silent(made[role][0], method)] if role == "rollouts" else Silent(made[role], method)
+    with pytest.raises(TrainingError, match="no answer in 3 s"):
+        asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
+
+
+class Failing(Silent):
+    """An actor one of whose methods raises from the second call on."""
+
+    def __init__(self, handle: InlineHandle, method: str, error: Exception):
+        super().__init__(handle, method)
+        self._error, self._calls = error, 0
+
+    def remote(self, *args: Any) -> Any:
+        self._calls += 1
+        if self._calls == 1:
+            return getattr(self._handle, self._method).remote(*args)
+
+        async def fail() -> None:
+            raise self._error
+
+        return asyncio.ensure_future(fail())
+
+
+@pytest.mark.parametrize(
+    ("role", "method"), [("rollouts", "sample"), ("critic", "score"), ("learner", "update"), ("critic", "fit")]
+)
+def test_an_actors_error_comes_out_as_itself(role, method):
+    error = DataError("the very error")
+    config = tiny.config()
+    made = vars(handles(config))
+    made[role] = [Failing(made[role][0], method, error)] if role == "rollouts" else Failing(made[role], method, error)
+    with pytest.raises(DataError) as caught:
+        asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
+    assert caught.value is error
+
+
+def test_an_error_in_the_listener_comes_out_as_itself():
+    def listen(name: str, row: dict[str, Any]) -> None:
+        if name == "round":
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        program.train(tiny.config(), listen)
+
+
+def test_another_model_on_a_rollout_actor_is_noticed():
+    config = tiny.config()
+    made = vars(handles(config))
+
+    class Other(Silent):
+        def remote(self, *_: Any) -> Any:
+            async def answer() -> str:
+                return "another digest"
+
+            return asyncio.ensure_future(answer())
+
+    made["rollouts"] = [Other(made["rollouts"][0], "base_digest")]
+    with pytest.raises(TrainingError, match="another model"):
+        asyncio.run(Loop(config, Handles(**made), lambda *_: None).run())
+
+
+def test_the_board_keeps_what_is_needed_and_the_newest():
+    async def scenario() -> None:
+        board = Board("w0")
+        waiting = asyncio.create_task(board.weights(2))
+        await board.publish(1, "w1", 0)
+        assert await board.weights(0) == "w0"
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await board.publish(2, "w2", 1)
+        assert await waiting == "w2"
+        assert await board.weights(1) == "w1"
+        with pytest.raises(KeyError):
+            await board.weights(0)
+        await board.publish(3, "w3", 99)
+        assert await board.weights(3) == "w3", "the newest version is always there"
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_every_image_is_learned_from():
+    # What was paid for is used: over a run each row is drawn at least once, unless it was made ahead at the very end.
+    config = tiny.config(loop={"rounds": 4, "pipeline": 1}, rollout={"batch": 4})
+    made = handles(config)
+    drawn: collections.Counter[int] = collections.Counter()
+    learner = made.learner._actor
+    update = learner.update
+    learner.update = lambda scored: (drawn.update(scored.trajectory.ids.tolist()), update(scored))[1]
+    asyncio.run(Loop(config, made, lambda *_: None).run())
+    expected = [round * 2**32 + n for round in range(1, 5) for n in range(8)]
+    assert [id for id in expected if id not in drawn] == []

@@ -1,0 +1,91 @@
+"""The same run on Ray: the same bits, also when a rollout actor is killed in the middle; and errors in one line."""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tiny
+
+from cluster import program
+from rl_unlearn.errors import MachineError, UserError
+
+pytestmark = pytest.mark.slow
+
+SETTINGS: dict[str, Any] = {
+    "rollout": {"actors": 2, "batch": 4},
+    "loop": {"rounds": 3, "pipeline": 1, "timeout": 600.0},
+}
+RAY = {"cluster": {"inline": False, "actor_cpus": 0.1}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """One private Ray for all tests here, instead of one for each run."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "_cluster", lambda _: contextlib.nullcontext())
+        yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def inline() -> Any:
+    return program.train(tiny.config(**SETTINGS), lambda *_: None)
+
+
+def test_ray_gives_the_bits_of_the_inline_run(inline):
+    rounds = []
+    result = program.train(
+        tiny.config(**SETTINGS, **RAY), lambda name, row: rounds.append(row) if name == "round" else None
+    )
+    assert result.digest == inline.digest
+    assert (result.images, result.updates, result.policy_version) == (
+        inline.images,
+        inline.updates,
+        inline.policy_version,
+    )
+    assert [row["round"] for row in rounds] == [1, 2, 3]
+
+
+def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
+    killed: list[int] = []
+
+    def listen(name: str, row: dict[str, Any]) -> None:
+        if name == "round" and row["round"] == 1:
+            for process in psutil.Process().children(recursive=True):  # our own Ray's workers, no one else's
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if not killed and process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RolloutActor"):
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
+
+    result = program.train(tiny.config(**SETTINGS, **RAY), listen)
+    assert killed, "no worker was found: the test has lost its point"
+    assert result.digest == inline.digest
+
+
+def test_an_error_in_a_constructor_is_one_line(tmp_path):
+    folder = Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "broken"))
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError) as caught:
+        program.train(tiny.config(**SETTINGS, **RAY, model={"path": str(folder)}), lambda *_: None)
+    message = str(caught.value)
+    assert "cannot be loaded" in message
+    assert str(folder) in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 5
+
+
+def test_what_does_not_fit_the_cluster_is_said(monkeypatch):
+    monkeypatch.setattr(program, "_PLACEMENT_SECONDS", 2)
+    with pytest.raises(MachineError, match="cannot place") as caught:
+        program.train(tiny.config(**SETTINGS, cluster={"inline": False, "actor_cpus": 50.0}), lambda *_: None)
+    assert "\n" not in str(caught.value)
