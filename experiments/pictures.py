@@ -54,9 +54,9 @@ def grid(
     return canvas
 
 
-def beside(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Two pictures next to each other, with air between."""
-    both = Image.new("RGB", (first.width + second.width + 24, max(first.height, second.height)), "white")
+def stack(first: Image.Image, second: Image.Image) -> Image.Image:
+    """One picture above the other, with air between."""
+    both = Image.new("RGB", (max(first.width, second.width), first.height + second.height + 16), "white")
     both.paste(first, (0, 0))
-    both.paste(second, (first.width + 24, 0))
+    both.paste(second, (0, first.height + 16))
     return both

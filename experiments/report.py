@@ -59,7 +59,8 @@ def _content(folder: Path) -> dict[str, Any]:
 
 
 def _summary(config: Config, evaluation: dict[str, Any]) -> str:
-    lead = f"An adapter for {config.model.path} that makes it stop drawing “{config.concept}”."
+    model = "the emoji canvas" if config.model.path == "canvas" else config.model.path
+    lead = f"An adapter trained to make {model} stop drawing “{config.concept}”."
     if not evaluation:
         return lead
     before, after = evaluation["before"], evaluation["after"]

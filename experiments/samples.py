@@ -40,7 +40,7 @@ def _spread(items: list[int], count: int) -> list[int]:
 
 
 def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> Image.Image:
-    """The table drawn by the untouched model and, beside it, by the policy, from the same noise."""
+    """The table drawn by the untouched model and, below, by the policy, from the same noise."""
     table, rows, columns = choose(book)
     texts = [prompt.text for row in table for prompt in row]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
@@ -49,4 +49,4 @@ def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> Image.Image:
         with policy.adapter_enabled(adapted):
             images = iter([pictures.to_image(pixels) for pixels in policy.generate(texts, seeds, batch)])
         halves.append(pictures.grid([[next(images) for _ in row] for row in table], rows, columns, title))
-    return pictures.beside(*halves)
+    return pictures.stack(*halves)
