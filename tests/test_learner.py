@@ -138,6 +138,13 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
         assert torch.equal(pool.latents[row], source)
 
 
+def test_the_reference_is_the_frozen_model_whenever_the_pool_is_made():
+    learner, batch = ready(learner={"minibatches": 1})
+    learner.update(batch)
+    learner.keep(batch.trajectory)
+    assert learner.update(batch)["kl"] > 1e-6
+
+
 def test_no_retained_trajectory_is_no_pool():
     config = tiny.config()
     learner = Learner(config)

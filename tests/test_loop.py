@@ -182,10 +182,10 @@ def handles(config: Config) -> Handles:
      ("rollouts", "sample"), ("rollouts", "look"), ("learner", "weights")],
 )  # fmt: skip
 def test_a_silent_actor_ends_the_run(role, method):
-    config = tiny.config(loop={"timeout": 3.0})
+    config = tiny.config(loop={"timeout": 1.0})
     made = vars(handles(config))
     made[role] = [Silent(made[role][0], method)] if role == "rollouts" else Silent(made[role], method)
-    with pytest.raises(TrainingError, match="no answer in 3 s"):
+    with pytest.raises(TrainingError, match="no answer in 1 s"):
         asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
 
 
