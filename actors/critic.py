@@ -36,7 +36,7 @@ class CriticActor:
         self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=config.critic.lr)
 
     def fit(self, trajectory: Trajectory, steps: int, round: int) -> dict[str, float]:
-        """Regresses V(x_t, t, c) on the outcome (Monte Carlo, all T + 1 levels); returns the last mean squared error."""
+        """Regresses V(x_t, t, c) on the outcome (Monte Carlo, all T + 1 levels); returns the last squared error."""
         draw = generator(self._config.seed, "critic", round)
         loss = torch.zeros(())
         for _ in range(steps):

@@ -69,9 +69,9 @@ class ReplayActor:
     ) -> Trajectory:
         """``count`` trajectories without replacement (all, if there are fewer) for an update of policy ``version``.
 
-        Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform over
-        the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows are
-        evicted. Deterministic in the store's content and ``seed``.
+        Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform
+        over the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows
+        are evicted. Deterministic in the store's content and ``seed``.
         """
 
         def ready() -> bool:

@@ -15,6 +15,10 @@ from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 
+# A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a trace is left.
+MAX_TRACE = 0.1
+
+
 class RolloutActor:
     """Holds a policy, the reward CLIP and the selection CLIP. A fresh one is at version -1 and loads by itself."""
 
@@ -74,20 +78,23 @@ class RolloutActor:
         book = self._book
         seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
         index = torch.tensor(prompts)
-        probabilities: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
+        asked = {domain: [getattr(book.prompts[i], domain) for i in prompts] for domain in ("object", "style")}
+        probability: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
+        right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
             latents, _ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
-            evidence = self._selection(self._policy.decode(latents[:, -1]))
-            for domain, found in probabilities.items():
-                asked = torch.tensor([getattr(book.prompts[i], domain) for i in prompts[part]])
-                found.append(evidence[domain].exp().cpu().gather(1, asked[:, None]).squeeze(1))
+            for domain, found in self._selection(self._policy.decode(latents[:, -1])).items():
+                classes = torch.tensor(asked[domain][part])
+                probability[domain].append(found.exp().cpu().gather(1, classes[:, None]).squeeze(1))
+                right[domain].append((found.argmax(dim=1).cpu() == classes).float())
         target = torch.tensor([book.prompts[i].target for i in prompts])
-        own = torch.cat(probabilities[book.concept_domain])
-        other = torch.cat(probabilities[book.other_domain])
+        own, other = book.concept_domain, book.other_domain
+        seen, kept = torch.cat(probability[own]), torch.cat(right[other])
         return Look(
-            forgotten=1 - own[target].mean().item(),
-            retained=own[~target].mean().item(),
-            coherence=other[target].mean().item(),
-            other=other[~target].mean().item(),
+            forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
+            retained=torch.cat(right[own])[~target].mean().item(),
+            coherence=kept[target].mean().item(),
+            other=kept[~target].mean().item(),
+            trace=seen[target].mean().item(),
         )

@@ -75,7 +75,7 @@ async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> R
 def _cluster(config: Config) -> Iterator[None]:
     import ray
 
-    # A bare ray.init() would attach to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
+    # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
     try:

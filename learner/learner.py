@@ -15,7 +15,14 @@ from rl_unlearn.config import Config
 from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.estimators import PromptStatistics, gae, standardised, vtrace
-from rl_unlearn.losses import clip_per_dimension, clipped_policy_loss, importance_ratio, pathwise_loss
+from rl_unlearn.losses import (
+    clip_per_dimension,
+    clipped_policy_loss,
+    importance_ratio,
+    joint_kl,
+    next_lr,
+    pathwise_loss,
+)
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
@@ -49,10 +56,17 @@ class Learner:
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._parameters = self._policy.parameters()
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.learner.lr, weight_decay=config.learner.weight_decay
+            self._parameters,
+            lr=config.learner.lr,
+            # The gradient grows tenfold within a few updates once the policy starts to move; a long memory of its
+            # former size would make those steps several times too large.
+            betas=(0.9, 0.95),
+            weight_decay=config.learner.weight_decay,
         )
         # Only fp16 gradients underflow; the scaler is the identity otherwise.
-        self._scaler = torch.amp.GradScaler(self._policy.device.type, enabled=config.model.dtype == "fp16")
+        self._scaler = torch.amp.GradScaler(
+            self._policy.device.type, init_scale=2.0**10, enabled=config.model.dtype == "fp16"
+        )
         self._clip = clip_per_dimension(config.learner.clip_range, self._policy.dimensions)
         self._statistics = PromptStatistics()
         self._retention = Retention(config, self._policy, self._embeddings)
@@ -85,7 +99,13 @@ class Learner:
         batch = diagnostics.of_batch(scored, self._target(trajectory), self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
+        step_kl = joint_kl(steps[-1].ratio, self._policy.dimensions)
+        learner = self._config.learner
+        for group in self._optimizer.param_groups:
+            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor)
         return {
+            "lr": self._optimizer.param_groups[0]["lr"],
+            "step_kl": step_kl,
             "policy_version": self._version,
             "kl_weight": self._retention.weight,
             "skipped_steps": sum(not step.finite for step in steps),
@@ -148,7 +168,8 @@ class Learner:
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= MAX_SKIPPED:
             raise TrainingError(
-                f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: lower learner.lr or check the reward"
+                f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: "
+                "lower learner.lr or check the reward"
             )
         if finite and kl is not None:
             self._retention.adjust(kl)

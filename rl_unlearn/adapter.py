@@ -30,7 +30,7 @@ def digest(state: AdapterState) -> str:
 
 
 def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> None:
-    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically; its metadata names base model, concept and digest."""
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically; metadata names base model, concept and digest."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}

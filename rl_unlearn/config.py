@@ -55,7 +55,8 @@ class Prompts(Section):
     styles: Strings = ()
     """Styles of the world; empty means the canvas's eight."""
     target_file: str | None = None
-    """Text file, one prompt a line, whose images must lose the concept (with retain_file: replaces the grid of objects and styles)."""
+    """Text file, one prompt a line, whose images must lose the concept (with retain_file: replaces the grid of
+    objects and styles)."""
     retain_file: str | None = None
     """Text file, one prompt a line, to be kept as it is."""
     target_fraction: float = Field(0.75, gt=0, le=1)
@@ -94,7 +95,8 @@ class Critic(Section):
 
 class Estimator(Section):
     name: Literal["terminal", "critic", "vtrace", "pathwise"] = "pathwise"
-    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU). vtrace: V-trace on them, for replayed steps. pathwise: the critic's action gradient (SVG(0))."""
+    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU).
+    vtrace: V-trace on them, for replayed steps. pathwise: the critic's action gradient (SVG(0))."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
@@ -103,19 +105,26 @@ class Estimator(Section):
 
 class Learner(Section):
     lr: float = Field(1e-3, gt=0, lt=1)
-    """AdamW step size of the adapter."""
+    """AdamW step size of the adapter at the start; it shrinks when an update moves the policy further than step_kl."""
+    lr_floor: float = Field(0.02, gt=0, le=1)
+    """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
+    step_kl: float = Field(0.5, gt=0)
+    """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
+    denoising step. The critic is only right near the data it was fitted on."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
     batch: int = Field(32, ge=1)
     """Trajectories drawn from replay for one update."""
     updates_per_round: int = Field(1, ge=1)
-    """Updates for each round of rollouts; batch * updates_per_round / rollout.images is how often a trajectory is reused."""
+    """Updates for each round of rollouts; batch * updates_per_round / rollout.images is how often a trajectory is
+    reused."""
     minibatches: int = Field(2, ge=1)
     """Optimizer steps in an update; each sees its own part of the batch."""
     microbatch: int = Field(64, ge=1)
     """Latents in one forward pass; gradients are accumulated over microbatches."""
     clip_range: float = Field(1.6, gt=0)
-    """Clip of the joint log-ratio of one step, in nats; divided by the latents' dimension D where the per-dimension ratio is used."""
+    """Clip of the joint log-ratio of one step, in nats; divided by the latents' dimension D where the per-dimension
+    ratio is used."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
@@ -150,7 +159,8 @@ class Loop(Section):
     rounds: int = Field(80, ge=1)
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
-    """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely inside the rate limit."""
+    """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
+    inside the rate limit."""
     pipeline: int = Field(1, ge=0, le=16)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     timeout: float = Field(600.0, gt=0)

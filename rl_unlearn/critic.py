@@ -23,8 +23,8 @@ def timestep_features(timesteps: Int[Tensor, " batch"], width: int) -> Float[Ten
 class Critic(nn.Module):
     """V(x_t, t, c) in units of reward.
 
-    The CLIP image tower keeps its transformer, class token and positions (resampled to the grid); its patch embedding is
-    replaced by one for latents, and timestep and condition are added to every token.
+    The CLIP image tower keeps its transformer, class token and positions (resampled to the grid); its patch embedding
+    is replaced by one for latents, and timestep and condition are added to every token.
     """
 
     def __init__(self, clip: nn.Module, channels: int, size: int, grid: int, condition_width: int):
@@ -54,7 +54,7 @@ class Critic(nn.Module):
         timesteps: Int[Tensor, " batch"],
         condition: Float[Tensor, "batch features"],
     ) -> Float[Tensor, " batch"]:
-        """Values of noisy latents; ``condition`` is the prompt's and the concept's CLIP text embedding, concatenated."""
+        """Values of noisy latents; ``condition``: CLIP text embeddings of prompt and concept, and the target flag."""
         tokens = self.stem(latents).flatten(2).transpose(1, 2)
         context = self.timestep(timestep_features(timesteps, 64)) + self.condition(condition)
         tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rl_unlearn.errors import ConfigError
 
-# Steps with a smaller std draw no semantics but have wild ratios and 1/std^2 weights: they act, and are not learned from.
+# Steps with a smaller std draw no semantics but have wild ratios and 1/std^2 weights: they act, but teach nothing.
 MIN_STD = 0.05
 
 
@@ -32,7 +32,7 @@ class Schedule:
 
     @classmethod
     def from_scheduler(cls, scheduler, steps: int, eta: float) -> "Schedule":
-        """The schedule of a `diffusers.DDIMScheduler` at a number of steps; raises ConfigError if eta is not positive."""
+        """The schedule of a `diffusers.DDIMScheduler` at a number of steps; ConfigError if eta is not positive."""
         if eta <= 0:
             raise ConfigError(
                 f"sampler.eta is {eta}: a deterministic sampler is no policy to learn, use 0 < sampler.eta <= 1"

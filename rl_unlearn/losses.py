@@ -48,13 +48,31 @@ def gaussian_kl(
 def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> float:
     """One multiplicative ascent step of the Lagrange multiplier that holds ``kl <= budget``.
 
-    The relative violation is clipped to [-1, 1], so that one outlier cannot throw the multiplier away. A rate of 0 keeps
-    the weight as it is, 0 included.
+    The relative violation is clipped to [-1, 1], so that one outlier cannot throw the multiplier away. A rate of 0
+    keeps the weight as it is, 0 included.
     """
     if rate == 0:
         return weight
     violation = min(max(kl / budget - 1, -1.0), 1.0)
     return min(max(weight * float(torch.tensor(rate * violation).exp()), 1e-6), 1e6)
+
+
+def joint_kl(ratio: Float[Tensor, " batch"], dimensions: int) -> float:
+    """KL(behaviour || policy) of one denoising step in nats, joint over D dimensions, estimated on behaviour actions.
+
+    ``-D mean(log ratio)``, unbiased, so it may fall a little below 0.
+    """
+    return -dimensions * float(ratio.log().mean())
+
+
+def next_lr(lr: float, kl: float, target: float, lowest: float) -> float:
+    """Step size that keeps the policy's movement near ``target`` nats: 1.5 times smaller whenever it moved further.
+
+    It never grows again (unlike Rudin et al. 2021, arXiv 2109.11978, app. A.4): when the reward is saturated the policy
+    moves little, and growing steps would only amplify the critic's noise.
+    """
+    # A KL that is not a number is too far, too.
+    return lr if kl <= target else max(lr / 1.5, lowest)
 
 
 def effective_sample_size(ratio: Float[Tensor, " batch"]) -> float:

@@ -19,6 +19,6 @@ def generator(*names: int | str) -> torch.Generator:
 
 
 def trajectory_noise(seeds: list[int], steps: int, shape: tuple[int, ...]) -> Float[Tensor, "batch levels *latent"]:
-    """Standard normal noise of whole trajectories: the initial latents and one draw a step, each row from its own seed."""
+    """Standard normal noise of whole trajectories, initial latents and one draw a step; each row has its own seed."""
     rows = [torch.randn(steps + 1, *shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

@@ -35,7 +35,7 @@ def device_of(model: Model) -> torch.device:
 
 
 def load_pipeline(model: Model) -> StableDiffusionPipeline:
-    """A Stable Diffusion 1.x/2.x pipeline from the canvas, a folder or a hub id, with a DDIM scheduler, fp32 on the CPU.
+    """A Stable Diffusion 1.x/2.x pipeline from the canvas, a folder or a hub id, with a DDIM scheduler; fp32 on CPU.
 
     Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled weights or another
     kind of pipeline, MachineError for an absent GPU.
@@ -106,7 +106,7 @@ class DiffusionPolicy:
         pipeline.unet.to(self.dtype)
         self.unet = pipeline.unet.to(memory_format=torch.channels_last)
         if self.device.type == "cpu" and self.unet.config.sample_size <= 16:
-            # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many forward passes a second.
+            # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many passes a second.
             self.unet.set_attn_processor(AttnProcessor())
         self._vae = pipeline.vae.to(memory_format=torch.channels_last)
         self._add_adapter(config.lora, config.seed)

@@ -32,7 +32,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptBook:
-    """All prompts of a run. ``domains`` holds, for 'object' and 'style', the names and zero-shot phrases of the classes."""
+    """All prompts of a run; ``names`` and ``phrases`` (for zero-shot CLIP) of the classes of 'object' and 'style'."""
 
     prompts: tuple[Prompt, ...]
     names: dict[str, tuple[str, ...]]

@@ -16,18 +16,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Look:
-    """What the selection CLIP sees of a policy, means over images in [0, 1]. Produced by a rollout actor for the loop."""
+    """What the selection CLIP sees of a policy, shares of images. Produced by a rollout actor for the loop."""
 
     forgotten: float
-    """1 - probability of the concept on target prompts."""
+    """Target prompts on whose image the concept's probability is below one in ten."""
     retained: float
-    """Probability of the asked class of the concept's domain on retained prompts."""
+    """Retained prompts whose image is seen as asked, in the concept's domain."""
     coherence: float
-    """Probability of the rest of the prompt (its style, or its object) on target prompts."""
+    """Target prompts whose image shows the rest of the prompt (its style, or its object)."""
     other: float
-    """Probability of the rest of the prompt on retained prompts."""
+    """Retained prompts whose image shows the rest of the prompt."""
+    trace: float
+    """Mean probability of the concept on target prompts."""
 
     @property
     def score(self) -> float:
-        """What selection maximises: the mean of the four."""
-        return (self.forgotten + self.retained + self.coherence + self.other) / 4
+        """What selection maximises: the mean of the four, and among equals the policy with the smaller trace."""
+        return (self.forgotten + self.retained + self.coherence + self.other) / 4 - 0.01 * self.trace

@@ -36,7 +36,7 @@ class Trajectory:
     rewards: Float[Tensor, " batch"]
     """Reward of the final image."""
     evidence: Float[Tensor, " batch"]
-    """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain prompts), in [0, 1]."""
+    """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain), in [0, 1]."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,6 +1,5 @@
 """Every mistake a user can make: one line, the documented exit code, and nothing half-written."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ import tiny
 from conftest import ROOT
 from safetensors.torch import save_file
 
-from experiments import settings
 from experiments.__main__ import main
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
@@ -48,14 +46,6 @@ def refuses(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         assert (found, out) == (code, "")
 
     return check
-
-
-def tiny_config(folder: Path, **overrides: object) -> str:
-    """A configuration file of the tiny world, judged by a third CLIP."""
-    config = tiny.config(evaluation={"judge": str(tiny.clip_folder(2))}, tensorboard=False, **overrides)
-    file = folder / "tiny.yaml"
-    file.write_text(settings.dump(config))
-    return str(file)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +154,18 @@ def test_an_adapter_of_another_model(refuses: Refuses, tmp_path: Path) -> None:
     assert not (tmp_path / "x.png").exists()
 
 
-@pytest.mark.slow
-def test_no_cluster_at_the_address(tmp_path: Path, outputs: Path) -> None:
-    config = tiny_config(tmp_path, cluster={"inline": False})
-    code, out, said = command(
-        "train", "--config", config, "--address", "127.0.0.1:1", f"output={outputs}", "--name", "x"
-    )
-    assert (code, out) == (3, "")
-    assert "127.0.0.1:1" in said.splitlines()[-1]
-    assert json.loads((outputs / "x" / "run_state.json").read_text())["state"] == "failed"
+@pytest.mark.parametrize(
+    ("address", "code", "hint"),
+    [
+        ("127.0.0.1:1", 3, "no Ray cluster answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", 3, "no Ray cluster answers"),
+        ("somewhere", 2, "HOST:PORT"),
+        ("host:port", 2, "HOST:PORT"),
+    ],
+)
+def test_no_cluster_at_the_address(refuses: Refuses, address: str, code: int, hint: str, outputs: Path) -> None:
+    refuses(code, hint, "train", "--address", address, f"output={outputs}")
+    assert not outputs.exists()
 
 
 @pytest.mark.parametrize(
