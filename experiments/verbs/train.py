@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import run_folder, settings
+from experiments import address, run_folder, settings
 from experiments.verbs import common
 
 HELP = "train an adapter that forgets a concept"
@@ -23,6 +23,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
     overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
     config = settings.load(args.config, overrides)
+    if not config.cluster.inline:
+        address.check(config.cluster.address)
     folder = run_folder.reserve(config, args.overwrite)
     from experiments import measuring
     from experiments.run import carry_out
