@@ -14,7 +14,6 @@ from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
-
 # A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a trace is left.
 MAX_TRACE = 0.1
 

@@ -173,8 +173,13 @@ class Learner:
             )
         if finite and kl is not None:
             self._retention.adjust(kl)
-        loss = torch.cat(losses).mean().item()
-        return _Step(torch.cat(ratios).cpu(), loss, math.nan if kl is None else kl, norm.item(), finite)
+        return _Step(
+            torch.cat(ratios).cpu(),
+            torch.cat(losses).mean().item(),
+            math.nan if kl is None else kl,
+            norm.item(),
+            finite,
+        )
 
     def _policy_loss(
         self, scored: Scored, advantages: Float[Tensor, "batch steps"] | None, pairs: Int[Tensor, "pairs 2"]

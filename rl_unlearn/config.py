@@ -68,11 +68,11 @@ class Reward(Section):
     """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
     forget: float = Field(1.0, ge=0)
     """Weight of the concept's negative log-odds on target prompts."""
-    coherence: float = Field(0.5, ge=0)
+    coherence: float = Field(6.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
-    bound: float = Field(8.0, gt=0)
+    bound: float = Field(4.0, gt=0)
     """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth exploiting."""
 
 
@@ -83,9 +83,9 @@ class Critic(Section):
     """Latents are cut into grid x grid tokens for the CLIP trunk."""
     minibatch: int = Field(64, ge=1)
     """Noisy latents in a critic step."""
-    steps: int = Field(8, ge=0)
+    steps: int = Field(32, ge=0)
     """Critic steps in a round."""
-    window: int = Field(256, ge=1)
+    window: int = Field(128, ge=1)
     """Replay rows, uniformly drawn, that the critic's steps of a round see."""
     warmup_images: int = Field(256, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
@@ -104,11 +104,11 @@ class Estimator(Section):
 
 
 class Learner(Section):
-    lr: float = Field(1e-3, gt=0, lt=1)
+    lr: float = Field(4e-3, gt=0, lt=1)
     """AdamW step size of the adapter at the start; it shrinks when an update moves the policy further than step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
-    step_kl: float = Field(0.5, gt=0)
+    step_kl: float = Field(0.4, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
     denoising step. The critic is only right near the data it was fitted on."""
     weight_decay: float = Field(0.0, ge=0)
@@ -129,7 +129,7 @@ class Learner(Section):
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
     """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step."""
-    kl_weight: float = Field(0.01, ge=0)
+    kl_weight: float = Field(0.1, ge=0)
     """Lagrange multiplier of the budget at the start."""
     kl_rate: float = Field(0.1, ge=0, le=1)
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
@@ -156,7 +156,7 @@ class Replay(Section):
 
 
 class Loop(Section):
-    rounds: int = Field(80, ge=1)
+    rounds: int = Field(36, ge=1)
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
@@ -170,9 +170,9 @@ class Loop(Section):
 class Selection(Section):
     clip: str = "canvas"
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip `arch/pretrained`."""
-    every: int = Field(5, ge=1)
+    every: int = Field(3, ge=1)
     """Rounds between two looks at the current policy."""
-    images: int = Field(96, ge=2)
+    images: int = Field(128, ge=2)
     """Images of a look, the same prompts and noise each time, half of them on target prompts."""
 
 

@@ -6,6 +6,7 @@ The next state is the action, so V also values actions: Q(s_t, a_t) = V(a_t, t -
 import copy
 import math
 
+import open_clip
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Critic(nn.Module):
     is replaced by one for latents, and timestep and condition are added to every token.
     """
 
-    def __init__(self, clip: nn.Module, channels: int, size: int, grid: int, condition_width: int):
+    def __init__(self, clip: open_clip.CLIP, channels: int, size: int, grid: int, condition_width: int):
         super().__init__()
         tower = clip.visual
         if not hasattr(tower, "class_embedding"):
@@ -43,9 +44,10 @@ class Critic(nn.Module):
         self.norm_in = copy.deepcopy(tower.ln_pre)
         self.trunk = copy.deepcopy(tower.transformer)
         self.norm_out = copy.deepcopy(tower.ln_post)
-        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), last)
         self.requires_grad_(True)
 
     def forward(

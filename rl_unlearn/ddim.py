@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Schedule:
     prediction_type: str
 
     @classmethod
-    def from_scheduler(cls, scheduler, steps: int, eta: float) -> "Schedule":
+    def from_scheduler(cls, scheduler: DDIMScheduler, steps: int, eta: float) -> "Schedule":
         """The schedule of a `diffusers.DDIMScheduler` at a number of steps; ConfigError if eta is not positive."""
         if eta <= 0:
             raise ConfigError(
@@ -128,7 +129,8 @@ def step(
     if (noise is None) == (action is None):
         raise ValueError("step takes either noise to sample an action, or an action to evaluate")
     mean = reverse_kernel(model_output, latents, schedule, index)
-    if action is None:
+    if noise is not None:
         std = _per_sample(schedule.std, index, mean)
         action = (mean + std * noise.float()).to(latents.dtype)
+    assert action is not None
     return action, log_prob(action, mean, schedule, index), mean

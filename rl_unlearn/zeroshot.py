@@ -1,5 +1,6 @@
 """Zero-shot evidence by CLIP: how probable each class of a domain is on an image."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from rl_unlearn import canvas
 from rl_unlearn.errors import DataError
 
+Tokenizer = Callable[[list[str]], Tensor]
 
-def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tuple[nn.Module, object]:
+
+def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tuple[open_clip.CLIP, Tokenizer]:
     """A CLIP and its tokenizer, fp32 and in eval mode.
 
     ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or `arch/pretrained`.
@@ -42,7 +45,9 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
 class ZeroShot:
     """CLIP evidence over the classes of each domain of a prompt book."""
 
-    def __init__(self, clip: nn.Module, tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device):
+    def __init__(
+        self, clip: open_clip.CLIP, tokenizer: Tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device
+    ):
         self._clip = clip.to(device)
         self._device = device
         self._size = (
