@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM end a run in order: the first raises, a second ends the process at once."""
 
+import logging
 import os
 import signal
 import threading
@@ -32,4 +33,6 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     if _received:
         os._exit(EXIT_CODES[signal.Signals(number)])
     _received = True
+    # Every task under way ends with this exception; asyncio would print a traceback for each of them.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     raise Stopped(number)

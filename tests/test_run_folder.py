@@ -104,9 +104,9 @@ def start(tmp_path: Path, *argv: str) -> subprocess.Popen[str]:
 def stops(process: subprocess.Popen[str], number: signal.Signals, code: int, run: Path) -> None:
     process.send_signal(number)
     said = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == code
+    assert process.returncode == code, said
+    assert "Traceback" not in said, said
     assert said.splitlines()[-1] == "stopped"
-    assert "Traceback" not in said
     state = state_of(run)
     assert (state["state"], state["reason"]) == ("stopped", number.name)
 
