@@ -106,7 +106,7 @@ class Estimator(Section):
 class Learner(Section):
     lr: float = Field(4e-3, gt=0, lt=1)
     """AdamW step size of the adapter at the start; it shrinks when an update moves the policy further than step_kl."""
-    lr_floor: float = Field(0.02, gt=0, le=1)
+    lr_floor: float = Field(0.1, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
     step_kl: float = Field(0.4, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
@@ -129,7 +129,7 @@ class Learner(Section):
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
     """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step."""
-    kl_weight: float = Field(0.1, ge=0)
+    kl_weight: float = Field(0.3, ge=0)
     """Lagrange multiplier of the budget at the start."""
     kl_rate: float = Field(0.1, ge=0, le=1)
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
