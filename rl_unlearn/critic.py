@@ -5,8 +5,8 @@ The next state is the action, so V also values actions: Q(s_t, a_t) = V(a_t, t -
 
 import copy
 import math
+from typing import Any
 
-import open_clip
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ class Critic(nn.Module):
     is replaced by one for latents, and timestep and condition are added to every token.
     """
 
-    def __init__(self, clip: open_clip.CLIP, channels: int, size: int, grid: int, condition_width: int):
+    def __init__(self, clip: nn.Module, channels: int, size: int, grid: int, condition_width: int):
         super().__init__()
-        tower = clip.visual
+        tower: Any = clip.visual
         if not hasattr(tower, "class_embedding"):
             raise DataError("the critic needs a CLIP with a ViT image tower: set reward.clip to one, like ViT-B-32")
         grid = min(grid, size)

@@ -12,7 +12,9 @@ from rl_unlearn.losses import (
     explained_variance,
     gaussian_kl,
     importance_ratio,
+    joint_kl,
     next_kl_weight,
+    next_lr,
     pathwise_loss,
 )
 
@@ -116,3 +118,19 @@ def test_explained_variance():
     assert explained_variance(torch.zeros(4), returns) == 0
     assert explained_variance(-returns, returns) == pytest.approx(-3), "1 - Var(2 r) / Var(r)"
     assert explained_variance(torch.rand(4), torch.ones(4)) == 0, "returns that do not vary"
+
+
+def test_joint_kl_estimates_the_kl_of_two_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    dimensions, std, shift = 64, 0.5, 0.05
+    action = std * torch.randn(20_000, dimensions, generator=generator, dtype=torch.float64)
+    exact = dimensions * shift**2 / (2 * std**2)
+    log_ratio = (action.square() - (action - shift).square()).mean(dim=1) / (2 * std**2)
+    assert joint_kl(log_ratio.exp(), dimensions) == pytest.approx(exact, rel=0.05)
+
+
+def test_next_lr_shrinks_only_when_the_policy_moved_too_far():
+    assert next_lr(3e-3, kl=0.2, target=0.25, lowest=1e-4) == 3e-3
+    assert next_lr(3e-3, kl=0.3, target=0.25, lowest=1e-4) == pytest.approx(2e-3)
+    assert next_lr(1.1e-4, kl=9.0, target=0.25, lowest=1e-4) == 1e-4
+    assert next_lr(3e-3, kl=float("nan"), target=0.25, lowest=1e-4) == pytest.approx(2e-3)
