@@ -59,7 +59,7 @@ class Prompts(Section):
     objects and styles)."""
     retain_file: str | None = None
     """Text file, one prompt a line, to be kept as it is."""
-    target_fraction: float = Field(0.75, gt=0, le=1)
+    target_fraction: float = Field(0.875, gt=0, le=1)
     """Share of a round's images drawn for target prompts; the rest watches retained ones."""
 
 
@@ -68,7 +68,7 @@ class Reward(Section):
     """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
     forget: float = Field(1.0, ge=0)
     """Weight of the concept's negative log-odds on target prompts."""
-    coherence: float = Field(6.0, ge=0)
+    coherence: float = Field(5.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
@@ -104,9 +104,9 @@ class Estimator(Section):
 
 
 class Learner(Section):
-    lr: float = Field(4e-3, gt=0, lt=1)
+    lr: float = Field(3e-3, gt=0, lt=1)
     """AdamW step size of the adapter at the start; it shrinks when an update moves the policy further than step_kl."""
-    lr_floor: float = Field(0.1, gt=0, le=1)
+    lr_floor: float = Field(0.15, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
     step_kl: float = Field(0.4, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
