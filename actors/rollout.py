@@ -80,20 +80,25 @@ class RolloutActor:
         asked = {domain: [getattr(book.prompts[i], domain) for i in prompts] for domain in ("object", "style")}
         probability: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
         right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
+        likeliest = []
+        own, other = book.concept_domain, book.other_domain
+        other_classes = [c for c in range(len(book.names[own])) if c != book.concept_index]
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
             latents, _ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
-            for domain, found in self._selection(self._policy.decode(latents[:, -1])).items():
+            evidence = self._selection(self._policy.decode(latents[:, -1]))
+            for domain, found in evidence.items():
                 classes = torch.tensor(asked[domain][part])
                 probability[domain].append(found.exp().cpu().gather(1, classes[:, None]).squeeze(1))
                 right[domain].append((found.argmax(dim=1).cpu() == classes).float())
+            likeliest.append(evidence[own][:, other_classes].exp().max(dim=1).values.cpu())
         target = torch.tensor([book.prompts[i].target for i in prompts])
-        own, other = book.concept_domain, book.other_domain
         seen, kept = torch.cat(probability[own]), torch.cat(right[other])
         return Look(
             forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
             retained=torch.cat(right[own])[~target].mean().item(),
             coherence=kept[target].mean().item(),
             other=kept[~target].mean().item(),
+            presence=(torch.cat(likeliest)[target] > 0.5).float().mean().item(),
             trace=seen[target].mean().item(),
         )

@@ -102,7 +102,7 @@ class Learner:
         step_kl = joint_kl(steps[-1].ratio, self._policy.dimensions)
         learner = self._config.learner
         for group in self._optimizer.param_groups:
-            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor)
+            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, learner.lr)
         return {
             "lr": self._optimizer.param_groups[0]["lr"],
             "step_kl": step_kl,

@@ -203,6 +203,8 @@ class Loop:
                 "forgotten": look.forgotten,
                 "retained": look.retained,
                 "coherence": look.coherence,
+                "presence": look.presence,
+                "trace": look.trace,
                 "other": look.other,
                 "best": best,
             },

@@ -70,6 +70,8 @@ class Reward(Section):
     """Weight of the concept's negative log-odds on target prompts."""
     coherence: float = Field(5.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
+    presence: float = Field(2.0, ge=0)
+    """Weight of the log-probability of the likeliest other class on target prompts: something must be there instead."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
     bound: float = Field(4.0, gt=0)
@@ -105,8 +107,8 @@ class Estimator(Section):
 
 class Learner(Section):
     lr: float = Field(3e-3, gt=0, lt=1)
-    """AdamW step size of the adapter at the start; it shrinks when an update moves the policy further than step_kl."""
-    lr_floor: float = Field(0.15, gt=0, le=1)
+    """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
+    lr_floor: float = Field(0.02, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
     step_kl: float = Field(0.4, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per

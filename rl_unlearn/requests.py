@@ -26,10 +26,12 @@ class Look:
     """Target prompts whose image shows the rest of the prompt (its style, or its object)."""
     other: float
     """Retained prompts whose image shows the rest of the prompt."""
+    presence: float
+    """Target prompts on whose image another class of the concept's domain is more probable than not."""
     trace: float
     """Mean probability of the concept on target prompts."""
 
     @property
     def score(self) -> float:
-        """What selection maximises: the mean of the four, and among equals the policy with the smaller trace."""
-        return (self.forgotten + self.retained + self.coherence + self.other) / 4 - 0.01 * self.trace
+        """What selection maximises: the mean of the five, and among equals the policy with the smaller trace."""
+        return (self.forgotten + self.retained + self.coherence + self.other + self.presence) / 5 - 0.01 * self.trace

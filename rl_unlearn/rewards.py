@@ -35,7 +35,9 @@ def reward_parts(
     """The unweighted parts of each image's reward; a part that does not apply to a prompt is 0 there.
 
     forget: negative log-odds of the concept against its domain (target prompts); coherence: log-probability of the rest
-    of the prompt (target prompts); retain: log-probabilities of object and style asked for (retain prompts).
+    of the prompt (target prompts); presence: log-probability of the likeliest other class of the concept's domain, for
+    an empty picture is no answer either (target prompts); retain: log-probabilities of object and style asked for
+    (retain prompts).
     """
     asked = [book.prompts[i] for i in prompts.tolist()]
     device = prompts.device
@@ -49,8 +51,10 @@ def reward_parts(
     forget = -log_odds(evidence[own], concept, config.bound)
     rest = log_probability(evidence[other], wanted[other], config.bound)
     kept = rest + log_probability(evidence[own], wanted[own], config.bound)
+    instead = evidence[own].scatter(1, concept[:, None], float("-inf")).max(dim=1).values.clamp(-config.bound, 0)
     zero = torch.zeros_like(rest)
     return {
+        "presence": torch.where(target, instead, zero),
         "forget": torch.where(target, forget, zero),
         "coherence": torch.where(target, rest, zero),
         "retain": torch.where(target, zero, kept),
@@ -59,7 +63,7 @@ def reward_parts(
 
 def total_reward(parts: dict[str, Float[Tensor, " batch"]], config: Reward) -> Float[Tensor, " batch"]:
     """The weighted sum of the parts."""
-    return config.forget * parts["forget"] + config.coherence * parts["coherence"] + config.retain * parts["retain"]
+    return sum((getattr(config, name) * part for name, part in parts.items()), torch.zeros(()))
 
 
 def concept_probability(

@@ -124,7 +124,7 @@ def test_selection_keeps_the_best_look():
         row["score"] > max([-1.0, *(r["score"] for r in looks[:n])]) for n, row in enumerate(looks)
     ]
     assert looks[-1]["policy_version"] == 5
-    assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "score"))
+    assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "presence"))
 
 
 def test_replay_spills_what_it_committed(tmp_path):

@@ -129,8 +129,10 @@ def test_joint_kl_estimates_the_kl_of_two_gaussians():
     assert joint_kl(log_ratio.exp(), dimensions) == pytest.approx(exact, rel=0.05)
 
 
-def test_next_lr_shrinks_only_when_the_policy_moved_too_far():
-    assert next_lr(3e-3, kl=0.2, target=0.25, lowest=1e-4) == 3e-3
-    assert next_lr(3e-3, kl=0.3, target=0.25, lowest=1e-4) == pytest.approx(2e-3)
-    assert next_lr(1.1e-4, kl=9.0, target=0.25, lowest=1e-4) == 1e-4
-    assert next_lr(3e-3, kl=float("nan"), target=0.25, lowest=1e-4) == pytest.approx(2e-3)
+def test_next_lr_falls_fast_and_rises_slowly():
+    assert next_lr(2e-3, kl=0.2, target=0.4, lowest=1e-4, highest=3e-3) == 2e-3
+    assert next_lr(3e-3, kl=0.5, target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2e-3)
+    assert next_lr(2e-3, kl=0.05, target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2.2e-3)
+    assert next_lr(1.1e-4, kl=9.0, target=0.4, lowest=1e-4, highest=3e-3) == 1e-4
+    assert next_lr(2.9e-3, kl=-0.1, target=0.4, lowest=1e-4, highest=3e-3) == 3e-3
+    assert next_lr(3e-3, kl=float("nan"), target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2e-3)

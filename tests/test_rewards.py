@@ -50,7 +50,10 @@ def test_less_of_the_concept_is_more_reward(evidence):
     torch.testing.assert_close(parts["forget"], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(parts["coherence"], torch.full((3,), math.log(0.8)))
     assert parts["retain"].tolist() == [0, 0, 0]
-    torch.testing.assert_close(rewards, expected + 0.5 * math.log(0.8), atol=1e-5, rtol=0)
+    instead = torch.tensor([0.05, 0.25, 0.98]).log()
+    torch.testing.assert_close(parts["presence"], instead)
+    weighted = config.forget * expected + config.coherence * math.log(0.8) + config.presence * instead
+    torch.testing.assert_close(rewards, weighted, atol=1e-5, rtol=0)
 
 
 def test_target_and_retained_prompts_have_their_own_parts(evidence):
@@ -59,6 +62,7 @@ def test_target_and_retained_prompts_have_their_own_parts(evidence):
     parts = reward_parts(evidence, prompts, book, Reward())
     torch.testing.assert_close(parts["coherence"], torch.tensor([math.log(0.2), 0.0, 0.0]))
     assert (parts["forget"] != 0).tolist() == [True, False, False]
+    assert (parts["presence"] != 0).tolist() == [True, False, False]
     kept = torch.tensor([0.0, math.log(0.25) + math.log(0.8), math.log(0.98) + math.log(0.2)])
     torch.testing.assert_close(parts["retain"], kept)
 
@@ -74,7 +78,7 @@ def test_a_style_is_forgotten_in_the_same_way(evidence):
 
 def test_weights_of_zero_switch_parts_off(evidence):
     book = PromptBook.from_config(tiny.config())
-    config = Reward(forget=0.0, coherence=2.0, retain=0.0)
+    config = Reward(forget=0.0, coherence=2.0, presence=0.0, retain=0.0)
     prompts = torch.tensor([0, 2, 4])
     rewards = total_reward(reward_parts(evidence, prompts, book, config), config)
     assert rewards.tolist() == pytest.approx([2 * math.log(0.8), 0, 0])
