@@ -80,7 +80,7 @@ def _cluster(config: Config) -> Iterator[None]:
     local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too, as when a node is slow to start
         raise MachineError(
             f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): "
             "start one, correct cluster.address, or use --inline"
