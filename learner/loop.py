@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rl_unlearn.config import Config
@@ -200,12 +200,7 @@ class Loop:
                 "images": board.images,
                 "seconds": time.monotonic() - self._started,
                 "score": look.score,
-                "forgotten": look.forgotten,
-                "retained": look.retained,
-                "coherence": look.coherence,
-                "presence": look.presence,
-                "trace": look.trace,
-                "other": look.other,
+                **asdict(look),
                 "best": best,
             },
         )

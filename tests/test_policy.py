@@ -310,7 +310,6 @@ def test_a_gpu_that_is_absent():
 # -- the shipped canvas ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not canvas.pipeline_path().exists(), reason="the canvas is not built yet")
 def test_the_canvas_is_one_more_pipeline():
     config = Config()
     made = policy(config)

@@ -7,7 +7,6 @@ from tiny import quick  # noqa: F401
 
 from actors.rollout import RolloutActor
 from learner.learner import Learner
-from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.requests import Request
 from rl_unlearn.trajectory import Scored, Trajectory
@@ -59,7 +58,6 @@ def test_first_ratios_are_exactly_one(dtype, guidance, images, batch, microbatch
     assert first_ratios(config) == (1.0, 1.0)
 
 
-@pytest.mark.skipif(not canvas.pipeline_path().exists(), reason="the canvas is not built yet")
 @pytest.mark.parametrize(
     ("dtype", "guidance", "images", "batch", "microbatch"),
     [("fp32", 1.0, 32, 32, 64), ("fp16", 1.5, 12, 6, 5), ("bf16", 1.0, 16, 8, 64)],
