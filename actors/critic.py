@@ -1,74 +1,109 @@
 """The critic actor: values noisy latents at every step, and fits itself on the outcomes it is shown."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl_unlearn.config import Config
-from rl_unlearn.critic import Critic, action_gradients
+from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.rewards import reward_weights
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.zeroshot import load_open_clip
 
 
 class CriticActor:
-    """Holds the critic, its optimizer and the text embeddings of all prompts."""
+    """Holds the critic, its optimizer, the conditions and reward weights of all prompts, and the warm-up's images."""
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._device = device_of(config.model)
-        shape, schedule = read_shape_and_schedule(config)
-        self._levels = schedule.levels.to(self._device)
+        shape, self._schedule = read_shape_and_schedule(config)
+        self._levels = self._schedule.levels.to(self._device)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
         with torch.no_grad():
             texts = nn.functional.normalize(clip.encode_text(tokenizer([p.text for p in book.prompts])), dim=-1)
             concept = nn.functional.normalize(clip.encode_text(tokenizer([book.concept])), dim=-1)
+        # CLIP text embeddings of prompt and concept, and whether the concept is to be forgotten there.
         target = torch.tensor([[float(p.target)] for p in book.prompts])
         self._conditions = torch.cat([texts, concept.expand_as(texts), target], dim=1).to(self._device)
+        self._weights = reward_weights(book, config.reward).to(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._critic = Critic(clip, shape[0], shape[1], config.critic.grid, self._conditions.shape[1])
-        self._critic.to(self._device)
-        self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=config.critic.lr)
-
-    def fit(self, trajectory: Trajectory, steps: int, round: int) -> dict[str, float]:
-        """Regresses V(x_t, t, c) on the outcome (Monte Carlo, all T + 1 levels); returns the last squared error."""
-        draw = generator(self._config.seed, "critic", round)
-        loss = torch.zeros(())
-        for _ in range(steps):
-            rows = torch.randint(len(trajectory), (self._config.critic.minibatch,), generator=draw)
-            levels = torch.randint(len(self._levels), (self._config.critic.minibatch,), generator=draw)
-            values = self._critic(
-                trajectory.latents[rows, levels].to(self._device, torch.float32),
-                self._levels[levels.to(self._device)],
-                self._conditions[trajectory.prompts[rows].to(self._device)],
+            self._critic = Critic(
+                clip,
+                shape[0],
+                shape[1],
+                config.critic.grid,
+                config.critic.layers,
+                self._conditions.shape[1],
+                self._weights.shape[1],
             )
-            loss = (values - trajectory.rewards[rows].to(self._device)).square().mean()
+        self._critic.to(self._device)
+        self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
+        self._rehearsed: Trajectory | None = None
+
+    def warm_up(self, trajectory: Trajectory) -> dict[str, float]:
+        """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to rehearse later."""
+        self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
+        loss = self.fit(trajectory, self._config.critic.warmup_steps, 0)
+        self._rehearsed = trajectory
+        return loss
+
+    def fit(self, trajectory: Trajectory, steps: int, number: int) -> dict[str, float]:
+        """Regresses psi(x_t, t, c) on the outcomes of the final images (Monte Carlo, all T + 1 levels).
+
+        A share of each minibatch, ``critic.rehearsal``, comes from the warm-up, so that the critic goes on knowing what
+        the policy no longer draws. ``number`` names the random draws. Returns the last squared error.
+        """
+        draw = generator(self._config.seed, "critic", number)
+        config, loss = self._config.critic, torch.zeros(())
+        old = round(config.minibatch * config.rehearsal) if self._rehearsed is not None else 0
+        for _ in range(steps):
+            parts = [self._states(trajectory, config.minibatch - old, draw)]
+            if self._rehearsed is not None:
+                parts.append(self._states(self._rehearsed, old, draw))
+            latents, levels, prompts, outcomes = (torch.cat(part).to(self._device) for part in zip(*parts, strict=True))
+            told = torch.rand(len(prompts), 1, generator=draw) >= config.withheld
+            condition = self._conditions[prompts] * told.to(self._device)
+            loss = (self._critic(latents, self._levels[levels], condition) - outcomes).square().mean()
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self._critic.parameters(), 1.0)
             self._optimizer.step()
         return {"critic_loss": loss.item()}
 
+    def _states(self, trajectory: Trajectory, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+        """Random states of the trajectories: latents, level, prompt, and the outcomes of their final images.
+
+        A share of them, ``critic.renoised``, is the final image under fresh noise: to a trained model the forward process
+        gives the same joint distribution, and a few hundred images never run out of states.
+        """
+        rows = torch.randint(len(trajectory), (count,), generator=draw)
+        levels = torch.randint(len(self._levels), (count,), generator=draw)
+        latents = trajectory.latents[rows, levels].float()
+        signal = self._schedule.signal[levels][:, None, None, None]
+        noise = torch.randn(latents.shape, generator=draw)
+        fresh = signal * trajectory.latents[rows, -1].float() + (1 - signal**2).sqrt() * noise
+        again = torch.rand(count, generator=draw) < self._config.critic.renoised
+        latents = torch.where(again[:, None, None, None], fresh, latents)
+        return latents, levels, trajectory.prompts[rows], trajectory.outcomes[rows]
+
     def score(self, trajectory: Trajectory, with_gradients: bool) -> Scored:
         """Values of all T + 1 states; with ``with_gradients`` also the gradient at each stored action."""
-        columns = [self._column(trajectory, k, with_gradients and k > 0) for k in range(len(self._levels))]
-        values = torch.stack([v for v, _ in columns], dim=1)
-        gradients = torch.stack([g for _, g in columns[1:] if g is not None], dim=1) if with_gradients else None
-        return Scored(trajectory, values, gradients)
-
-    def _column(
-        self, trajectory: Trajectory, level: int, with_gradients: bool
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch channels height width"] | None]:
-        latents = trajectory.latents[:, level].to(self._device, torch.float32)
-        timesteps: Int[Tensor, " batch"] = self._levels[level].expand(len(latents))
-        condition = self._conditions[trajectory.prompts.to(self._device)]
-        if with_gradients:
-            values, gradients = action_gradients(self._critic, latents, timesteps, condition)
-            return values.cpu(), gradients.cpu()
-        with torch.no_grad():
-            return self._critic(latents, timesteps, condition).cpu(), None
+        prompts = trajectory.prompts.to(self._device)
+        condition, weights = self._conditions[prompts], self._weights[prompts]
+        found: list[Float[Tensor, " batch"]] = []
+        gradients: list[Float[Tensor, "batch channels height width"]] = []
+        for level in range(len(self._levels)):
+            latents = trajectory.latents[:, level].to(self._device, torch.float32)
+            timesteps = self._levels[level].expand(len(latents))
+            with torch.no_grad():
+                found.append(values(self._critic, latents, timesteps, condition, weights).cpu())
+            if with_gradients and level > 0:
+                gradients.append(action_gradients(self._critic, latents, timesteps, weights).cpu())
+        return Scored(trajectory, torch.stack(found, dim=1), torch.stack(gradients, dim=1) if gradients else None)

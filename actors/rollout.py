@@ -9,7 +9,7 @@ from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
-from rl_unlearn.rewards import concept_probability, reward_parts, total_reward
+from rl_unlearn.rewards import concept_probability, outcomes, reward_weights
 from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
@@ -27,6 +27,7 @@ class RolloutActor:
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model), config)
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
+        self._weights = reward_weights(self._book, config.reward)
         self._reward = self._zero_shot(config.reward.clip, "reward")
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
@@ -58,7 +59,7 @@ class RolloutActor:
         latents, log_probs = self._policy.rollout(self._embeddings[prompts], seeds)
         evidence = self._reward(self._policy.decode(latents[:, -1]))
         asked = prompts.to(self._policy.device)
-        parts = reward_parts(evidence, asked, self._book, self._config.reward)
+        found = outcomes(evidence, self._book, self._config.reward.bound).cpu()
         return Trajectory(
             ids=torch.tensor(positions) + request.round * 2**32,
             rounds=torch.full((count,), request.round),
@@ -66,7 +67,8 @@ class RolloutActor:
             prompts=prompts,
             latents=latents.cpu(),
             log_probs=log_probs.cpu(),
-            rewards=total_reward(parts, self._config.reward).cpu(),
+            outcomes=found,
+            rewards=(found * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
         )
 

@@ -117,7 +117,7 @@ class Loop:
         await self._collect(board, 0, self._book.draw(config.seed, 0, images, 0.5), await board.weights(0), fresh=False)
         warm = handles.replay.recent.remote(images, 0, (config.seed, "warm-up"))
         states = await self._wait(handles.learner.keep.remote(warm), "learner")
-        fit = await self._wait(handles.critic.fit.remote(warm, config.critic.warmup_steps, 0), "critic")
+        fit = await self._wait(handles.critic.warm_up.remote(warm), "critic")
         self._listen("warm-up", {"images": board.images, "pool_states": states, **fit})
 
     async def _rollouts(self, board: Board) -> None:
@@ -147,43 +147,52 @@ class Loop:
 
     async def _training(self, board: Board) -> None:
         config, handles = self._config, self._handles
-        images = config.rollout.images
-        for round in range(1, config.loop.rounds + 1):
-            up_to = round if config.loop.mode == "sync" else _ANY_ROUND
-            fit: Any = None
-            metrics: dict[str, Any] = {}
-            for number in range(config.learner.updates_per_round):
-                batch = handles.replay.sample.remote(
-                    config.learner.batch,
-                    board.version,
-                    up_to,
-                    0 if number else images,
-                    (config.seed, "batch", board.version),
-                )
-                scored = handles.critic.score.remote(batch, config.estimator.name == "pathwise")
-                update = handles.learner.update.remote(scored)
-                if number == 0:  # the critic learns while the learner does
-                    recent = handles.replay.recent.remote(
-                        config.critic.window, up_to, (config.seed, "recent", board.version)
-                    )
-                    fit = handles.critic.fit.remote(recent, config.critic.steps, round)
-                metrics = await self._wait(update, "learner")
-                oldest = max(0, round - config.loop.pipeline) * config.learner.updates_per_round
-                await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
-            metrics |= await self._wait(fit, "critic")
-            metrics["replay"] = await self._wait(handles.replay.counts.remote(), "replay")
-            seconds = time.monotonic() - self._started
-            self._listen(
-                "round",
-                {
-                    "round": round,
-                    "rounds": config.loop.rounds,
-                    "images": board.images,
-                    "seconds": seconds,
-                    "images_per_second": board.images / seconds,
-                    **metrics,
-                },
-            )
+        per_round = config.learner.updates_per_round
+        prepared = self._prepare(0)
+        for version in range(config.loop.rounds * per_round):
+            scored, fit = prepared
+            update = handles.learner.update.remote(scored)
+            fitted = await self._wait(fit, "critic")
+            if version + 1 < config.loop.rounds * per_round:
+                prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
+            metrics = await self._wait(update, "learner")
+            round = version // per_round + 1
+            oldest = max(0, round - config.loop.pipeline) * per_round
+            await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
+            if (version + 1) % per_round == 0:
+                await self._report(board, round, metrics | fitted)
+
+    def _prepare(self, version: int) -> tuple[Any, Any]:
+        """A scored batch for the update of policy ``version``, and the metrics of the critic's fit before it.
+
+        The critic is fitted on the newest trajectories before it scores them: its gradient is right only near what it
+        has seen. The next call must wait for the fit, which reads the replay store after the batch was drawn.
+        """
+        config, handles = self._config, self._handles
+        round, number = version // config.learner.updates_per_round + 1, version % config.learner.updates_per_round
+        up_to = round if config.loop.mode == "sync" else _ANY_ROUND
+        fresh = 0 if number else config.rollout.images
+        batch = handles.replay.sample.remote(
+            config.learner.batch, version, up_to, fresh, (config.seed, "batch", version)
+        )
+        recent = handles.replay.recent.remote(config.critic.window, up_to, (config.seed, "recent", version))
+        fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
+        return handles.critic.score.remote(batch, config.estimator.name == "pathwise"), fit
+
+    async def _report(self, board: Board, round: int, metrics: dict[str, Any]) -> None:
+        metrics["replay"] = await self._wait(self._handles.replay.counts.remote(), "replay")
+        seconds = time.monotonic() - self._started
+        self._listen(
+            "round",
+            {
+                "round": round,
+                "rounds": self._config.loop.rounds,
+                "images": board.images,
+                "seconds": seconds,
+                "images_per_second": board.images / seconds,
+                **metrics,
+            },
+        )
 
     async def _look(self, board: Board, round: int, version: int, weights: Any) -> None:
         actor = self._handles.rollouts[round % len(self._handles.rollouts)]

@@ -68,10 +68,12 @@ class Reward(Section):
     """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
     forget: float = Field(1.0, ge=0)
     """Weight of the concept's negative log-odds on target prompts."""
-    coherence: float = Field(5.0, ge=0)
+    coherence: float = Field(3.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
-    presence: float = Field(2.0, ge=0)
+    presence: float = Field(4.0, ge=0)
     """Weight of the log-probability of the likeliest other class on target prompts: something must be there instead."""
+    anchor: str | None = Field(None, max_length=200)
+    """What should be there instead, a class of the concept's domain; None leaves the choice to the policy."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
     bound: float = Field(4.0, gt=0)
@@ -80,18 +82,26 @@ class Reward(Section):
 
 class Critic(Section):
     lr: float = Field(1e-3, gt=0, lt=1)
-    """Adam step size."""
+    """AdamW step size."""
     grid: int = Field(4, ge=1, le=64)
     """Latents are cut into grid x grid tokens for the CLIP trunk."""
+    layers: int = Field(1, ge=0)
+    """Blocks of the reward CLIP's image tower in the trunk, from the first; 0 leaves a convolutional critic."""
     minibatch: int = Field(64, ge=1)
     """Noisy latents in a critic step."""
-    steps: int = Field(32, ge=0)
-    """Critic steps in a round."""
+    steps: int = Field(16, ge=0)
+    """Critic steps before each update."""
     window: int = Field(128, ge=1)
-    """Replay rows, uniformly drawn, that the critic's steps of a round see."""
-    warmup_images: int = Field(256, ge=2)
+    """Replay rows, uniformly drawn, that these steps see."""
+    renoised: float = Field(0.5, ge=0, le=1)
+    """Share of the critic's states that are final latents under fresh noise rather than states of the trajectory."""
+    rehearsal: float = Field(0.5, ge=0, lt=1)
+    """Share of a minibatch that comes from the warm-up images."""
+    withheld: float = Field(0.5, ge=0, le=1)
+    """Share of states whose prompt the critic is not told: it must look at the latents."""
+    warmup_images: int = Field(512, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
-    warmup_steps: int = Field(150, ge=0)
+    warmup_steps: int = Field(300, ge=0)
     """Critic steps on the warm-up images."""
 
 
@@ -110,7 +120,7 @@ class Learner(Section):
     """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
-    step_kl: float = Field(0.4, gt=0)
+    step_kl: float = Field(1.2, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
     denoising step. The critic is only right near the data it was fitted on."""
     weight_decay: float = Field(0.0, ge=0)
@@ -131,9 +141,9 @@ class Learner(Section):
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
     """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step."""
-    kl_weight: float = Field(0.3, ge=0)
+    kl_weight: float = Field(1.0, ge=0)
     """Lagrange multiplier of the budget at the start."""
-    kl_rate: float = Field(0.1, ge=0, le=1)
+    kl_rate: float = Field(0.05, ge=0, le=1)
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
     kl_states: int = Field(32, ge=1)
     """Retained states of the pool seen by each optimizer step."""

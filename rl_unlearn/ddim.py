@@ -57,6 +57,11 @@ class Schedule:
         return (self.std >= MIN_STD).nonzero().flatten()
 
     @property
+    def signal(self) -> Float[Tensor, " levels"]:
+        """Share of the final latents in all T + 1 states: square root of the cumulative alpha, 1 at the end."""
+        return torch.cat([self.alpha.sqrt(), torch.ones(1)])
+
+    @property
     def levels(self) -> Int[Tensor, " levels"]:
         """Timesteps of all T + 1 states, from pure noise to the final latents (0)."""
         return torch.cat([self.timesteps, torch.zeros(1, dtype=torch.int64)])

@@ -1,4 +1,4 @@
-"""The reward of a final image: named parts with weights, each a pure function of the reward CLIP's evidence."""
+"""The reward of a final image: a weighted sum of outcomes, each a pure function of the reward CLIP's evidence."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,48 +22,36 @@ def log_odds(
     return (own - rest).clamp(-bound, bound)
 
 
-def log_probability(
-    log_probs: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"], bound: float
-) -> Float[Tensor, " batch"]:
-    """log p of one class in each row, in nats, clipped to [-bound, 0]."""
-    return log_probs.gather(1, classes[:, None]).squeeze(1).clamp(-bound, 0)
+def outcomes(evidence: Evidence, book: PromptBook, bound: float) -> Float[Tensor, "batch outcomes"]:
+    """What rewards are made of, for every image and whatever was asked: see reward_weights, the reward is linear in them.
 
-
-def reward_parts(
-    evidence: Evidence, prompts: Int[Tensor, " batch"], book: PromptBook, config: Reward
-) -> dict[str, Float[Tensor, " batch"]]:
-    """The unweighted parts of each image's reward; a part that does not apply to a prompt is 0 there.
-
-    forget: negative log-odds of the concept against its domain (target prompts); coherence: log-probability of the rest
-    of the prompt (target prompts); presence: log-probability of the likeliest other class of the concept's domain, for
-    an empty picture is no answer either (target prompts); retain: log-probabilities of object and style asked for
-    (retain prompts).
+    Columns, in nats, clipped to +-bound: negative log-odds of the concept against its domain (forget); log-probability of
+    the likeliest other class of that domain (presence: an empty picture is no answer); then the log-probabilities of all
+    classes, of the concept's domain and of the other one.
     """
-    asked = [book.prompts[i] for i in prompts.tolist()]
-    device = prompts.device
-    target = torch.tensor([p.target for p in asked], device=device)
-    wanted = {
-        "object": torch.tensor([p.object for p in asked], device=device),
-        "style": torch.tensor([p.style for p in asked], device=device),
-    }
-    own, other = book.concept_domain, book.other_domain
-    concept = torch.full_like(prompts, book.concept_index)
-    forget = -log_odds(evidence[own], concept, config.bound)
-    rest = log_probability(evidence[other], wanted[other], config.bound)
-    kept = rest + log_probability(evidence[own], wanted[own], config.bound)
-    instead = evidence[own].scatter(1, concept[:, None], float("-inf")).max(dim=1).values.clamp(-config.bound, 0)
-    zero = torch.zeros_like(rest)
-    return {
-        "presence": torch.where(target, instead, zero),
-        "forget": torch.where(target, forget, zero),
-        "coherence": torch.where(target, rest, zero),
-        "retain": torch.where(target, zero, kept),
-    }
+    own, other = evidence[book.concept_domain], evidence[book.other_domain]
+    concept = torch.full((len(own),), book.concept_index, device=own.device)
+    forget = -log_odds(own, concept, bound)
+    instead = own.scatter(1, concept[:, None], float("-inf")).max(dim=1).values.clamp(-bound, 0)
+    return torch.cat([forget[:, None], instead[:, None], own.clamp(-bound, 0), other.clamp(-bound, 0)], dim=1)
 
 
-def total_reward(parts: dict[str, Float[Tensor, " batch"]], config: Reward) -> Float[Tensor, " batch"]:
-    """The weighted sum of the parts."""
-    return sum((getattr(config, name) * part for name, part in parts.items()), torch.zeros(()))
+def reward_weights(book: PromptBook, config: Reward) -> Float[Tensor, "prompts outcomes"]:
+    """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes . weights[prompt]``.
+
+    Target prompts: forget, presence, and coherence on the rest of the prompt (its style, or its object). Retained ones:
+    retain on both things asked for. Raises ConfigError for an anchor that is no other class of the concept's domain.
+    """
+    own = len(book.names[book.concept_domain])
+    weights = torch.zeros(len(book.prompts), 2 + own + len(book.names[book.other_domain]))
+    presence = 1 if config.anchor is None else 2 + book.other_class(config.anchor, "reward.anchor")
+    for row, prompt in zip(weights, book.prompts, strict=True):
+        asked, rest = 2 + getattr(prompt, book.concept_domain), 2 + own + getattr(prompt, book.other_domain)
+        if prompt.target:
+            row[0], row[presence], row[rest] = config.forget, config.presence, config.coherence
+        else:
+            row[asked] = row[rest] = config.retain
+    return weights
 
 
 def concept_probability(

@@ -33,6 +33,8 @@ class Trajectory:
     """x_T ... x_0 in storage dtype, T + 1 of them; latents[:, k + 1] is the action of step k."""
     log_probs: Float[Tensor, "batch steps"]
     """Behaviour log-probs of the stored (rounded) actions, nats per latent dimension, fp32."""
+    outcomes: Float[Tensor, "batch outcomes"]
+    """What the final image's reward is made of (rewards.outcomes)."""
     rewards: Float[Tensor, " batch"]
     """Reward of the final image."""
     evidence: Float[Tensor, " batch"]

@@ -24,6 +24,7 @@ def rows(round: int, count: int = 4, version: int | None = None, offset: int = 0
         prompts=positions % 2,
         latents=(positions + 100.0 * round).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 2, 2).clone(),
         log_probs=torch.zeros(count, 2),
+        outcomes=torch.zeros(count, 3),
         rewards=positions.float(),
         evidence=torch.zeros(count),
     )

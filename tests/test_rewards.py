@@ -7,8 +7,9 @@ import tiny
 import torch
 
 from rl_unlearn.config import Reward
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.rewards import concept_probability, log_odds, log_probability, reward_parts, total_reward
+from rl_unlearn.rewards import concept_probability, log_odds, outcomes, reward_weights
 
 HALF = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
@@ -24,12 +25,9 @@ def test_log_odds_keep_their_slope_where_probabilities_saturate():
     torch.testing.assert_close(odds, torch.tensor([12.0, 14.0]) - math.log(2), atol=1e-4, rtol=0)
 
 
-def test_log_odds_and_log_probability_are_bounded():
+def test_log_odds_are_bounded():
     sure = torch.tensor([[60.0, 0.0], [-60.0, 0.0]]).log_softmax(dim=1)
-    first = torch.zeros(2, dtype=torch.int64)
-    assert log_odds(sure, first, 8.0).tolist() == [8.0, -8.0]
-    assert log_probability(sure, first, 8.0).tolist() == pytest.approx([0.0, -8.0])
-    assert log_probability(HALF, torch.tensor([1]), 8.0).item() == pytest.approx(math.log(0.25))
+    assert log_odds(sure, torch.zeros(2, dtype=torch.int64), 8.0).tolist() == [8.0, -8.0]
 
 
 @pytest.fixture
@@ -40,48 +38,71 @@ def evidence() -> dict[str, torch.Tensor]:
     return {"object": objects.log(), "style": styles.log()}
 
 
+def rewards(evidence: dict[str, torch.Tensor], prompts: list[int], book: PromptBook, config: Reward) -> list[float]:
+    weights = reward_weights(book, config)[torch.tensor(prompts)]
+    return (outcomes(evidence, book, config.bound) * weights).sum(dim=1).tolist()
+
+
+def only(**weights: float) -> Reward:
+    return Reward(**({"forget": 0.0, "coherence": 0.0, "presence": 0.0, "retain": 0.0} | weights))
+
+
+CATS = [0, 0, 0]  # all asked for a cat in flat style
+
+
+def test_outcomes_say_everything_of_every_image(evidence):
+    book = PromptBook.from_config(tiny.config())
+    found = outcomes(evidence, book, 4.0)
+    forget = -torch.tensor([0.9 / 0.1, 1.0, 0.01 / 0.99]).log().clamp(-4, 4)
+    instead = torch.tensor([0.05, 0.25, 0.98]).log()
+    torch.testing.assert_close(found[:, 0], forget, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 1], instead)
+    torch.testing.assert_close(found[:, 2:5], evidence["object"].clamp(min=-4))
+    torch.testing.assert_close(found[:, 5:], evidence["style"])
+    style = outcomes(evidence, PromptBook.from_config(tiny.config(concept="style:flat")), 4.0)
+    torch.testing.assert_close(style[:, 0], torch.full((3,), -math.log(4)), atol=1e-5, rtol=0)
+    assert style.shape == found.shape
+
+
 def test_less_of_the_concept_is_more_reward(evidence):
     book, config = PromptBook.from_config(tiny.config()), Reward()
-    prompts = torch.zeros(3, dtype=torch.int64)  # all asked for a cat in flat style
-    parts = reward_parts(evidence, prompts, book, config)
-    rewards = total_reward(parts, config)
-    assert rewards[0] < rewards[1] < rewards[2]
-    expected = -torch.tensor([0.9 / 0.1, 1.0, 0.01 / 0.99]).log().clamp(-config.bound, config.bound)
-    torch.testing.assert_close(parts["forget"], expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(parts["coherence"], torch.full((3,), math.log(0.8)))
-    assert parts["retain"].tolist() == [0, 0, 0]
-    instead = torch.tensor([0.05, 0.25, 0.98]).log()
-    torch.testing.assert_close(parts["presence"], instead)
-    weighted = config.forget * expected + config.coherence * math.log(0.8) + config.presence * instead
-    torch.testing.assert_close(rewards, weighted, atol=1e-5, rtol=0)
+    found = rewards(evidence, CATS, book, config)
+    assert found[0] < found[1] < found[2]
+    expected = -config.forget * math.log(9) + config.coherence * math.log(0.8) + config.presence * math.log(0.05)
+    assert found[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_target_and_retained_prompts_have_their_own_parts(evidence):
     book = PromptBook.from_config(tiny.config())
-    prompts = torch.tensor([1, 2, 3])  # cat in noto, dog in flat, dog in noto
-    parts = reward_parts(evidence, prompts, book, Reward())
-    torch.testing.assert_close(parts["coherence"], torch.tensor([math.log(0.2), 0.0, 0.0]))
-    assert (parts["forget"] != 0).tolist() == [True, False, False]
-    assert (parts["presence"] != 0).tolist() == [True, False, False]
-    kept = torch.tensor([0.0, math.log(0.25) + math.log(0.8), math.log(0.98) + math.log(0.2)])
-    torch.testing.assert_close(parts["retain"], kept)
+    prompts = [1, 2, 3]  # cat in noto, dog in flat, dog in noto
+    assert rewards(evidence, prompts, book, only(coherence=1.0)) == pytest.approx([math.log(0.2), 0, 0])
+    assert rewards(evidence, prompts, book, only(presence=1.0)) == pytest.approx([math.log(0.05), 0, 0])
+    assert rewards(evidence, prompts, book, only(forget=1.0)) == pytest.approx([-math.log(9), 0, 0], abs=1e-5)
+    kept = [0, math.log(0.25) + math.log(0.8), math.log(0.98) + math.log(0.2)]
+    assert rewards(evidence, prompts, book, only(retain=1.0)) == pytest.approx(kept)
 
 
 def test_a_style_is_forgotten_in_the_same_way(evidence):
     book = PromptBook.from_config(tiny.config(concept="style:flat"))
-    prompts = torch.tensor([0, 0, 3])  # cat in flat twice (targets), dog in noto
-    parts = reward_parts(evidence, prompts, book, Reward())
-    assert parts["forget"].tolist() == pytest.approx([-math.log(4), -math.log(4), 0], abs=1e-5)
-    assert parts["coherence"].tolist() == pytest.approx([math.log(0.9), math.log(0.5), 0], abs=1e-5)
-    assert parts["retain"].tolist() == pytest.approx([0, 0, math.log(0.2) + math.log(0.98)], abs=1e-5)
+    prompts = [0, 0, 3]  # cat in flat twice (targets), dog in noto
+    odds = [-math.log(4), -math.log(4), 0]
+    assert rewards(evidence, prompts, book, only(forget=1.0)) == pytest.approx(odds, abs=1e-5)
+    rest = [math.log(0.9), math.log(0.5), 0]
+    assert rewards(evidence, prompts, book, only(coherence=1.0)) == pytest.approx(rest, abs=1e-5)
+    kept = [0, 0, math.log(0.2) + math.log(0.98)]
+    assert rewards(evidence, prompts, book, only(retain=1.0)) == pytest.approx(kept, abs=1e-5)
 
 
-def test_weights_of_zero_switch_parts_off(evidence):
+def test_an_anchor_takes_the_place_of_the_likeliest_other_class(evidence):
     book = PromptBook.from_config(tiny.config())
-    config = Reward(forget=0.0, coherence=2.0, presence=0.0, retain=0.0)
-    prompts = torch.tensor([0, 2, 4])
-    rewards = total_reward(reward_parts(evidence, prompts, book, config), config)
-    assert rewards.tolist() == pytest.approx([2 * math.log(0.8), 0, 0])
+    found = rewards(evidence, CATS, book, only(presence=1.0).model_copy(update={"anchor": "fish"}))
+    assert found == pytest.approx([math.log(0.05), math.log(0.25), -4.0])
+
+
+@pytest.mark.parametrize(("anchor", "said"), [("cat", "dog, fish"), ("fisch", "did you mean 'fish'"), ("noto", "dog")])
+def test_an_anchor_is_another_class_of_the_concepts_domain(anchor, said):
+    with pytest.raises(ConfigError, match=f"reward.anchor '{anchor}' is no other object.*{said}"):
+        reward_weights(PromptBook.from_config(tiny.config()), Reward(anchor=anchor))
 
 
 def test_concept_probability(evidence):

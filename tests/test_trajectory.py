@@ -23,6 +23,7 @@ def trajectories(count: int = 5, dtype: torch.dtype = torch.float32, first: int 
         prompts=torch.arange(count) % 3,
         latents=latents,
         log_probs=torch.randn(count, 3, generator=generator),
+        outcomes=torch.randn(count, 6, generator=generator),
         rewards=torch.randn(count, generator=generator),
         evidence=torch.rand(count, generator=generator),
     )
