@@ -80,8 +80,8 @@ class CriticActor:
     def _states(self, trajectory: Trajectory, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
         """Random states of the trajectories: latents, level, prompt, and the outcomes of their final images.
 
-        A share of them, ``critic.renoised``, is the final image under fresh noise: to a trained model the forward process
-        gives the same joint distribution, and a few hundred images never run out of states.
+        A share of them, ``critic.renoised``, is the final image under fresh noise: of a trained model the forward
+        process gives the same joint distribution, and a few hundred images never run out of states.
         """
         rows = torch.randint(len(trajectory), (count,), generator=draw)
         levels = torch.randint(len(self._levels), (count,), generator=draw)

@@ -1,8 +1,9 @@
 """The critic: a timestep-aware, concept-conditioned network with a CLIP trunk that reads noisy latents (CGRU's V).
 
-It predicts the *outcomes* of a noisy latent, what the reward CLIP will see on the final image (rewards.outcomes), and the
-reward is linear in them: ``V(x_t, t, c) = psi(x_t, t, c) . w_c`` (successor features: Barreto et al. 2017, arXiv 1606.05312).
-Dozens of targets an image teach it what objects and styles look like under noise; one number hardly does.
+It predicts the *outcomes* of a noisy latent, what the reward CLIP will see on the final image (rewards.outcomes), and
+the reward is linear in them: ``V(x_t, t, c) = psi(x_t, t, c) . w_c`` (successor features: Barreto et al. 2017,
+arXiv 1606.05312). Dozens of targets an image teach it what objects and styles look like under noise; one number
+hardly does.
 
 The next state is the action, so V also values actions: Q(s_t, a_t) = V(a_t, t - 1).
 """
@@ -52,9 +53,9 @@ class _Residual(nn.Module):
 class Critic(nn.Module):
     """psi(x_t, t, c), the expected outcomes.
 
-    Convolutions turn latents into grid x grid tokens; the first ``layers`` blocks of the CLIP image tower, with its class
-    token and positions (resampled to the grid), read them; a linear head sees every token where it is. With ``layers=0``
-    the convolutions feed the head themselves.
+    Convolutions turn latents into grid x grid tokens; the first ``layers`` blocks of the CLIP image tower, with its
+    class token and positions (resampled to the grid), read them; a linear head sees every token where it is. With
+    ``layers=0`` the convolutions feed the head themselves.
     """
 
     mean: Tensor
@@ -96,7 +97,7 @@ class Critic(nn.Module):
         timesteps: Int[Tensor, " batch"],
         condition: Float[Tensor, "batch features"],
     ) -> Float[Tensor, "batch outcomes"]:
-        """Expected outcomes of noisy latents; ``condition``: see CriticActor, all zeros where the prompt is withheld."""
+        """Expected outcomes of noisy latents; ``condition``: see CriticActor, zeros where the prompt is withheld."""
         context = self.context(timestep_features(timesteps, _CONTEXT)) + self.condition(condition)
         hidden = self.fine(self.stem(latents), context)
         hidden = nn.functional.silu(self.norm(self.coarse(self.down(hidden), context)))
@@ -135,8 +136,8 @@ def action_gradients(
 ) -> Float[Tensor, "batch channels height width"]:
     """Gradient of V(a, t - 1) with respect to the action, the prompt withheld.
 
-    A critic that is told the prompt need not look: while the policy does as it is told, the prompt predicts the outcome,
-    and the gradient with respect to the latents is noise.
+    A critic that is told the prompt need not look: while the policy does as it is told, the prompt predicts the
+    outcome, and the gradient with respect to the latents is noise.
     """
     condition = torch.zeros(len(actions), critic.condition.in_features, device=actions.device)
     with torch.enable_grad():

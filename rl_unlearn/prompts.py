@@ -61,7 +61,7 @@ class PromptBook:
         return self.phrases[self.concept_domain][self.concept_index]
 
     def other_class(self, name: str, key: str) -> int:
-        """Index of a class of the concept's domain other than the concept; ConfigError, naming ``key``, if it is none."""
+        """Index of another class of the concept's domain than the concept; ConfigError, naming ``key``, if none."""
         others = [n for i, n in enumerate(self.names[self.concept_domain]) if i != self.concept_index]
         if name not in others:
             near = difflib.get_close_matches(name, others, n=1)

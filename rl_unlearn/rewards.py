@@ -23,11 +23,11 @@ def log_odds(
 
 
 def outcomes(evidence: Evidence, book: PromptBook, bound: float) -> Float[Tensor, "batch outcomes"]:
-    """What rewards are made of, for every image and whatever was asked: see reward_weights, the reward is linear in them.
+    """What rewards are made of, for every image and whatever was asked; the reward is linear in them (reward_weights).
 
-    Columns, in nats, clipped to +-bound: negative log-odds of the concept against its domain (forget); log-probability of
-    the likeliest other class of that domain (presence: an empty picture is no answer); then the log-probabilities of all
-    classes, of the concept's domain and of the other one.
+    Columns, in nats, clipped to +-bound: negative log-odds of the concept against its domain (forget); log-probability
+    of the likeliest other class of that domain (presence: an empty picture is no answer); then the log-probabilities of
+    all classes, of the concept's domain and of the other one.
     """
     own, other = evidence[book.concept_domain], evidence[book.other_domain]
     concept = torch.full((len(own),), book.concept_index, device=own.device)

@@ -206,7 +206,7 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
 def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
     batch = trajectories(200)
     stored = CriticActor(tiny.config(critic={"renoised": 0.0}))
-    latents, levels, prompts, outcomes = stored._states(batch, 64, generator("states"))
+    latents, levels, _, outcomes = stored._states(batch, 64, generator("states"))
     known = {tuple(row.flatten()[:4].tolist()) for row in batch.latents.flatten(0, 1)}
     assert all(tuple(row.flatten()[:4].tolist()) in known for row in latents)
     fresh = CriticActor(tiny.config(critic={"renoised": 1.0}))
