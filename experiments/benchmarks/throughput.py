@@ -1,4 +1,4 @@
-"""Images a second: plain sampling by two one-thread processes, and the whole actor-learner loop on Ray.
+"""Images a second: plain sampling by two one-thread processes, and the canvas's actor-learner loop on Ray.
 
     python -m experiments.benchmarks.throughput
 
@@ -12,9 +12,11 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
-from rl_unlearn.config import Config, Loop, Selection
+from experiments import settings
+from rl_unlearn.config import Config
 
 _BATCH = 64
 _BATCHES = 5
@@ -50,7 +52,9 @@ def loop() -> float:
     """Images a second of the loop, by the median time of a round after the first two."""
     from cluster.program import train
 
-    config = Config(loop=Loop(rounds=_ROUNDS), selection=Selection(every=_ROUNDS, images=2))
+    canvas = Path(__file__).parents[1] / "configs" / "canvas.yaml"
+    short = [f"loop.rounds={_ROUNDS}", f"selection.every={_ROUNDS}", "selection.images=2"]
+    config = settings.load([str(canvas)], short)
     ends: list[float] = []
 
     def listen(event: str, row: dict[str, Any]) -> None:
