@@ -1,0 +1,68 @@
+"""What the critic knows after its warm-up: accuracy on images it has not seen, noise level by noise level.
+
+    python -m experiments.benchmarks.critic [override ...]
+
+One line for each depth of the CLIP trunk: seconds of the warm-up's fit on one thread, and for some noise levels (0 is
+pure noise) the share of unseen images whose object, and whose style, is the likeliest by the critic's predicted
+outcomes. The prompt is withheld, so that the critic has to look.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from actors.critic import CriticActor
+from actors.rollout import RolloutActor
+from experiments import settings
+from learner.learner import Learner
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.requests import Request
+from rl_unlearn.trajectory import Trajectory
+from rl_unlearn.weights import Weights
+
+_UNSEEN = 320
+_DEPTHS = (0, 1, 2, 4)
+
+
+def _images(actor: RolloutActor, weights: Weights, prompts: list[int], round: int, batch: int) -> Trajectory:
+    chunks = range(0, len(prompts), batch)
+    return Trajectory.cat([actor.sample(Request(round, tuple(prompts[i : i + batch]), i), weights) for i in chunks])
+
+
+@torch.no_grad()
+def accuracy(actor: CriticActor, unseen: Trajectory, book: PromptBook, level: int) -> dict[str, float]:
+    """Percent of the images whose class is the likeliest, for each domain."""
+    latents = unseen.latents[:, level].float()
+    timesteps = actor._levels[level].expand(len(latents))
+    outcomes = actor._critic(latents, timesteps, torch.zeros(len(latents), actor._conditions.shape[1]))
+    own, other = book.concept_domain, book.other_domain
+    parts = outcomes[:, 2:].split([len(book.names[own]), len(book.names[other])], dim=1)
+    asked = {d: torch.tensor([getattr(book.prompts[i], d) for i in unseen.prompts.tolist()]) for d in (own, other)}
+    pairs = zip((own, other), parts, strict=True)
+    return {d: round(100 * (part.argmax(dim=1) == asked[d]).float().mean().item(), 1) for d, part in pairs}
+
+
+def main(overrides: list[str]) -> None:
+    """Prints one JSON object a line."""
+    canvas = str(Path(__file__).parents[1] / "configs" / "canvas.yaml")
+    config: Config = settings.load([canvas], overrides)
+    book = PromptBook.from_config(config)
+    rollout, weights = RolloutActor(config), Learner(config).weights()
+    warm_up = book.draw(config.seed, 0, config.critic.warmup_images, 0.5)
+    seen = _images(rollout, weights, warm_up, 0, config.rollout.batch)
+    unseen = _images(rollout, weights, [i % len(book.prompts) for i in range(_UNSEEN)], 1, config.rollout.batch)
+    for layers in _DEPTHS:
+        critic = CriticActor(settings.load([canvas], [*overrides, f"critic.layers={layers}"]))
+        start = time.monotonic()
+        critic.warm_up(seen)
+        row = {"layers": layers, "seconds": round(time.monotonic() - start, 1)}
+        levels = sorted({*range(0, config.sampler.steps, 2), config.sampler.steps})
+        print(json.dumps(row | {f"level {k}": accuracy(critic, unseen, book, k) for k in levels}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
