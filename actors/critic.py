@@ -9,9 +9,9 @@ from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.rewards import reward_weights
+from rl_unlearn.rewards import anchor_class, reward_weights
 from rl_unlearn.trajectory import Scored, Trajectory
-from rl_unlearn.zeroshot import load_open_clip
+from rl_unlearn.zeroshot import load_open_clip, text_features
 
 
 class CriticActor:
@@ -25,13 +25,14 @@ class CriticActor:
         self._levels = self._schedule.levels.to(self._device)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
-        with torch.no_grad():
-            texts = nn.functional.normalize(clip.encode_text(tokenizer([p.text for p in book.prompts])), dim=-1)
-            concept = nn.functional.normalize(clip.encode_text(tokenizer([book.concept])), dim=-1)
+        texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
+        classes = text_features(clip, tokenizer, book.phrases[book.concept_domain])
+        concept = classes[book.concept_index]
         # CLIP text embeddings of prompt and concept, and whether the concept is to be forgotten there.
         target = torch.tensor([[float(p.target)] for p in book.prompts])
-        self._conditions = torch.cat([texts, concept.expand_as(texts), target], dim=1).to(self._device)
-        self._weights = reward_weights(book, config.reward).to(self._device)
+        self._conditions = torch.cat([texts, concept.expand(len(texts), -1), target], dim=1).to(self._device)
+        anchor = anchor_class(book, config.reward, classes)
+        self._weights = reward_weights(book, config.reward, anchor).to(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._critic = Critic(

@@ -9,7 +9,7 @@ from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
-from rl_unlearn.rewards import concept_probability, outcomes, reward_weights
+from rl_unlearn.rewards import anchor_class, concept_probability, outcomes, reward_weights
 from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
@@ -27,14 +27,19 @@ class RolloutActor:
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model), config)
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
-        self._weights = reward_weights(self._book, config.reward)
         self._reward = self._zero_shot(config.reward.clip, "reward")
+        self._anchor = anchor_class(self._book, config.reward, self._reward.classes[self._book.concept_domain])
+        self._weights = reward_weights(self._book, config.reward, self._anchor)
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the learner's."""
         return self._policy.base_digest()
+
+    def anchor(self) -> str:
+        """Name of the class that shall stand in the concept's place, or `any`."""
+        return "any" if self._anchor is None else self._book.names[self._book.concept_domain][self._anchor]
 
     def _zero_shot(self, spec: str, name: Literal["reward", "selection"]) -> ZeroShot:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)

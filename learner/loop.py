@@ -113,12 +113,14 @@ class Loop:
 
     async def _warm_up(self, board: Board) -> None:
         config, handles = self._config, self._handles
-        images = config.critic.warmup_images
-        await self._collect(board, 0, self._book.draw(config.seed, 0, images, 0.5), await board.weights(0), fresh=False)
+        images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
+        prompts = self._book.draw(config.seed, 0, images, share)
+        await self._collect(board, 0, prompts, await board.weights(0), fresh=False)
         warm = handles.replay.recent.remote(images, 0, (config.seed, "warm-up"))
         states = await self._wait(handles.learner.keep.remote(warm), "learner")
         fit = await self._wait(handles.critic.warm_up.remote(warm), "critic")
-        self._listen("warm-up", {"images": board.images, "pool_states": states, **fit})
+        anchor = await self._wait(handles.rollouts[0].anchor.remote(), "rollout")
+        self._listen("warm-up", {"images": board.images, "pool_states": states, "anchor": anchor, **fit})
 
     async def _rollouts(self, board: Board) -> None:
         # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the

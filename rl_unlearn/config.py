@@ -71,9 +71,10 @@ class Reward(Section):
     coherence: float = Field(3.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
     presence: float = Field(4.0, ge=0)
-    """Weight of the log-probability of the likeliest other class on target prompts: something must be there instead."""
-    anchor: str | None = Field(None, max_length=200)
-    """What should be there instead, a class of the concept's domain; None leaves the choice to the policy."""
+    """Weight of the anchor's log-probability on target prompts: something must be there instead."""
+    anchor: str = Field("nearest", max_length=1000)
+    """What should be there instead: a class of the concept's domain, `nearest` (the one whose phrase the reward CLIP
+    finds most similar), or `any` (the likeliest other class on each image: every image pulls its own way)."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
     bound: float = Field(4.0, gt=0)
@@ -97,11 +98,13 @@ class Critic(Section):
     """Share of the critic's states that are final latents under fresh noise rather than states of the trajectory."""
     rehearsal: float = Field(0.5, ge=0, lt=1)
     """Share of a minibatch that comes from the warm-up images."""
-    withheld: float = Field(0.5, ge=0, le=1)
+    withheld: float = Field(0.8, ge=0, le=1)
     """Share of states whose prompt the critic is not told: it must look at the latents."""
     warmup_images: int = Field(512, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
-    warmup_steps: int = Field(300, ge=0)
+    warmup_target_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of the warm-up images drawn for target prompts: what there is besides is most of what must be learned."""
+    warmup_steps: int = Field(600, ge=0)
     """Critic steps on the warm-up images."""
 
 

@@ -36,15 +36,30 @@ def outcomes(evidence: Evidence, book: PromptBook, bound: float) -> Float[Tensor
     return torch.cat([forget[:, None], instead[:, None], own.clamp(-bound, 0), other.clamp(-bound, 0)], dim=1)
 
 
-def reward_weights(book: PromptBook, config: Reward) -> Float[Tensor, "prompts outcomes"]:
+def anchor_class(book: PromptBook, config: Reward, classes: Float[Tensor, "classes features"]) -> int | None:
+    """Which class of the concept's domain shall stand in its place; None: any.
+
+    ``classes``: the reward CLIP's normalised text embeddings of that domain. Raises ConfigError for an anchor that is
+    no other class of it.
+    """
+    if config.anchor == "any":
+        return None
+    if config.anchor != "nearest":
+        return book.other_class(config.anchor, "reward.anchor")
+    similarity = classes @ classes[book.concept_index]
+    similarity[book.concept_index] = float("-inf")
+    return int(similarity.argmax())
+
+
+def reward_weights(book: PromptBook, config: Reward, anchor: int | None) -> Float[Tensor, "prompts outcomes"]:
     """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes . weights[prompt]``.
 
-    Target prompts: forget, presence, and coherence on the rest of the prompt (its style, or its object). Retained ones:
-    retain on both things asked for. Raises ConfigError for an anchor that is no other class of the concept's domain.
+    Target prompts: forget, presence of the anchor (of any other class if there is none), and coherence on the rest of
+    the prompt (its style, or its object). Retained ones: retain on both things asked for.
     """
     own = len(book.names[book.concept_domain])
     weights = torch.zeros(len(book.prompts), 2 + own + len(book.names[book.other_domain]))
-    presence = 1 if config.anchor is None else 2 + book.other_class(config.anchor, "reward.anchor")
+    presence = 1 if anchor is None else 2 + anchor
     for row, prompt in zip(weights, book.prompts, strict=True):
         asked, rest = 2 + getattr(prompt, book.concept_domain), 2 + own + getattr(prompt, book.other_domain)
         if prompt.target:

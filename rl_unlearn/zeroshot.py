@@ -1,6 +1,6 @@
 """Zero-shot evidence by CLIP: how probable each class of a domain is on an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,13 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
     return model.float().eval().requires_grad_(False), tokenizer
 
 
+@torch.no_grad()
+def text_features(clip: open_clip.CLIP, tokenizer: Tokenizer, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    """Normalised text embeddings, on the device of the CLIP."""
+    tokens = tokenizer(list(texts)).to(clip.logit_scale.device)
+    return nn.functional.normalize(clip.encode_text(tokens), dim=-1)
+
+
 class ZeroShot:
     """CLIP evidence over the classes of each domain of a prompt book."""
 
@@ -57,12 +64,8 @@ class ZeroShot:
         std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         self._mean = torch.tensor(mean, device=device)[:, None, None]
         self._std = torch.tensor(std, device=device)[:, None, None]
-        with torch.no_grad():
-            self._classes = {
-                domain: nn.functional.normalize(clip.encode_text(tokenizer(list(texts)).to(device)), dim=-1)
-                for domain, texts in phrases.items()
-            }
-            self._scale = clip.logit_scale.exp()
+        self.classes = {domain: text_features(clip, tokenizer, texts) for domain, texts in phrases.items()}
+        self._scale = clip.logit_scale.detach().exp()
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Float[Tensor, "batch classes"]]:
         """Log-probabilities of the classes of each domain; images in [0, 1], any size."""
@@ -71,6 +74,5 @@ class ZeroShot:
             images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
         features = nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
         return {
-            domain: (self._scale * features @ classes.T).log_softmax(dim=-1)
-            for domain, classes in self._classes.items()
+            domain: (self._scale * features @ classes.T).log_softmax(dim=-1) for domain, classes in self.classes.items()
         }

@@ -5,11 +5,12 @@ import math
 import pytest
 import tiny
 import torch
+from tiny import OBJECTS
 
 from rl_unlearn.config import Reward
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.rewards import concept_probability, log_odds, outcomes, reward_weights
+from rl_unlearn.rewards import anchor_class, concept_probability, log_odds, outcomes, reward_weights
 
 HALF = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
@@ -38,8 +39,14 @@ def evidence() -> dict[str, torch.Tensor]:
     return {"object": objects.log(), "style": styles.log()}
 
 
-def rewards(evidence: dict[str, torch.Tensor], prompts: list[int], book: PromptBook, config: Reward) -> list[float]:
-    weights = reward_weights(book, config)[torch.tensor(prompts)]
+def rewards(
+    evidence: dict[str, torch.Tensor],
+    prompts: list[int],
+    book: PromptBook,
+    config: Reward,
+    anchor: int | None = None,
+) -> list[float]:
+    weights = reward_weights(book, config, anchor)[torch.tensor(prompts)]
     return (outcomes(evidence, book, config.bound) * weights).sum(dim=1).tolist()
 
 
@@ -95,14 +102,27 @@ def test_a_style_is_forgotten_in_the_same_way(evidence):
 
 def test_an_anchor_takes_the_place_of_the_likeliest_other_class(evidence):
     book = PromptBook.from_config(tiny.config())
-    found = rewards(evidence, CATS, book, only(presence=1.0).model_copy(update={"anchor": "fish"}))
+    found = rewards(evidence, CATS, book, only(presence=1.0), anchor=OBJECTS.index("fish"))
     assert found == pytest.approx([math.log(0.05), math.log(0.25), -4.0])
+
+
+CLASSES = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [1.0, 0.4]]), dim=1)
+
+
+@pytest.mark.parametrize(("anchor", "found"), [("any", None), ("dog", 1), ("fish", 2), ("nearest", 2)])
+def test_which_class_is_the_anchor(anchor, found):
+    assert anchor_class(PromptBook.from_config(tiny.config()), Reward(anchor=anchor), CLASSES) == found
+
+
+def test_the_nearest_class_is_never_the_concept_itself():
+    book = PromptBook.from_config(tiny.config(concept="dog"))
+    assert anchor_class(book, Reward(), CLASSES) == OBJECTS.index("fish")
 
 
 @pytest.mark.parametrize(("anchor", "said"), [("cat", "dog, fish"), ("fisch", "did you mean 'fish'"), ("noto", "dog")])
 def test_an_anchor_is_another_class_of_the_concepts_domain(anchor, said):
     with pytest.raises(ConfigError, match=f"reward.anchor '{anchor}' is no other object.*{said}"):
-        reward_weights(PromptBook.from_config(tiny.config()), Reward(anchor=anchor))
+        anchor_class(PromptBook.from_config(tiny.config()), Reward(anchor=anchor), CLASSES)
 
 
 def test_concept_probability(evidence):

@@ -52,7 +52,7 @@ def main(overrides: list[str]) -> None:
     config: Config = settings.load([canvas], overrides)
     book = PromptBook.from_config(config)
     rollout, weights = RolloutActor(config), Learner(config).weights()
-    warm_up = book.draw(config.seed, 0, config.critic.warmup_images, 0.5)
+    warm_up = book.draw(config.seed, 0, config.critic.warmup_images, config.critic.warmup_target_fraction)
     seen = _images(rollout, weights, warm_up, 0, config.rollout.batch)
     unseen = _images(rollout, weights, [i % len(book.prompts) for i in range(_UNSEEN)], 1, config.rollout.batch)
     for layers in _DEPTHS:
