@@ -85,8 +85,8 @@ class Loop:
         await self._same_model()
         board = Board(self._handles.learner.weights.remote())
         self._listen("phase", {"phase": "warm-up"})
-        await self._warm_up(board)
-        self._listen("phase", {"phase": "training"})
+        anchor = await self._warm_up(board)
+        self._listen("phase", {"phase": f"training, {self._config.concept} -> {anchor}"})
         try:
             async with asyncio.TaskGroup() as group:
                 rollouts = group.create_task(self._rollouts(board))
@@ -111,7 +111,7 @@ class Loop:
                     "a rollout actor loaded another model than the learner: check model.path on its node"
                 )
 
-    async def _warm_up(self, board: Board) -> None:
+    async def _warm_up(self, board: Board) -> str:
         config, handles = self._config, self._handles
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = self._book.draw(config.seed, 0, images, share)
@@ -119,8 +119,9 @@ class Loop:
         warm = handles.replay.recent.remote(images, 0, (config.seed, "warm-up"))
         states = await self._wait(handles.learner.keep.remote(warm), "learner")
         fit = await self._wait(handles.critic.warm_up.remote(warm), "critic")
-        anchor = await self._wait(handles.rollouts[0].anchor.remote(), "rollout")
+        anchor: str = await self._wait(handles.rollouts[0].anchor.remote(), "rollout")
         self._listen("warm-up", {"images": board.images, "pool_states": states, "anchor": anchor, **fit})
+        return anchor
 
     async def _rollouts(self, board: Board) -> None:
         # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the

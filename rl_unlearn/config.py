@@ -72,13 +72,19 @@ class Reward(Section):
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
     presence: float = Field(4.0, ge=0)
     """Weight of the anchor's log-probability on target prompts: something must be there instead."""
-    anchor: str = Field("nearest", max_length=1000)
-    """What should be there instead: a class of the concept's domain, `nearest` (the one whose phrase the reward CLIP
-    finds most similar), or `any` (the likeliest other class on each image: every image pulls its own way)."""
+    anchor: Strings = ("nearest",)
+    """What should be there instead, in order of preference: the first that is another class of the concept's domain.
+    `nearest` is the one whose phrase the reward CLIP finds most similar; `any` the likeliest other class on each image,
+    so that every image pulls its own way."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
     bound: float = Field(4.0, gt=0)
     """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth exploiting."""
+
+    @field_validator("anchor", mode="before")
+    @classmethod
+    def _one_anchor_is_a_list_of_one(cls, anchor: object) -> object:
+        return (anchor,) if isinstance(anchor, str) else anchor
 
 
 class Critic(Section):

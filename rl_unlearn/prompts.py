@@ -60,15 +60,6 @@ class PromptBook:
         """Zero-shot phrase of the concept."""
         return self.phrases[self.concept_domain][self.concept_index]
 
-    def other_class(self, name: str, key: str) -> int:
-        """Index of another class of the concept's domain than the concept; ConfigError, naming ``key``, if none."""
-        others = [n for i, n in enumerate(self.names[self.concept_domain]) if i != self.concept_index]
-        if name not in others:
-            near = difflib.get_close_matches(name, others, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(others[:30])}"
-            raise ConfigError(f"{key} {name!r} is no other {self.concept_domain} of this world: {hint}")
-        return self.names[self.concept_domain].index(name)
-
     @classmethod
     def from_config(cls, config: Config) -> "PromptBook":
         """The grid of objects and styles, or the user's two prompt files.

@@ -1,10 +1,13 @@
 """The reward of a final image: a weighted sum of outcomes, each a pure function of the reward CLIP's evidence."""
 
+import difflib
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Reward
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 Evidence = dict[str, Float[Tensor, "batch classes"]]
@@ -37,18 +40,30 @@ def outcomes(evidence: Evidence, book: PromptBook, bound: float) -> Float[Tensor
 
 
 def anchor_class(book: PromptBook, config: Reward, classes: Float[Tensor, "classes features"]) -> int | None:
-    """Which class of the concept's domain shall stand in its place; None: any.
+    """Which class of the concept's domain shall stand in its place: the first possible of ``config.anchor``; None: any.
 
-    ``classes``: the reward CLIP's normalised text embeddings of that domain. Raises ConfigError for an anchor that is
-    no other class of it.
+    ``classes``: the reward CLIP's normalised text embeddings of that domain. Raises ConfigError for an anchor that this
+    world does not know, or if none is another class of the concept's domain.
     """
-    if config.anchor == "any":
-        return None
-    if config.anchor != "nearest":
-        return book.other_class(config.anchor, "reward.anchor")
-    similarity = classes @ classes[book.concept_index]
-    similarity[book.concept_index] = float("-inf")
-    return int(similarity.argmax())
+    known, own = {name for names in book.names.values() for name in names}, book.names[book.concept_domain]
+    for name in config.anchor:
+        if name not in known | {"any", "nearest"}:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "name a class, `nearest` or `any`"
+            raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
+    for name in config.anchor:
+        if name == "any":
+            return None
+        if name == "nearest":
+            similarity = classes @ classes[book.concept_index]
+            similarity[book.concept_index] = float("-inf")
+            return int(similarity.argmax())
+        if name in own and own.index(name) != book.concept_index:
+            return own.index(name)
+    raise ConfigError(
+        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than the concept: "
+        "add one, or `nearest`"
+    )
 
 
 def reward_weights(book: PromptBook, config: Reward, anchor: int | None) -> Float[Tensor, "prompts outcomes"]:
