@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from rl_unlearn import canvas
-from rl_unlearn.config import Config, Model
+from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.ddim import step
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.noise import trajectory_noise
@@ -331,3 +331,19 @@ def test_the_canvas_is_one_more_pipeline():
             state = scheduler.step(output, t, state, eta=1.0, variance_noise=noise[:, k + 1]).prev_sample
         theirs = pipeline.vae.decode(state / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
     torch.testing.assert_close(images, theirs.clamp(0, 1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_filled_up_tokens_change_nothing(guidance):
+    # The canvas has 12 tokens a prompt, which the policy fills up to 16 on a CPU.
+    config = Config(sampler=Sampler(guidance=guidance))
+    policy = DiffusionPolicy(load_pipeline(config.model), config)
+    embeddings = policy.encode(["A cat image in noto style.", "A dog image."])
+    assert policy._full_rows(embeddings)[0].shape[1] == 16
+    latents = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
+    timesteps = policy.schedule.timesteps[torch.tensor([0, 7])]
+    with torch.no_grad():
+        found = policy.predict(latents, torch.tensor([0, 7]), embeddings)
+        plain = policy.unet(latents, timesteps, encoder_hidden_states=embeddings).sample
+        without = policy.unet(latents, timesteps, encoder_hidden_states=policy.encode(["", ""])).sample
+    torch.testing.assert_close(found, without + guidance * (plain - without), atol=1e-5, rtol=1e-5)
