@@ -31,7 +31,7 @@ def one_ray() -> Iterator[None]:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
     ray.shutdown()
 
