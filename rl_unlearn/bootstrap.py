@@ -56,4 +56,5 @@ def interval(
     spread = torch.quantile(counts @ terms, torch.tensor([0.025, 0.975], dtype=torch.float64))
     # The percentiles of a few, skewed resamples may miss the estimate by rounding; an interval holds its value.
     low, high = torch.minimum(spread[0], value), torch.maximum(spread[1], value)
-    return Interval(value.item(), low.item(), high.item())
+    # Sums of weights miss 1 by a rounding error: no rate is 100.00000000000001 percent.
+    return Interval(*(round(end.item(), 9) for end in (value, low, high)))

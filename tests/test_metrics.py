@@ -70,7 +70,7 @@ def test_rates_of_a_style():
 
 @pytest.mark.parametrize("concept", ["frog", "style:monotone"])
 def test_the_full_protocol_agrees_with_the_published_definitions(concept):
-    """UnlearnCanvas: accuracies of a 20 x 8 x 5 table of right and wrong, rows and columns averaged by NumPy's means."""
+    """UnlearnCanvas: a 20 x 8 x 5 table of right and wrong for each domain, averaged by NumPy over its rows."""
     book = PromptBook.from_config(Config(concept=concept))
     random = torch.Generator().manual_seed(0)
     prompts = torch.arange(160).repeat_interleave(5)
