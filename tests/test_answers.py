@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_an_evaluation_killed_half_way_continues(tmp_path):
     config = tiny.config(
         output=str(tmp_path / "out"),
-        evaluation={"per_prompt": 400, "batch": 8, "judge": str(tiny.clip_folder(2)), "resamples": 100},
+        evaluation={"per_prompt": 100, "batch": 8, "judge": str(tiny.clip_folder(2)), "resamples": 100},
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(settings.dump(config))
@@ -157,10 +157,8 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     kept = len(files(tmp_path / "out"))
-    assert 3 <= kept < 600
-    short = [*command, "evaluation.per_prompt=8"]  # its own batches; then the long one finds what was kept
-    assert subprocess.run(short, cwd=ROOT, capture_output=True, text=True, timeout=200).returncode == 0
+    assert 3 <= kept < 150
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    first = next(line for line in done.stderr.splitlines() if line.startswith("untouched: 2400 images"))
-    assert int(first.split("images, ")[1].split()[0]) >= 8 * min(kept, 300)
+    first = next(line for line in done.stderr.splitlines() if line.startswith("untouched: 600 images"))
+    assert int(first.split("images, ")[1].split()[0]) >= 8 * min(kept, 75)
