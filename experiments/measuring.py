@@ -142,7 +142,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return f"{value['value']:.1f} [dim]\\[{value['low']:.1f}, {value['high']:.1f}][/]"
+        return f"{value['value']:.1f} [dim]\\[{value['low']:.4g}, {value['high']:.4g}][/]"
     return f"{value:.3g}"
 
 

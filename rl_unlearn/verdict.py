@@ -116,8 +116,8 @@ def _damage(signs: Signs) -> str:
 def _broken_sentence(signs: Signs) -> str:
     rest = f"; {_damage(signs)}" if _damaged(signs) else ""
     return (
-        f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but {signs.coherence:.0f} % of "
-        f"these images still follow the rest of their prompt ({signs.coherence_before:.0f} % before), the judge is "
+        f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but only {signs.coherence:.0f} % "
+        f"of these images still follow the rest of their prompt ({signs.coherence_before:.0f} % before), the judge is "
         f"{signs.sure:.0f} % sure of what it sees ({signs.sure_before:.0f} % before), and their similarity to the "
         f"untouched model's is {signs.similarity:.0f} (another concept's: {signs.stranger:.0f}){rest}."
     )
