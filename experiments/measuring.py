@@ -12,6 +12,7 @@ from rich.table import Table
 
 from actors.drawing import Brush
 from cluster.drawing import studio
+from experiments import signals
 from experiments.answers import Answered, answer
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
@@ -75,6 +76,7 @@ def judge_side_by_side(
     with ExitStack() as stack:
         with console.status("starting to draw"):
             drawing = stack.enter_context(studio(config))
+        signals.install()  # Ray sets its own handlers
         for name, brush in zip(names, brushes, strict=True):
             with _bar(console, name) as progress:
                 answered.append(answer(brush, images, config, drawing, progress))
