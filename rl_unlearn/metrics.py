@@ -121,11 +121,13 @@ def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, 
 def _by_class(
     prompts: Int[Tensor, " images"], classes: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]
 ) -> Float[Tensor, " images"]:
-    """Weights of a mean over classes, each the mean over its prompts."""
+    """Weights of a mean over the classes of the chosen images, each the mean over its prompts; they sum to 1."""
+    different, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
+    class_of = torch.zeros(len(different), dtype=torch.int64)
+    class_of[place] = classes[chosen]  # a prompt asks for one class
+    _, kind, members = class_of.unique(return_inverse=True, return_counts=True)
     weights = torch.zeros(len(prompts), dtype=torch.float64)
-    present = classes[chosen].unique().tolist()
-    for index in present:
-        weights += by_prompt(prompts, chosen & (classes == index)) / len(present)
+    weights[chosen] = 1 / sizes[place].double() / members[kind][place] / len(members)
     return weights
 
 
@@ -140,7 +142,7 @@ def _by_concept(
     # In the concept's own domain a class is either the target's or kept; in the other one the target's images are left
     # out, so that the rows average to CRA and show damage to what should be kept.
     kept = torch.ones_like(target) if is_own else ~target
-    return {
-        names[index]: (by_prompt(prompts, kept & (classes == index)) @ right.double()).item()
-        for index in classes[kept].unique().tolist()
-    }
+    present = classes[kept].unique().tolist()
+    terms = len(present) * _by_class(prompts, classes, kept) * right.double()
+    means = torch.zeros(len(names), dtype=torch.float64).index_add(0, classes, terms)
+    return {names[index]: round(means[index].item(), 9) for index in present}

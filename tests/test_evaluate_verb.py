@@ -81,6 +81,17 @@ def test_two_runs_of_different_rank_side_by_side(tmp_path: Path, capfd: pytest.C
     assert json.loads(said.out)["models"] == [untouched, second], "alone or beside another: the same figures"
 
 
+def test_prompt_lists_are_judged_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "forget.txt").write_text("a cat\na sleeping cat\n")
+    (tmp_path / "keep.txt").write_text("a dog\na fish\na <b>bold</b> fish\n")
+    files = {"target_file": str(tmp_path / "forget.txt"), "retain_file": str(tmp_path / "keep.txt")}
+    run = finished_run(tmp_path / "out", "lists", prompts=files)
+    assert main(["evaluate", str(run), "--json"]) == 0
+    row = json.loads(capfd.readouterr().out)["models"][1]
+    assert set(row["by_concept"]["object"]) == {"cat", "a dog", "a fish", "a <b>bold</b> fish"}
+    assert row["ira"]["low"] <= row["ira"]["value"] <= row["ira"]["high"]
+
+
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cat, dog = finished_run(tmp_path, "cat-run"), finished_run(tmp_path, "dog-run", concept="dog")
     assert main(["evaluate", str(cat), str(dog)]) == 2
