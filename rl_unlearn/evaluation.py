@@ -71,7 +71,7 @@ class Answers:
 
 @torch.no_grad()
 def examine(
-    images: Iterable[UInt8[Tensor, "batch 3 height width"]],
+    images: Iterable[UInt8[Tensor, "_ 3 height width"]],
     texts: tuple[str, ...],
     judge: ProbabilityJudge,
     clip: ZeroShot,
