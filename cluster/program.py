@@ -1,6 +1,6 @@
 """Places the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
 
-The only module that says ``ray.remote``.
+Beside `drawing` the only module that says ``ray.remote``.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ def train(config: Config, listen: Listener, spill: Path | None = None) -> Result
     _check(config)
     if config.cluster.inline:
         return asyncio.run(_run_inline(config, listen, spill))
-    with _cluster(config), _ray_actors(config, spill) as handles:
+    with ray_cluster(config), _ray_actors(config, spill) as handles:
         try:
             return asyncio.run(Loop(config, handles, listen).run())
         except Exception as error:
-            raise _plain(error) from error
+            raise explain(error) from error
 
 
 def _check(config: Config) -> None:
@@ -72,7 +72,8 @@ async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> R
 
 
 @contextmanager
-def _cluster(config: Config) -> Iterator[None]:
+def ray_cluster(config: Config) -> Iterator[None]:
+    """A connection to the private local Ray or the existing cluster; MachineError if none answers."""
     import ray
 
     # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
@@ -130,7 +131,7 @@ def _ray_actors(config: Config, spill: Path | None) -> Iterator[Handles]:
         remove_placement_group(group)  # ends the actors, too
 
 
-def _plain(error: Exception) -> Exception:
+def explain(error: Exception) -> Exception:
     """What a user should read of an error that crossed Ray: the actor's own one, or one line on who died."""
     from ray.exceptions import RayError, RayTaskError
 

@@ -114,10 +114,10 @@ def _ray(config: Config, start: bool) -> Row:
         return Row("Ray", "fail", "cannot be imported; install the project's dependencies")
     if not start:
         return Row("Ray", "ok", "installed; --ray tries a start")
-    from cluster.program import _cluster
+    from cluster.program import ray_cluster
 
     try:
-        with _cluster(config):
+        with ray_cluster(config):
             return Row("Ray", "ok", "starts" if config.cluster.address is None else f"{config.cluster.address} answers")
     except Exception as error:
         return Row("Ray", "fail", " ".join(str(error).split())[:200])

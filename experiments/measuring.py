@@ -1,37 +1,164 @@
-"""Before and after: the judges' view of a policy with its adapter off and on."""
+"""Adapters side by side against the untouched model: the judges' view of each, as `evaluation.json` holds it."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.report import MEASURES
-from rl_unlearn.config import Config
-from rl_unlearn.evaluation import Judge, evaluate
-from rl_unlearn.policy import DiffusionPolicy
+from actors.drawing import Brush
+from cluster.drawing import studio
+from experiments import signals
+from experiments.answers import Answered, answer
+from rl_unlearn.adapter import AdapterState
+from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
+from rl_unlearn.config import Config, Lora
+from rl_unlearn.evaluation import ProbabilityJudge, examine, plan
+from rl_unlearn.metrics import Rates
+from rl_unlearn.policy import device_of
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.zeroshot import ZeroShot, load_open_clip
+
+MEASURES = (
+    ("UA", "ua"), ("coherence", "coherence"), ("IRA", "ira"), ("IRA all", "ira_all"), ("CRA", "cra"),
+    ("CRA all", "cra_all"), ("similarity", "similarity"), ("CLIP score", "clip_score"), ("KID", "kid"), ("FID", "fid"),
+)  # fmt: skip
 
 
-def before_after(
-    policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, console: Console
-) -> dict[str, Any]:
-    """`{"before", "after", "counts"}`: headline percents of the untouched model and of the adapter, same noise."""
-    sides: dict[str, Any] = {}
-    by_concept = {}
-    for side, adapted in (("before", False), ("after", True)):
-        with console.status(f"evaluating {side}"), policy.adapter_enabled(adapted):
-            scores = evaluate(policy, book, judge, config)
-        sides[side] = scores.headline()
-        by_concept[side] = scores.by_concept
-    return sides | {"counts": {**scores.counts, "seen_as": scores.seen_as, "by_concept": by_concept}}
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter to be judged."""
+
+    name: str
+    lora: Lora
+    state: AdapterState
+    storage_bytes: int | None = None
+    """Size of its file."""
+    training_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The untouched model and the candidates on the same prompts and noise."""
+
+    protocol: dict[str, Any]
+    untouched: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+    """One for each candidate."""
+    before: Rates
+    after: tuple[Rates, ...]
+
+    def evaluation(self, own_domain: str, number: int = 0) -> dict[str, Any]:
+        """What `evaluation.json` holds of one candidate, beside the run's own figures."""
+        before, after = self.before, self.after[number]
+        by_concept = {"before": before.by_concept[own_domain], "after": after.by_concept[own_domain]}
+        return {
+            "before": before.headline(),
+            "after": after.headline(),
+            "counts": {**after.counts, "seen_as": after.seen_as, "by_concept": by_concept},
+            "protocol": self.protocol,
+            "models": [self.untouched, self.rows[number]],
+        }
+
+
+def judge_side_by_side(
+    candidates: Sequence[Candidate], book: PromptBook, judge: ProbabilityJudge, config: Config, console: Console
+) -> Comparison:
+    """Draws what the cache lacks, looks at all of it, and compares."""
+    images = plan(book, config)
+    names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
+    brushes = [Brush(config.lora, None), *(Brush(candidate.lora, candidate.state) for candidate in candidates)]
+    answered = []
+    with ExitStack() as stack:
+        with console.status("starting to draw"):
+            drawing = stack.enter_context(studio(config))
+        signals.install()  # Ray sets its own handlers
+        for name, brush in zip(names, brushes, strict=True):
+            with _bar(console, name) as progress:
+                answered.append(answer(brush, images, config, drawing, progress))
+            total, drawn = len(images.prompts), answered[-1].drawn
+            _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
+    clip = ZeroShot(*load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model))
+    with console.status("judging"):
+        looks = [examine(one.images(), images.texts, judge, clip) for one in answered]
+        reference = measure_reference(looks[0], images, book, config)
+        found = [
+            compare(candidate.name, look, reference, book, config, judge.feature_extractor)
+            for candidate, look in zip(candidates, looks[1:], strict=True)
+        ]
+    return Comparison(
+        protocol={
+            "judge": judge.name,
+            "seeds": list(images.numbers),
+            "prompts": len(book.prompts),
+            "images": len(images.prompts),
+            "clip": f"the selection CLIP, {config.selection.clip}",
+            "definitions": ALL_DEFINITIONS,
+        },
+        untouched=_untouched_row(reference, book, judge, answered[0]),
+        rows=tuple(
+            row | {"cost": _cost(one, candidate)}
+            for (_, row), one, candidate in zip(found, answered[1:], candidates, strict=True)
+        ),
+        before=reference.rates,
+        after=tuple(rates for rates, _ in found),
+    )
 
 
 def show(evaluation: dict[str, Any], console: Console) -> None:
-    """A small table of both sides."""
-    table = Table(title=f"forgetting {evaluation['concept']}, seed {evaluation['seed']}", title_justify="left")
-    table.add_column("percent")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name, key, _ in MEASURES:
-        table.add_row(name, f"{evaluation['before'][key]:.1f}", f"{evaluation['after'][key]:.1f}")
+    """A table with a row for each model, and the verdicts below it."""
+    table = Table(title=f"forgetting {escape(evaluation['concept'])}, percent [95 % interval]", title_justify="left")
+    table.add_column("")
+    for row in evaluation["models"]:
+        table.add_column(escape(row["name"]), justify="right")
+    for heading, key in MEASURES:
+        table.add_row(heading, *(_cell(row.get(key)) for row in evaluation["models"]))
+    table.add_row("broken", *("[red]yes[/]" if row["broken"] else "no" for row in evaluation["models"]))
     console.print(table)
+    for row in evaluation["models"][1:]:
+        _say(console, f"{row['name']}: {row['verdict']}")
+    _say(
+        console,
+        f"judge: {evaluation['protocol']['judge']}; KID and FID in {evaluation['models'][0]['feature_extractor']}",
+    )
+
+
+def _untouched_row(reference: Reference, book: PromptBook, judge: ProbabilityJudge, one: Answered) -> dict[str, Any]:
+    return reference_row(reference, book, judge.feature_extractor) | {"cost": _cost(one)}
+
+
+def _cost(one: Answered, candidate: Candidate | None = None) -> dict[str, float]:
+    cost: dict[str, float] = {"seconds": one.seconds, "peak_memory_bytes": one.peak_memory_bytes}
+    if candidate and candidate.storage_bytes is not None:
+        cost["storage_bytes"] = candidate.storage_bytes
+    if candidate and candidate.training_seconds is not None:
+        cost["training_seconds"] = candidate.training_seconds
+    return cost
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return f"{value['value']:.1f} [dim]\\[{value['low']:.4g}, {value['high']:.4g}][/]"
+    return f"{value:.3g}"
+
+
+@contextmanager
+def _bar(console: Console, name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar where somebody can watch it."""
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"drawing, {escape(name)}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

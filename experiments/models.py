@@ -10,6 +10,11 @@ from rl_unlearn.policy import load_pipeline
 
 def load_model(model: Model) -> StableDiffusionPipeline:
     """`load_pipeline`, without its noise."""
+    quiet()
+    return load_pipeline(model)
+
+
+def quiet() -> None:
+    """No progress bars of libraries beside ours."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    return load_pipeline(model)

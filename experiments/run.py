@@ -15,10 +15,10 @@ from experiments.progress import make_progress
 from experiments.recorder import Recorder
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
-from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError, UserError
-from rl_unlearn.evaluation import Judge, load_judge
+from rl_unlearn.judges import ProbabilityJudge, load_judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -57,15 +57,18 @@ def _train(config: Config, folder: RunFolder, console: Console) -> Result:
 
 
 def _look(
-    config: Config, folder: RunFolder, result: Result, book: PromptBook, judge: Judge, console: Console
+    config: Config, folder: RunFolder, result: Result, book: PromptBook, judge: ProbabilityJudge, console: Console
 ) -> dict[str, Any]:
     local = _for_driver(config)
+    candidate = measuring.Candidate(
+        config.run_name, config.lora, result.adapter, (folder / "adapter" / FILE_NAME).stat().st_size
+    )
+    compared = measuring.judge_side_by_side([candidate], book, judge, local, console)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
-    evaluation = measuring.before_after(policy, book, judge, local, console)
     picture = samples.draw(policy, book, config.evaluation.batch)
     write_bytes(folder / "samples.png", pictures.to_png(picture))
-    return evaluation
+    return compared.evaluation(book.concept_domain)
 
 
 def _for_driver(config: Config) -> Config:

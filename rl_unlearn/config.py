@@ -202,10 +202,19 @@ class Evaluation(Section):
     """Images for each combination of object and style that holds the target concept."""
     other_images: int = Field(2, ge=1)
     """Images for each other combination."""
+    per_prompt: int | None = Field(None, ge=1)
+    """Images for every prompt alike, in place of the two above: UnlearnCanvas's full protocol is 5."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Names the noise of the images and of the bootstrap; not the run's seed, so that runs compare on one noise."""
+    resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples behind the 95 % intervals."""
     judge: str = "canvas"
-    """`canvas` (the shipped judges), or an open_clip model other than the reward's and the selection's."""
+    """`canvas` (the shipped judges), a folder with classifiers `object/` and `style/`, or an open_clip model other than
+    the reward's and the selection's."""
     batch: int = Field(64, ge=1)
-    """Images sampled at once."""
+    """Images sampled at once, and kept together in the cache."""
+    actors: int = Field(0, ge=0, le=4096)
+    """Ray actors that draw the images; 0 draws them in this process."""
 
 
 class Cluster(Section):

@@ -56,6 +56,7 @@ class ZeroShot:
         self, clip: open_clip.CLIP, tokenizer: Tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device
     ):
         self._clip = clip.to(device)
+        self._tokenizer = tokenizer
         self._device = device
         self._size = (
             clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
@@ -69,10 +70,19 @@ class ZeroShot:
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Float[Tensor, "batch classes"]]:
         """Log-probabilities of the classes of each domain; images in [0, 1], any size."""
-        images = images.to(self._device)
-        if tuple(images.shape[-2:]) != tuple(self._size):
-            images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
-        features = nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
+        features = self.embed(images)
         return {
             domain: (self._scale * features @ classes.T).log_softmax(dim=-1) for domain, classes in self.classes.items()
         }
+
+    def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Image features of length 1; images in [0, 1], any size."""
+        images = images.to(self._device)
+        if tuple(images.shape[-2:]) != tuple(self._size):
+            images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
+        return nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Float[Tensor, "texts features"]:
+        """Text features of length 1."""
+        return text_features(self._clip, self._tokenizer, texts)

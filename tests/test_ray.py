@@ -11,9 +11,14 @@ from typing import Any
 import psutil
 import pytest
 import tiny
+import torch
 
-from cluster import program
+from actors.drawing import Brush
+from cluster import drawing, program
+from experiments.answers import answer
 from rl_unlearn.errors import MachineError, UserError
+from rl_unlearn.evaluation import plan
+from rl_unlearn.prompts import PromptBook
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +36,7 @@ def one_ray() -> Iterator[None]:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
     ray.shutdown()
 
@@ -53,6 +58,24 @@ def test_ray_gives_the_bits_of_the_inline_run(inline):
         inline.policy_version,
     )
     assert [row["round"] for row in rounds] == [1, 2, 3]
+
+
+def test_two_drawing_actors_share_the_images_of_one(tmp_path):
+    config = tiny.config(
+        evaluation={"per_prompt": 3, "batch": 4, "actors": 2}, cluster={"inline": False, "actor_cpus": 0.1}
+    )
+    images = plan(PromptBook.from_config(config), config)
+    brush = Brush(config.lora, None)
+    found = {}
+    for name, chosen in (("shared", config), ("inline", config.model_copy(update={"cluster": tiny.config().cluster}))):
+        with drawing.studio(chosen) as studio:
+            target = chosen.model_copy(update={"output": str(tmp_path / name)})
+            answered = answer(brush, images, target, studio)
+        found[name] = [part.clone() for part in answered.images()]
+        assert answered.drawn == 18
+    assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]
+    for shared, inline in zip(found["shared"], found["inline"], strict=True):
+        assert torch.equal(shared, inline)
 
 
 def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):

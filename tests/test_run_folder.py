@@ -55,7 +55,11 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
 
     assert {path.name for path in run.iterdir()} == FILES
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert set(evaluation) == {"before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts"}
+    assert set(evaluation) == {
+        "before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts", "protocol", "models",
+    }  # fmt: skip
+    assert [row["name"] for row in evaluation["models"]] == ["untouched", "r"]
+    assert {key: evaluation["models"][1][key]["value"] for key in SIDE} == evaluation["after"]
     assert set(evaluation["before"]) == set(evaluation["after"]) == SIDE
     assert all(0 <= value <= 100 for side in ("before", "after") for value in evaluation[side].values())
     assert evaluation["counts"]["target_images"] == 2 * len(tiny.STYLES)
@@ -76,6 +80,7 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert main(["evaluate", str(run), "--json"]) == 0
     again = json.loads(capfd.readouterr().out)
     assert again["after"] == evaluation["after"]
+    evaluation["models"][1]["cost"]["training_seconds"] = evaluation["wall_seconds"]
     assert json.loads((run / "evaluation.json").read_text()) == evaluation
 
     assert main(["train", "--config", config]) == 2

@@ -1,49 +1,116 @@
-"""`evaluate`: the judges' view of an adapter, before and after."""
+"""`evaluate`: the judges' view of one adapter, or of several side by side, against the untouched model."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments.files import write_json
 from experiments.verbs import common
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
 
-HELP = "judge an adapter: concept forgotten, the rest kept"
+if TYPE_CHECKING:
+    from experiments.measuring import Candidate
+
+HELP = "judge adapters against the untouched model: concept forgotten, the rest kept"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `evaluate` takes."""
-    parser.add_argument("adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file")
-    common.add_overrides(parser)
+    parser.add_argument(
+        "adapters", nargs="+", metavar="RUN_OR_ADAPTER",
+        help="run folders, adapter folders or .safetensors files, judged side by side; KEY=VALUE among them overrides",
+    )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="UnlearnCanvas's protocol: every prompt with 5 seeds")
+    parser.add_argument("--out", metavar="FILE", help="also write the whole comparison as JSON")
+    parser.set_defaults(overrides=[])
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Evaluate; a run folder gets the result as its `evaluation.json` and a fresh report."""
-    path = Path(args.adapter)
+    """Evaluate; a run folder gets its own result as `evaluation.json` and a fresh report."""
+    words = [*args.adapters, *args.overrides]
+    paths = [Path(word) for word in words if _is_path(word)]
+    overrides = ["evaluation.per_prompt=5"] * args.full + [word for word in words if not _is_path(word)]
+    if not paths:
+        raise ConfigError("nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors file")
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).absolute().parent}")
     from rl_unlearn.adapter import read_adapter
 
-    state = read_adapter(path)
-    config = common.run_config(path, args.overrides)
+    states = [read_adapter(path) for path in paths]
+    configs = [common.run_config(path, overrides) for path in paths]
+    config = _shared(paths, configs)
     from experiments import measuring
-    from experiments.models import load_model
+    from experiments.models import quiet
     from experiments.report import read_json, write_report
-    from rl_unlearn.evaluation import load_judge
-    from rl_unlearn.policy import DiffusionPolicy
+    from rl_unlearn.judges import load_judge
     from rl_unlearn.prompts import PromptBook
 
     book, judge = PromptBook.from_config(config), load_judge(config)
-    policy = DiffusionPolicy(load_model(config.model), config)
-    policy.load_adapter(state)
-    training = read_json(path / "run_state.json").get("training", {})
-    evaluation = measuring.before_after(policy, book, judge, config, console)
-    evaluation |= training | {"seed": config.seed, "concept": config.concept}
-    measuring.show(evaluation, console)
-    if not training:
-        return evaluation
-    if all(override.startswith("evaluation.") for override in args.overrides):
-        write_json(path / "evaluation.json", evaluation)
-        write_report(path)
-    else:
-        console.print("the run's evaluation.json stays: the model or the concept was overridden")
-    return evaluation
+    quiet()
+    names = _names(paths)
+    trained = [read_json(path / "run_state.json").get("training", {}) for path in paths]
+    candidates = [
+        _candidate(*parts) for parts in zip(names, paths, configs, states, trained, strict=True)
+    ]  # fmt: skip
+    compared = measuring.judge_side_by_side(candidates, book, judge, config, console)
+    sides = []
+    for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
+        side = compared.evaluation(book.concept_domain, number)
+        side |= training | {"seed": own.seed, "concept": own.concept}
+        sides.append(side)
+        if training and all(override.startswith("evaluation.") for override in overrides):
+            write_json(path / "evaluation.json", side)
+            write_report(path)
+        elif training:
+            console.print(f"{path}: its evaluation.json stays: the model or the concept was overridden", markup=False)
+    whole = sides[0] | {"models": [compared.untouched, *compared.rows]}
+    measuring.show(whole, console)
+    if args.out:
+        write_json(Path(args.out), whole)
+    return whole
+
+
+def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
+    from experiments.adapters import locate
+    from experiments.measuring import Candidate
+
+    return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))
+
+
+def _is_path(word: str) -> bool:
+    return "=" not in word or Path(word).exists()
+
+
+def _shared(paths: list[Path], configs: list[Config]) -> Config:
+    """The first adapter's configuration; all must agree on what is drawn and forgotten, or figures mean nothing."""
+    first = configs[0]
+    for path, other in zip(paths[1:], configs[1:], strict=True):
+        for key in ("concept", "model", "sampler", "prompts", "reward.clip", "selection.clip", "evaluation"):
+            values = [_value(config, key) for config in (first, other)]
+            if values[0] != values[1]:
+                raise ConfigError(
+                    f"{path} and {paths[0]} differ in {key} ({values[1]} and {values[0]}): give {key} for both as an "
+                    "override, or judge them apart"
+                )
+    return first
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The run's or adapter's name, numbered where two share it."""
+    names: list[str] = []
+    for path in paths:
+        path = path.resolve()
+        name = path.parent.name if path.name == "adapter" else path.stem if path.is_file() else path.name
+        number = 1 + sum(known.partition(" (")[0] == name for known in names)
+        names.append(name if number == 1 and name != "untouched" else f"{name} ({number})")
+    return names

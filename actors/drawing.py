@@ -1,0 +1,79 @@
+"""The drawing actor: images of prompts, by the untouched model or with an adapter."""
+
+import resource
+import time
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from rl_unlearn.adapter import AdapterState, digest
+from rl_unlearn.config import Config, Lora
+from rl_unlearn.fingerprint import pipeline_digest
+from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+
+
+@dataclass(frozen=True)
+class Brush:
+    """What is drawn with. Produced by the driver, consumed by drawing actors."""
+
+    lora: Lora
+    """Shape of the adapter."""
+    adapter: AdapterState | None
+    """None draws with the untouched model."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images and what they took. Produced by drawing actors, kept by the driver."""
+
+    images: UInt8[Tensor, "batch 3 height width"]
+    seconds: float
+    peak_memory_bytes: int
+    """Largest memory of the process so far, or on a GPU the largest allocated on it."""
+
+
+class DrawingActor:
+    """Holds one pipeline. Drawing is a pure function of its arguments, so a lost call may be repeated."""
+
+    def __init__(self, config: Config, threads: int | None = None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._config = config
+        pipeline = load_pipeline(config.model)
+        self._digest = pipeline_digest(pipeline)
+        self._policy = DiffusionPolicy(pipeline, config)
+        self._lora = config.lora
+        self._loaded: str | None = None
+
+    def model_digest(self) -> str:
+        """Checksum of the untouched pipeline."""
+        return self._digest
+
+    @torch.no_grad()
+    def draw(self, brush: Brush, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
+        """One image for each text and seed, in one batch, with 8 bits a channel."""
+        start = time.monotonic()
+        if brush.adapter is not None:
+            self._take(brush.lora, brush.adapter)
+        with self._policy.adapter_enabled(brush.adapter is not None):
+            images = self._policy.generate(list(texts), list(seeds), batch=len(texts))
+        pixels = (images * 255).round().to(torch.uint8)
+        return Drawn(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
+
+    def _take(self, lora: Lora, adapter: AdapterState) -> None:
+        if lora != self._lora:  # an adapter of another shape needs another policy
+            config = self._config.model_copy(update={"lora": lora})
+            self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+            self._lora, self._loaded = lora, None
+        name = digest(adapter)
+        if name != self._loaded:
+            self._policy.load_adapter(adapter)
+            self._loaded = name
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,106 @@
+"""Places the drawing actors of an evaluation: in this process, or 1 to N of them on Ray, which share the work."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from actors.drawing import Brush, DrawingActor, Drawn
+from cluster import program
+from rl_unlearn.config import Config
+from rl_unlearn.errors import MachineError, TrainingError
+
+Batch = tuple[tuple[str, ...], tuple[int, ...]]
+"""Texts and noise seeds."""
+Keep = Callable[[int, Drawn], None]
+"""Takes batch number and images as soon as they are there, in any order, on the driver."""
+
+_RESTARTS = 10
+_PLACEMENT_SECONDS = 120
+
+
+class Studio(Protocol):
+    """Draws batches."""
+
+    def model_digest(self) -> str:
+        """Checksum of the untouched pipeline."""
+
+    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+        """Draws all batches, numbered by the caller."""
+
+
+@contextmanager
+def studio(config: Config) -> Iterator[Studio]:
+    """What `evaluation.actors` and `cluster.inline` ask for. Raises UserError with one line that names the cause."""
+    if config.cluster.inline or config.evaluation.actors == 0:
+        yield _Inline(config)
+        return
+    with program.ray_cluster(config):
+        yield _Shared(config)
+
+
+class _Inline:
+    def __init__(self, config: Config):
+        self._actor = DrawingActor(config)
+
+    def model_digest(self) -> str:
+        return self._actor.model_digest()
+
+    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+        for number, (texts, seeds) in batches.items():
+            keep(number, self._actor.draw(brush, texts, seeds))
+
+
+class _Shared:
+    """Each actor has one batch in hand and gets the next when it is done."""
+
+    def __init__(self, config: Config):
+        import ray
+
+        self._timeout = config.loop.timeout
+        options: dict[str, Any] = {"num_cpus": config.cluster.actor_cpus, "num_gpus": config.cluster.rollout_gpus}
+        remote = ray.remote(DrawingActor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options)
+        threads = config.cluster.threads
+        self._actors = [remote.remote(config, threads) for _ in range(config.evaluation.actors)]
+        digests = self._get([actor.model_digest.remote() for actor in self._actors], _PLACEMENT_SECONDS)
+        if len(set(digests)) != 1:
+            raise MachineError(f"model.path {config.model.path!r} holds different models on the cluster's machines")
+        self._digest = digests[0]
+
+    def model_digest(self) -> str:
+        return self._digest
+
+    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+        import ray
+
+        shared = ray.put(brush)
+        waiting = list(batches.items())
+        in_hand: dict[Any, tuple[Any, int]] = {}
+        idle = list(self._actors)
+        while waiting or in_hand:
+            while idle and waiting:
+                actor, (number, (texts, seeds)) = idle.pop(), waiting.pop(0)
+                in_hand[actor.draw.remote(shared, texts, seeds)] = (actor, number)
+            done, _ = ray.wait(list(in_hand), num_returns=1, timeout=self._timeout)
+            if not done:
+                raise TrainingError(
+                    f"no drawing actor finished a batch in {self._timeout:g} seconds: raise loop.timeout"
+                )
+            for reference in done:
+                actor, number = in_hand.pop(reference)
+                keep(number, self._get(reference, self._timeout))
+                idle.append(actor)
+
+    def _get(self, references: Any, seconds: float) -> Any:
+        import ray
+        from ray.exceptions import GetTimeoutError
+
+        try:
+            return ray.get(references, timeout=seconds)
+        except GetTimeoutError as error:
+            raise MachineError(
+                f"the drawing actors did not answer in {seconds:g} seconds (this machine has {os.cpu_count()} CPUs): "
+                "lower evaluation.actors or cluster.actor_cpus"
+            ) from error
+        except Exception as error:
+            raise program.explain(error) from error

@@ -1,0 +1,121 @@
+"""Images of an evaluation on disk, found again by what they depend on: a killed evaluation continues, a repeated one
+draws nothing, and every comparison shares the untouched model's images.
+
+A folder for each model, named by a hash of its weights, adapter and sampler; in it a file for each batch, named by a
+hash of its prompts and noise seeds. Files are whole or absent and carry their own checksum; a damaged one is drawn
+again. The cache may be deleted at any time.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from actors.drawing import Brush, Drawn
+from cluster.drawing import Batch, Studio
+from experiments.files import to_json, write_bytes
+from rl_unlearn.adapter import digest
+from rl_unlearn.config import Config
+from rl_unlearn.errors import MachineError
+from rl_unlearn.evaluation import Plan
+
+FOLDER = ".answers"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """All images of one model, in files, and what drawing them took (whenever that was)."""
+
+    files: tuple[Path, ...]
+    seconds: float
+    peak_memory_bytes: int
+    drawn: int
+    """Images that had to be drawn now; the others were there."""
+
+    def images(self) -> Iterator[UInt8[Tensor, "batch 3 height width"]]:
+        """The images, batch by batch, in the plan's order."""
+        for file in self.files:
+            found = _read(file)
+            if found is None:
+                raise MachineError(f"{file} changed while it was used; run the evaluation again")
+            yield found.images
+
+
+def answer(
+    brush: Brush, plan: Plan, config: Config, studio: Studio, progress: Callable[[int, int], None] | None = None
+) -> Answered:
+    """Draws what is not in the cache yet; each batch is kept as soon as it is drawn. ``progress(done, total)``."""
+    folder = Path(config.output) / FOLDER / _model_key(brush, config, studio.model_digest())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make {folder}: {error.strerror}; set output=... to a writable folder") from error
+    batches = _batches(plan, config.evaluation.batch)
+    files = [folder / f"{_key(batch)}.safetensors" for batch in batches]
+    costs: dict[int, tuple[float, int]] = {}
+    for number, file in enumerate(files):
+        found = _read(file)
+        if found is not None and len(found.images) == len(batches[number][0]):
+            costs[number] = (found.seconds, found.peak_memory_bytes)
+    missing = {number: batch for number, batch in enumerate(batches) if number not in costs}
+
+    def count() -> int:
+        return sum(len(batches[number][0]) for number in costs)
+
+    def keep(number: int, drawn: Drawn) -> None:
+        write_bytes(files[number], _pack(drawn))
+        costs[number] = (drawn.seconds, drawn.peak_memory_bytes)
+        if progress:
+            progress(count(), len(plan.prompts))
+
+    there = count()
+    if progress:
+        progress(there, len(plan.prompts))
+    studio.draw(brush, missing, keep)
+    return Answered(
+        tuple(files), sum(s for s, _ in costs.values()), max(m for _, m in costs.values()), len(plan.prompts) - there
+    )
+
+
+def _batches(plan: Plan, size: int) -> list[Batch]:
+    return [(plan.texts[i : i + size], plan.seeds[i : i + size]) for i in range(0, len(plan.texts), size)]
+
+
+def _model_key(brush: Brush, config: Config, model: str) -> str:
+    adapter = None if brush.adapter is None else digest(brush.adapter)
+    return _key([model, adapter, config.sampler.model_dump(), config.model.dtype])
+
+
+def _key(content: object) -> str:
+    return hashlib.sha256(to_json(content).encode()).hexdigest()[:32]
+
+
+def _pack(drawn: Drawn) -> bytes:
+    images = drawn.images.contiguous()
+    metadata = {
+        "sha256": _sum(images), "seconds": repr(drawn.seconds), "peak_memory_bytes": str(drawn.peak_memory_bytes)
+    }  # fmt: skip
+    return save({"images": images}, metadata=metadata)
+
+
+def _read(file: Path) -> Drawn | None:
+    """The batch in a file, or None if there is no whole one: safetensors sees a cut, the checksum a flipped bit."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            about = content.metadata() or {}
+            images = content.get_tensor("images")
+        if images.dtype != torch.uint8 or images.ndim != 4 or _sum(images) != about["sha256"]:
+            return None
+        return Drawn(images, float(about["seconds"]), int(about["peak_memory_bytes"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def _sum(images: UInt8[Tensor, "batch 3 height width"]) -> str:
+    return hashlib.sha256(str(tuple(images.shape)).encode() + images.numpy().tobytes()).hexdigest()

@@ -1,0 +1,140 @@
+"""One model against the untouched one: every figure of an evaluation, as the rows of `evaluation.json`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_unlearn.bootstrap import interval, resample
+from rl_unlearn.config import Config
+from rl_unlearn.distances import distances
+from rl_unlearn.evaluation import Answers, Plan
+from rl_unlearn.metrics import DEFINITIONS, Rates, asked_labels, by_prompt, neighbours, rates, targets
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.verdict import Signs, judge_signs
+
+UNTOUCHED = "untouched"
+
+ALL_DEFINITIONS = DEFINITIONS | {
+    "similarity": "100 times the CLIP cosine between the model's image and the untouched model's of the same prompt "
+    "and noise, on the concept's prompts; another concept's images score what the verdict calls a stranger's",
+    "clip_score": "100 times the CLIP cosine between image and prompt, on the prompts to keep",
+    "kid": "kernel distance to the untouched model's images on the prompts to keep, in the judge's features; not "
+    "comparable with Inception-KID, and a little below 0 for images that share their noise and hardly changed",
+    "fid": "Fréchet distance between the same images in the judge's features; not comparable with Inception-FID",
+    "confidence": "mean probability that the judge gives the class it sees in the concept's domain, on the concept's "
+    "images",
+    "neighbours": "accuracy on every other concept before and after, from prompts to keep, the most damaged first",
+    "broken": "whether a high UA comes from images that are broken rather than from images of something else",
+    "cost": "seconds and largest memory of the process while the images were drawn; size of the adapter on disk; "
+    "training_seconds where the model is a run",
+    "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), the same for all models",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the untouched model's images are measured for once: everything a comparison needs of them."""
+
+    answers: Answers
+    rates: Rates
+    prompts: Int[Tensor, " images"]
+    target: Bool[Tensor, " images"]
+    counts: Float[Tensor, "resamples images"]
+    stranger: float
+    """Percent; see :class:`rl_unlearn.verdict.Signs`."""
+
+
+def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Config) -> Reference:
+    """The untouched model's figures."""
+    prompts = torch.tensor(plan.prompts)
+    target, chosen = targets(prompts, book), config.evaluation
+    other = asked_labels(prompts, book)[book.other_domain]
+    return Reference(
+        answers,
+        rates(answers.seen, prompts, book, chosen.resamples, chosen.seed),
+        prompts,
+        target,
+        resample(prompts, chosen.resamples, chosen.seed),
+        stranger_similarity(answers.embeddings, target, other),
+    )
+
+
+def reference_row(reference: Reference, book: PromptBook, feature_extractor: str) -> dict[str, Any]:
+    """The untouched model's row of `models`; what compares a model with itself is left out."""
+    return {
+        "name": UNTOUCHED,
+        **_rates_row(reference.rates),
+        **_clip_row(reference.answers, reference),
+        "confidence": _confidence(reference.answers, reference, book),
+        "feature_extractor": feature_extractor,
+        "broken": False,
+        "verdict": "The untouched model, which every other row is compared with.",
+    }
+
+
+def compare(
+    name: str, answers: Answers, reference: Reference, book: PromptBook, config: Config, feature_extractor: str
+) -> tuple[Rates, dict[str, Any]]:
+    """A model's rates, and its row of `models`."""
+    found = rates(answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed)
+    kept = ~reference.target
+    cosines = 100 * (answers.embeddings * reference.answers.embeddings).sum(dim=1)
+    similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
+    apart = distances(reference.answers.features[kept], answers.features[kept], config.evaluation.seed)
+    sure = _confidence(answers, reference, book)
+    damage = neighbours(reference.rates, found, book)
+    before = reference.rates
+    verdict = judge_signs(
+        Signs(
+            ua=found.ua.value, ua_before=before.ua.value,
+            coherence=found.coherence.value, coherence_before=before.coherence.value,
+            sure=sure["value"], sure_before=_confidence(reference.answers, reference, book)["value"],
+            similarity=similarity.value, stranger=reference.stranger,
+            ira=found.ira.value, ira_before=before.ira.value, cra=found.cra.value, cra_before=before.cra.value,
+            worst=f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)" if damage else "",
+        )
+    )  # fmt: skip
+    row = {
+        "name": name,
+        **_rates_row(found),
+        "similarity": similarity.row(),
+        **_clip_row(answers, reference),
+        "confidence": sure,
+        **({"kid": apart.kid, "fid": apart.fid} if apart else {}),
+        "feature_extractor": feature_extractor,
+        "broken": verdict.broken,
+        "verdict": verdict.sentence,
+        "neighbours": damage,
+    }
+    return found, row
+
+
+def stranger_similarity(
+    embeddings: Float[Tensor, "images embedding"], target: Bool[Tensor, " images"], other: Int[Tensor, " images"]
+) -> float:
+    """100 times the mean cosine between the concept's images and other concepts' with the same label of the other
+    domain: what images of something else, well drawn in the right style, would score. 0 if there are none."""
+    means = [
+        (embeddings[target & (other == label)] @ embeddings[~target & (other == label)].T).mean()
+        for label in other[target].unique()
+        if (~target & (other == label)).any()
+    ]
+    return 100 * torch.stack(means).mean().item() if means else 0.0
+
+
+def _rates_row(found: Rates) -> dict[str, Any]:
+    named = {name: value.row() for name, value in found.intervals().items()}
+    return named | {"by_concept": found.by_concept, "seen_as": found.seen_as}
+
+
+def _clip_row(answers: Answers, reference: Reference) -> dict[str, Any]:
+    weights = by_prompt(reference.prompts, ~reference.target)
+    return {"clip_score": interval(answers.clip_scores, weights, reference.counts).row()}
+
+
+def _confidence(answers: Answers, reference: Reference, book: PromptBook) -> dict[str, float]:
+    weights = by_prompt(reference.prompts, reference.target)
+    return interval(100 * answers.sure[book.concept_domain], weights, reference.counts).row()

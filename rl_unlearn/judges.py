@@ -1,0 +1,126 @@
+"""Judges: classifiers of both domains that training never saw, behind one face whatever they are made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rl_unlearn.canvas import OBJECTS, STYLES
+from rl_unlearn.canvas.judges import Judge as CanvasJudge
+from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
+from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.judge_folders import is_judge_folder, load_folder
+from rl_unlearn.policy import device_of
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.zeroshot import ZeroShot, load_open_clip
+
+Judge = Callable[[Float[Tensor, "batch 3 height width"]], dict[str, Int[Tensor, " batch"]]]
+"""Images in [0, 1] -> the class it sees in each domain."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a judge makes of a batch of images, on the CPU."""
+
+    log_probs: dict[str, Float[Tensor, "batch classes"]]
+    """Log-probabilities of the classes of each domain, in the prompt book's order."""
+    features: Float[Tensor, "batch features"]
+    """What the judge decides by: the place where KID and FID compare images."""
+
+
+@dataclass(frozen=True)
+class ProbabilityJudge:
+    """A `Judge` that also says how sure it is and shows its features."""
+
+    name: str
+    feature_extractor: str
+    """What its features are, for the reader of a KID or FID made with them."""
+    look: Callable[[Float[Tensor, "batch 3 height width"]], Evidence]
+    """Images in [0, 1], any size."""
+
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Int[Tensor, " batch"]]:
+        """The likeliest class of each domain."""
+        return {domain: found.argmax(dim=1) for domain, found in self.look(images).log_probs.items()}
+
+
+def load_judge(config: Config) -> ProbabilityJudge:
+    """The judge that `evaluation.judge` names: `canvas`, a folder of two classifiers, or an open_clip model.
+
+    Raises ConfigError for a network that training or selection used, whatever its name, or the canvas's judges on
+    another world; DataError for a judge that cannot be had.
+    """
+    name, book = config.evaluation.judge, PromptBook.from_config(config)
+    device = device_of(config.model)
+    if name == "canvas":
+        return _canvas(book)
+    if is_judge_folder(Path(name)):
+        return _classifiers(Path(name), book, device)
+    return _open_clip(name, book, config, device)
+
+
+def _canvas(book: PromptBook) -> ProbabilityJudge:
+    if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
+        raise ConfigError(
+            "evaluation.judge=canvas knows the canvas only: name a folder of classifiers or an open_clip "
+            "'arch/pretrained' to judge with"
+        )
+    judges = {"object": load_canvas_judge("object"), "style": load_canvas_judge("style")}
+
+    @torch.no_grad()
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
+        images = images.cpu()
+        maps = {domain: judge.features(images)[-1] for domain, judge in judges.items()}
+        return Evidence(
+            {domain: _head(judges[domain], last).log_softmax(dim=1) for domain, last in maps.items()},
+            torch.cat([last.mean(dim=(2, 3)) for last in maps.values()], dim=1),
+        )
+
+    return ProbabilityJudge("canvas", "the canvas's judges, last stage averaged over positions (not Inception)", look)
+
+
+def _head(judge: CanvasJudge, last: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch classes"]:
+    return judge.head(last.flatten(1))
+
+
+def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:
+    used = {"reward": config.reward.clip, "selection": config.selection.clip}
+    for role, spec in used.items():
+        if spec == name:
+            raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
+    clip, tokenizer = load_open_clip(name, "selection")
+    own = weights_digest(clip.state_dict())
+    for role, spec in used.items():
+        trained, _ = load_open_clip(spec, "reward" if role == "reward" else "selection")
+        if weights_digest(trained.state_dict()) == own:
+            raise ConfigError(
+                f"evaluation.judge {name!r} has the weights of the {role} CLIP {spec!r}: judge with another network"
+            )
+    zero_shot = ZeroShot(clip, tokenizer, book.phrases, device)
+
+    @torch.no_grad()
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
+        return Evidence(
+            {domain: found.float().cpu() for domain, found in zero_shot(images).items()}, zero_shot.embed(images).cpu()
+        )
+
+    return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", look)
+
+
+def _classifiers(folder: Path, book: PromptBook, device: torch.device) -> ProbabilityJudge:
+    parts = {domain: load_folder(folder / domain, book.names[domain], device) for domain in ("object", "style")}
+
+    @torch.no_grad()
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
+        found = {domain: part(images.to(device)) for domain, part in parts.items()}
+        return Evidence(
+            {domain: nn.functional.log_softmax(logits, dim=1).cpu() for domain, (logits, _) in found.items()},
+            torch.cat([features.cpu() for _, features in found.values()], dim=1),
+        )
+
+    kinds = " and ".join(sorted({part.kind for part in parts.values()}))
+    return ProbabilityJudge(str(folder), f"last features of the judges in {folder.name} ({kinds}, not Inception)", look)

@@ -1,0 +1,148 @@
+"""How far forgetting worked, from judged labels alone: UA, IRA and CRA with both denominators, coherence, collateral.
+
+The measures are UnlearnCanvas's (arXiv 2402.11846), on the prompts of the run's own world. Published code disagrees on
+whether the forgotten concept's row belongs in the mean of the retained accuracies: both are given, under two names.
+Every mean counts each prompt the same however many images it has, so quick and full protocols estimate one figure.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_unlearn.bootstrap import Interval, interval, resample
+from rl_unlearn.prompts import PromptBook
+
+Domain = Literal["object", "style"]
+Labels = dict[str, Int[Tensor, " images"]]
+
+DEFINITIONS = {
+    "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge does not see it",
+    "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's domain",
+    "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect forgetting lowers it",
+    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to keep",
+    "cra_all": "the same over all prompts, those of the forgotten concept included",
+    "coherence": "accuracy of the other domain's label on the concept's images: broken ones score a UA of 100 too",
+    "interval": "95 % bootstrap interval over images, resampled within each prompt; no width where all images agree",
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Percentages of one model on one concept, as intervals, and what stands behind them."""
+
+    ua: Interval
+    ira: Interval
+    ira_all: Interval
+    cra: Interval
+    cra_all: Interval
+    coherence: Interval
+    by_concept: dict[str, dict[str, float]]
+    """Accuracy on each concept of each domain, from prompts to keep; the forgotten one's row from its own prompts."""
+    seen_as: dict[str, int]
+    """What the judge saw on the target's images, most frequent first."""
+    counts: dict[str, int]
+    """Images judged: target_images, other_images."""
+
+    def headline(self) -> dict[str, float]:
+        """The four figures that belong together."""
+        return {"ua": self.ua.value, "ira": self.ira.value, "cra": self.cra.value, "coherence": self.coherence.value}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Every rate by its name in DEFINITIONS."""
+        return {name: getattr(self, name) for name in DEFINITIONS if name != "interval"}
+
+
+def rates(
+    seen: Labels, prompts: Int[Tensor, " images"], book: PromptBook, resamples: int = 1000, seed: int = 0
+) -> Rates:
+    """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was asked to show.
+
+    Every target prompt and at least one prompt to keep must have an image. Deterministic in ``seed``.
+    """
+    own, other = book.concept_domain, book.other_domain
+    asked = asked_labels(prompts, book)
+    target = targets(prompts, book)
+    right = {domain: 100 * (seen[domain] == asked[domain]).double() for domain in ("object", "style")}
+    concept = asked[own] == book.concept_index
+    names = book.names[own]
+    counts = resample(prompts, resamples, seed)
+    labels, numbers = seen[own][target].unique(return_counts=True)
+    return Rates(
+        ua=interval(100 * (seen[own] != book.concept_index).double(), by_prompt(prompts, target), counts),
+        ira=interval(right[own], _by_class(prompts, asked[own], ~concept), counts),
+        ira_all=interval(right[own], _by_class(prompts, asked[own], torch.ones_like(concept)), counts),
+        cra=interval(right[other], by_prompt(prompts, ~target), counts),
+        cra_all=interval(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
+        coherence=interval(right[other], by_prompt(prompts, target), counts),
+        by_concept={
+            domain: _by_concept(right[domain], prompts, asked[domain], domain == own, target, book.names[domain])
+            for domain in ("object", "style")
+        },
+        seen_as={names[int(labels[i])]: int(numbers[i]) for i in numbers.argsort(descending=True)},
+        counts={"target_images": int(target.sum()), "other_images": int((~target).sum())},
+    )
+
+
+def asked_labels(prompts: Int[Tensor, " images"], book: PromptBook) -> Labels:
+    """The classes each image was asked to show."""
+    return {
+        domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts.tolist()])
+        for domain in ("object", "style")
+    }
+
+
+def targets(prompts: Int[Tensor, " images"], book: PromptBook) -> Bool[Tensor, " images"]:
+    """Which images were asked to show the concept."""
+    return torch.tensor([book.prompts[i].target for i in prompts.tolist()])
+
+
+def by_prompt(prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]) -> Float[Tensor, " images"]:
+    """Weights of a mean over the prompts of the chosen images, each prompt the mean of its images; they sum to 1."""
+    _, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
+    weights = torch.zeros(len(prompts), dtype=torch.float64)
+    weights[chosen] = 1 / sizes[place].double() / len(sizes)
+    return weights
+
+
+def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, float | str]]:
+    """Accuracy of every other concept, of both domains, before and after (percent); the most damaged comes first."""
+    forgotten = book.names[book.concept_domain][book.concept_index]
+    rows: list[dict[str, float | str]] = []
+    for domain in (book.concept_domain, book.other_domain):
+        for name, value in after.by_concept[domain].items():
+            if (domain, name) != (book.concept_domain, forgotten):
+                rows.append({"name": name, "before": before.by_concept[domain][name], "after": value})
+    return sorted(rows, key=lambda row: float(row["after"]) - float(row["before"]))
+
+
+def _by_class(
+    prompts: Int[Tensor, " images"], classes: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]
+) -> Float[Tensor, " images"]:
+    """Weights of a mean over the classes of the chosen images, each the mean over its prompts; they sum to 1."""
+    different, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
+    class_of = torch.zeros(len(different), dtype=torch.int64)
+    class_of[place] = classes[chosen]  # a prompt asks for one class
+    _, kind, members = class_of.unique(return_inverse=True, return_counts=True)
+    weights = torch.zeros(len(prompts), dtype=torch.float64)
+    weights[chosen] = 1 / sizes[place].double() / members[kind][place] / len(members)
+    return weights
+
+
+def _by_concept(
+    right: Float[Tensor, " images"],
+    prompts: Int[Tensor, " images"],
+    classes: Int[Tensor, " images"],
+    is_own: bool,
+    target: Bool[Tensor, " images"],
+    names: tuple[str, ...],
+) -> dict[str, float]:
+    # In the concept's own domain a class is either the target's or kept; in the other one the target's images are left
+    # out, so that the rows average to CRA and show damage to what should be kept.
+    kept = torch.ones_like(target) if is_own else ~target
+    present = classes[kept].unique().tolist()
+    terms = len(present) * _by_class(prompts, classes, kept) * right.double()
+    means = torch.zeros(len(names), dtype=torch.float64).index_add(0, classes, terms)
+    return {names[index]: round(means[index].item(), 9) for index in present}

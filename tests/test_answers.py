@@ -1,0 +1,164 @@
+"""The cache of answers: found by content, continued after a kill, distrusted when damaged."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from conftest import ROOT
+
+from actors.drawing import Brush, Drawn
+from experiments import settings
+from experiments.answers import FOLDER, answer
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.config import Config
+from rl_unlearn.errors import MachineError
+from rl_unlearn.evaluation import plan
+from rl_unlearn.noise import generator
+from rl_unlearn.prompts import PromptBook
+
+
+class FakeStudio:
+    """Draws noise named by the request, counts, and may stop half-way."""
+
+    def __init__(self, digest: str = "model", breaks_after: int = 10**9):
+        self.drawn, self._digest, self._left = 0, digest, breaks_after
+
+    def model_digest(self) -> str:
+        return self._digest
+
+    def draw(self, brush, batches, keep):
+        for number, (texts, seeds) in reversed(batches.items()):  # the order of arrival does not count
+            if self._left == 0:
+                raise KeyboardInterrupt
+            self._left -= 1
+            self.drawn += len(texts)
+            rows = [
+                torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=generator(seed, text))
+                for text, seed in zip(texts, seeds, strict=True)
+            ]
+            keep(number, Drawn(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
+
+
+def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, Brush]:
+    config = tiny.config(output=str(tmp_path), evaluation={"per_prompt": 3, "batch": 4, **evaluation})
+    return config, Brush(config.lora, None)
+
+
+def ask(config: Config, brush: Brush, studio: FakeStudio):
+    return answer(brush, plan(PromptBook.from_config(config), config), config, studio)
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / FOLDER).rglob("*.safetensors"))
+
+
+def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
+    config, brush = setting(tmp_path)
+    studio = FakeStudio()
+    first = ask(config, brush, studio)
+    images = torch.cat(list(first.images()))
+    assert (studio.drawn, first.drawn, len(images)) == (18, 18, 18)
+    assert (first.seconds, first.peak_memory_bytes) == (5.0, 104)
+    again = ask(config, brush, FakeStudio())
+    assert again.drawn == 0
+    assert (again.seconds, again.peak_memory_bytes) == (5.0, 104), "the cost is that of drawing, whenever it was"
+    assert torch.equal(torch.cat(list(again.images())), images)
+
+
+def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
+    config, brush = setting(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ask(config, brush, FakeStudio(breaks_after=2))
+    assert len(files(tmp_path)) == 2
+    steps: list[tuple[int, int]] = []
+    studio = FakeStudio()
+    images = plan(PromptBook.from_config(config), config)
+    resumed = answer(brush, images, config, studio, lambda done, total: steps.append((done, total)))
+    assert studio.drawn == resumed.drawn == 12
+    assert steps == [(6, 18), (10, 18), (14, 18), (18, 18)]
+    whole = ask(config.model_copy(update={"output": str(tmp_path / "other")}), brush, FakeStudio())
+    assert torch.equal(torch.cat(list(resumed.images())), torch.cat(list(whole.images())))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-20],
+        lambda content: b"",
+        lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    ],
+    ids=["cut", "empty", "one bit"],
+)
+def test_a_damaged_file_is_drawn_again(damage, tmp_path):
+    config, brush = setting(tmp_path)
+    images = torch.cat(list(ask(config, brush, FakeStudio()).images()))
+    victim = files(tmp_path)[2]
+    victim.write_bytes(damage(victim.read_bytes()))
+    studio = FakeStudio()
+    again = ask(config, brush, studio)
+    assert 0 < studio.drawn <= 4
+    assert torch.equal(torch.cat(list(again.images())), images)
+
+
+def test_whatever_decides_the_images_decides_the_key(tmp_path):
+    config, brush = setting(tmp_path)
+    ask(config, brush, FakeStudio())
+    state = {"a.lora_A.weight": torch.ones(2, 2)}
+    changed = [
+        (config, Brush(config.lora, state), "model"),
+        (config, Brush(config.lora, {"a.lora_A.weight": torch.zeros(2, 2)}), "model"),
+        (config, brush, "another model"),
+        (
+            tiny.config(output=str(tmp_path), sampler={"steps": 5}, evaluation=config.evaluation.model_dump()),
+            brush,
+            "model",
+        ),
+        (setting(tmp_path, seed=1)[0], brush, "model"),
+    ]
+    for number, (other, tool, digest) in enumerate(changed):
+        assert ask(other, tool, FakeStudio(digest)).drawn == 18, number
+        assert ask(other, tool, FakeStudio(digest)).drawn == 0, number
+    judged = config.model_copy(update={"seed": 5, "concept": "dog"})
+    assert ask(judged, brush, FakeStudio()).drawn == 0, "neither the run's seed nor its concept changes an image here"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / FOLDER).write_text("in the way")
+    config, brush = setting(tmp_path)
+    with pytest.raises(MachineError, match="output="):
+        ask(config, brush, FakeStudio())
+
+
+@pytest.mark.slow
+def test_an_evaluation_killed_half_way_continues(tmp_path):
+    config = tiny.config(
+        output=str(tmp_path / "out"),
+        evaluation={"per_prompt": 100, "batch": 8, "judge": str(tiny.clip_folder(2)), "resamples": 100},
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(settings.dump(config))
+    (tmp_path / "run" / "run_state.json").write_text("{}")
+    from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+
+    save_adapter(
+        tmp_path / "run" / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config
+    )
+    command = [sys.executable, "-m", "experiments", "evaluate", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 200
+    while len(files(tmp_path / "out")) < 3 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = len(files(tmp_path / "out"))
+    assert 3 <= kept < 150
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    first = next(line for line in done.stderr.splitlines() if line.startswith("untouched: 600 images"))
+    assert int(first.split("images, ")[1].split()[0]) >= 8 * min(kept, 75)
