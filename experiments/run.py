@@ -63,8 +63,9 @@ def _look(
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
     evaluation = measuring.before_after(policy, book, judge, local, console)
-    picture = samples.draw(policy, book, config.evaluation.batch)
-    write_bytes(folder / "samples.png", pictures.to_png(picture))
+    drawn = samples.draw(policy, book, config.evaluation.batch)
+    drawn.save(folder / "samples")
+    write_bytes(folder / "samples.png", pictures.to_png(drawn.picture()))
     return evaluation
 
 
