@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from experiments.page.differences import differences
 from experiments.page.story import MEASURES as MEASURES
 
 PARTS = Path(__file__).parent / "page"
-HUES = 6
 
 
 def write_report(folder: Path) -> Path:
@@ -27,7 +28,7 @@ def write_report(folder: Path) -> Path:
 
 def write_page(folders: Sequence[Path], out: Path) -> Path:
     """Writes one page about the runs in `folders`; DataError if one of them is no run folder or damaged."""
-    runs = [story.read(folder, 1 + i % HUES) for i, folder in enumerate(folders)]
+    runs = _apart([story.read(folder, i) for i, folder in enumerate(folders, start=1)])
     environment = Environment(
         loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -35,6 +36,15 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     environment.globals |= {"charts": charts, "story": story}
     write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
     return out
+
+
+def _apart(runs: list[story.Run]) -> list[story.Run]:
+    """Runs of the same name take that of their parent folder along."""
+    names = Counter(run.name for run in runs)
+    return [
+        replace(run, title=f"{run.path.resolve().parent.name}/{run.name}" if names[run.name] > 1 else run.name)
+        for run in runs
+    ]
 
 
 def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "trade_offs": story.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
-        "pictures": {run.name: _data_uri(run.path / "samples.png") for run in runs if not run.rows},
+        "pictures": {run.number: _data_uri(run.path / "samples.png") for run in runs if not run.rows},
     }
 
 

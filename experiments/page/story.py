@@ -26,6 +26,7 @@ FURTHER = (
     ("CLIP similarity", "similarity", "to the untouched model's own images of the same seeds, x 100"),
     ("CLIP score", "clip_score", "agreement of image and prompt"),
 )
+HUES = 6
 CANVAS_JUDGES = "the canvas's judges, which training never sees"
 
 
@@ -34,7 +35,7 @@ class Run:
     """A run folder's content."""
 
     name: str
-    hue: int
+    number: int
     path: Path
     config: Config
     state: dict[str, Any]
@@ -42,6 +43,13 @@ class Run:
     attacks: contract.Attacks | None
     metrics: list[dict[str, Any]]
     rows: list[tiles.Row]
+    title: str
+    """The name to show: two folders of one name are told apart by their parents."""
+
+    @property
+    def hue(self) -> int:
+        """Colour of the style sheet; they come round again."""
+        return 1 + (self.number - 1) % HUES
 
     @property
     def before(self) -> Measured | None:
@@ -77,7 +85,7 @@ class Run:
         return shlex.join(map(str, self.state.get("argv", [])))
 
 
-def read(path: Path, hue: int) -> Run:
+def read(path: Path, number: int) -> Run:
     """A run folder; DataError if it is none or if a file in it is damaged."""
     if not (path / "config.yaml").is_file() or not (path / "run_state.json").is_file():
         raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
@@ -87,7 +95,7 @@ def read(path: Path, hue: int) -> Run:
         raise DataError(f"{path / 'run_state.json'} is no JSON file: the run folder is damaged") from error
     return Run(
         path.resolve().name,
-        hue,
+        number,
         path,
         settings.load([str(path / "config.yaml")], environ={}),
         state if isinstance(state, dict) else {},
@@ -95,6 +103,7 @@ def read(path: Path, hue: int) -> Run:
         contract.read(path / "attacks.json", contract.Attacks),
         plots.read_metrics(path / "metrics.jsonl"),
         tiles.read(path / "samples"),
+        path.resolve().name,
     )
 
 
@@ -125,16 +134,17 @@ def summary(run: Run) -> str:
     before, after = run.before, run.after
     if before is None or after is None or before.ua is None or after.ua is None:
         return lead
-    words = [f"{lead} Asked for it, {after.ua.value:.1f} % of the images no longer show it ({before.ua.value:.1f} % before)"]
-    if before.coherence and after.coherence:
-        words.append(
-            f"{after.coherence.value:.1f} % of them still follow the rest of the prompt ({before.coherence.value:.1f} % before)"
-        )
-    if before.ira and after.ira:
-        words.append(
-            f"other concepts are still drawn in {after.ira.value:.1f} % of the cases ({before.ira.value:.1f} % before)"
-        )
-    return "; ".join(words) + "."
+    told = (
+        ("Asked for it, {} of the images no longer show it ({} before)", "ua"),
+        ("{} of them still follow the rest of the prompt ({} before)", "coherence"),
+        ("other concepts are still drawn in {} of the cases ({} before)", "ira"),
+    )
+    words = []
+    for sentence, key in told:
+        old, new = figure(before, key), figure(after, key)
+        if old is not None and new is not None:
+            words.append(sentence.format(f"{new.value:.1f}\u00a0%", f"{old.value:.1f}\u00a0%"))
+    return f"{lead} {'; '.join(words)}."
 
 
 def curves(runs: Sequence[Run]) -> list[Chart]:
@@ -144,24 +154,47 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
         found = []
         for run in runs:
             for dash, (key, label) in enumerate(kinds):
-                name, hue = (f"{run.name}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
+                name, hue = (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
                 found.append(Curve(name, hue, dash, points(run.metrics, event, x, key)))
         return found
 
     budgets = {run.config.learner.kl_budget for run in runs}
     budget = (budgets.pop(), "budget") if len(budgets) == 1 else None
+    rounds = ("round", "round")
     panels = (
         charts.line_chart(
-            "Forgetting as training sees it", "share", "images",
-            gather("selection", "images", ("forgotten", "forgotten"), ("retained", "retained"), ("coherence", "coherence")),
+            "Forgetting as training sees it",
+            "share",
+            "images",
+            gather(
+                "selection", "images", ("forgotten", "forgotten"), ("retained", "retained"), ("coherence", "coherence")
+            ),
             span=(0, 1),
         ),
-        charts.line_chart("Reward", "mean, nats", "round", gather("round", "round", ("reward", "target prompts"), ("retain_reward", "kept prompts"))),
-        charts.line_chart("Drift on kept prompts", "KL, nats per step", "round", gather("round", "round", ("kl", "KL to the untouched model")), limit=budget),
-        charts.line_chart("Importance ratios", "1 = on policy", "round", gather("round", "round", ("ratio_max", "largest"), ("ratio_min", "smallest"))),
-        charts.line_chart("Effective sample size", "share of the batch", "round", gather("round", "round", ("ess", "ESS")), span=(0, 1)),
-        charts.line_chart("Policy lag", "updates", "round", gather("round", "round", ("policy_lag", "lag"))),
-    )  # fmt: skip
+        charts.line_chart(
+            "Reward",
+            "mean, nats",
+            "round",
+            gather(*rounds, ("reward", "target prompts"), ("retain_reward", "kept prompts")),
+        ),
+        charts.line_chart(
+            "Drift on kept prompts",
+            "KL, nats per step",
+            "round",
+            gather(*rounds, ("kl", "KL to the untouched model")),
+            limit=budget,
+        ),
+        charts.line_chart(
+            "Importance ratios",
+            "1 = on policy",
+            "round",
+            gather(*rounds, ("ratio_max", "largest"), ("ratio_min", "smallest")),
+        ),
+        charts.line_chart(
+            "Effective sample size", "share of the batch", "round", gather(*rounds, ("ess", "ESS")), span=(0, 1)
+        ),
+        charts.line_chart("Policy lag", "updates", "round", gather(*rounds, ("policy_lag", "lag"))),
+    )
     return [panel for panel in panels if panel is not None]
 
 
@@ -180,7 +213,9 @@ def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tup
 
 def critic_map(run: Run) -> charts.Map | None:
     """Explained variance by round and noise level."""
-    rows = [row for row in run.metrics if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)]
+    rows = [
+        row for row in run.metrics if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
+    ]
     if not rows:
         return None
     values = [[v if isinstance(v, int | float) else None for v in row["explained_variance"]] for row in rows]
@@ -194,7 +229,7 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
         marks: list[tuple[str, int, charts.Span, charts.Span]] = []
         for run in runs:
             sides = [("untouched", 0, run.before)] if run is runs[0] else []
-            for label, hue, side in [*sides, (run.name, run.hue, run.after)]:
+            for label, hue, side in [*sides, (run.title, run.hue, run.after)]:
                 x, y = figure(side, "ua"), figure(side, key)
                 if x is not None and y is not None:
                     marks.append((label, hue, _span(x), _span(y)))
