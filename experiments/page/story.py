@@ -270,12 +270,13 @@ def seen_as(run: Run) -> list[tuple[str, int]]:
 def cost(run: Run) -> list[tuple[str, str]]:
     """What the run took."""
     training = run.state.get("training", {})
-    rows = [
-        ("images drawn for training", f"{training.get('images_used', 0):,}"),
-        ("updates", f"{training.get('updates', 0):,}"),
-        ("seconds, training and evaluation", f"{training.get('wall_seconds', 0):,.0f}"),
-        ("seed", str(run.config.seed)),
-    ]
+    told = (
+        ("images drawn for training", "images_used"),
+        ("updates", "updates"),
+        ("seconds, training and evaluation", "wall_seconds"),
+    )
+    rows = [(name, f"{training[key]:,.0f}") for name, key in told if isinstance(training.get(key), int | float)]
+    rows.append(("seed", str(run.config.seed)))
     measured = run.after.cost if run.after else contract.Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
