@@ -115,7 +115,7 @@ def figure(side: Measured | None, key: str) -> Interval | None:
 
 def further(run: Run) -> list[tuple[str, str, Interval | None, Interval | None, str]]:
     """`(name, key, before, after, meaning)` of what was measured beside the headline."""
-    rows = []
+    rows: list[tuple[str, str, Interval | None, Interval | None, str]] = []
     for name, key, meaning in FURTHER:
         old, new = figure(run.before, key), figure(run.after, key)
         if new is not None:
