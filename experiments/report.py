@@ -60,6 +60,7 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "runs": runs,
         "measures": story.MEASURES,
         "definitions": next((r.evaluation.protocol.definitions for r in runs if r.evaluation), {}),
+        "others": story.others(runs),
         "curves": story.curves(runs),
         "maps": [(run, found) for run in runs if (found := story.critic_map(run))],
         "trade_offs": story.trade_offs(runs),

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor
 
 from experiments import pictures
@@ -73,7 +73,7 @@ class Line(BaseModel):
 
     label: str
     target: bool
-    tiles: list[Spot]
+    tiles: list[Spot] = Field(min_length=1)
 
 
 class Sheet(BaseModel):
@@ -82,9 +82,9 @@ class Sheet(BaseModel):
     WORDS: ClassVar[str] = "samples.json"
     BEFORE: ClassVar[str] = "before.png"
     AFTER: ClassVar[str] = "after.png"
-    size: tuple[int, int]
+    size: tuple[PositiveInt, PositiveInt]
     columns: list[str]
-    rows: list[Line]
+    rows: list[Line] = Field(min_length=1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from experiments.__main__ import main
 from experiments.models import load_model
 from experiments.verbs.common import run_config
 from rl_unlearn.adapter import FILE_NAME, read_adapter, save_adapter
-from rl_unlearn.config import Config
+from rl_unlearn.config import Config, Lora, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy
 
@@ -79,6 +79,23 @@ def test_exports_draw_the_policys_images(format: str, adapter: Path, config: Con
         found = DiffusionPolicy(pipeline, config)
     # Pixels in [0, 1]; a rounding step of 8-bit images is 4e-3.
     torch.testing.assert_close(found.generate(prompts, seeds), expected, rtol=0, atol=1e-3)
+    assert (plain - expected).abs().max() > 1e-2
+
+
+def test_the_merged_canvas_draws_the_same_images(tmp_path: Path) -> None:
+    config = Config(lora=Lora(rank=4), sampler=Sampler(steps=4))
+    policy = DiffusionPolicy(load_model(config.model), config)
+    draws = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(t.shape, generator=draws) / 20 for name, t in policy.adapter_state().items()}
+    save_adapter(tmp_path / "adapter", state, config)
+    prompts, seeds = ["A cat image in noto style.", "A dog image in flat style."], [0, 1]
+    plain = policy.generate(prompts, seeds)
+    policy.load_adapter(state)
+    expected = policy.generate(prompts, seeds)
+    written = adapters.export(tmp_path / "adapter", "merged", tmp_path / "merged", config)
+    model = config.model.model_copy(update={"path": written["file"]})
+    found = DiffusionPolicy(load_model(model), config).generate(prompts, seeds)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     assert (plain - expected).abs().max() > 1e-2
 
 

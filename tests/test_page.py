@@ -245,6 +245,12 @@ def test_a_wrong_report_is_explained(argv: list[str], code: int, hint: str, caps
         ("attacks.json", '{"rows": [{"attack": "none"}]}'),
         ("run_state.json", "no"),
         ("samples/samples.json", "{}"),
+        ("samples/samples.json", '{"size": [9, 9], "columns": [], "rows": []}'),
+        (
+            "samples/samples.json",
+            '{"size": [1, 1000000], "columns": [""], "rows": [{"label": "", "target": true, '
+            '"tiles": [{"prompt": "", "seed": 0}]}]}',
+        ),
         ("samples/after.png", "no picture"),
     ],
 )
@@ -266,6 +272,16 @@ def test_figures_not_measured_are_left_out(tmp_path: Path) -> None:
     assert "50.0" in text
     assert "Under attack" not in text
     assert "<h3>IRA</h3>" not in text
+
+
+def test_models_judged_beside_the_run_are_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["models"].append(model("another", 33.3))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    text = write_report(folder).read_text()
+    assert "Judged beside it: another" in text
+    assert "33.3" in text
 
 
 def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def _measured(found: Any) -> Any:
     return None if isinstance(found, dict) and "value" not in found else found
 
 
+Needed = Annotated[Interval, BeforeValidator(_measured)]
 Figure = Annotated[Interval | None, BeforeValidator(_measured)]
 
 
@@ -59,8 +60,8 @@ class Measured(Part):
     coherence: Figure = None
     similarity: Figure = None
     clip_score: Figure = None
-    kid: float | None = None
-    fid: float | None = None
+    kid: Figure = None
+    fid: Figure = None
     feature_extractor: str = ""
     broken: bool = False
     verdict: str = ""
@@ -96,8 +97,8 @@ class Evaluation(Part):
 class Attack(Part):
     attack: str
     budget: str = ""
-    before: Interval
-    after: Interval
+    before: Needed
+    after: Needed
     images: int | None = None
     seconds: float | None = None
 

@@ -121,10 +121,10 @@ def further(run: Run) -> list[tuple[str, str, Interval | None, Interval | None, 
         if new is not None:
             rows.append((name, key, old, new, meaning))
     for key in ("kid", "fid"):
-        distance = getattr(run.after, key) if run.after else None
+        distance = figure(run.after, key)
         if run.after is not None and distance is not None:
             name = f"{key.upper()} on {run.after.feature_extractor or 'unnamed'} features"
-            rows.append((name, key, None, Interval(value=distance), "distance to the untouched model's images"))
+            rows.append((name, key, None, distance, "distance to the untouched model's images"))
     return rows
 
 
@@ -222,17 +222,23 @@ def critic_map(run: Run) -> charts.Map | None:
     return charts.heat_map([float(row.get("round", i + 1)) for i, row in enumerate(rows)], values)
 
 
+def others(runs: Sequence[Run]) -> list[Measured]:
+    """Further models that were judged beside these runs."""
+    found = {model.name: model for run in runs if run.evaluation for model in run.evaluation.models}
+    for name in ["untouched", *(run.after.name for run in runs if run.after)]:
+        found.pop(name, None)
+    return list(found.values())
+
+
 def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
     """UA against what should stay, a chart for each; hue 0 is the untouched model."""
+    untouched = next((run.before for run in runs if run.before), None)
+    models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
+    models += [(model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))]
     found = []
     for name, key, _ in MEASURES[1:]:
-        marks: list[tuple[str, int, charts.Span, charts.Span]] = []
-        for run in runs:
-            sides = [("untouched", 0, run.before)] if run is runs[0] else []
-            for label, hue, side in [*sides, (run.title, run.hue, run.after)]:
-                x, y = figure(side, "ua"), figure(side, key)
-                if x is not None and y is not None:
-                    marks.append((label, hue, _span(x), _span(y)))
+        places = [(label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models]
+        marks = [(label, hue, _span(x), _span(y)) for label, hue, x, y in places if x is not None and y is not None]
         if marks:
             found.append((name, charts.trade_off(marks)))
     return found

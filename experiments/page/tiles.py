@@ -41,6 +41,9 @@ def read(folder: Path) -> list[Row]:
     try:
         sheet = Sheet.model_validate_json((folder / Sheet.WORDS).read_text(encoding="utf-8"))
         sides = [_open(folder / name) for name in (Sheet.BEFORE, Sheet.AFTER)]
+        needed = (max(len(row.tiles) for row in sheet.rows) * sheet.size[0], len(sheet.rows) * sheet.size[1])
+        if any(side.size != needed for side in sides):
+            raise ValueError(f"the pictures are not {needed[0]} x {needed[1]} pixels")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{folder} holds no readable samples: run `evaluate` or the training again") from error
     return [
