@@ -14,7 +14,8 @@ _A, _B = ".lora_A.", ".lora_B."
 def combine(states: Sequence[dict[str, Tensor]], scales: Sequence[float]) -> AdapterState:
     """One adapter whose update is the sum of ``scale * B @ A`` over the adapters; its rank is the sum of their ranks.
 
-    A layer that only some adapters have is filled with zeros for the others, so all layers share one rank. Raises
+    Factors are ``(rank, inputs)`` and ``(outputs, rank)``; scales are plain factors, 1 the trained strength. A layer
+    that only some adapters have is filled with zeros for the others, so all layers share one rank. Raises
     DataError if the adapters belong to different models, by the shapes of their layers.
     """
     ranks = [next(tensor.shape[0] for name, tensor in state.items() if _A in name) for state in states]

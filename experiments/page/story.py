@@ -80,6 +80,11 @@ class Run:
         return "the emoji canvas" if self.config.model.path == "canvas" else self.config.model.path
 
     @property
+    def forgotten(self) -> str:
+        """The concept without its domain."""
+        return self.config.concept.split(":", 1)[-1]
+
+    @property
     def command(self) -> str:
         """The exact command line."""
         return shlex.join(map(str, self.state.get("argv", [])))
@@ -163,8 +168,8 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     rounds = ("round", "round")
     panels = (
         charts.line_chart(
-            "Forgetting as training sees it",
-            "share",
+            "Forgetting over images",
+            "share, by the selection CLIP",
             "images",
             gather(
                 "selection", "images", ("forgotten", "forgotten"), ("retained", "retained"), ("coherence", "coherence")
