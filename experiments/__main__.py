@@ -14,13 +14,13 @@ from rich.console import Console
 
 from experiments import signals
 from experiments.files import to_json
-from experiments.verbs import config, demo, doctor, evaluate, export, generate, train
+from experiments.verbs import config, demo, doctor, evaluate, export, generate, report, train
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
 
 VERBS = {
     "demo": demo, "train": train, "generate": generate, "evaluate": evaluate,
-    "export": export, "config": config, "doctor": doctor,
+    "report": report, "export": export, "config": config, "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (
     "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, 130/143 stopped"

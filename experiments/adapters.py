@@ -3,20 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_kohya
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
 
+from experiments import merging
+from experiments.card import write_card
 from experiments.files import write_bytes
 from experiments.models import load_model
 from rl_unlearn.adapter import FILE_NAME, read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, MachineError
 
-FORMATS = ("diffusers", "kohya")
+FORMATS = ("diffusers", "kohya", "merged")
 
 
 def locate(path: Path) -> Path:
@@ -43,7 +42,13 @@ def described(path: Path) -> list[str]:
 
 
 def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]:
-    """Writes the adapter in `format` into folder `out` and checks that plain diffusers gives the same from it."""
+    """Writes the adapter in `format` with a model card into folder `out`, checked to give the same in plain diffusers.
+
+    `merged` writes a whole pipeline folder with the adapter in its weights. DataError if the copy differs or `out`
+    already holds something else, MachineError if it cannot be written.
+    """
+    if format == "merged":
+        return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
     source = locate(path)
     state = {f"unet.{name}": tensor for name, tensor in read_adapter(path).items()}
     if format == "kohya":
@@ -62,31 +67,16 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     aside = out / f".check-{target.name}"
     try:
         write_bytes(aside, content)
-        difference = _difference(pipeline, source, aside)
+        difference = merging.difference(pipeline, source, aside)
     finally:
         aside.unlink(missing_ok=True)
-    if difference > 1e-4:
+    if difference > merging.TOLERANCE:
         raise DataError(
             f"{format} export of {source} changes the UNet's output by {difference:.2g}; nothing was written"
         )
     write_bytes(target, content)
-    return {"file": str(target), "format": format, "tensors": len(state), "largest_difference": difference}
-
-
-def _difference(pipeline: StableDiffusionPipeline, first: Path, second: Path) -> float:
-    """Largest difference of the UNet's output between two adapter files, relative to the output's size."""
-    expected, found = (_probe(pipeline, file) for file in (first, second))
-    return float((expected - found).abs().max() / expected.abs().max())
-
-
-@torch.no_grad()
-def _probe(pipeline: StableDiffusionPipeline, file: Path) -> Tensor:
-    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    unet = pipeline.unet
-    size = unet.config.sample_size
-    noise = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, unet.config.in_channels, size, size, generator=noise)
-    words = torch.randn(2, 8, unet.config.cross_attention_dim, generator=noise)
-    output: Tensor = unet(latents, torch.tensor([1, 500]), encoder_hidden_states=words).sample
-    pipeline.unload_lora_weights()
-    return output
+    card = write_card(path, out, config, format, target.name)
+    return {
+        "file": str(target), "format": format, "tensors": len(state), "largest_difference": difference,
+        "card": str(card),
+    }  # fmt: skip

@@ -16,10 +16,28 @@ LETTER = 7
 
 def to_image(pixels: Tensor) -> Image.Image:
     """A (3, H, W) tensor in [0, 1] as a picture, small ones enlarged without smoothing."""
-    array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    image = Image.fromarray(np.ascontiguousarray(array), "RGB")
+    image = to_tile(pixels, max(pixels.shape))
     factor = -(-SMALLEST_SIDE // min(image.size))
     return image.resize((image.width * factor, image.height * factor), Resampling.NEAREST)
+
+
+def to_tile(pixels: Tensor, largest: int) -> Image.Image:
+    """A (3, H, W) tensor in [0, 1] pixel for pixel, reduced where a side is longer than `largest`."""
+    array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(np.ascontiguousarray(array), "RGB")
+    image.thumbnail((largest, largest))
+    return image
+
+
+def sheet(tiles: Sequence[Image.Image], rows: Sequence[int]) -> Image.Image:
+    """Tiles of one size edge to edge, `rows[i]` of them in row i."""
+    width, height = tiles[0].size
+    whole = Image.new("RGB", (max(rows) * width, len(rows) * height), "white")
+    each = iter(tiles)
+    for i, count in enumerate(rows):
+        for j in range(count):
+            whole.paste(next(each), (j * width, i * height))
+    return whole
 
 
 def to_png(image: Image.Image) -> bytes:

@@ -1,8 +1,11 @@
-"""The report of a run: one HTML file made from what the run folder holds, readable offline."""
+"""The report: one HTML file made from what one or more run folders hold, readable offline and harmless."""
 
 import base64
+import hashlib
 import json
-import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +13,69 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments import settings
 from experiments.files import write_text
-from rl_unlearn.config import Config
+from experiments.page import charts, story
+from experiments.page.differences import differences
+from experiments.page.story import MEASURES as MEASURES
 
-MEASURES = (
-    ("UA", "ua", "unlearning: images asked to show the concept that do not show it"),
-    ("Coherence", "coherence", "the same images still follow the rest of their prompt, so they are not just broken"),
-    ("IRA", "ira", "retention in the concept's own domain: other concepts still drawn"),
-    ("CRA", "cra", "retention in the other domain"),
-)
-
-CANVAS_JUDGES = "the canvas's judges, which training never sees"
+PARTS = Path(__file__).parent / "page"
 
 
 def write_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder from its files."""
+    return write_page([folder], folder / "report.html")
+
+
+def write_page(folders: Sequence[Path], out: Path) -> Path:
+    """Writes one page about the runs in `folders`; DataError if one of them is no run folder or damaged."""
+    runs = _apart([story.read(folder, i) for i, folder in enumerate(folders, start=1)])
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.get_template("report.html.j2").render(_content(folder))
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    environment.filters["figure"] = _figure
+    environment.globals |= {"charts": charts, "story": story}
+    write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
+    return out
 
 
-def _content(folder: Path) -> dict[str, Any]:
-    config = settings.load([str(folder / "config.yaml")], environ={})
-    evaluation, state = read_json(folder / "evaluation.json"), read_json(folder / "run_state.json")
-    training, counts = state.get("training", {}), evaluation.get("counts", {})
-    return {
-        "concept": config.concept,
-        "summary": _summary(config, evaluation),
-        "headline": _headline(evaluation),
-        "counts": [(name.replace("_", " "), count) for name, count in counts.items() if isinstance(count, int)],
-        "seen_as": list(counts.get("seen_as", {}).items()),
-        "by_concept": _by_concept(counts.get("by_concept", {})),
-        "judge": CANVAS_JUDGES if config.evaluation.judge == "canvas" else config.evaluation.judge,
-        "samples": _data_uri(folder / "samples.png"),
-        "curves": _data_uri(folder / "curves.png"),
-        "cost": [
-            ("images drawn for training", f"{training.get('images_used', 0):,}"),
-            ("updates", f"{training.get('updates', 0):,}"),
-            ("seconds, training and evaluation", f"{training.get('wall_seconds', 0):,.0f}"),
-            ("seed", str(config.seed)),
-        ],
-        "command": shlex.join(state.get("argv", [])),
-        "versions": sorted(state.get("packages", {}).items()),
-        "config": settings.dump(config),
-    }
-
-
-def _summary(config: Config, evaluation: dict[str, Any]) -> str:
-    model = "the emoji canvas" if config.model.path == "canvas" else config.model.path
-    lead = f"An adapter trained to make {model} stop drawing “{config.concept}”."
-    if not evaluation:
-        return lead
-    before, after = evaluation["before"], evaluation["after"]
-    return (
-        f"{lead} Asked for it, {after['ua']:.1f} % of the images no longer show it ({before['ua']:.1f} % before); "
-        f"{after['coherence']:.1f} % of them still follow the rest of the prompt ({before['coherence']:.1f} % before). "
-        f"Other concepts are still drawn in {after['ira']:.1f} % of the cases ({before['ira']:.1f} % before)."
-    )
-
-
-def _headline(evaluation: dict[str, Any]) -> list[dict[str, str]]:
-    if not evaluation:
-        return []
+def _apart(runs: list[story.Run]) -> list[story.Run]:
+    """Runs of the same name take that of their parent folder along."""
+    names = Counter(run.name for run in runs)
     return [
-        {"name": name, "meaning": meaning} | {side: f"{evaluation[side][key]:.1f}" for side in ("before", "after")}
-        for name, key, meaning in MEASURES
+        replace(run, title=f"{run.path.resolve().parent.name}/{run.name}" if names[run.name] > 1 else run.name)
+        for run in runs
     ]
 
 
-def _by_concept(sides: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
-    """Accuracy of each concept before and after, the most changed first."""
-    before, after = sides.get("before", {}), sides.get("after", {})
-    names = sorted(before.keys() & after.keys(), key=lambda name: -abs(after[name] - before[name]))
-    return [(name, f"{before[name]:.1f}", f"{after[name]:.1f}") for name in names]
+def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
+    style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    concepts = list(dict.fromkeys(run.config.concept for run in runs))
+    configs = [run.config for run in runs]
+    return {
+        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
+        "runs": runs,
+        "measures": story.MEASURES,
+        "definitions": next((r.evaluation.protocol.definitions for r in runs if r.evaluation), {}),
+        "others": story.others(runs),
+        "curves": story.curves(runs),
+        "maps": [(run, found) for run in runs if (found := story.critic_map(run))],
+        "trade_offs": story.trade_offs(runs),
+        "differences": differences(configs),
+        "dumps": [settings.dump(config) for config in configs],
+        "pictures": {run.number: _data_uri(run.path / "samples.png") for run in runs if not run.rows},
+    }
+
+
+def _hash(text: str) -> str:
+    """A content-security-policy source that admits exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−")
 
 
 def read_json(path: Path) -> dict[str, Any]:

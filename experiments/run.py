@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster.program import Result, train
 from experiments import measuring, pictures, plots, samples
+from experiments.card import write_card
 from experiments.files import write_bytes, write_json
 from experiments.models import load_model
 from experiments.progress import make_progress
@@ -41,6 +42,7 @@ def carry_out(config: Config, folder: RunFolder, argv: list[str], evaluated: boo
         if judge is not None:
             write_json(folder / "evaluation.json", outcome)
         folder.update(training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")})
+        write_card(folder.path, folder / "adapter", config)
         report = write_report(folder.path)
     return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
 
@@ -66,8 +68,9 @@ def _look(
     compared = measuring.judge_side_by_side([candidate], book, judge, local, console)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
-    picture = samples.draw(policy, book, config.evaluation.batch)
-    write_bytes(folder / "samples.png", pictures.to_png(picture))
+    drawn = samples.draw(policy, book, config.evaluation.batch)
+    drawn.save(folder / "samples")
+    write_bytes(folder / "samples.png", pictures.to_png(drawn.picture()))
     return compared.evaluation(book.concept_domain)
 
 

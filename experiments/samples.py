@@ -1,14 +1,24 @@
 """The before/after picture of a run: fixed prompts, fixed seeds, nothing picked."""
 
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from jaxtyping import Float
 from PIL import Image
+from pydantic import BaseModel, Field, PositiveInt
+from torch import Tensor
 
 from experiments import pictures
+from experiments.files import write_bytes, write_text
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import Prompt, PromptBook
 
 ROWS = 5
 COLUMNS = 8
 FIRST_SEED = 1_000
+LARGEST_SIDE = 256
 
 
 def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
@@ -39,14 +49,72 @@ def _spread(items: list[int], count: int) -> list[int]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> Image.Image:
-    """The table drawn by the untouched model and, below, by the policy, from the same noise."""
+def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> "Samples":
+    """The table drawn by the untouched model and by the policy, from the same noise."""
     table, rows, columns = choose(book)
     texts = [prompt.text for row in table for prompt in row]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
     halves = []
-    for title, adapted in (("before", False), ("after", True)):
+    for adapted in (False, True):
         with policy.adapter_enabled(adapted):
-            images = iter([pictures.to_image(pixels) for pixels in policy.generate(texts, seeds, batch)])
-        halves.append(pictures.grid([[next(images) for _ in row] for row in table], rows, columns, title))
-    return pictures.stack(*halves)
+            halves.append(policy.generate(texts, seeds, batch))
+    return Samples(table, rows, columns, *halves)
+
+
+class Spot(BaseModel):
+    """What one tile was asked to show, and its seed."""
+
+    prompt: str
+    seed: int
+
+
+class Line(BaseModel):
+    """A row of tiles."""
+
+    label: str
+    target: bool
+    tiles: list[Spot] = Field(min_length=1)
+
+
+class Sheet(BaseModel):
+    """The words beside `before.png` and `after.png`, which hold the tiles row by row, each `size` pixels."""
+
+    WORDS: ClassVar[str] = "samples.json"
+    BEFORE: ClassVar[str] = "before.png"
+    AFTER: ClassVar[str] = "after.png"
+    size: tuple[PositiveInt, PositiveInt]
+    columns: list[str]
+    rows: list[Line] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn pictures of a table of prompts; images follow the table row by row."""
+
+    table: list[list[Prompt]]
+    rows: list[str]
+    columns: list[str]
+    before: Float[Tensor, "images 3 height width"]
+    after: Float[Tensor, "images 3 height width"]
+
+    def picture(self) -> Image.Image:
+        """Both halves as one labelled picture."""
+        halves = []
+        for title, side in (("before", self.before), ("after", self.after)):
+            images = iter([pictures.to_image(pixels) for pixels in side])
+            cells = [[next(images) for _ in row] for row in self.table]
+            halves.append(pictures.grid(cells, self.rows, self.columns, title))
+        return pictures.stack(*halves)
+
+    def save(self, folder: Path) -> None:
+        """The tiles as two PNG sheets and a JSON file; the report cuts them out again."""
+        folder.mkdir(exist_ok=True)
+        lines, seeds = [], itertools.count(FIRST_SEED)
+        for label, row in zip(self.rows, self.table, strict=True):
+            spots = [Spot(prompt=prompt.text, seed=next(seeds)) for prompt in row]
+            lines.append(Line(label=label, target=row[0].target, tiles=spots))
+        sides = [[pictures.to_tile(pixels, LARGEST_SIDE) for pixels in side] for side in (self.before, self.after)]
+        sheet = Sheet(size=sides[0][0].size, columns=self.columns, rows=lines)
+        for name, images in zip((Sheet.BEFORE, Sheet.AFTER), sides, strict=True):
+            write_bytes(folder / name, pictures.to_png(pictures.sheet(images, [len(row) for row in self.table])))
+        write_text(folder / Sheet.WORDS, sheet.model_dump_json(indent=1))

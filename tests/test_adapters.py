@@ -13,8 +13,8 @@ from experiments.__main__ import main
 from experiments.models import load_model
 from experiments.verbs.common import run_config
 from rl_unlearn.adapter import FILE_NAME, read_adapter, save_adapter
-from rl_unlearn.config import Config
-from rl_unlearn.errors import DataError
+from rl_unlearn.config import Config, Lora, Sampler
+from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy
 
 
@@ -45,7 +45,7 @@ def output(config: Config, file: Path | None) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize("format", adapters.FORMATS)
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
 def test_exports_give_the_policys_output(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
     written = adapters.export(adapter, format, tmp_path, config)
     file = Path(written["file"])
@@ -57,7 +57,62 @@ def test_exports_give_the_policys_output(format: str, adapter: Path, config: Con
         expected = policy.unet(latents, 300, encoder_hidden_states=words).sample
     torch.testing.assert_close(output(config, file), expected, rtol=1e-4, atol=1e-5)
     assert (output(config, None) - expected).abs().max() > 1e-2
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "README.md"}
+
+
+@pytest.mark.parametrize("format", adapters.FORMATS)
+def test_exports_draw_the_policys_images(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
+    file = Path(adapters.export(adapter, format, tmp_path / "out", config)["file"])
+    policy = DiffusionPolicy(load_model(config.model), config)
+    prompts, seeds = ["a dog", "a cat", "a fish"], [0, 1, 2]
+    plain = policy.generate(prompts, seeds)
+    policy.load_adapter(read_adapter(adapter))
+    expected = policy.generate(prompts, seeds)
+    if format == "merged":
+        model = config.model.model_copy(update={"path": str(file)})
+        found = DiffusionPolicy(load_model(model), config)  # its own adapter is new and does nothing yet
+    else:
+        pipeline = load_model(config.model)
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+        pipeline.fuse_lora(components=["unet"])
+        pipeline.unload_lora_weights()
+        found = DiffusionPolicy(pipeline, config)
+    # Pixels in [0, 1]; a rounding step of 8-bit images is 4e-3.
+    torch.testing.assert_close(found.generate(prompts, seeds), expected, rtol=0, atol=1e-3)
+    assert (plain - expected).abs().max() > 1e-2
+
+
+def test_the_merged_canvas_draws_the_same_images(tmp_path: Path) -> None:
+    config = Config(lora=Lora(rank=4), sampler=Sampler(steps=4))
+    policy = DiffusionPolicy(load_model(config.model), config)
+    draws = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(t.shape, generator=draws) / 20 for name, t in policy.adapter_state().items()}
+    save_adapter(tmp_path / "adapter", state, config)
+    prompts, seeds = ["A cat image in noto style.", "A dog image in flat style."], [0, 1]
+    plain = policy.generate(prompts, seeds)
+    policy.load_adapter(state)
+    expected = policy.generate(prompts, seeds)
+    written = adapters.export(tmp_path / "adapter", "merged", tmp_path / "merged", config)
+    model = config.model.model_copy(update={"path": written["file"]})
+    found = DiffusionPolicy(load_model(model), config).generate(prompts, seeds)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    assert (plain - expected).abs().max() > 1e-2
+
+
+def test_merged_weights_never_replace_anything(adapter: Path, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="already holds something"):
+        adapters.export(adapter, "merged", tmp_path, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_merged_weights_are_whole_or_absent(
+    adapter: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.merging.TOLERANCE", -1.0)
+    with pytest.raises(DataError, match="nothing was written"):
+        adapters.export(adapter, "merged", tmp_path / "out", config)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_kohya_names(adapter: Path, config: Config, tmp_path: Path) -> None:
@@ -118,3 +173,44 @@ def test_generate_with_and_without(
     assert adapted != plain
     assert draw("off.png", "--adapter", str(adapter), "--scale", "0") == plain
     assert draw("again.png", "--adapter", str(adapter)) == adapted
+
+
+def test_generate_adds_adapters_up(
+    adapter: Path, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def draw(out: str, *argv: str) -> dict[str, bytes]:
+        line = ["generate", "--prompt", "a dog", "--prompt", "a cat", "--seeds", "0,5", "--json", "sampler.steps=3"]
+        assert main([*line, "--out", str(tmp_path / out), *argv]) == 0
+        files = json.loads(capfd.readouterr().out)["files"]
+        return {Path(file).name: Path(file).read_bytes() for file in files}
+
+    one = draw("one", "--adapter", str(adapter))
+    assert sorted(one) == ["prompt1-seed0.png", "prompt1-seed5.png", "prompt2-seed0.png", "prompt2-seed5.png"]
+    assert len(set(one.values())) == 4
+    twice = ["--adapter", str(adapter), "--adapter", str(adapter)]
+    plain = draw("plain", f"model.path={config.model.path}")
+    assert draw("cancelled", *twice, "--scale", "1", "--scale=-1") == plain != one
+    assert draw("both", *twice) not in (plain, one)
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--adapter", "a", "--scale", "1", "--scale", "2"], "one for each"),
+        (["--scale", "1"], "one for each"),
+        (["--adapter", "a", "--scale", "nan"], "--scale"),
+        (["--out", "x.jpg"], ".png"),
+    ],
+)
+def test_wrong_scales_are_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--prompt", "x", *argv]) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_adapters_of_two_models_are_not_mixed(
+    adapter: Path, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = config.model_copy(update={"model": config.model.model_copy(update={"path": "someone/else"})})
+    save_adapter(tmp_path, read_adapter(adapter), other)
+    assert main(["generate", "--prompt", "x", "--adapter", str(adapter), "--adapter", str(tmp_path)]) == 2
+    assert "different models" in capsys.readouterr().err

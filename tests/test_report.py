@@ -1,6 +1,7 @@
 """The report: true to the run folder, one file, harmless whatever the prompts say."""
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -69,7 +70,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_headline_shows_coherence_beside_ua(text: str) -> None:
     words = Page(text).words
-    assert re.search(r"UA\s*1\.0\s*97\.9", words)
+    assert re.search(r"UA\s*97\.9\s*%\s*1\.0 before", words)
     assert words.index("UA") < words.index("Coherence") < words.index("IRA") < words.index("CRA")
     for part in ("Forgetting “cat”", "target images 96", "other images 304", "2,720", "151", "torch 2.14.1", "dog 6"):
         assert part in words
@@ -77,7 +78,8 @@ def test_headline_shows_coherence_beside_ua(text: str) -> None:
 
 def test_hostile_text_stays_text(text: str) -> None:
     page = Page(text)
-    assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "link", "form", "base"} == set()
+    assert {tag for tag, _ in page.tags} & {"iframe", "object", "link", "form", "base"} == set()
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
     assert not [attribute for _, attributes in page.tags for attribute in attributes if attribute.startswith("on")]
     assert "<script>alert(1)</script>" in page.words
     assert "{{ 7*7 }}" in page.words
@@ -85,12 +87,18 @@ def test_hostile_text_stays_text(text: str) -> None:
 
 def test_nothing_is_fetched(text: str) -> None:
     page = Page(text)
-    policy = [
-        a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    (policy,) = [
+        a["content"] or "" for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert "unsafe" not in policy
+    assert not [a for _, a in page.tags if "style" in a]
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        found = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{found}'" in policy
     links = [a.get(name) or "" for _, a in page.tags for name in ("src", "href", "action", "srcset") if name in a]
-    assert len(links) == 2
+    assert len(links) == 1
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert all(base64.b64decode(link.partition(",")[2]).startswith(b"\x89PNG") for link in links)
     assert "url(" not in text

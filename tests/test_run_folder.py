@@ -22,7 +22,7 @@ from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
 FILES = {
     "adapter", "config.yaml", "curves.png", "evaluation.json", "metrics.jsonl", "report.html", "run_state.json",
-    "samples.png", "tensorboard",
+    "samples", "samples.png", "tensorboard",
 }  # fmt: skip
 TRAIN = (sys.executable, "-m", "experiments", "train", "--config")
 PATIENCE = 300  # seconds, on a busy machine
@@ -72,6 +72,7 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert (state["state"], state["reason"]) == ("finished", None)
     assert state["argv"][:3] == ["python", "-m", "experiments"]
     assert "torch" in state["packages"]
+    assert (run / "adapter" / "README.md").read_text().startswith("---")
     assert settings.load([str(run / "config.yaml")], environ={}) == settings.load([config], environ={})
     assert list((run / "tensorboard").iterdir())
     for picture in ("samples.png", "curves.png"):
@@ -86,7 +87,7 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert main(["train", "--config", config]) == 2
     assert state_of(run) == state
     assert main(["train", "--config", config, "--overwrite", "--no-evaluate", "tensorboard=false", "concept=dog"]) == 0
-    assert {path.name for path in run.iterdir()} == FILES - {"evaluation.json", "samples.png", "tensorboard"}
+    assert {path.name for path in run.iterdir()} == FILES - {"evaluation.json", "samples", "samples.png", "tensorboard"}
 
 
 def start(tmp_path: Path, *argv: str) -> subprocess.Popen[str]:

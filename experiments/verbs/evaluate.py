@@ -43,6 +43,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     configs = [common.run_config(path, overrides) for path in paths]
     config = _shared(paths, configs)
     from experiments import measuring
+    from experiments.card import write_card
     from experiments.models import quiet
     from experiments.report import read_json, write_report
     from rl_unlearn.judges import load_judge
@@ -63,6 +64,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         sides.append(side)
         if training and all(override.startswith("evaluation.") for override in overrides):
             write_json(path / "evaluation.json", side)
+            write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
             console.print(f"{path}: its evaluation.json stays: the model or the concept was overridden", markup=False)

@@ -8,13 +8,18 @@ from rich.console import Console
 
 from experiments.verbs import common
 
-HELP = "write an adapter in diffusers or kohya keys, checked against the original"
+HELP = "write an adapter in diffusers or kohya keys, or merged into its model; checked against the original"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `export` takes."""
     parser.add_argument("run", metavar="RUN", help="run folder, adapter folder or .safetensors file")
-    parser.add_argument("--format", required=True, choices=("diffusers", "kohya"), help="names of the tensors")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("diffusers", "kohya", "merged"),
+        help="adapter in these keys, or a whole pipeline",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
     common.add_overrides(parser)
 

@@ -1,38 +1,57 @@
-"""`generate`: images of a model, with or without an adapter."""
+"""`generate`: images of a model, with or without adapters, as one grid or as files."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments import settings
 from experiments.files import write_bytes
 from experiments.verbs import common
-from rl_unlearn.errors import ConfigError
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, MachineError
 
-HELP = "draw images with or without an adapter"
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from rl_unlearn.adapter import AdapterState
+
+HELP = "draw images with or without adapters"
 MAX_PICTURES = 400
+MAX_RANK = 512
+MAX_SCALE = 100.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `generate` takes."""
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")
     parser.add_argument("--prompts", metavar="FILE", help="prompt list, one a line")
-    parser.add_argument("--adapter", metavar="DIR", help="run folder, adapter folder or .safetensors file")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="strength of the adapter (default 1)")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="DIR",
+        help="run folder, adapter folder or .safetensors file; may be repeated, the adapters add up",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scale", action="append", default=[], type=_scale, metavar="S",
+        help="strength of an adapter (default 1); one for each --adapter, in their order",
+    )  # fmt: skip
     parser.add_argument("--seeds", default="0", metavar="N,N", help="one image a prompt for each seed (default 0)")
-    parser.add_argument("--out", default="images.png", metavar="FILE", help="one PNG grid (default images.png)")
+    parser.add_argument(
+        "--out", default="images.png", metavar="PATH",
+        help="FILE.png for one grid (default images.png), or a folder for one file an image",
+    )  # fmt: skip
     common.add_config(parser)
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Draw a grid: a row for each prompt, a column for each seed."""
+    """Draw a grid, a row for each prompt and a column for each seed, or as many files."""
     out, seeds = Path(args.out), _seeds(args.seeds)
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {args.out}: must end in .png")
+    if out.suffix.lower() not in ("", ".png") and not out.is_dir():
+        raise ConfigError(f"--out {args.out}: must end in .png, or name a folder")
     if not args.prompt and not args.prompts:
         raise ConfigError("nothing to draw: give --prompt TEXT or --prompts FILE")
+    if args.scale and len(args.scale) != len(args.adapter):
+        raise ConfigError(f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or none")
     config = settings.load(args.config, args.overrides)
     from rl_unlearn.prompts import MAX_PROMPT_CHARACTERS, read_prompts
 
@@ -42,26 +61,73 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     prompts = args.prompt + (read_prompts(args.prompts) if args.prompts else [])
     if len(prompts) * len(seeds) > MAX_PICTURES:
         raise ConfigError(
-            f"{len(prompts)} prompts x {len(seeds)} seeds: one picture holds {MAX_PICTURES} images; ask for fewer"
+            f"{len(prompts)} prompts x {len(seeds)} seeds: one call draws {MAX_PICTURES} images; ask for fewer"
         )
     from experiments import pictures
     from experiments.models import load_model
-    from rl_unlearn.adapter import read_adapter
     from rl_unlearn.policy import DiffusionPolicy
 
+    scales = args.scale or [1.0] * len(args.adapter)
+    state = None
     if args.adapter:
-        state = read_adapter(args.adapter)
-        config = common.run_config(Path(args.adapter), args.overrides)
+        state, config = _together([Path(name) for name in args.adapter], scales, args.overrides)
     policy = DiffusionPolicy(load_model(config.model), config)
-    if args.adapter:
-        policy.load_adapter(state, args.scale)
-    with console.status("drawing"), policy.adapter_enabled(bool(args.adapter)):
+    if state is not None:
+        policy.load_adapter(state)
+    with console.status("drawing"), policy.adapter_enabled(state is not None):
         texts = [prompt for prompt in prompts for _ in seeds]
-        drawn = iter(policy.generate(texts, seeds * len(prompts), config.evaluation.batch))
-    rows = [[pictures.to_image(next(drawn)) for _ in seeds] for _ in prompts]
-    write_bytes(out, pictures.to_png(pictures.grid(rows, prompts, [f"seed {seed}" for seed in seeds])))
+        drawn = [pictures.to_image(p) for p in policy.generate(texts, seeds * len(prompts), config.evaluation.batch)]
+    if out.suffix and not out.is_dir():
+        rows = [drawn[i : i + len(seeds)] for i in range(0, len(drawn), len(seeds))]
+        write_bytes(out, pictures.to_png(pictures.grid(rows, prompts, [f"seed {seed}" for seed in seeds])))
+        files = [out]
+    else:
+        files = _separate(out, drawn, len(prompts), seeds)
     console.print(f"{len(texts)} images: {out}", soft_wrap=True, highlight=False, markup=False)
-    return {"file": str(out), "prompts": prompts, "seeds": seeds, "adapter": args.adapter, "scale": args.scale}
+    return {
+        "file": str(out), "files": [str(file) for file in files], "prompts": prompts, "seeds": seeds,
+        "adapters": [{"adapter": name, "scale": scale} for name, scale in zip(args.adapter, scales, strict=True)],
+    }  # fmt: skip
+
+
+def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -> tuple["AdapterState", Config]:
+    """The adapters as one, and the first one's configuration made to fit it."""
+    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.combining import combine
+
+    states = [read_adapter(path) for path in adapters]
+    configs = [common.run_config(path, overrides) for path in adapters]
+    models = {(config.model.path, config.model.revision) for config in configs}
+    if len(models) > 1:
+        names = ", ".join(sorted(path for path, _ in models))
+        raise ConfigError(f"the adapters belong to different models: {names}; draw with those of one model")
+    rank, kinds = sum(config.lora.rank for config in configs), {config.lora.layers for config in configs}
+    if rank > MAX_RANK:
+        raise ConfigError(f"the adapters' ranks add up to {rank}: {MAX_RANK} at most; use fewer adapters")
+    lora = {"rank": rank, "layers": kinds.pop() if len(kinds) == 1 else "attention"}
+    return combine(states, scales), configs[0].model_copy(update={"lora": configs[0].lora.model_copy(update=lora)})
+
+
+def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]) -> list[Path]:
+    """One PNG an image, named by prompt number and seed."""
+    from experiments import pictures
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make folder {folder}: {error.strerror}; choose another --out") from error
+    digits = len(str(prompts))
+    names = [f"prompt{i + 1:0{digits}d}-seed{seed}.png" for i in range(prompts) for seed in seeds]
+    for name, image in zip(names, drawn, strict=True):
+        write_bytes(folder / name, pictures.to_png(image))
+    return [folder / name for name in names]
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not -MAX_SCALE <= value <= MAX_SCALE:  # also refuses nan
+        raise ValueError(text)
+    return value
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,0 +1,87 @@
+"""The model card beside the weights: what was forgotten, how well, and how to use it; written without any network."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from experiments.files import write_text
+from experiments.page import story
+from rl_unlearn.adapter import FILE_NAME
+from rl_unlearn.config import Config
+
+TEMPLATE = Path(__file__).parent / "page" / "card.md.j2"
+NAME = "README.md"
+
+
+def write_card(source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME) -> Path:
+    """Writes `README.md` into `out`; figures come from `source` if it is a run folder, else the card has none."""
+    whole = (source / "config.yaml").is_file() and (source / "run_state.json").is_file()
+    run = story.read(source, 1) if whole else None
+    write_text(out / NAME, str(make_card(config, run, format, file)))
+    return out / NAME
+
+
+def make_card(config: Config, run: story.Run | None, format: str, file: str) -> ModelCard:
+    """The card of a run, or of an adapter of which only the configuration is known."""
+    before, after = (run.before, run.after) if run else (None, None)
+    rows, results = [], []
+    for label, key, meaning in story.MEASURES:
+        old, new = story.figure(before, key), story.figure(after, key)
+        if new is None:
+            continue
+        spread = None if new.low is None or new.high is None else {"low": new.low, "high": new.high}
+        interval = f"{new.low:.1f} to {new.high:.1f}" if spread else "not computed"
+        rows.append((label, meaning, f"{old.value:.1f}" if old else "–", f"{new.value:.1f}", interval))
+        results.append(
+            EvalResult(
+                task_type="text-to-image", dataset_type="prompts", dataset_name=_prompts(config), metric_type=key,
+                metric_name=label, metric_value=round(new.value, 4), metric_args=spread,
+            )
+        )  # fmt: skip
+    hub = config.model.path.count("/") == 1 and not Path(config.model.path).is_dir()
+    data = ModelCardData(
+        base_model=config.model.path if hub else None, library_name="diffusers", pipeline_tag="text-to-image",
+        tags=["concept-unlearning"] + ([] if format == "merged" else ["lora"]), model_name=config.run_name,
+        eval_results=results or None,
+    )  # fmt: skip
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=config.run_name,
+        concept=_plain(config.concept),
+        summary=_plain(story.summary(run) if run else f"Trained to stop drawing “{config.concept}”."),
+        rows=rows,
+        judge=_plain(run.judge) if run else "",
+        broken=bool(after and after.broken),
+        usage=_usage(config, format, file),
+        facts=[*(story.cost(run) if run else [("seed", str(config.seed))]), ("LoRA rank", str(config.lora.rank))],
+        command=run.command.replace("`", "'") if run else "",
+    )
+
+
+def _prompts(config: Config) -> str:
+    return "the emoji canvas" if config.model.path == "canvas" else "prompts of the run"
+
+
+def _usage(config: Config, format: str, file: str) -> str:
+    base = "canvas.pipeline_path()" if config.model.path == "canvas" else repr(config.model.path)
+    lines = ["from diffusers import StableDiffusionPipeline"]
+    if format == "merged":
+        lines += ["", 'pipe = StableDiffusionPipeline.from_pretrained("this folder")']
+    else:
+        lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
+        lines += ["", f"pipe = StableDiffusionPipeline.from_pretrained({base})"]
+        lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']
+    words = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
+    if format == "kohya":
+        words += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
+    steps, eta = config.sampler.steps, config.sampler.eta
+    sampler = f"DDIM, {steps} steps, eta {eta:g}, guidance {config.sampler.guidance:g}"
+    return f"{words}\n\nIt was trained and judged with {sampler}."
+
+
+def _plain(text: str) -> str:
+    """Text of any origin without Markdown or HTML in it."""
+    for mark in "\\`*_[]<>|#":
+        text = text.replace(mark, f"&#{ord(mark)};")
+    return " ".join(text.split())

@@ -1,0 +1,201 @@
+"""Charts as geometry: lines, points and cells in the units of a view box, for the template to draw as SVG.
+
+Colours, dashes and fonts belong to the style sheet, so that dark mode and print change them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import MaxNLocator
+
+WIDTH, HEIGHT = 360, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: `path` and `dots` in view-box units, `hue` and `dash` as numbers of the style sheet."""
+
+    label: str
+    hue: int
+    dash: int
+    path: str
+    dots: Points
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves with axes; `words` says the same in a sentence."""
+
+    title: str
+    unit: str
+    x_label: str
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    limit: tuple[float, str] | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve before it has a place: label, style numbers and data."""
+
+    label: str
+    hue: int
+    dash: int
+    points: Points
+
+
+def line_chart(
+    title: str,
+    unit: str,
+    x_label: str,
+    curves: Sequence[Curve],
+    span: tuple[float, float] | None = None,
+    limit: tuple[float, str] | None = None,
+) -> Chart | None:
+    """A chart of the curves that have points, None if none has; `span` fixes the y axis, `limit` is a marked level."""
+    curves = [Curve(c.label, c.hue, c.dash, [p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        return None
+    xs = [x for curve in curves for x, _ in curve.points]
+    ys = [y for curve in curves for _, y in curve.points] + ([limit[0]] if limit else [])
+    x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(*(span or (min(ys), max(ys))), 5)
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
+    y_low, y_high = span or (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))
+
+    def across(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def up(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    lines = []
+    for curve in curves:
+        dots = [(across(x), up(y)) for x, y in curve.points]
+        path = " ".join(f"{x},{y}" for x, y in dots)
+        lines.append(Line(curve.label, curve.hue, curve.dash, path, dots if len(dots) <= 40 else []))
+    return Chart(
+        title, unit, x_label, lines,
+        [(across(x), number(x)) for x in x_ticks if x_low <= x <= x_high],
+        [(up(y), number(y)) for y in y_ticks if y_low <= y <= y_high],
+        (up(limit[0]), limit[1]) if limit else None,
+        f"{title}, {unit}, by {x_label}. " + " ".join(_told(curve) for curve in curves),
+    )  # fmt: skip
+
+
+def _told(curve: Curve) -> str:
+    (x, first), (end, last) = curve.points[0], curve.points[-1]
+    return f"{curve.label}: {number(first)} at {number(x)}, {number(last)} at {number(end)}."
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers around a range."""
+    if high - low < 1e-9 * max(1.0, abs(low)):
+        low, high = low - max(0.5, abs(low) / 10), high + max(0.5, abs(low) / 10)
+    return [float(tick) for tick in MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+
+
+def number(value: float) -> str:
+    """Short, with a true minus."""
+    text = f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.4g}"
+    return text.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A rectangle of a map: place, strength 0 to 1, sign, and its words."""
+
+    x: float
+    y: float
+    strength: float
+    positive: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Map:
+    """Values by column and row, as cells of `width` x `height`."""
+
+    cells: list[Cell]
+    width: float
+    height: float
+    rows: list[tuple[float, str]]
+    columns: list[tuple[float, str]]
+    words: str
+
+
+def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]]) -> Map | None:
+    """Explained variance: a column for each round, a row for each noise level, from pure noise (top) to the image."""
+    depth = max((len(column) for column in values), default=0)
+    if not depth:
+        return None
+    width, height = (WIDTH - LEFT - RIGHT) / len(columns), (HEIGHT - TOP - BOTTOM) / depth
+    cells = [
+        Cell(
+            round(LEFT + i * width, 2), round(TOP + j * height, 2), round(min(1.0, abs(value)), 3), value >= 0,
+            f"round {number(columns[i])}, level {j}: {number(round(value, 2))}",
+        )
+        for i, column in enumerate(values)
+        for j, value in enumerate(column)
+        if value is not None and math.isfinite(value)
+    ]  # fmt: skip
+    step = max(1, len(columns) // 6)
+    found = [value for value in values[-1] if value is not None]
+    ends = f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} at the image"
+    return Map(
+        cells, round(width, 2), round(height, 2),
+        [(TOP + (j + 0.5) * height, str(j)) for j in range(0, depth, max(1, depth // 5))],
+        [(LEFT + (i + 0.5) * width, number(columns[i])) for i in range(0, len(columns), step)],
+        f"Explained variance of the critic by round and noise level; in the last round {ends if found else 'unknown'}.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a trade-off chart with its whiskers, all in view-box units; hue 0 is the untouched model."""
+
+    label: str
+    hue: int
+    x: float
+    y: float
+    whiskers: list[tuple[float, float, float, float]]
+    words: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A figure and its interval, in percent."""
+
+    value: float
+    low: float
+    high: float
+
+
+def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
+    """Marks on a square of 0 to 100 percent both ways: (label, hue, what is on x, what is on y)."""
+
+    def across(x: float) -> float:
+        return round(LEFT + x / 100 * (WIDTH - LEFT - RIGHT), 1)
+
+    def up(y: float) -> float:
+        return round(HEIGHT - BOTTOM - y / 100 * (HEIGHT - TOP - BOTTOM), 1)
+
+    return [
+        Mark(
+            label, hue, across(x.value), up(y.value),
+            [(across(x.low), up(y.value), across(x.high), up(y.value)),
+             (across(x.value), up(y.low), across(x.value), up(y.high))],
+            f"{label}: {x.value:.1f}, {y.value:.1f}",
+        )
+        for label, hue, x, y in points
+    ]  # fmt: skip
+
+
+SCALE = [(LEFT + p / 100 * (WIDTH - LEFT - RIGHT), str(p)) for p in (0, 25, 50, 75, 100)]
+LADDER = [(HEIGHT - BOTTOM - p / 100 * (HEIGHT - TOP - BOTTOM), str(p)) for p in (0, 25, 50, 75, 100)]

@@ -1,0 +1,32 @@
+"""What sets configurations apart: from each other, or from the defaults."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments import settings
+from rl_unlearn.config import Config
+
+
+def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
+    """`(key, default, value of each configuration)` where they differ; a single one is compared with the defaults."""
+    rows = []
+    for key, field in settings.fields().items():
+        if settings.is_section(field) or key in ("name", "output"):
+            continue
+        default, found = _value(Config(), key), [_value(config, key) for config in configs]
+        if len({_shown(value) for value in found}) > 1 or (len(found) == 1 and found[0] != default):
+            rows.append((key, _shown(default), [_shown(value) for value in found]))
+    return rows
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "(the canvas's)"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

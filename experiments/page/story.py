@@ -1,0 +1,309 @@
+"""One run as the page shows it: figures, curves, tiles and cost, read from the run folder."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import plots, settings
+from experiments.page import charts, contract, tiles
+from experiments.page.charts import Chart, Curve
+from experiments.page.contract import Interval, Measured
+from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError
+
+MEASURES = (
+    ("UA", "ua", "unlearning: images asked to show the concept that do not show it"),
+    ("Coherence", "coherence", "the same images still follow the rest of their prompt, so they are not just broken"),
+    ("IRA", "ira", "retention in the concept's own domain: other concepts still drawn"),
+    ("CRA", "cra", "retention in the other domain"),
+)
+FURTHER = (
+    ("IRA, other denominator", "ira_all", "the other published denominator"),
+    ("CRA, other denominator", "cra_all", "the other published denominator"),
+    ("CLIP similarity", "similarity", "to the untouched model's own images of the same seeds, x 100"),
+    ("CLIP score", "clip_score", "agreement of image and prompt"),
+)
+HUES = 6
+CANVAS_JUDGES = "the canvas's judges, which training never sees"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's content."""
+
+    name: str
+    number: int
+    path: Path
+    config: Config
+    state: dict[str, Any]
+    evaluation: contract.Evaluation | None
+    attacks: contract.Attacks | None
+    metrics: list[dict[str, Any]]
+    rows: list[tiles.Row]
+    title: str
+    """The name to show: two folders of one name are told apart by their parents."""
+
+    @property
+    def hue(self) -> int:
+        """Colour of the style sheet; they come round again."""
+        return 1 + (self.number - 1) % HUES
+
+    @property
+    def before(self) -> Measured | None:
+        """The untouched model: among the models compared if there are any, else the side called before."""
+        if self.evaluation is None:
+            return None
+        return next((m for m in self.evaluation.models if m.name == "untouched"), self.evaluation.before)
+
+    @property
+    def after(self) -> Measured | None:
+        """The run's own model, likewise."""
+        if self.evaluation is None:
+            return None
+        own = [m for m in self.evaluation.models if m.name == self.name]
+        others = [m for m in self.evaluation.models if m.name != "untouched"]
+        return next(iter(own or others[:1]), self.evaluation.after)
+
+    @property
+    def judge(self) -> str:
+        """Who judged, in words."""
+        named = self.evaluation.protocol.judge if self.evaluation else ""
+        judge = named or self.config.evaluation.judge
+        return CANVAS_JUDGES if judge == "canvas" else judge
+
+    @property
+    def model(self) -> str:
+        """What forgot."""
+        return "the emoji canvas" if self.config.model.path == "canvas" else self.config.model.path
+
+    @property
+    def forgotten(self) -> str:
+        """The concept without its domain."""
+        return self.config.concept.split(":", 1)[-1]
+
+    @property
+    def command(self) -> str:
+        """The exact command line."""
+        return shlex.join(map(str, self.state.get("argv", [])))
+
+
+def read(path: Path, number: int) -> Run:
+    """A run folder; DataError if it is none or if a file in it is damaged."""
+    if not (path / "config.yaml").is_file() or not (path / "run_state.json").is_file():
+        raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
+    try:
+        state = json.loads((path / "run_state.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path / 'run_state.json'} is no JSON file: the run folder is damaged") from error
+    return Run(
+        path.resolve().name,
+        number,
+        path,
+        settings.load([str(path / "config.yaml")], environ={}),
+        state if isinstance(state, dict) else {},
+        contract.read(path / "evaluation.json", contract.Evaluation),
+        contract.read(path / "attacks.json", contract.Attacks),
+        plots.read_metrics(path / "metrics.jsonl"),
+        tiles.read(path / "samples"),
+        path.resolve().name,
+    )
+
+
+def figure(side: Measured | None, key: str) -> Interval | None:
+    """One figure of a side, if measured."""
+    found: Interval | None = getattr(side, key) if side is not None else None
+    return found
+
+
+def further(run: Run) -> list[tuple[str, str, Interval | None, Interval | None, str]]:
+    """`(name, key, before, after, meaning)` of what was measured beside the headline."""
+    rows: list[tuple[str, str, Interval | None, Interval | None, str]] = []
+    for name, key, meaning in FURTHER:
+        old, new = figure(run.before, key), figure(run.after, key)
+        if new is not None:
+            rows.append((name, key, old, new, meaning))
+    for key in ("kid", "fid"):
+        distance = figure(run.after, key)
+        if run.after is not None and distance is not None:
+            name = f"{key.upper()} on {run.after.feature_extractor or 'unnamed'} features"
+            rows.append((name, key, None, distance, "distance to the untouched model's images"))
+    return rows
+
+
+def summary(run: Run) -> str:
+    """The run in two sentences."""
+    lead = f"An adapter trained to make {run.model} stop drawing “{run.config.concept}”."
+    before, after = run.before, run.after
+    if before is None or after is None or before.ua is None or after.ua is None:
+        return lead
+    told = (
+        ("Asked for it, {} of the images no longer show it ({} before)", "ua"),
+        ("{} of them still follow the rest of the prompt ({} before)", "coherence"),
+        ("other concepts are still drawn in {} of the cases ({} before)", "ira"),
+    )
+    words = []
+    for sentence, key in told:
+        old, new = figure(before, key), figure(after, key)
+        if old is not None and new is not None:
+            words.append(sentence.format(f"{new.value:.1f}\u00a0%", f"{old.value:.1f}\u00a0%"))
+    return f"{lead} {'; '.join(words)}."
+
+
+def curves(runs: Sequence[Run]) -> list[Chart]:
+    """The training curves of all runs together; with several runs a colour stands for a run."""
+
+    def gather(event: str, x: str, *kinds: tuple[str, str]) -> list[Curve]:
+        found = []
+        for run in runs:
+            for dash, (key, label) in enumerate(kinds):
+                name, hue = (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
+                found.append(Curve(name, hue, dash, points(run.metrics, event, x, key)))
+        return found
+
+    budgets = {run.config.learner.kl_budget for run in runs}
+    budget = (budgets.pop(), "budget") if len(budgets) == 1 else None
+    rounds = ("round", "round")
+    panels = (
+        charts.line_chart(
+            "Forgetting over images",
+            "share, by the selection CLIP",
+            "images",
+            gather(
+                "selection", "images", ("forgotten", "forgotten"), ("retained", "retained"), ("coherence", "coherence")
+            ),
+            span=(0, 1),
+        ),
+        charts.line_chart(
+            "Reward",
+            "mean, nats",
+            "round",
+            gather(*rounds, ("reward", "target prompts"), ("retain_reward", "kept prompts")),
+        ),
+        charts.line_chart(
+            "Drift on kept prompts",
+            "KL, nats per step",
+            "round",
+            gather(*rounds, ("kl", "KL to the untouched model")),
+            limit=budget,
+        ),
+        charts.line_chart(
+            "Importance ratios",
+            "1 = on policy",
+            "round",
+            gather(*rounds, ("ratio_max", "largest"), ("ratio_min", "smallest")),
+        ),
+        charts.line_chart(
+            "Effective sample size", "share of the batch", "round", gather(*rounds, ("ess", "ESS")), span=(0, 1)
+        ),
+        charts.line_chart("Policy lag", "updates", "round", gather(*rounds, ("policy_lag", "lag"))),
+    )
+    return [panel for panel in panels if panel is not None]
+
+
+def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tuple[float, float]]:
+    """What one event says about `key`, over `x`; a list counts with its mean."""
+    found = []
+    for row in rows:
+        value = row.get(key)
+        if isinstance(value, list):
+            numbers = [v for v in value if isinstance(v, int | float)]
+            value = sum(numbers) / len(numbers) if numbers else None
+        if row.get("event") == event and isinstance(value, int | float) and isinstance(row.get(x), int | float):
+            found.append((float(row[x]), float(value)))
+    return found
+
+
+def critic_map(run: Run) -> charts.Map | None:
+    """Explained variance by round and noise level."""
+    rows = [
+        row for row in run.metrics if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
+    ]
+    if not rows:
+        return None
+    values = [[v if isinstance(v, int | float) else None for v in row["explained_variance"]] for row in rows]
+    return charts.heat_map([float(row.get("round", i + 1)) for i, row in enumerate(rows)], values)
+
+
+def others(runs: Sequence[Run]) -> list[Measured]:
+    """Further models that were judged beside these runs."""
+    found = {model.name: model for run in runs if run.evaluation for model in run.evaluation.models}
+    for name in ["untouched", *(run.after.name for run in runs if run.after)]:
+        found.pop(name, None)
+    return list(found.values())
+
+
+def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
+    """UA against what should stay, a chart for each; hue 0 is the untouched model."""
+    untouched = next((run.before for run in runs if run.before), None)
+    models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
+    models += [(model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))]
+    found = []
+    for name, key, _ in MEASURES[1:]:
+        places = [(label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models]
+        marks = [(label, hue, _span(x), _span(y)) for label, hue, x, y in places if x is not None and y is not None]
+        if marks:
+            found.append((name, charts.trade_off(marks)))
+    return found
+
+
+def _span(figure: Interval) -> charts.Span:
+    low = figure.value if figure.low is None else figure.low
+    high = figure.value if figure.high is None else figure.high
+    return charts.Span(figure.value, low, high)
+
+
+def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """`(domain, [(concept, accuracy before, after)])`, the most changed first."""
+    before, after = run.before, run.after
+    sides = (before.by_concept if before else {}, after.by_concept if after else {})
+    if not sides[1] and run.evaluation is not None:
+        flat = run.evaluation.counts.by_concept
+        sides = ({"": flat.get("before", {})}, {"": flat.get("after", {})})
+    tables = []
+    for domain in sides[0].keys() & sides[1].keys():
+        first, second = sides[0][domain], sides[1][domain]
+        rows = [(name, first[name], second[name]) for name in first.keys() & second.keys()]
+        tables.append((domain, sorted(rows, key=lambda row: (row[2] - row[1], row[0]))))
+    return sorted((domain, rows) for domain, rows in tables if rows)
+
+
+def seen_as(run: Run) -> list[tuple[str, int]]:
+    """What the judge saw on the images that ask for the concept."""
+    found = run.after.seen_as if run.after else {}
+    if not found and run.evaluation is not None:
+        found = run.evaluation.counts.seen_as
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+def cost(run: Run) -> list[tuple[str, str]]:
+    """What the run took."""
+    training = run.state.get("training", {})
+    told = (
+        ("images drawn for training", "images_used"),
+        ("updates", "updates"),
+        ("seconds, training and evaluation", "wall_seconds"),
+    )
+    rows = [(name, f"{training[key]:,.0f}") for name, key in told if isinstance(training.get(key), int | float)]
+    rows.append(("seed", str(run.config.seed)))
+    measured = run.after.cost if run.after else contract.Cost()
+    if measured.seconds is not None:
+        rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
+    if measured.peak_memory_bytes is not None:
+        rows.append(("peak memory", size(measured.peak_memory_bytes)))
+    file = run.path / "adapter" / "pytorch_lora_weights.safetensors"
+    stored = measured.storage_bytes or (file.stat().st_size if file.is_file() else None)
+    if stored is not None:
+        rows.append(("adapter on disk", size(stored)))
+    return rows
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,39 @@
+"""`report`: one page about one run, or about several side by side."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rl_unlearn.errors import ConfigError, MachineError
+
+HELP = "write one HTML file about one or more runs"
+MAX_RUNS = 24
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What `report` takes."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; with several the page compares them")
+    parser.add_argument("--out", metavar="FILE", help="where to write (default: report.html in the run, or beside it)")
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """Write the page."""
+    folders = [Path(name) for name in dict.fromkeys(args.runs)]
+    if len(folders) > MAX_RUNS:
+        raise ConfigError(f"{len(folders)} runs: one page holds {MAX_RUNS}; name fewer")
+    here = folders[0] if len(folders) == 1 else folders[0].resolve().parent
+    out = Path(args.out) if args.out else here / "report.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {args.out}: must end in .html")
+    from experiments.report import write_page
+
+    if args.out:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make folder {out.parent}: {error.strerror}; choose another --out") from error
+    write_page(folders, out)
+    console.print(f"report: {out}", soft_wrap=True, highlight=False, markup=False)
+    return {"report": str(out), "runs": [str(folder) for folder in folders]}

@@ -1,0 +1,291 @@
+"""The page in a real browser: silent, self-contained, operable by keyboard, at home on a phone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from experiments import settings
+from experiments.__main__ import main
+from experiments.report import write_page, write_report
+from experiments.samples import Samples, choose
+from rl_unlearn.errors import DataError
+from rl_unlearn.prompts import PromptBook
+
+HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)></style></title>'{{ 7*7 }}"
+
+
+def interval(value: float, spread: float = 2.0) -> dict[str, float]:
+    return {"value": value, "low": max(0.0, value - spread), "high": min(100.0, value + spread)}
+
+
+def model(name: str, ua: float, broken: bool = False) -> dict[str, object]:
+    figures = {key: interval(90.0) for key in ("ira", "ira_all", "cra", "cra_all", "coherence", "similarity")}
+    return figures | {
+        "name": name,
+        "ua": interval(ua),
+        "kid": 0.012,
+        "feature_extractor": "judge-object " + HOSTILE,
+        "broken": broken,
+        "verdict": f"The verdict on {HOSTILE}",
+        "by_concept": {"object": {"cat": 100 - ua, "dog": 95.0 - ua / 10, "fish": 99.0}, "style": {"flat": 98.0}},
+        "neighbours": [{"name": "dog" + HOSTILE, "before": 95.0, "after": 85.0}],
+        "seen_as": {HOSTILE: 7, "cat": 1},
+        "cost": {"seconds": 12.5, "peak_memory_bytes": 2_500_000_000, "storage_bytes": 123_456},
+    }
+
+
+def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False) -> Path:
+    """A run folder as training, evaluation and attacks leave it."""
+    folder.mkdir(parents=True)
+    config = tiny.config(seed=seed, prompts={"template": "A {object} image " + HOSTILE.replace("{{ 7*7 }}", "")})
+    (folder / "config.yaml").write_text(settings.dump(config))
+    sides = {"before": {"ua": 1.0}, "after": {"ua": ua}, "counts": {"target_images": 8}}
+    protocol = {"judge": "the test's judge", "seeds": [0, 1], "prompts": 6, "images": 12, "definitions": {}}
+    evaluation = sides | {"protocol": protocol, "models": [model("untouched", 1.0), model(folder.name, ua, broken)]}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    row = {"budget": "16 tokens", "before": interval(99.0), "after": interval(40.0), "images": 24, "seconds": 31.0}
+    attacks = {
+        "concept": "cat",
+        "seed": 0,
+        "rows": [row | {"attack": name} for name in ("none", "prefix", "inversion", "relearn")],
+        "definitions": {"prefix": "Tokens before the prompt, found by gradient. " + HOSTILE},
+    }
+    (folder / "attacks.json").write_text(json.dumps(attacks))
+    state = {
+        "argv": ["python", "-m", "experiments", f"name={HOSTILE}"],
+        "packages": {"torch": "2"},
+        "state": "finished",
+    }
+    (folder / "run_state.json").write_text(json.dumps(state))
+    rounds = [
+        {"event": "round", "round": i, "reward": -9.0 + i, "kl": 0.1 * i, "ratio_max": 1.1, "ess": 0.9,
+         "explained_variance": [-2.0, None, 0.5, 0.9]}
+        for i in range(1, 5)
+    ]  # fmt: skip
+    looks = [{"event": "selection", "round": i, "images": 64 * i, "forgotten": i / 4} for i in range(1, 5)]
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rounds + looks))
+    table, rows, columns = choose(PromptBook.from_config(config))
+    draws = torch.Generator().manual_seed(0)
+    images = torch.rand(2, sum(map(len, table)), 3, 16, 16, generator=draws)
+    Samples(table, rows, columns, images[0], images[1]).save(folder / "samples")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found)
+        except Exception as error:
+            pytest.skip(f"no Chromium on this machine: install one, or run `playwright install chromium` ({error})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_run(tmp_path_factory.mktemp("one") / "cat-seed0"))
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("two")
+    runs = [make_run(root / "first"), make_run(root / "second", ua=60.0, seed=1, broken=True)]
+    return write_page(runs, root / "report.html")
+
+
+class Visit:
+    """A page opened from its file, with everything it said and asked for."""
+
+    def __init__(self, context: BrowserContext, file: Path) -> None:
+        self.page: Page = context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_load_state("load")
+
+
+@pytest.mark.parametrize("which", ["single", "double"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_silent_and_fits(which: str, scheme: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+    file: Path = request.getfixturevalue(which)
+    for width in (360, 1280):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+        visit = Visit(context, file)
+        assert visit.said == []
+        assert [url for url in visit.asked if not url.startswith("data:")] == [file.as_uri()]
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert visit.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+        dark = visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 21, 23)"
+        assert dark == (scheme == "dark")
+        context.close()
+
+
+def test_the_slider_moves_by_keyboard(browser: Browser, single: Path) -> None:
+    context = browser.new_context()
+    page = Visit(context, single).page
+    slider = page.get_by_role("slider")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if slider.evaluate("element => element === document.activeElement"):
+            break
+    clip = "getComputedStyle(document.querySelector('.new')).clipPath"
+    middle = page.evaluate(clip)
+    page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "51"
+    assert page.evaluate(clip) != middle
+    page.keyboard.press("End")
+    assert slider.get_attribute("aria-valuetext") == "all before"
+    assert "100%" in page.evaluate(clip)
+    page.keyboard.press("Home")
+    assert slider.get_attribute("aria-valuetext") == "all after"
+    context.close()
+
+
+def test_hostile_text_stays_text(browser: Browser, double: Path) -> None:
+    context = browser.new_context()
+    visit = Visit(context, double)
+    assert visit.page.evaluate("document.querySelectorAll('script').length") == 1
+    assert (
+        visit.page.evaluate("document.querySelectorAll('img[src=x], [onerror], [onclick], [style*=url]').length") == 0
+    )
+    assert "<script>alert(1)</script>" in visit.page.locator("body").inner_text()
+    assert "{{ 7*7 }}" in visit.page.locator("body").inner_text()
+    assert visit.said == []
+    context.close()
+
+
+def test_everything_has_a_name(browser: Browser, double: Path) -> None:
+    context = browser.new_context()
+    page = Visit(context, double).page
+    assert page.evaluate("[...document.images].every(image => image.alt.length > 20)")
+    assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].every(s => s.ariaLabel.trim().length > 20)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('svg')].every(s => s.role === 'img' || s.ariaHidden === 'true')"
+    )
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
+    assert len(ids) == len(set(ids))
+    context.close()
+
+
+def test_the_figures_are_those_of_the_files(browser: Browser, single: Path, double: Path) -> None:
+    context = browser.new_context()
+    words = Visit(context, single).page.locator("body").inner_text()
+    for part in (
+        "97.9",
+        "95.9 to 99.9",
+        "by the test's judge",
+        "seeds 0, 1",
+        "40.0",
+        "38.0 to 42.0",
+        "2.5 GB",
+        "learner.batch",
+    ):
+        assert part in words, part
+    words = Visit(context, double).page.locator("body").inner_text()
+    for part in ("first", "second", "60.0", "58.0 to 62.0", "What differs between the runs", "Broken images."):
+        assert part in words, part
+    context.close()
+
+
+def test_paper_shows_both_sides_and_opens_what_is_folded(browser: Browser, single: Path) -> None:
+    context = browser.new_context()
+    page = Visit(context, single).page
+    page.emulate_media(media="print")
+    old, new = page.locator(".old").first.bounding_box(), page.locator(".new").first.bounding_box()
+    assert old is not None
+    assert new is not None
+    assert new["y"] >= old["y"] + old["height"] - 1
+    assert not page.get_by_role("slider").is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(part => part.open)")
+    context.close()
+
+
+# -- the verb ----------------------------------------------------------------------------------------------------------
+
+
+def test_report_says_where_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runs = [str(make_run(tmp_path / name)) for name in ("a", "b")]
+    assert main(["report", *runs, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["report"] == str(tmp_path / "report.html")
+    assert main(["report", runs[0], "--out", str(tmp_path / "new" / "page.html"), "--json"]) == 0
+    assert (tmp_path / "new" / "page.html").read_text().count("<!doctype html>") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "hint"),
+    [
+        (["report", "nowhere"], 5, "no run folder"),
+        (["report"], 2, "RUN"),
+        (["report", "x", "--out", "page.pdf"], 2, ".html"),
+    ],
+)
+def test_a_wrong_report_is_explained(argv: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == code
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", "{"),
+        ("evaluation.json", '{"models": [{"ua": {"value": "many"}}]}'),
+        ("attacks.json", '{"rows": [{"attack": "none"}]}'),
+        ("run_state.json", "no"),
+        ("samples/samples.json", "{}"),
+        ("samples/samples.json", '{"size": [9, 9], "columns": [], "rows": []}'),
+        (
+            "samples/samples.json",
+            '{"size": [1, 1000000], "columns": [""], "rows": [{"label": "", "target": true, '
+            '"tiles": [{"prompt": "", "seed": 0}]}]}',
+        ),
+        ("samples/after.png", "no picture"),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / name).write_text(content)
+    with pytest.raises(DataError, match=name.partition("/")[0]):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_figures_not_measured_are_left_out(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    evaluation = {"before": {"ua": 0.0, "ira": None}, "after": {"ua": 50.0, "ira": None}, "counts": {}}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    (folder / "metrics.jsonl").unlink()
+    (folder / "attacks.json").unlink()
+    text = write_report(folder).read_text()
+    assert "50.0" in text
+    assert "Under attack" not in text
+    assert "<h3>IRA</h3>" not in text
+
+
+def test_models_judged_beside_the_run_are_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["models"].append(model("another", 33.3))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    text = write_report(folder).read_text()
+    assert "Judged beside it: another" in text
+    assert "33.3" in text
+
+
+def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / parent / "run") for parent in ("left", "right")]
+    text = write_page(runs, tmp_path / "page.html").read_text()
+    assert "left/run" in text
+    assert "right/run" in text
