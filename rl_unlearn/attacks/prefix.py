@@ -39,7 +39,8 @@ class Vocabulary:
         table = pipeline.text_encoder.get_input_embeddings().weight.detach()
         marks = set(tokenizer.all_special_ids)
         ids = [i for i in range(min(len(tokenizer), len(table))) if i not in marks]
-        texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in ids])]
+        # Not every tokenizer file tells its decoder that "</w>" marks the end of a word.
+        texts = [text.strip().removesuffix("</w>") for text in tokenizer.batch_decode([[i] for i in ids])]
         read = tokenizer(texts, add_special_tokens=False).input_ids
         kept = [(i, text) for i, text, again in zip(ids, texts, read, strict=True) if again == [i]]
         if not kept:

@@ -4,6 +4,7 @@ The attacker is taken to hold the unlearned model as one set of weights and trai
 unlearning adapter itself stays frozen. The same is done to the untouched model, for comparison.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,8 +32,9 @@ def fresh_lora(
     """
     unet = policy.unet
     before, wanted = list(unet.active_adapters()), {p: p.requires_grad for p in unet.parameters()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_PROJECTIONS), adapter_name=_FRESH)
     try:
         unet.set_adapters([*before, _FRESH] if unlearned else [_FRESH])
@@ -42,8 +44,8 @@ def fresh_lora(
             parameter.requires_grad_(True)
         yield fresh
     finally:
-        unet.delete_adapters(_FRESH)
         unet.set_adapters(before)
+        unet.delete_adapters(_FRESH)
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
 
