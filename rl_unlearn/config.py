@@ -215,7 +215,7 @@ class Attack(Section):
     """Searches for a prefix, each from its own random tokens; the one of lowest loss counts."""
     prefix_steps: int = Field(30, ge=1)
     """Projected gradient steps of each search."""
-    prefix_rate: float = Field(0.3, gt=0)
+    prefix_rate: float = Field(3.0, gt=0)
     """Step of the search, in standard deviations of the vocabulary's vectors."""
     inversion_steps: int = Field(200, ge=1)
     """Gradient steps on the vector of the new token."""

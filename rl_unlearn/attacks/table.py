@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl_unlearn.attacks import inversion
@@ -63,10 +63,9 @@ class Bench:
             }
             for (attack, budget, before, _), (_, _, after, seconds) in zip(*sides, strict=True)
         ]  # fmt: skip
-        name = inversion.name(self._book)
         return {
-            "concept": self._config.concept if ":" in self._config.concept else name,
-            "seed": self._config.seed, "rows": rows, "definitions": DEFINITIONS, "prefixes": self.prefixes,
+            "concept": self._config.concept, "seed": self._config.seed, "rows": rows, "definitions": DEFINITIONS,
+            "prefixes": self.prefixes,
         }  # fmt: skip
 
     def _attacks(self, unlearned: bool) -> Iterator[tuple[str, str, Bool[Tensor, " images"], float]]:
@@ -93,8 +92,8 @@ class Bench:
 
     def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         config, found = self._config, {}
-        for prompt in self._prompts:
-            self._tell(f"{side}: prefix search")
+        for number, prompt in enumerate(self._prompts, start=1):
+            self._tell(f"{side}: prefix search {number}/{len(self._prompts)}")
             source = generator(config.seed, "attack", "prefix", prompt)
             found[self._text(prompt)] = search(
                 self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt), config.attack, source,
@@ -141,7 +140,7 @@ class Bench:
     def _ask(self, texts: list[str]) -> Bool[Tensor, " images"]:
         return self._hits(self._policy.encode(texts))
 
-    def _hits(self, embeddings: Any) -> Bool[Tensor, " images"]:
+    def _hits(self, embeddings: Float[Tensor, "prompts tokens hidden"]) -> Bool[Tensor, " images"]:
         each = embeddings.repeat_interleave(self._config.attack.images, dim=0)
         return hits(self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch)
 
