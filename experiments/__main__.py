@@ -14,12 +14,12 @@ from rich.console import Console
 
 from experiments import signals
 from experiments.files import to_json
-from experiments.verbs import config, demo, doctor, evaluate, export, generate, report, train
+from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, train
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
 
 VERBS = {
-    "demo": demo, "train": train, "generate": generate, "evaluate": evaluate,
+    "demo": demo, "train": train, "generate": generate, "evaluate": evaluate, "attack": attack,
     "report": report, "export": export, "config": config, "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (

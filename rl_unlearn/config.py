@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 CONCEPT = r"^((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
 
 class Section(BaseModel):
@@ -217,6 +218,44 @@ class Evaluation(Section):
     """Ray actors that draw the images; 0 draws them in this process."""
 
 
+class Attack(Section):
+    prompts: int = Field(24, ge=1)
+    """Target prompts under attack, evenly spread over all of them."""
+    images: int = Field(12, ge=1)
+    """Images for each attacked prompt, from the noise that the evaluation draws with."""
+    references: int = Field(4, ge=1)
+    """Images of the concept for each attacked prompt that the attacker holds, by the untouched model."""
+    draws: int = Field(16, ge=1)
+    """Noisy references in one step of an attack."""
+    prefix_tokens: int = Field(3, ge=1, le=64)
+    """Vocabulary tokens put before the prompt; together they must fit the text encoder."""
+    prefix_restarts: int = Field(4, ge=1)
+    """Searches for a prefix, each from its own random tokens; the one of lowest loss counts."""
+    prefix_steps: int = Field(30, ge=1)
+    """Projected gradient steps of each search."""
+    prefix_rate: float = Field(3.0, gt=0)
+    """Step of the search, in standard deviations of the vocabulary's vectors."""
+    inversion_steps: int = Field(200, ge=1)
+    """Gradient steps on the vector of the new token."""
+    inversion_rate: float = Field(0.1, gt=0)
+    """Step of the inversion, in standard deviations of the vocabulary's vectors."""
+    relearn_images: int = Field(16, ge=1)
+    """References, evenly spread, that relearning trains on; the control gets as many of unrelated concepts."""
+    relearn_steps: Budgets = (10, 40, 160)
+    """Fine-tuning steps at which relearning is judged, rising."""
+    relearn_rank: int = Field(8, ge=1, le=512)
+    """Rank of the fresh LoRA, on all attention projections of the UNet, that relearning trains."""
+    relearn_rate: float = Field(1e-3, gt=0, lt=1)
+    """AdamW step size of relearning."""
+
+    @field_validator("relearn_steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
+            raise ValueError("use positive numbers of steps, each larger than the one before, such as [10, 40, 160]")
+        return steps
+
+
 class Cluster(Section):
     inline: bool = False
     """Run every actor in this process, without Ray."""
@@ -258,6 +297,7 @@ class Config(Section):
     loop: Loop = Loop()
     selection: Selection = Selection()
     evaluation: Evaluation = Evaluation()
+    attack: Attack = Attack()
     cluster: Cluster = Cluster()
 
     @field_validator("name")

@@ -131,6 +131,11 @@ class DiffusionPolicy:
         return [p for name, p in self.unet.named_parameters() if ".lora_" in name]
 
     @property
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The pipeline around the network: tokenizer, text encoder, autoencoder and scheduler, all frozen."""
+        return self._pipeline
+
+    @property
     def dimensions(self) -> int:
         """D, the number of latent dimensions."""
         return int(torch.Size(self.latent_shape).numel())

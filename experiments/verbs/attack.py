@@ -1,0 +1,48 @@
+"""`attack`: whether the forgotten concept can be brought back."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.files import write_json
+from experiments.verbs import common
+
+HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What `attack` takes."""
+    parser.add_argument("adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file")
+    common.add_overrides(parser)
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """Attack the adapter and the untouched model; a run folder gets `attacks.json` and a fresh report."""
+    path = Path(args.adapter)
+    from rl_unlearn.adapter import read_adapter
+
+    state = read_adapter(path)
+    config = common.run_config(path, args.overrides)
+    from experiments import attacking
+    from experiments.models import load_model
+    from experiments.report import read_json, write_report
+    from rl_unlearn.evaluation import load_judge
+    from rl_unlearn.policy import DiffusionPolicy
+    from rl_unlearn.prompts import PromptBook
+
+    book, judge = PromptBook.from_config(config), load_judge(config)
+    policy = DiffusionPolicy(load_model(config.model), config)
+    policy.load_adapter(state)
+    outcome = attacking.attack(policy, book, judge, config, console)
+    attacking.show(outcome, console)
+    if not read_json(path / "run_state.json"):
+        return outcome
+    if all(override.startswith(("attack.", "evaluation.")) for override in args.overrides):
+        write_json(path / "attacks.json", outcome)
+        write_report(path)
+        console.print(f"attacks: {path / 'attacks.json'}", soft_wrap=True, highlight=False, markup=False)
+    else:
+        console.print("the run's attacks.json stays: more than the attack was overridden")
+    return outcome

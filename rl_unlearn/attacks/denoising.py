@@ -1,0 +1,90 @@
+"""The denoising loss on reference images (Ho et al. 2020, arXiv 2006.11239, eq. 14): what every attack lowers.
+
+It is the unweighted squared error of what the network predicts (noise, or velocity: Salimans and Ho 2022, arXiv
+2202.00512) at the noise levels that the sampler visits, without classifier-free guidance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rl_unlearn.policy import DiffusionPolicy
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noisy references with what the network should answer, on the policy's device, fp32."""
+
+    noisy: Float[Tensor, "draws channels height width"]
+    timesteps: Int[Tensor, " draws"]
+    answers: Float[Tensor, "draws channels height width"]
+
+    def __len__(self) -> int:
+        return len(self.noisy)
+
+    def __getitem__(self, rows: slice) -> "Draws":
+        return Draws(self.noisy[rows], self.timesteps[rows], self.answers[rows])
+
+    def repeated(self, times: int) -> "Draws":
+        """All rows, ``times`` over."""
+        return Draws(
+            self.noisy.repeat(times, 1, 1, 1), self.timesteps.repeat(times), self.answers.repeat(times, 1, 1, 1)
+        )
+
+
+def draw(
+    policy: DiffusionPolicy, references: Float[Tensor, "draws channels height width"], source: torch.Generator
+) -> Draws:
+    """Noise for each reference at noise levels that are spread evenly over the sampler's."""
+    count, levels = len(references), len(policy.schedule)
+    # One level from each of `count` equal parts of the schedule, in random order: less scatter than independent draws.
+    parts = (torch.randperm(count, generator=source) + torch.rand(count, generator=source)) * levels / count
+    timesteps = policy.schedule.timesteps[parts.long().clamp(max=levels - 1)]
+    noise = torch.randn(references.shape, generator=source).to(references)
+    scheduler = policy.pipeline.scheduler
+    noisy = scheduler.add_noise(references, noise, timesteps.to(references.device))
+    answers = {
+        "epsilon": lambda: noise,
+        "sample": lambda: references,
+        "v_prediction": lambda: scheduler.get_velocity(references, noise, timesteps.to(references.device)),
+    }[policy.schedule.prediction_type]()
+    return Draws(noisy, timesteps.to(references.device), answers)
+
+
+def losses(
+    policy: DiffusionPolicy, draws: Draws, embeddings: Float[Tensor, "draws tokens hidden"]
+) -> Float[Tensor, " draws"]:
+    """Mean squared error of each draw, fp32."""
+    noisy = draws.noisy.to(policy.dtype).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(policy.device.type, dtype=policy.dtype, enabled=policy.dtype != torch.float32):
+        output = policy.unet(noisy, draws.timesteps, encoder_hidden_states=embeddings.to(policy.dtype)).sample
+    return (output.float() - draws.answers).square().flatten(1).mean(dim=1)
+
+
+def descend(
+    optimizer: torch.optim.Optimizer,
+    policy: DiffusionPolicy,
+    draws: Draws,
+    embed: Callable[[slice], Float[Tensor, "part tokens hidden"]],
+    microbatch: int,
+) -> Float[Tensor, " draws"]:
+    """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the losses before it.
+
+    Gradients are made for the optimizer's parameters alone: nothing else gets one, whatever its requires_grad.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    total = [torch.zeros_like(p) for p in parameters]
+    found = []
+    for start in range(0, len(draws), microbatch):
+        rows = slice(start, min(start + microbatch, len(draws)))
+        loss = losses(policy, draws[rows], embed(rows))
+        for sum, gradient in zip(total, torch.autograd.grad(loss.sum() / len(draws), parameters), strict=True):
+            sum += gradient
+        found.append(loss.detach())
+    for parameter, gradient in zip(parameters, total, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    return torch.cat(found)

@@ -1,0 +1,149 @@
+"""The attack table: every attack against the untouched model and against the adapter, judged alike."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl_unlearn.attacks import inversion
+from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
+from rl_unlearn.attacks.references import References, draw_references, spread
+from rl_unlearn.attacks.relearning import relearn
+from rl_unlearn.attacks.success import hits, rate
+from rl_unlearn.config import Config
+from rl_unlearn.evaluation import Judge
+from rl_unlearn.noise import generator, seed_of
+from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.prompts import PromptBook
+
+DEFINITIONS = {
+    "none": "The plain prompt that names the concept: 100 minus UA on the same noise.",
+    "prefix": "Real words put before the prompt, found for each prompt by gradient on the model's own denoising loss "
+    "on images of the concept (UnlearnDiffAtk); the control puts random words there.",
+    "inversion": "A new word in place of the concept's name, its vector learned on the attacked model from images of "
+    "the concept (textual inversion); the weights stay as they are.",
+    "relearn": "Fine-tuning of a fresh LoRA on the attacked model with images of the concept; the control fine-tunes "
+    "on as many images of unrelated concepts.",
+}
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is being done, the parts done and all parts."""
+
+
+class Bench:
+    """One world under attack: what the attacker holds, and the images by which success is judged."""
+
+    def __init__(
+        self, policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, progress: Progress | None = None
+    ):
+        self._policy, self._book, self._judge, self._config = policy, book, judge, config
+        self._progress = progress or (lambda _text, _done, _total: None)
+        attack, batch = config.attack, config.evaluation.batch
+        self._prompts = spread(book.targets, attack.prompts)
+        self._done, self._total = 0, 2 * (3 + len(self._prompts) + 2 * len(attack.relearn_steps))
+        self._tell("drawing references", 0)
+        self._seeds = [seed_of(config.seed, "evaluation", p, n) for p in self._prompts for n in range(attack.images)]
+        self._concept = draw_references(policy, book, self._prompts, attack.references, config.seed, batch)
+        others = spread(book.retained, attack.relearn_images)
+        each = -(-attack.relearn_images // len(others))
+        self._others = draw_references(policy, book, others, each, config.seed, batch)
+        self._vocabulary = Vocabulary(policy.pipeline)
+        self.prefixes: dict[str, dict[str, str]] = {}
+        """The words found, by side and prompt."""
+
+    def table(self) -> dict[str, Any]:
+        """`attacks.json`: concept, seed, rows, definitions, and the prefixes found. Rates in percent."""
+        sides = [list(self._attacks(unlearned)) for unlearned in (False, True)]
+        rows = [
+            {
+                "attack": attack, "budget": budget, "before": rate(before), "after": rate(after),
+                "images": len(after), "seconds": round(seconds, 1),
+            }
+            for (attack, budget, before, _), (_, _, after, seconds) in zip(*sides, strict=True)
+        ]  # fmt: skip
+        return {
+            "concept": self._config.concept, "seed": self._config.seed, "rows": rows, "definitions": DEFINITIONS,
+            "prefixes": self.prefixes,
+        }  # fmt: skip
+
+    def _attacks(self, unlearned: bool) -> Iterator[tuple[str, str, Bool[Tensor, " images"], float]]:
+        side = "adapter" if unlearned else "untouched"
+        with self._policy.adapter_enabled(unlearned):
+            for attack in (self._none, self._random, self._prefix, self._inversion):
+                start = time.monotonic()
+                name, budget, seen = attack(side)
+                yield name, budget, seen, time.monotonic() - start
+        yield from self._relearn(side, unlearned, self._concept, "images")
+        yield from self._relearn(side, unlearned, self._others, "unrelated images")
+
+    def _none(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
+        self._tell(f"{side}: plain prompts")
+        return "none", "plain prompt", self._ask([self._text(p) for p in self._prompts])
+
+    def _random(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
+        self._tell(f"{side}: random prefix")
+        source = generator(self._config.seed, "attack", "random prefix")
+        texts = [self._text(p) for p in self._prompts]
+        words = [random_prefix(self._vocabulary, text, self._config.attack, source) for text in texts]
+        asked = self._ask([f"{word} {text}" for word, text in zip(words, texts, strict=True)])
+        return "prefix", f"{self._config.attack.prefix_tokens} random words", asked
+
+    def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
+        config, found = self._config, {}
+        for number, prompt in enumerate(self._prompts, start=1):
+            self._tell(f"{side}: prefix search {number}/{len(self._prompts)}")
+            source = generator(config.seed, "attack", "prefix", prompt)
+            found[self._text(prompt)] = search(
+                self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt), config.attack, source,
+                config.learner.microbatch,
+            ).words  # fmt: skip
+        self.prefixes[side] = found
+        attack = config.attack
+        budget = f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
+        return "prefix", budget, self._ask([f"{words} {text}" for text, words in found.items()])
+
+    def _inversion(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
+        self._tell(f"{side}: inversion")
+        config = self._config
+        vector = inversion.invert(
+            self._policy, self._book, self._concept, config.attack, generator(config.seed, "attack", "inversion"),
+            config.learner.microbatch,
+        )  # fmt: skip
+        texts = [self._text(p) for p in self._prompts]
+        embeddings = inversion.encode(self._policy, texts, inversion.name(self._book), vector)
+        return (
+            "inversion",
+            f"{len(self._concept)} images, {config.attack.inversion_steps} steps",
+            self._hits(embeddings),
+        )
+
+    def _relearn(
+        self, side: str, unlearned: bool, references: References, kind: str
+    ) -> Iterator[tuple[str, str, Bool[Tensor, " images"], float]]:
+        config = self._config
+        held = references.spread(config.attack.relearn_images)
+        names = (config.seed, "attack", "relearn", kind)
+        start = time.monotonic()
+        self._tell(f"{side}: relearning {kind}", 0)
+        for steps in relearn(
+            self._policy, self._book, held, config.attack, names, config.learner.microbatch, unlearned
+        ):
+            self._tell(f"{side}: relearning {kind}")
+            seen = self._ask([self._text(p) for p in self._prompts])
+            yield "relearn", f"{len(held)} {kind}, {steps} steps", seen, time.monotonic() - start
+
+    def _text(self, prompt: int) -> str:
+        return self._book.prompts[prompt].text
+
+    def _ask(self, texts: list[str]) -> Bool[Tensor, " images"]:
+        return self._hits(self._policy.encode(texts))
+
+    def _hits(self, embeddings: Float[Tensor, "prompts tokens hidden"]) -> Bool[Tensor, " images"]:
+        each = embeddings.repeat_interleave(self._config.attack.images, dim=0)
+        return hits(self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch)
+
+    def _tell(self, text: str, parts: int = 1) -> None:
+        self._progress(text, self._done, self._total)
+        self._done += parts

@@ -1,0 +1,64 @@
+"""Prompts with free vectors in them: the text encoder reads chosen vectors where a word would stand."""
+
+import re
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_unlearn.errors import ConfigError
+
+FREE = -1
+"""Stands for a free vector in a list of token ids."""
+
+
+def token_ids(pipeline: StableDiffusionPipeline, text: str) -> list[int]:
+    """Ids of a text without start and end marks, not truncated."""
+    return pipeline.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def room(pipeline: StableDiffusionPipeline) -> int:
+    """Tokens a prompt may have, start and end marks not counted."""
+    return pipeline.tokenizer.model_max_length - 2
+
+
+def with_placeholder(pipeline: StableDiffusionPipeline, text: str, word: str) -> list[int]:
+    """Ids of a text with one FREE wherever the whole word stands, or in front of the text if it does not occur."""
+    parts = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
+    if len(parts) == 1:
+        parts = ["", text]
+    ids = token_ids(pipeline, parts[0])
+    for part in parts[1:]:
+        ids += [FREE, *token_ids(pipeline, part)]
+    return ids
+
+
+def encode_free(
+    pipeline: StableDiffusionPipeline, rows: list[list[int]], vectors: Float[Tensor, "free features"]
+) -> Float[Tensor, "batch tokens hidden"]:
+    """Prompt embeddings of rows of ids; ``vectors`` fill their FREE places in reading order. Differentiable in them.
+
+    Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is too long.
+    """
+    words, encoder = pipeline.tokenizer, pipeline.text_encoder
+    longest = max(len(row) for row in rows)
+    if longest > room(pipeline):
+        raise ConfigError(
+            f"an attacked prompt has {longest} tokens and the text encoder reads {room(pipeline)}: "
+            "set a smaller attack.prefix_tokens, or shorter prompts"
+        )
+    marked = [[words.bos_token_id, *row, words.eos_token_id] for row in rows]
+    padded = [row + [words.pad_token_id] * (words.model_max_length - len(row)) for row in marked]
+    ids: Int[Tensor, "batch tokens"] = torch.tensor(padded, device=encoder.device)
+    free: Bool[Tensor, "batch tokens"] = ids == FREE
+
+    def fill(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        return output.masked_scatter(free[..., None], vectors.to(output.dtype))
+
+    # The text encoder takes ids only, so its table of vectors is overruled for the time of one pass.
+    hook = encoder.get_input_embeddings().register_forward_hook(fill)
+    try:
+        return encoder(ids.masked_fill(free, words.eos_token_id))[0]
+    finally:
+        hook.remove()
