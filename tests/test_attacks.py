@@ -24,6 +24,7 @@ from rl_unlearn.attacks.table import DEFINITIONS, Bench
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
 from rl_unlearn.config import Attack, Model
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.evaluation import plan
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
@@ -432,14 +433,16 @@ def test_without_an_effect_of_the_adapter_both_columns_agree() -> None:
 
 
 def test_the_plain_row_is_the_evaluations() -> None:
-    from rl_unlearn.evaluation import evaluate
-
     world = World()
     assert world.config.evaluation.target_images == world.attack.images
     before = world.config.attack.model_copy(update={"prefix_steps": 1, "inversion_steps": 1, "relearn_steps": (1,)})
     config = world.config.model_copy(update={"attack": before})
     row = Bench(world.policy, world.book, bright, config).table()["rows"][0]
-    assert row["after"]["value"] == pytest.approx(100 - evaluate(world.policy, world.book, bright, world.config).ua)
+    drawn = plan(world.book, world.config)
+    asked = [i for i, prompt in enumerate(drawn.prompts) if world.book.prompts[prompt].target]
+    images = world.policy.generate([drawn.texts[i] for i in asked], [drawn.seeds[i] for i in asked])
+    seen = bright(images)[world.book.concept_domain] == world.book.concept_index
+    assert row["after"]["value"] == pytest.approx(100 * seen.double().mean().item())
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

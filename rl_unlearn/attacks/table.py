@@ -44,7 +44,8 @@ class Bench:
         self._prompts = spread(book.targets, attack.prompts)
         self._done, self._total = 0, 2 * (3 + len(self._prompts) + 2 * len(attack.relearn_steps))
         self._tell("drawing references", 0)
-        self._seeds = [seed_of(config.seed, "evaluation", p, n) for p in self._prompts for n in range(attack.images)]
+        noise = config.evaluation.seed  # the evaluation's own images
+        self._seeds = [seed_of(noise, "evaluation", p, n) for p in self._prompts for n in range(attack.images)]
         self._concept = draw_references(policy, book, self._prompts, attack.references, config.seed, batch)
         others = spread(book.retained, attack.relearn_images)
         each = -(-attack.relearn_images // len(others))
