@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments import pictures
 from experiments.files import write_bytes, write_text
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.prompts import Prompt, PromptBook
+from rl_unlearn.prompts import Prompt, PromptBook, spread
 
 ROWS = 5
 COLUMNS = 8
@@ -25,8 +25,8 @@ def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
     """Prompts of the picture as a table with labels; the concept's row comes first, the others are spread evenly."""
     if len(book.names["style"]) > 1 and len({prompt.style for prompt in book.prompts}) > 1:
         return _from_grid(book)
-    targets = [book.prompts[i] for i in _spread(book.targets, COLUMNS)]
-    kept = [book.prompts[i] for i in _spread(book.retained, (ROWS - 1) * COLUMNS)]
+    targets = [book.prompts[i] for i in spread(book.targets, COLUMNS)]
+    kept = [book.prompts[i] for i in spread(book.retained, (ROWS - 1) * COLUMNS)]
     table = [targets] + [kept[i : i + COLUMNS] for i in range(0, len(kept), COLUMNS)]
     return table, ["to forget"] + ["to keep"] * (len(table) - 1), [""] * max(len(row) for row in table)
 
@@ -34,19 +34,12 @@ def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
 def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
     down, across = (book.concept_domain, book.other_domain)
     others = [i for i in range(len(book.names[down])) if i != book.concept_index]
-    rows = [book.concept_index, *_spread(others, ROWS - 1)]
-    columns = _spread(list(range(len(book.names[across]))), COLUMNS)
+    rows = [book.concept_index, *spread(others, ROWS - 1)]
+    columns = spread(list(range(len(book.names[across]))), COLUMNS)
     place = {(getattr(prompt, down), getattr(prompt, across)): prompt for prompt in book.prompts}
     table = [[place[i, j] for j in columns] for i in rows]
     labels = [book.names[down][i] + (" (to forget)" if i == book.concept_index else "") for i in rows]
     return table, labels, [book.names[across][j] for j in columns]
-
-
-def _spread(items: list[int], count: int) -> list[int]:
-    """At most `count` items at even distances."""
-    if len(items) <= count:
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> "Samples":

@@ -168,3 +168,11 @@ def _wish(message: str) -> str:
         if message.startswith(lead):
             return ("must be " if lead[0] == "I" else "must " if lead[0] == "S" else "") + message.removeprefix(lead)
     return message[:1].lower() + message[1:]
+
+
+def value(config: Config, key: str) -> Any:
+    """What a configuration holds at a dotted key such as `learner.lr`; a section's name gives the section."""
+    found: Any = config
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found

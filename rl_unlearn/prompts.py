@@ -148,6 +148,11 @@ def _filler(template: str, key: str) -> Callable[[str, str], str]:
     return fill
 
 
+def spread(items: list[int], count: int) -> list[int]:
+    """At most ``count`` items at even distances."""
+    return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+
+
 def read_prompts(path: str | Path) -> list[str]:
     """A prompt list, one a line, blank lines skipped, control characters removed.
 

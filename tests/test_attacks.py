@@ -18,7 +18,7 @@ from rl_unlearn.adapter import digest, save_adapter
 from rl_unlearn.attacks import inversion, relearning
 from rl_unlearn.attacks.denoising import descend, draw, losses
 from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
-from rl_unlearn.attacks.references import References, draw_references, spread
+from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.success import hits, rate
 from rl_unlearn.attacks.table import DEFINITIONS, Bench
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
@@ -27,7 +27,7 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.evaluation import plan
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
-from rl_unlearn.prompts import PromptBook
+from rl_unlearn.prompts import PromptBook, spread
 
 SMALL = {
     "images": 2, "references": 3, "draws": 6, "prefix_tokens": 2, "prefix_restarts": 2, "prefix_steps": 3,

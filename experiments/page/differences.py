@@ -13,17 +13,10 @@ def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
     for key, field in settings.fields().items():
         if settings.is_section(field) or key in ("name", "output"):
             continue
-        default, found = _value(Config(), key), [_value(config, key) for config in configs]
+        default, found = settings.value(Config(), key), [settings.value(config, key) for config in configs]
         if len({_shown(value) for value in found}) > 1 or (len(found) == 1 and found[0] != default):
             rows.append((key, _shown(default), [_shown(value) for value in found]))
     return rows
-
-
-def _value(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from experiments import settings
 from experiments.files import write_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -91,20 +92,13 @@ def _shared(paths: list[Path], configs: list[Config]) -> Config:
     first = configs[0]
     for path, other in zip(paths[1:], configs[1:], strict=True):
         for key in ("concept", "model", "sampler", "prompts", "reward.clip", "selection.clip", "evaluation"):
-            values = [_value(config, key) for config in (first, other)]
+            values = [settings.value(config, key) for config in (first, other)]
             if values[0] != values[1]:
                 raise ConfigError(
                     f"{path} and {paths[0]} differ in {key} ({values[1]} and {values[0]}): give {key} for both as an "
                     "override, or judge them apart"
                 )
     return first
-
-
-def _value(config: Config, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.prompts import PromptBook
+from rl_unlearn.prompts import PromptBook, spread
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class References:
         """At most ``count`` of them at even distances."""
         chosen = spread(list(range(len(self))), count)
         return References(self.latents[chosen], [self.prompts[i] for i in chosen])
-
-
-def spread(items: list[int], count: int) -> list[int]:
-    """At most ``count`` items at even distances."""
-    return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
 def draw_references(

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from rl_unlearn.attacks import inversion
 from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
-from rl_unlearn.attacks.references import References, draw_references, spread
+from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.relearning import relearn
 from rl_unlearn.attacks.success import hits, rate
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation import Judge
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.prompts import PromptBook
+from rl_unlearn.prompts import PromptBook, spread
 
 DEFINITIONS = {
     "none": "The plain prompt that names the concept: 100 minus UA on the same noise.",
