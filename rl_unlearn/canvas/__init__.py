@@ -39,6 +39,9 @@ def caption(object: str | None = None, style: str | None = None) -> str:
 
 ClipName = Literal["reward", "selection"]
 Head = Literal["object", "style"]
+Member = Literal["main", "second", "outline", "patches"]
+PANEL: tuple[Member, ...] = ("second", "outline", "patches")
+"""Further judges: another seed and size; one that sees nothing but outlines; a transformer on patches."""
 
 
 def pipeline_path() -> Path:
@@ -53,11 +56,11 @@ def clip_path(name: ClipName) -> Path:
     return _WEIGHTS / f"clip-{name}"
 
 
-def judge_path(head: Head) -> Path:
+def judge_path(head: Head, member: Member = "main") -> Path:
     """Folder of one judge: `config.json` and `model.safetensors`."""
     if head not in ("object", "style"):
         raise ValueError(f"unknown judge {head!r}; there are 'object' and 'style'")
-    return _WEIGHTS / f"judge-{head}"
+    return _WEIGHTS / (f"judge-{head}" if member == "main" else f"panel-{member}-{head}")
 
 
 def sprites_path() -> Path:

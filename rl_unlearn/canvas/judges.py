@@ -1,15 +1,17 @@
-"""Judges: two small convolutional classifiers that say which object, and which style, an image shows.
+"""Judges: small classifiers that say which object, and which style, an image shows.
 
-They measure only. No training of the pipeline or of the CLIP models uses them.
+They measure only. No training of the pipeline or of the CLIP models uses them. The main ones are convolutional; a panel
+of three more pairs, of other seeds and kinds, tells whether the main ones were fooled.
 """
 
 import json
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rl_unlearn.canvas import OBJECTS, STYLES, Head, judge_path
+from rl_unlearn.canvas import OBJECTS, STYLES, Head, Member, judge_path
 
 
 class Residual(nn.Module):
@@ -32,8 +34,10 @@ class Residual(nn.Module):
 class Judge(nn.Module):
     """Images (B, 3, 32, 32) in [0, 1] -> logits (B, classes)."""
 
-    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
+    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96), outlines: bool = False) -> None:
+        """With ``outlines`` it sees nothing but :func:`outlines` of the images."""
         super().__init__()
+        self.outlines = outlines
         self.stages = nn.ModuleList()
         before = 3
         for width in widths:  # each stage halves height and width
@@ -44,23 +48,69 @@ class Judge(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Feature maps after each stage: sides 16, 8 and 4."""
-        maps, x = [], images * 4 - 2
+        maps, x = [], (outlines(images) if self.outlines else images) * 4 - 2
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images)[-1].flatten(1))
+        return self.logits(self.features(images)[-1])
+
+    def logits(self, last: Tensor) -> Tensor:
+        """Of the last feature map, (B, C, 4, 4)."""
+        return self.head(last.flatten(1))
 
 
-def load_judge(head: Head) -> Judge:
+class PatchJudge(nn.Module):
+    """A transformer on patches of 4x4 pixels: images (B, 3, 32, 32) in [0, 1] -> logits (B, classes)."""
+
+    def __init__(self, classes: int, width: int = 96, depth: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.positions = nn.Parameter(torch.randn(1, 64, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, classes)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The last feature map, of side 8."""
+        tokens = self.patches(images * 4 - 2).flatten(2).transpose(1, 2)
+        return [self.blocks(tokens + self.positions).transpose(1, 2).unflatten(2, (8, 8))]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.features(images)[-1])
+
+    def logits(self, last: Tensor) -> Tensor:
+        """Of the last feature map, (B, C, 8, 8)."""
+        return self.head(last.mean((2, 3)))
+
+
+def outlines(images: Tensor) -> Tensor:
+    """Strength of the edges of the brightness in [0, 1], three times: colour, fill and background are gone."""
+    grey = images.mean(1, keepdim=True)
+    slope = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device) / 4
+    both = torch.stack([slope, slope.T])[:, None].to(images.dtype)
+    edges = nn.functional.conv2d(nn.functional.pad(grey, [1] * 4, mode="replicate"), both)
+    strength = edges.square().sum(1, keepdim=True).sqrt()
+    # The strongest edge of an image counts 1, so that pale drawings have outlines, too.
+    return (strength / strength.amax((2, 3), keepdim=True).clamp(min=0.05)).expand(-1, 3, -1, -1)
+
+
+def make_judge(classes: int, config: dict[str, Any]) -> "Judge | PatchJudge":
+    """An untrained judge of the kind that its `config.json` describes."""
+    if config.get("kind") == "patches":
+        return PatchJudge(classes, config["width"], config["depth"])
+    return Judge(classes, tuple(config["widths"]), config.get("outlines", False))
+
+
+def load_judge(head: Head, member: Member = "main") -> "Judge | PatchJudge":
     """The shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS or STYLES."""
-    folder = judge_path(head)
+    folder = judge_path(head, member)
     config = json.loads((folder / "config.json").read_text())
     classes = {"object": OBJECTS, "style": STYLES}[head]
     if tuple(config["classes"]) != classes:
         raise ValueError(f"the judge in {folder} knows other classes than the canvas")
-    judge = Judge(len(classes), tuple(config["widths"]))
+    judge = make_judge(len(classes), config)
     judge.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
     return judge.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ STAGES = (
     "sprites",
     "autoencoder",
     "judges",
+    "panel",
     "latents",
     "clip",
     "unet",
@@ -24,6 +25,7 @@ STAGES = (
 
 def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[str, Callable[[], None]]:
     """What each stage does; the heavy imports happen here, after the arguments are read."""
+    from rl_unlearn.canvas import PANEL
     from rl_unlearn.canvas.build import (
         autoencoder,
         clip,
@@ -47,8 +49,13 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         robust.build("selection", work, weights)
 
     def both_judges() -> None:
-        judges.build("object", work, weights)
-        judges.build("style", work, weights)
+        for head in judges.HEADS:
+            judges.build(head, work)
+
+    def panel() -> None:
+        for member in PANEL:
+            for head in judges.HEADS:
+                judges.build(head, work, member)
 
     def both_clips() -> None:
         clip.build("reward", work, weights)
@@ -63,6 +70,7 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         "sprites": make_sprites,
         "autoencoder": lambda: autoencoder.build(work, weights),
         "judges": both_judges,
+        "panel": panel,
         "latents": lambda: latents.build(work),
         "clip": both_clips,
         "unet": lambda: diffusion.build(work, weights, processes),
