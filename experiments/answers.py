@@ -19,7 +19,7 @@ from torch import Tensor
 
 from actors.drawing import Brush, Drawn
 from cluster.drawing import Batch, Studio
-from experiments.files import to_json, write_bytes
+from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
@@ -52,10 +52,7 @@ def answer(
 ) -> Answered:
     """Draws what is not in the cache yet; each batch is kept as soon as it is drawn. ``progress(done, total)``."""
     folder = Path(config.output) / FOLDER / _model_key(brush, config, studio.model_digest())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make {folder}: {error.strerror}; set output=... to a writable folder") from error
+    make_folder(folder, "set output=... to a writable folder")
     batches = _batches(plan, config.evaluation.batch)
     files = [folder / f"{_key(batch)}.safetensors" for batch in batches]
     costs: dict[int, tuple[float, int]] = {}

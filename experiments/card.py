@@ -5,8 +5,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from experiments.files import write_text
+from experiments.measures import HEADLINE
 from experiments.page import story
 from rl_unlearn.adapter import FILE_NAME
+from rl_unlearn.comparison import ALL_DEFINITIONS
 from rl_unlearn.config import Config
 
 TEMPLATE = Path(__file__).parent / "page" / "card.md.j2"
@@ -25,13 +27,13 @@ def make_card(config: Config, run: story.Run | None, format: str, file: str) -> 
     """The card of a run, or of an adapter of which only the configuration is known."""
     before, after = (run.before, run.after) if run else (None, None)
     rows, results = [], []
-    for label, key, meaning in story.MEASURES:
+    for key, label in HEADLINE.items():
         old, new = story.figure(before, key), story.figure(after, key)
         if new is None:
             continue
         spread = None if new.low is None or new.high is None else {"low": new.low, "high": new.high}
         interval = f"{new.low:.1f} to {new.high:.1f}" if spread else "not computed"
-        rows.append((label, meaning, f"{old.value:.1f}" if old else "–", f"{new.value:.1f}", interval))
+        rows.append((label, ALL_DEFINITIONS[key], f"{old.value:.1f}" if old else "–", f"{new.value:.1f}", interval))
         results.append(
             EvalResult(
                 task_type="text-to-image", dataset_type="prompts", dataset_name=_prompts(config), metric_type=key,

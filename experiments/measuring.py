@@ -14,6 +14,7 @@ from actors.drawing import Brush
 from cluster.drawing import studio
 from experiments import signals
 from experiments.answers import Answered, answer
+from experiments.measures import FURTHER, HEADLINE
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
 from rl_unlearn.config import Config, Lora
@@ -22,11 +23,6 @@ from rl_unlearn.metrics import Rates
 from rl_unlearn.policy import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
-
-MEASURES = (
-    ("UA", "ua"), ("coherence", "coherence"), ("IRA", "ira"), ("IRA all", "ira_all"), ("CRA", "cra"),
-    ("CRA all", "cra_all"), ("similarity", "similarity"), ("CLIP score", "clip_score"), ("KID", "kid"), ("FID", "fid"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,14 +48,13 @@ class Comparison:
     before: Rates
     after: tuple[Rates, ...]
 
-    def evaluation(self, own_domain: str, number: int = 0) -> dict[str, Any]:
+    def evaluation(self, number: int = 0) -> dict[str, Any]:
         """What `evaluation.json` holds of one candidate, beside the run's own figures."""
-        before, after = self.before, self.after[number]
-        by_concept = {"before": before.by_concept[own_domain], "after": after.by_concept[own_domain]}
+        after = self.after[number]
         return {
-            "before": before.headline(),
+            "before": self.before.headline(),
             "after": after.headline(),
-            "counts": {**after.counts, "seen_as": after.seen_as, "by_concept": by_concept},
+            "counts": after.counts,
             "protocol": self.protocol,
             "models": [self.untouched, self.rows[number]],
         }
@@ -115,7 +110,7 @@ def show(evaluation: dict[str, Any], console: Console) -> None:
     table.add_column("")
     for row in evaluation["models"]:
         table.add_column(escape(row["name"]), justify="right")
-    for heading, key in MEASURES:
+    for key, heading in (HEADLINE | FURTHER).items():
         table.add_row(heading, *(_cell(row.get(key)) for row in evaluation["models"]))
     table.add_row("broken", *("[red]yes[/]" if row["broken"] else "no" for row in evaluation["models"]))
     console.print(table)

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments import settings
 from experiments.files import write_text
-from experiments.page import charts, story
+from experiments.measures import HEADLINE
+from experiments.page import charts, matrix, story
 from experiments.page.differences import differences
-from experiments.page.story import MEASURES as MEASURES
+from rl_unlearn.comparison import ALL_DEFINITIONS
 
 PARTS = Path(__file__).parent / "page"
 
@@ -32,7 +32,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
         loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["figure"] = _figure
-    environment.globals |= {"charts": charts, "story": story}
+    environment.globals |= {"charts": charts, "matrix": matrix, "story": story}
     write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
     return out
 
@@ -57,8 +57,9 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "script": script,
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
         "runs": runs,
-        "measures": story.MEASURES,
-        "definitions": next((r.evaluation.protocol.definitions for r in runs if r.evaluation), {}),
+        "measures": HEADLINE,
+        "definitions": ALL_DEFINITIONS
+        | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
         "others": story.others(runs),
         "curves": story.curves(runs),
         "maps": [(run, found) for run in runs if (found := story.critic_map(run))],
@@ -76,12 +77,6 @@ def _hash(text: str) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:.1f}".replace("-", "−")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
 
 
 def _data_uri(path: Path) -> str:

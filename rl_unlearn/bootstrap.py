@@ -49,7 +49,8 @@ def interval(
 ) -> Interval:
     """``sum(weights * values)`` with its percentile interval (2.5 to 97.5 %) over the resamples of :func:`resample`.
 
-    ``weights`` sum to 1. Images that all agree give an interval of no width.
+    ``weights`` sum to 1. Values that are all equal give an interval of no width; for rates see
+    :mod:`rl_unlearn.wilson`.
     """
     terms = weights.double() * values.double()
     value = terms.sum()

@@ -26,6 +26,8 @@ ALL_DEFINITIONS = DEFINITIONS | {
     "fid": "Fréchet distance between the same images in the judge's features; not comparable with Inception-FID",
     "confidence": "mean probability that the judge gives the class it sees in the concept's domain, on the concept's "
     "images",
+    "seen_when_asked": "for each concept asked for, the share of its images on which the judge sees each concept of "
+    "the domain, from prompts to keep; the forgotten concept's from its own prompts",
     "neighbours": "accuracy on every other concept before and after, from prompts to keep, the most damaged first",
     "broken": "whether a high UA comes from images that are broken rather than from images of something else",
     "cost": "seconds and largest memory of the process while the images were drawn; size of the adapter on disk; "
@@ -127,7 +129,7 @@ def stranger_similarity(
 
 def _rates_row(found: Rates) -> dict[str, Any]:
     named = {name: value.row() for name, value in found.intervals().items()}
-    return named | {"by_concept": found.by_concept, "seen_as": found.seen_as}
+    return named | {"seen_when_asked": found.seen_when_asked, "seen_as": found.seen_as}
 
 
 def _clip_row(answers: Answers, reference: Reference) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class FolderJudge:
     """Height and width, in pixels, that the network expects."""
     mean: Float[Tensor, "3 1 1"]
     std: Float[Tensor, "3 1 1"]
+    classes: int
+    """Rows of the head, of which ``rows`` are some."""
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -145,7 +147,7 @@ def _judge(
     rows = torch.tensor([place[_plain(name)] for name in names], device=device)
     centre, scale = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
     network = network.to(device).eval().requires_grad_(False)
-    return FolderJudge(kind, network, rows, (int(size[0]), int(size[1])), centre, scale)
+    return FolderJudge(kind, network, rows, (int(size[0]), int(size[1])), centre, scale, len(labels))
 
 
 def _plain(label: str) -> str:

@@ -1,5 +1,6 @@
 """Judges: classifiers of both domains that training never saw, behind one face whatever they are made of."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl_unlearn.canvas import OBJECTS, STYLES
-from rl_unlearn.canvas.judges import Judge as CanvasJudge
+from rl_unlearn.canvas import OBJECTS, PANEL, STYLES, Head, Member
 from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -49,42 +49,47 @@ class ProbabilityJudge:
 
 
 def load_judge(config: Config) -> ProbabilityJudge:
-    """The judge that `evaluation.judge` names: `canvas`, a folder of two classifiers, or an open_clip model.
+    """The judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two classifiers, or open_clip.
 
     Raises ConfigError for a network that training or selection used, whatever its name, or the canvas's judges on
     another world; DataError for a judge that cannot be had.
     """
     name, book = config.evaluation.judge, PromptBook.from_config(config)
     device = device_of(config.model)
-    if name == "canvas":
-        return _canvas(book)
+    if name == "canvas" or name.startswith("canvas:"):
+        return _canvas(name, book)
     if is_judge_folder(Path(name)):
         return _classifiers(Path(name), book, device)
     return _open_clip(name, book, config, device)
 
 
-def _canvas(book: PromptBook) -> ProbabilityJudge:
+def _canvas(name: str, book: PromptBook) -> ProbabilityJudge:
     if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
         raise ConfigError(
-            "evaluation.judge=canvas knows the canvas only: name a folder of classifiers or an open_clip "
+            f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or an open_clip "
             "'arch/pretrained' to judge with"
         )
-    judges = {"object": load_canvas_judge("object"), "style": load_canvas_judge("style")}
+    known: dict[str, tuple[Member, ...]] = {"canvas": ("main",), "canvas:panel": PANEL}
+    known |= {f"canvas:{member}": (member,) for member in PANEL}
+    if name not in known:
+        raise ConfigError(f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(known)}")
+    heads: tuple[Head, ...] = ("object", "style")
+    members = [{head: load_canvas_judge(head, member) for head in heads} for member in known[name]]
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
         images = images.cpu()
-        maps = {domain: judge.features(images)[-1] for domain, judge in judges.items()}
+        seen, features = [], []
+        for judges in members:
+            maps = {head: judge.features(images)[-1] for head, judge in judges.items()}
+            seen.append({head: judges[head].logits(last).log_softmax(dim=1) for head, last in maps.items()})
+            features += [last.mean(dim=(2, 3)) for last in maps.values()]
+        together = {head: torch.stack([one[head] for one in seen]).logsumexp(dim=0) for head in heads}
         return Evidence(
-            {domain: _head(judges[domain], last).log_softmax(dim=1) for domain, last in maps.items()},
-            torch.cat([last.mean(dim=(2, 3)) for last in maps.values()], dim=1),
+            {head: log_probs - math.log(len(seen)) for head, log_probs in together.items()}, torch.cat(features, dim=1)
         )
 
-    return ProbabilityJudge("canvas", "the canvas's judges, last stage averaged over positions (not Inception)", look)
-
-
-def _head(judge: CanvasJudge, last: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch classes"]:
-    return judge.head(last.flatten(1))
+    return ProbabilityJudge(name, f"the judges {name}, last stage averaged over positions (not Inception)", look)
 
 
 def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:

@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.bootstrap import Interval, interval, resample
+from rl_unlearn.bootstrap import Interval, resample
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.wilson import rate
 
 Domain = Literal["object", "style"]
 Labels = dict[str, Int[Tensor, " images"]]
+Shares = dict[str, dict[str, dict[str, float]]]
 
 DEFINITIONS = {
     "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge does not see it",
@@ -25,7 +27,8 @@ DEFINITIONS = {
     "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
     "coherence": "accuracy of the other domain's label on the concept's images: broken ones score a UA of 100 too",
-    "interval": "95 % bootstrap interval over images, resampled within each prompt; no width where all images agree",
+    "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose resamples do not "
+    "differ, as when all images agree, has Wilson's interval for the effective number of images",
 }
 
 
@@ -39,12 +42,18 @@ class Rates:
     cra: Interval
     cra_all: Interval
     coherence: Interval
-    by_concept: dict[str, dict[str, float]]
-    """Accuracy on each concept of each domain, from prompts to keep; the forgotten one's row from its own prompts."""
+    seen_when_asked: Shares
+    """Domain, concept asked for, concept seen: share of its images on which the judge sees it, none where it is 0. From
+    prompts to keep; the forgotten concept's row from its own."""
     seen_as: dict[str, int]
     """What the judge saw on the target's images, most frequent first."""
     counts: dict[str, int]
     """Images judged: target_images, other_images."""
+
+    @property
+    def by_concept(self) -> dict[str, dict[str, float]]:
+        """Accuracy on each concept of each domain."""
+        return accuracies(self.seen_when_asked)
 
     def headline(self) -> dict[str, float]:
         """The four figures that belong together."""
@@ -60,25 +69,33 @@ def rates(
 ) -> Rates:
     """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was asked to show.
 
-    Every target prompt and at least one prompt to keep must have an image. Deterministic in ``seed``.
+    Every target prompt and at least one prompt to keep must have an image. Images of what an earlier adapter forgot
+    (model.adapters) count nowhere. Deterministic in ``seed``.
     """
+    kept = torch.tensor([not book.prompts[i].gone for i in prompts.tolist()])
+    seen, prompts = {domain: labels[kept] for domain, labels in seen.items()}, prompts[kept]
     own, other = book.concept_domain, book.other_domain
     asked = asked_labels(prompts, book)
     target = targets(prompts, book)
-    right = {domain: 100 * (seen[domain] == asked[domain]).double() for domain in ("object", "style")}
-    concept = asked[own] == book.concept_index
+    right = {domain: seen[domain] == asked[domain] for domain in ("object", "style")}
+    concepts = torch.tensor(book.concepts)
+    concept = torch.isin(asked[own], concepts)
     names = book.names[own]
     counts = resample(prompts, resamples, seed)
     labels, numbers = seen[own][target].unique(return_counts=True)
     return Rates(
-        ua=interval(100 * (seen[own] != book.concept_index).double(), by_prompt(prompts, target), counts),
-        ira=interval(right[own], _by_class(prompts, asked[own], ~concept), counts),
-        ira_all=interval(right[own], _by_class(prompts, asked[own], torch.ones_like(concept)), counts),
-        cra=interval(right[other], by_prompt(prompts, ~target), counts),
-        cra_all=interval(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
-        coherence=interval(right[other], by_prompt(prompts, target), counts),
-        by_concept={
-            domain: _by_concept(right[domain], prompts, asked[domain], domain == own, target, book.names[domain])
+        ua=rate(~torch.isin(seen[own], concepts), by_prompt(prompts, target), counts),
+        ira=rate(right[own], _by_class(prompts, asked[own], ~concept), counts),
+        ira_all=rate(right[own], _by_class(prompts, asked[own], torch.ones_like(concept)), counts),
+        cra=rate(right[other], by_prompt(prompts, ~target), counts),
+        cra_all=rate(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
+        coherence=rate(right[other], by_prompt(prompts, target), counts),
+        # In the concept's own domain a class is either the target's or kept; in the other one the target's images are
+        # left out, so that the rows average to CRA and show damage to what should be kept.
+        seen_when_asked={
+            domain: _seen_when_asked(
+                seen[domain], asked[domain], prompts, ~target | (domain == own), book.names[domain]
+            )
             for domain in ("object", "style")
         },
         seen_as={names[int(labels[i])]: int(numbers[i]) for i in numbers.argsort(descending=True)},
@@ -107,13 +124,18 @@ def by_prompt(prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]) 
     return weights
 
 
+def accuracies(shares: Shares) -> dict[str, dict[str, float]]:
+    """Accuracy on each concept of each domain: how often what was asked for is seen."""
+    return {domain: {name: seen.get(name, 0.0) for name, seen in rows.items()} for domain, rows in shares.items()}
+
+
 def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, float | str]]:
     """Accuracy of every other concept, of both domains, before and after (percent); the most damaged comes first."""
-    forgotten = book.names[book.concept_domain][book.concept_index]
+    forgotten = {book.names[book.concept_domain][concept] for concept in book.concepts}
     rows: list[dict[str, float | str]] = []
     for domain in (book.concept_domain, book.other_domain):
         for name, value in after.by_concept[domain].items():
-            if (domain, name) != (book.concept_domain, forgotten):
+            if domain != book.concept_domain or name not in forgotten:
                 rows.append({"name": name, "before": before.by_concept[domain][name], "after": value})
     return sorted(rows, key=lambda row: float(row["after"]) - float(row["before"]))
 
@@ -131,18 +153,18 @@ def _by_class(
     return weights
 
 
-def _by_concept(
-    right: Float[Tensor, " images"],
+def _seen_when_asked(
+    seen: Int[Tensor, " images"],
+    asked: Int[Tensor, " images"],
     prompts: Int[Tensor, " images"],
-    classes: Int[Tensor, " images"],
-    is_own: bool,
-    target: Bool[Tensor, " images"],
+    chosen: Bool[Tensor, " images"],
     names: tuple[str, ...],
-) -> dict[str, float]:
-    # In the concept's own domain a class is either the target's or kept; in the other one the target's images are left
-    # out, so that the rows average to CRA and show damage to what should be kept.
-    kept = torch.ones_like(target) if is_own else ~target
-    present = classes[kept].unique().tolist()
-    terms = len(present) * _by_class(prompts, classes, kept) * right.double()
-    means = torch.zeros(len(names), dtype=torch.float64).index_add(0, classes, terms)
-    return {names[index]: round(means[index].item(), 9) for index in present}
+) -> dict[str, dict[str, float]]:
+    # Only pairs that occur are held: prompt lists have thousands of classes.
+    weights = _by_class(prompts, asked, chosen)[chosen]
+    pairs, place = (asked * len(names) + seen)[chosen].unique(return_inverse=True)
+    shares = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, place, weights)
+    rows: dict[str, dict[str, float]] = {names[index]: {} for index in asked[chosen].unique().tolist()}
+    for pair, share in zip(pairs.tolist(), (100 * len(rows) * shares).tolist(), strict=True):
+        rows[names[pair // len(names)]][names[pair % len(names)]] = round(share, 9)
+    return rows

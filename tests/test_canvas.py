@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from rl_unlearn import canvas
 from rl_unlearn.canvas.clip import load_clip, normalise
-from rl_unlearn.canvas.judges import load_judge
+from rl_unlearn.canvas.judges import load_judge, outlines
 from rl_unlearn.canvas.render import render
+from rl_unlearn.fingerprint import weights_digest
 
 CONCEPTS = torch.arange(160)
 SPRITES = "0c7001de42b4e51ced94b78d982b7231bc3f4674e86b31d5c86eef5eeb6855e5"
@@ -118,15 +119,33 @@ def test_the_splits_share_no_draw() -> None:
     assert len(train | test) == 64
 
 
+@pytest.mark.parametrize("member", ["main", *canvas.PANEL])
 @pytest.mark.parametrize("head", ["object", "style"])
-def test_judges_know_unseen_renders(head: str, unseen: torch.Tensor) -> None:
-    judge = load_judge(head)
+def test_judges_know_unseen_renders(head: str, member: str, unseen: torch.Tensor) -> None:
+    judge = load_judge(head, member)
     assert not judge.training
     assert all(p.dtype == torch.float32 for p in judge.parameters())
     with torch.no_grad():
         logits = judge(unseen)
     assert logits.shape == (800, {"object": 20, "style": 8}[head])
     assert accuracy(logits, {"object": OBJECT, "style": STYLE}[head]) >= 0.99
+
+
+def test_outlines_are_the_same_in_any_colour() -> None:
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[:, :, 8:24, 8:24] = 1
+    found = outlines(picture)
+    assert found.shape == picture.shape
+    assert found[:, :, 12:20, 12:20].max() == 0, "nothing inside"
+    assert found.max() == 1
+    pale = 0.4 + 0.2 * picture * torch.tensor([1.0, 0.5, 0.0])[None, :, None, None]
+    torch.testing.assert_close(outlines(pale), found)
+    torch.testing.assert_close(outlines(1 - pale), found)
+
+
+def test_the_panel_is_of_other_networks_than_the_judge() -> None:
+    weights = [load_judge("object", member).state_dict() for member in ("main", *canvas.PANEL)]
+    assert len({weights_digest(state) for state in weights}) == 4
 
 
 def test_the_object_judge_is_unsure_of_noise() -> None:

@@ -13,6 +13,7 @@ from experiments import adapters
 from experiments.card import write_card
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
+from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,9 @@ def config() -> Config:
 @pytest.fixture
 def run(tmp_path: Path, config: Config) -> Path:
     folder = make_run(tmp_path / "cat-seed0")
-    state = {}
-    for layer in ("to_q", "to_k", "to_v", "to_out.0"):
-        name = f"mid_block.attentions.0.transformer_blocks.0.attn2.{layer}"
-        state |= {f"{name}.lora_A.weight": torch.rand(2, 16), f"{name}.lora_B.weight": torch.rand(16, 2)}
+    policy = DiffusionPolicy(load_pipeline(config.model), config)
+    draws = torch.Generator().manual_seed(0)
+    state = {name: torch.rand(t.shape, generator=draws) / 20 for name, t in policy.adapter_state().items()}
     save_adapter(folder / "adapter", state, config)
     return folder
 

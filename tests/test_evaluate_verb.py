@@ -9,6 +9,7 @@ import torch
 
 from experiments import settings
 from experiments.__main__ import main
+from experiments.verbs import common
 from rl_unlearn.adapter import AdapterState, save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
@@ -50,7 +51,7 @@ def test_two_runs_of_different_rank_side_by_side(tmp_path: Path, capfd: pytest.C
     for row in shown["models"]:
         for key in INTERVALS:
             assert row[key]["low"] <= row[key]["value"] <= row[key]["high"]
-        assert set(row["by_concept"]) == {"object", "style"}
+        assert set(row["seen_when_asked"]) == {"object", "style"}
         assert row["cost"]["seconds"] > 0
         assert row["cost"]["peak_memory_bytes"] > 2**20
     assert not {"similarity", "kid", "fid", "neighbours"} & set(untouched), (
@@ -88,7 +89,7 @@ def test_prompt_lists_are_judged_too(tmp_path: Path, capfd: pytest.CaptureFixtur
     run = finished_run(tmp_path / "out", "lists", prompts=files)
     assert main(["evaluate", str(run), "--json"]) == 0
     row = json.loads(capfd.readouterr().out)["models"][1]
-    assert set(row["by_concept"]["object"]) == {"cat", "a dog", "a fish", "a <b>bold</b> fish"}
+    assert set(row["seen_when_asked"]["object"]) == {"cat", "a dog", "a fish", "a <b>bold</b> fish"}
     assert row["ira"]["low"] <= row["ira"]["value"] <= row["ira"]["high"]
 
 
@@ -111,6 +112,13 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest
 def test_a_wrong_command_line_is_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert hint in capsys.readouterr().err
+
+
+def test_where_things_are_kept_is_no_other_evaluation() -> None:
+    assert common.concern(["output=elsewhere", "cluster.inline=true", "evaluation.seed=1"], "evaluation")
+    assert common.concern(["attack.images=2", "evaluation.seed=1"], "attack", "evaluation")
+    assert not common.concern(["attack.images=2"], "evaluation")
+    assert not common.concern(["evaluation.seed=1", "sampler.steps=2"], "evaluation")
 
 
 def test_a_missing_adapter_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.fingerprint import weights_digest
-from rl_unlearn.judges import ProbabilityJudge, load_judge
+from rl_unlearn.judges import Evidence, ProbabilityJudge, load_judge
 
 LABELS = {"object": ["Fish", "dog", "CAT", "bear"], "style": ["noto", "flat"]}  # another order, and one more
 
@@ -171,3 +171,18 @@ def test_an_open_clip_judge_gives_classes():
     assert labels["object"].max() < 3
     assert labels["style"].max() < 2
     assert judge.look(torch.rand(2, 3, 16, 16)).features.shape == (2, 16)
+
+
+def test_the_panel_is_the_mean_of_its_members():
+    def seen(name: str) -> Evidence:
+        return load_judge(Config(evaluation={"judge": name})).look(images)
+
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    members = [seen(f"canvas:{member}") for member in canvas.PANEL]
+    panel = seen("canvas:panel")
+    for domain in ("object", "style"):
+        mean = torch.stack([member.log_probs[domain].exp() for member in members]).mean(dim=0)
+        torch.testing.assert_close(panel.log_probs[domain].exp(), mean)
+    assert panel.features.shape[1] == sum(member.features.shape[1] for member in members)
+    with pytest.raises(ConfigError, match="canvas:third' is unknown: the canvas has canvas, canvas:panel"):
+        seen("canvas:third")

@@ -3,12 +3,14 @@
 import pytest
 import tiny
 import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from rl_unlearn import canvas
 from rl_unlearn.bootstrap import interval, resample
 from rl_unlearn.config import Config
 from rl_unlearn.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.wilson import wilson
 
 CAT, DOG, FISH = 0, 1, 2
 FLAT, NOTO = 0, 1
@@ -40,6 +42,15 @@ def test_rates_of_an_object():
     assert found.cra.value == pytest.approx(100 * (1 / 2 + 1 + 1 + 0) / 4)
     assert found.cra_all.value == pytest.approx(100 * (3 / 4 + 1 / 2 + 1 / 2 + 1 + 1 + 0) / 6)
     assert found.counts == {"target_images": 6, "other_images": 6}
+    assert found.seen_when_asked["object"] == {
+        "cat": pytest.approx({"cat": 12.5, "dog": 37.5, "fish": 50}),  # 1/4 and 0, 3/4 and 0, 0 and 1
+        "dog": pytest.approx({"dog": 75, "cat": 25}),
+        "fish": pytest.approx({"fish": 50, "cat": 50}),
+    }
+    assert found.seen_when_asked["style"] == {
+        "flat": pytest.approx({"flat": 75, "noto": 25}),  # dogs 1/2 and 1/2, fish 1 and 0
+        "noto": pytest.approx({"noto": 50, "flat": 50}),
+    }
     assert found.by_concept["object"] == pytest.approx({"cat": 12.5, "dog": 75, "fish": 50})
     assert found.by_concept["style"] == pytest.approx({"flat": 75, "noto": 50}), "the cats' images are left out"
     assert found.seen_as == {"dog": 3, "fish": 2, "cat": 1}
@@ -61,11 +72,40 @@ def test_rates_of_a_style():
     assert found.ira_all.value == pytest.approx((200 / 3 + 100 / 3) / 2)
     assert found.cra.value == pytest.approx(50)
     assert found.cra_all.value == pytest.approx((250 / 3 + 50) / 2)
+    assert found.seen_when_asked == {
+        "object": {
+            "cat": pytest.approx({"cat": 100}),
+            "dog": pytest.approx({"fish": 100}),
+            "fish": pytest.approx({"fish": 50, "dog": 50}),
+        },
+        "style": {
+            "flat": pytest.approx({"flat": 200 / 3, "noto": 100 / 3}),
+            "noto": pytest.approx({"noto": 100 / 3, "flat": 200 / 3}),
+        },
+    }
     assert found.by_concept == {
         "object": pytest.approx({"cat": 100, "dog": 0, "fish": 50}),
         "style": pytest.approx({"flat": 200 / 3, "noto": 100 / 3}),
     }
     assert found.seen_as == {"flat": 3, "noto": 1}
+
+
+def test_any_of_several_concepts_is_not_forgotten():
+    book = PromptBook.from_config(tiny.config(concept="cat,fish"))
+    seen, prompts = columns([
+        (0, CAT, FLAT), (0, DOG, FLAT), (1, FISH, NOTO), (1, FISH, FLAT),  # cats: 1 of 2, and 2 that became fish
+        (4, DOG, FLAT), (5, CAT, NOTO), (5, DOG, NOTO),  # fish: forgotten, one that became a cat and one forgotten
+        (2, DOG, FLAT), (3, FISH, NOTO),  # dogs: right and wrong
+    ])  # fmt: skip
+    found = rates(seen, prompts, book)
+    assert found.ua.value == pytest.approx(100 * (1 / 2 + 0 + 1 + 1 / 2) / 4)
+    assert found.ira.value == pytest.approx(50), "dogs alone are to be kept"
+    assert found.ira_all.value == pytest.approx((25 + 50 + 0) / 3)
+    assert found.coherence.value == pytest.approx(100 * (1 + 1 / 2 + 1 + 1) / 4)
+    assert found.cra.value == pytest.approx(100)
+    assert found.seen_as == {"dog": 3, "fish": 2, "cat": 2}
+    assert found.counts == {"target_images": 7, "other_images": 2}
+    assert [row["name"] for row in neighbours(found, found, book)] == ["dog", "flat", "noto"]
 
 
 @pytest.mark.parametrize("concept", ["frog", "style:monotone"])
@@ -94,6 +134,14 @@ def test_the_full_protocol_agrees_with_the_published_definitions(concept):
     assert {name: value.value for name, value in found.intervals().items()} == pytest.approx(
         {name: 100 * value for name, value in expected.items()}
     )
+    domains = ("object", "style")
+    for domain, names in zip(domains, (canvas.OBJECTS, canvas.STYLES), strict=True):
+        kept = torch.ones(800, dtype=torch.bool) if domain == domains[own] else asked[domains[own]] != row
+        table = multiclass_confusion_matrix(seen[domain][kept], asked[domain][kept], len(names), normalize="true")
+        for name, shares in zip(names, (100 * table).tolist(), strict=True):
+            seen_as = found.seen_when_asked[domain][name]
+            assert [seen_as.get(other, 0) for other in names] == pytest.approx(shares, abs=1e-4)
+            assert min(seen_as.values()) > 0, "what never occurs takes no room"
     for value in found.intervals().values():
         assert value.low < value.value < value.high
         assert value.high - value.low < 35
@@ -104,12 +152,17 @@ def test_a_perfect_and_a_destroyed_model():
     prompts = torch.arange(6).repeat(3)
     asked = {d: torch.tensor([getattr(book.prompts[i], d) for i in prompts.tolist()]) for d in ("object", "style")}
     untouched = rates(asked, prompts, book)
-    assert {name: value.row() for name, value in untouched.intervals().items()} == {
-        name: {"value": level, "low": level, "high": level}
-        for name, level in {"ua": 0, "ira": 100, "ira_all": 100, "cra": 100, "cra_all": 100, "coherence": 100}.items()
-    }
+    assert untouched.intervals() == {
+        "ua": wilson(0.0, 6.0), "ira": wilson(1.0, 12.0), "ira_all": wilson(1.0, 18.0), "cra": wilson(1.0, 12.0),
+        "cra_all": wilson(1.0, 18.0), "coherence": wilson(1.0, 6.0),
+    }, "images that all agree are no proof of certainty"  # fmt: skip
+    assert untouched.seen_when_asked["object"] == {name: {name: 100} for name in ("cat", "dog", "fish")}
     nothing = {"object": torch.full((18,), DOG), "style": torch.full((18,), FLAT)}
     destroyed = rates(nothing, prompts, book)
+    assert destroyed.seen_when_asked == {
+        "object": {name: {"dog": 100} for name in ("cat", "dog", "fish")},
+        "style": {"flat": {"flat": 100}, "noto": {"flat": 100}},
+    }
     assert {name: value.value for name, value in destroyed.intervals().items()} == pytest.approx(
         {"ua": 100, "ira": 50, "ira_all": 100 / 3, "cra": 50, "cra_all": 50, "coherence": 50}
     )

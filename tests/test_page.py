@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from experiments import settings
 from experiments.__main__ import main
+from experiments.page import story
 from experiments.report import write_page, write_report
 from experiments.samples import Samples, choose
 from rl_unlearn.errors import DataError
@@ -33,7 +34,14 @@ def model(name: str, ua: float, broken: bool = False) -> dict[str, object]:
         "feature_extractor": "judge-object " + HOSTILE,
         "broken": broken,
         "verdict": f"The verdict on {HOSTILE}",
-        "by_concept": {"object": {"cat": 100 - ua, "dog": 95.0 - ua / 10, "fish": 99.0}, "style": {"flat": 98.0}},
+        "seen_when_asked": {
+            "object": {
+                "cat": {"cat": 100 - ua, HOSTILE: ua},
+                "dog": {"dog": 95.0 - ua / 10, "fish": 5.0 + ua / 10},
+                "fish": {"fish": 100.0},
+            },
+            "style": {"flat": {"flat": 98.0, "noto": 2.0}},
+        },
         "neighbours": [{"name": "dog" + HOSTILE, "before": 95.0, "after": 85.0}],
         "seen_as": {HOSTILE: 7, "cat": 1},
         "cost": {"seconds": 12.5, "peak_memory_bytes": 2_500_000_000, "storage_bytes": 123_456},
@@ -75,6 +83,16 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
     images = torch.rand(2, sum(map(len, table)), 3, 16, 16, generator=draws)
     Samples(table, rows, columns, images[0], images[1]).save(folder / "samples")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("concept", "names"),
+    [("cat", ("cat",)), ("cat, dog", ("cat", "dog")), ("style:flat,style:noto", ("flat", "noto"))],
+)
+def test_a_run_knows_the_names_of_what_was_forgotten(tmp_path: Path, concept: str, names: tuple[str, ...]) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "config.yaml").write_text(settings.dump(tiny.config(concept=concept)))
+    assert story.read(folder, 0).forgotten == names
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +260,7 @@ def test_a_wrong_report_is_explained(argv: list[str], code: int, hint: str, caps
     [
         ("evaluation.json", "{"),
         ("evaluation.json", '{"models": [{"ua": {"value": "many"}}]}'),
+        ("evaluation.json", '{"models": [{"seen_when_asked": {"object": {"cat": {"cat": NaN}}}}]}'),
         ("attacks.json", '{"rows": [{"attack": "none"}]}'),
         ("run_state.json", "no"),
         ("samples/samples.json", "{}"),
@@ -272,6 +291,16 @@ def test_figures_not_measured_are_left_out(tmp_path: Path) -> None:
     assert "50.0" in text
     assert "Under attack" not in text
     assert "<h3>IRA</h3>" not in text
+
+
+def test_a_run_without_damage_says_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["models"][1]["neighbours"] = [{"name": "dog", "before": 100.0, "after": 100.0}]
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    text = write_report(folder).read_text()
+    assert "Most damaged" not in text
+    assert "No other concept is drawn less often" in text
 
 
 def test_models_judged_beside_the_run_are_shown(tmp_path: Path) -> None:

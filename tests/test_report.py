@@ -29,9 +29,11 @@ def make_run(folder: Path, concept: str = "cat", evaluated: bool = True) -> Path
         "counts": {
             "target_images": 96,
             "other_images": 304,
-            "seen_as": {HOSTILE: 90, "dog": 6},
-            "by_concept": {"before": {"cat": 99.0, "dog": 98.0}, "after": {"cat": 2.1, "dog": 97.0}},
         },
+        "models": [
+            side | {"name": "untouched", "ua": 1.0},
+            side | {"name": "run", "seen_as": {HOSTILE: 90, "dog": 6}},
+        ],
     }
     if evaluated:
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
@@ -131,6 +133,17 @@ def test_curves_survive_a_cut_line_and_missing_values(tmp_path: Path) -> None:
     assert plots.series(rows, "round", "kl") == ([2.0], [0.2])
     assert plots.series(rows, "round", "reward") == ([], [])
     assert plots.draw_curves([]).startswith(b"\x89PNG")
+
+
+def test_the_picture_begins_with_several_concepts() -> None:
+    table, rows, _ = samples.choose(PromptBook.from_config(tiny.config(concept="fish,cat")))
+    assert rows == ["fish (to forget)", "cat (to forget)", "dog"]
+    assert [[prompt.target for prompt in row] for row in table] == [[True, True], [True, True], [False, False]]
+    many = tiny.config(concept=",".join("abcdef"), prompts={"objects": tuple("abcdefgh")})
+    _, rows, _ = samples.choose(PromptBook.from_config(many))
+    assert len(rows) == samples.ROWS
+    assert "to forget" not in rows[-1], "something that is kept is always there to compare"
+    assert all("to forget" in row for row in rows[:-1])
 
 
 @pytest.mark.parametrize("concept", ["cat", "style:flat"])

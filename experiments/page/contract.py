@@ -14,7 +14,7 @@ MAX_BYTES = 2**24
 class Part(BaseModel):
     """Unknown keys are left alone: a newer evaluation may say more."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Interval(Part):
@@ -65,7 +65,7 @@ class Measured(Part):
     feature_extractor: str = ""
     broken: bool = False
     verdict: str = ""
-    by_concept: dict[str, dict[str, float]] = {}
+    seen_when_asked: dict[str, dict[str, dict[str, float]]] = {}
     neighbours: list[Neighbour] = []
     seen_as: dict[str, int] = {}
     cost: Cost = Cost()
@@ -82,8 +82,6 @@ class Protocol(Part):
 class Counts(Part):
     target_images: int | None = None
     other_images: int | None = None
-    seen_as: dict[str, int] = {}
-    by_concept: dict[str, dict[str, float]] = {}
 
 
 class Evaluation(Part):

@@ -8,24 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import plots, settings
-from experiments.page import charts, contract, tiles
+from experiments.measures import FURTHER, HEADLINE
+from experiments.page import charts, contract, matrix, tiles
 from experiments.page.charts import Chart, Curve
 from experiments.page.contract import Interval, Measured
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
+from rl_unlearn.metrics import accuracies
 
-MEASURES = (
-    ("UA", "ua", "unlearning: images asked to show the concept that do not show it"),
-    ("Coherence", "coherence", "the same images still follow the rest of their prompt, so they are not just broken"),
-    ("IRA", "ira", "retention in the concept's own domain: other concepts still drawn"),
-    ("CRA", "cra", "retention in the other domain"),
-)
-FURTHER = (
-    ("IRA, other denominator", "ira_all", "the other published denominator"),
-    ("CRA, other denominator", "cra_all", "the other published denominator"),
-    ("CLIP similarity", "similarity", "to the untouched model's own images of the same seeds, x 100"),
-    ("CLIP score", "clip_score", "agreement of image and prompt"),
-)
 HUES = 6
 CANVAS_JUDGES = "the canvas's judges, which training never sees"
 
@@ -80,9 +70,11 @@ class Run:
         return "the emoji canvas" if self.config.model.path == "canvas" else self.config.model.path
 
     @property
-    def forgotten(self) -> str:
-        """The concept without its domain."""
-        return self.config.concept.split(":", 1)[-1]
+    def forgotten(self) -> tuple[str, ...]:
+        """The concepts without their domain."""
+        if self.config.prompts.target_file:
+            return (self.config.concept,)
+        return tuple(part.strip().split(":", 1)[-1] for part in self.config.concept.split(","))
 
     @property
     def command(self) -> str:
@@ -118,18 +110,14 @@ def figure(side: Measured | None, key: str) -> Interval | None:
     return found
 
 
-def further(run: Run) -> list[tuple[str, str, Interval | None, Interval | None, str]]:
-    """`(name, key, before, after, meaning)` of what was measured beside the headline."""
-    rows: list[tuple[str, str, Interval | None, Interval | None, str]] = []
-    for name, key, meaning in FURTHER:
-        old, new = figure(run.before, key), figure(run.after, key)
-        if new is not None:
-            rows.append((name, key, old, new, meaning))
-    for key in ("kid", "fid"):
-        distance = figure(run.after, key)
-        if run.after is not None and distance is not None:
-            name = f"{key.upper()} on {run.after.feature_extractor or 'unnamed'} features"
-            rows.append((name, key, None, distance, "distance to the untouched model's images"))
+def further(run: Run) -> list[tuple[str, str, Interval | None, Interval]]:
+    """`(name, key, before, after)` of what was measured beside the headline."""
+    rows = []
+    for key, name in FURTHER.items():
+        new = figure(run.after, key)
+        if new is not None and run.after is not None:
+            features = f" on {run.after.feature_extractor or 'unnamed'} features" if key in ("kid", "fid") else ""
+            rows.append((name + features, key, figure(run.before, key), new))
     return rows
 
 
@@ -241,7 +229,7 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
     models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
     models += [(model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))]
     found = []
-    for name, key, _ in MEASURES[1:]:
+    for key, name in list(HEADLINE.items())[1:]:
         places = [(label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models]
         marks = [(label, hue, _span(x), _span(y)) for label, hue, x, y in places if x is not None and y is not None]
         if marks:
@@ -255,27 +243,39 @@ def _span(figure: Interval) -> charts.Span:
     return charts.Span(figure.value, low, high)
 
 
+def damaged(run: Run) -> list[contract.Neighbour]:
+    """Other concepts that are drawn less often than before."""
+    return [near for near in run.after.neighbours if near.after < near.before] if run.after else []
+
+
 def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
     """`(domain, [(concept, accuracy before, after)])`, the most changed first."""
-    before, after = run.before, run.after
-    sides = (before.by_concept if before else {}, after.by_concept if after else {})
-    if not sides[1] and run.evaluation is not None:
-        flat = run.evaluation.counts.by_concept
-        sides = ({"": flat.get("before", {})}, {"": flat.get("after", {})})
     tables = []
-    for domain in sides[0].keys() & sides[1].keys():
-        first, second = sides[0][domain], sides[1][domain]
+    for domain, (before, after) in _sides(run).items():
+        first, second = accuracies({"": before})[""], accuracies({"": after})[""]
         rows = [(name, first[name], second[name]) for name in first.keys() & second.keys()]
         tables.append((domain, sorted(rows, key=lambda row: (row[2] - row[1], row[0]))))
-    return sorted((domain, rows) for domain, rows in tables if rows)
+    return [(domain, rows) for domain, rows in tables if rows]
+
+
+def confusion(run: Run) -> list[matrix.Pair]:
+    """What the judge sees when each concept is asked for, a pair of maps for each domain."""
+    own = "style" if run.config.concept.startswith("style:") else "object"
+    pairs = [
+        matrix.pair(domain, before, after, run.forgotten if domain == own else ())
+        for domain, (before, after) in _sides(run).items()
+    ]
+    return [pair for pair in pairs if pair.shown]
+
+
+def _sides(run: Run) -> dict[str, tuple[matrix.Rows, matrix.Rows]]:
+    before, after = (side.seen_when_asked if side else {} for side in (run.before, run.after))
+    return {domain: (before[domain], after[domain]) for domain in sorted(before.keys() & after.keys())}
 
 
 def seen_as(run: Run) -> list[tuple[str, int]]:
     """What the judge saw on the images that ask for the concept."""
-    found = run.after.seen_as if run.after else {}
-    if not found and run.evaluation is not None:
-        found = run.evaluation.counts.seen_as
-    return sorted(found.items(), key=lambda item: -item[1])
+    return sorted(run.after.seen_as.items(), key=lambda item: -item[1]) if run.after else []
 
 
 def cost(run: Run) -> list[tuple[str, str]]:

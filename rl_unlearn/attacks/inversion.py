@@ -12,6 +12,7 @@ from rl_unlearn.attacks.denoising import descend, draw
 from rl_unlearn.attacks.references import References
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
 from rl_unlearn.config import Attack
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -48,4 +49,6 @@ def encode(
 
 def name(book: PromptBook) -> str:
     """The word that the prompts call the concept by."""
-    return book.names[book.concept_domain][book.concept_index]
+    if len(book.concepts) > 1:
+        raise ConfigError("an inversion looks for one concept: attack them one by one, with concept=NAME")
+    return book.names[book.concept_domain][book.concepts[0]]

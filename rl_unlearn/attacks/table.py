@@ -41,6 +41,7 @@ class Bench:
         self._policy, self._book, self._judge, self._config = policy, book, judge, config
         self._progress = progress or (lambda _text, _done, _total: None)
         attack, batch = config.attack, config.evaluation.batch
+        inversion.name(book)  # several concepts are refused now, not after the prefix searches
         self._prompts = spread(book.targets, attack.prompts)
         self._done, self._total = 0, 2 * (3 + len(self._prompts) + 2 * len(attack.relearn_steps))
         self._tell("drawing references", 0)
