@@ -1,0 +1,214 @@
+"""The table of a sweep, from its run folders alone: one row for each setting, over its seeds."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.files import read_json
+from experiments.plots import read_metrics
+
+FORGOTTEN = 0.9
+"""Share of target images without the concept, seen by the selection CLIP, from which it counts as forgotten."""
+MEASURES = ("ua", "coherence", "ira", "cra", "images", "updates", "seconds", "images_until")
+HEADINGS = ("UA %", "coherence %", "IRA %", "CRA %", "images", "updates", "seconds", f"images until {FORGOTTEN:g}")
+_DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one run folder says."""
+
+    path: Path
+    label: str
+    settings: dict[str, Any]
+    state: str
+    reason: str | None
+    figures: dict[str, float]
+    """By the names in MEASURES; empty unless finished, without `images_until` if that was never reached."""
+    curve: tuple[tuple[float, float], ...]
+    """Images and share forgotten, look by look."""
+    score: float | None
+    """The best look's, by the selection CLIP."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was judged."""
+        return self.state == "finished" and bool(self.figures)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with half the width of its 95 % t-interval."""
+
+    value: float
+    half: float | None
+    """None for a single value."""
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting over its seeds."""
+
+    label: str
+    settings: dict[str, Any]
+    """Without the seed."""
+    trials: tuple[Trial, ...]
+    means: dict[str, Mean]
+    """Over finished trials; empty if there is none."""
+
+    @property
+    def finished(self) -> list[Trial]:
+        """Those of its trials that were judged."""
+        return [trial for trial in self.trials if trial.finished]
+
+    @property
+    def kept(self) -> float:
+        """Mean of IRA and CRA, percent."""
+        return (self.means["ira"].value + self.means["cra"].value) / 2
+
+
+def read_trials(root: Path) -> list[Trial]:
+    """Every trial in a sweep's folder, by name."""
+    return [_trial(path.parent) for path in sorted(root.glob("*/run_state.json")) if "trial" in read_json(path)]
+
+
+def _trial(folder: Path) -> Trial:
+    state = read_json(folder / "run_state.json")
+    looks = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == "selection"]
+    return Trial(
+        path=folder,
+        label=state["trial"]["label"],
+        settings=state["trial"]["settings"],
+        state=str(state.get("state")),
+        reason=state.get("reason"),
+        figures=_figures(read_json(folder / "evaluation.json"), looks) if state.get("state") == "finished" else {},
+        curve=tuple((float(row["images"]), float(row["forgotten"])) for row in looks),
+        score=max((float(row["score"]) for row in looks), default=None),
+    )
+
+
+def _figures(evaluation: dict[str, Any], looks: Sequence[dict[str, Any]]) -> dict[str, float]:
+    if "after" not in evaluation:
+        return {}
+    found = {name: float(evaluation["after"][name]) for name in ("ua", "coherence", "ira", "cra")}
+    found |= {
+        "images": float(evaluation["images_used"]),
+        "updates": float(evaluation["updates"]),
+        "seconds": float(evaluation["wall_seconds"]),
+    }
+    until = next((row["images"] for row in looks if row["forgotten"] >= FORGOTTEN), None)
+    return found if until is None else found | {"images_until": float(until)}
+
+
+def rows(trials: Sequence[Trial]) -> list[Row]:
+    """One row for each setting, the lowest UA first; settings without a judged trial last."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        rest = {key: value for key, value in trial.settings.items() if key != "seed"}
+        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(trial)
+    found = []
+    for key, members in groups.items():
+        figures = [trial.figures for trial in members if trial.finished]
+        measured = {name: [one[name] for one in figures if name in one] for name in MEASURES}
+        means = {name: mean(values) for name, values in measured.items() if values}
+        found.append(Row(members[0].label, json.loads(key), tuple(members), means))
+    return sorted(found, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label))
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Mean and Student's 95 % interval of independent values."""
+    n, middle = len(values), sum(values) / len(values)
+    if n < 2:
+        return Mean(middle, None, n)
+    from scipy.stats import t
+
+    deviation = math.sqrt(sum((value - middle) ** 2 for value in values) / (n - 1))
+    return Mean(middle, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
+
+
+def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
+    """The table for people, the failures below it."""
+    lines = [
+        f"# Sweep {name}",
+        "",
+        "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), the lowest UA first. "
+        f"The last column: images generated until the selection CLIP first saw at least {FORGOTTEN:g} of the target "
+        "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
+        "",
+        f"| setting | n | {' | '.join(HEADINGS)} |",
+        f"|---|--:|{'--:|' * len(HEADINGS)}",
+    ]
+    for row in found:
+        star = " ★" if any(row is member for member in front) else ""
+        cells = [_cell(row, key) for key in MEASURES]
+        count = f"{len(row.finished)}" + (f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else "")
+        lines.append(f"| {row.label}{star} | {count} | {' | '.join(cells)} |")
+    others = [trial for row in found for trial in row.trials if not trial.finished]
+    if others:
+        lines += ["", "## Trials without a result", ""]
+        lines += [f"- `{t.path.name}`, {t.state}: {one_line(t.reason or 'it was not finished')}" for t in others]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, key: str) -> str:
+    if key not in row.means:
+        return ""
+    one, digits = row.means[key], _DIGITS.get(key, 0)
+    # The same number in every trial, as of updates, needs no interval.
+    text = f"{one.value:,.{digits}f}" + (f" ± {one.half:,.{digits}f}" if one.half else "")
+    missing = len(row.finished) - one.n
+    return text + (f" ({one.n} of {len(row.finished)})" if missing else "")
+
+
+def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
+    """The table for programs: a column for each varied key, mean and half-width of each figure."""
+    keys = list(dict.fromkeys(key for row in found for key in row.settings))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    figures = [f"{name}{end}" for name in MEASURES for end in ("", "_half", "_n")]
+    writer.writerow(["setting", *keys, "n", "trials", "front", *figures])
+    for row in found:
+        values = [row.settings.get(key, "") for key in keys]
+        cells: list[Any] = []
+        for name in MEASURES:
+            one = row.means.get(name)
+            cells += [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
+        on_front = int(any(row is member for member in front))
+        plain = [value if isinstance(value, str | int | float) else json.dumps(value) for value in values]
+        writer.writerow([row.label, *plain, len(row.finished), len(row.trials), on_front, *cells])
+    return out.getvalue()
+
+
+def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows with their trials, for `results.json`."""
+    return [
+        {
+            "setting": row.label,
+            "settings": row.settings,
+            "front": any(row is member for member in front),
+            "n": len(row.finished),
+            **{name: {"mean": one.value, "half": one.half, "n": one.n} for name, one in row.means.items()},
+            "trials": [
+                {
+                    "run": trial.path.name,
+                    "state": trial.state,
+                    "reason": trial.reason,
+                    "seed": trial.settings.get("seed"),
+                    **trial.figures,
+                }
+                for trial in row.trials
+            ],
+        }
+        for row in found
+    ]
+
+
+def one_line(text: str) -> str:
+    """Text of any origin on one line of a list."""
+    return " ".join(text.split())[:300]

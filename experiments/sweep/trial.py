@@ -1,0 +1,108 @@
+"""One trial: an ordinary run in the sweep's folder, each look at the policy told to the searcher."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster import program
+from cluster.tuning import EXPERIMENT, Report
+from experiments.files import read_json, write_json
+from experiments.plots import read_metrics
+from experiments.run_folder import RunFolder, now
+from experiments.sweep.folder import turn
+from experiments.sweep.naming import Namer
+from experiments.sweep.space import Settings, Space, configured
+from rl_unlearn.config import Config
+
+LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
+JUDGED = ("ua", "coherence", "ira", "cra")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Everything about the trials of a sweep that their settings do not say; travels to their processes."""
+
+    root: Path
+    """The sweep's folder, absolute."""
+    base: Config
+    space: Space
+
+    def name(self, drawn: Mapping[str, Any]) -> str:
+        """The folder of the trial that Tune drew."""
+        return Namer(self.space).name(self.space.settings(drawn))
+
+    def config(self, drawn: Mapping[str, Any]) -> Config:
+        """Its whole configuration."""
+        found = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
+        return configured(self.base, found, "space")
+
+    def bundles(self, drawn: Mapping[str, Any]) -> list[dict[str, float]]:
+        """What the trial that Tune drew reserves."""
+        return self.needs(configured(self.base, self.space.settings(drawn), "space"))
+
+    def needs(self, config: Config) -> list[dict[str, float]]:
+        """A bundle for the trial's own process, its actors', then those of drawing actors beyond its rollout actors."""
+        own = self.space.file.per_trial
+        bundles = [{"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}]
+        if not config.cluster.inline:
+            actors = program.actor_bundles(config)
+            bundles += actors + [actors[0]] * max(0, config.evaluation.actors - config.rollout.actors)
+        return bundles
+
+    def __call__(self, drawn: Settings, report: Report) -> None:
+        """Carry it out, unless its run folder says that this has been done."""
+        found, name = self.space.settings(drawn), self.name(drawn)
+        folder = RunFolder(self.root / name, self.about(drawn))
+        with turn(self.root / EXPERIMENT / f"{name}.lock"):
+            if read_json(folder / "run_state.json").get("state") != "finished":
+                try:
+                    self._run(self.config(drawn), folder, found, report)
+                except Exception as error:
+                    note(folder.path, folder.state, "failed", str(error) or type(error).__name__)
+                    raise
+            report(final(folder.path))
+
+    def about(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """What `run_state.json` says of it from the start: tables are made from that."""
+        found = self.space.settings(drawn)
+        return {"trial": {"sweep": self.root.name, "label": Namer(self.space).label(found), "settings": found}}
+
+    def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
+        from experiments.run import carry_out
+
+        def listen(event: str, row: dict[str, Any]) -> None:
+            if event == "selection":
+                report({key: row[key] for key in LOOK})
+
+        overrides = [f"{key}={_text(value)}" for key, value in found.items()]
+        argv = ["python", "-m", "experiments", "train", "--config", str(self.root / "base.yaml"), *overrides]
+        carry_out(config, folder, [*argv, f"name={folder.path.name}"], True, Console(quiet=True), listen=listen)
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
+    looks = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == "selection"]
+    best = max(looks, key=lambda row: row["score"])
+    evaluation = read_json(folder / "evaluation.json")
+    return (
+        {key: best[key] for key in LOOK}
+        | {f"judge_{key}": evaluation["after"][key] for key in JUDGED}
+        | {"images": evaluation["images_used"], "round": looks[-1]["round"]}
+        | {key: evaluation[key] for key in ("updates", "wall_seconds")}
+    )
+
+
+def note(folder: Path, state: dict[str, Any], verdict: str, reason: str) -> None:
+    """Writes the end of a trial that could not write it itself; what its run folder says already is kept."""
+    there = read_json(folder / "run_state.json")
+    if there.get("state") not in ("failed", "finished", "stopped"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run_state.json", state | there | {"state": verdict, "reason": reason, "finished": now()})
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

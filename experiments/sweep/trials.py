@@ -1,0 +1,67 @@
+"""All trials of a sweep on Ray: told as they start and end, and their ends written down, however they came."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster import program, tuning
+from experiments import signals
+from experiments.files import read_json
+from experiments.sweep.space import Settings, Space, configured
+from experiments.sweep.trial import Trials, note
+from rl_unlearn.config import Config
+
+STOPPED = "the sweep was stopped; --resume starts this trial again"
+
+
+def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> None:
+    """Runs what is not done yet; a failed trial ends with a note in its folder, and the others go on."""
+    trials = Trials(root, base, space)
+    asha = space.file.stop == "asha"
+    plan = tuning.Plan(
+        draws=space.draws(), folder=root, seed=base.seed, samples=space.file.samples or 1, objectives=space.objectives,
+        grace=(space.file.grace or 1) if asha else None, rounds=_rounds(base, space) if asha else 1,
+        concurrent=space.file.concurrent,
+    )  # fmt: skip
+    progress = _Progress(trials, console)
+    try:
+        with program.ray_cluster(base):
+            signals.install()  # Ray sets its own handlers
+            tuning.check_room(trials.needs(configured(base, next(space.enumerated(), {}), "space")))
+            tuning.search(plan, trials, trials.bundles, trials.name, progress)
+    finally:  # after Ray is gone: no trial writes any more
+        for drawn, (verdict, reason) in progress.known.values():
+            note(root / trials.name(drawn), trials.about(drawn), verdict, reason)
+
+
+def _rounds(base: Config, space: Space) -> int:
+    """Of the longest trial."""
+    draw = space.ranges.get("loop.rounds")
+    listed = [*space.lists.get("loop.rounds", ()), *space.choices.get("loop.rounds", ())]
+    mixed = [mix.settings["loop.rounds"] for mix in space.mixes if "loop.rounds" in mix.settings]
+    return max([base.loop.rounds, *listed, *mixed, *(draw.arguments if draw else ())])
+
+
+class _Progress:
+    """A line for each trial that starts or ends; remembers what to note of those that could not do so themselves."""
+
+    def __init__(self, trials: Trials, console: Console) -> None:
+        self._trials, self._console = trials, console
+        self._over = 0
+        self.known: dict[str, tuple[Settings, tuple[str, str]]] = {}
+
+    def __call__(self, event: str, drawn: Settings, error: str | None) -> None:
+        name = self._trials.name(drawn)
+        line, verdict = f"{name}: started", ("stopped", STOPPED)
+        if event != "started":
+            self._over += 1
+            state = read_json(self._trials.root / name / "run_state.json")
+            if event == "failed":
+                reason = state.get("reason") or error or "no reason known"
+                line, verdict = f"{name}: failed: {reason}", ("failed", reason)
+            else:
+                how = "finished" if state.get("state") == "finished" else "stopped early"
+                line, verdict = f"{name}: {how}", ("stopped", tuning.StoppedEarly.name)
+            line += f" ({self._over} of {self._trials.space.trials})"
+        self.known[name] = (drawn, verdict)
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,304 @@
+"""Sweeps without Ray: what a space file may say, what trials are called, and the table, checked by hand."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from cluster.tuning import Draw
+from experiments import settings, strict_yaml
+from experiments.__main__ import main
+from experiments.sweep import front, pictures, table
+from experiments.sweep.folder import SweepFolder
+from experiments.sweep.naming import Namer
+from experiments.sweep.space import MAX_TRIALS, Space, read
+from experiments.sweep.summary import summarize
+from rl_unlearn.config import NAME, Config
+from rl_unlearn.errors import ConfigError
+
+STUDY = """
+space:
+  concept: [cat, horse]
+  seed: [0, 1, 2]
+together:
+  - {name: k4, learner.batch: 64, rollout.images: 16}
+  - {learner: {batch: 32}}
+"""
+
+
+def space(text: str, folder: Path) -> Space:
+    file = folder / "space.yaml"
+    file.write_text(text)
+    return read(file, Config())
+
+
+# -- the space file ----------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_crossed_with_what_varies_together(tmp_path: Path) -> None:
+    study = space(STUDY, tmp_path)
+    trials = list(study.enumerated())
+    assert study.trials == len(trials) == 12
+    assert study.search == "grid"
+    assert trials[0] == {"learner.batch": 64, "rollout.images": 16, "concept": "cat", "seed": 0}
+    assert trials[-1] == {"learner.batch": 32, "concept": "horse", "seed": 2}
+    drawn = {"together": 1, "concept": "horse", "seed": 2}
+    assert study.settings(drawn) == trials[-1]
+    assert study.draws()["together"] == Draw("grid_search", ([0, 1],))
+
+
+def test_ranges_and_values_that_are_lists(tmp_path: Path) -> None:
+    one = space(
+        "space:\n  learner.lr: {loguniform: [1e-4, 1e-2]}\n  reward.anchor: [[dog], [cat, dog]]\n"
+        "  seed: {randint: [0, 4]}\nsamples: 3\n",
+        tmp_path,
+    )
+    assert (one.search, one.trials) == ("random", 6)
+    draws = one.draws()
+    assert draws["learner.lr"] == Draw("loguniform", (1e-4, 1e-2))
+    assert draws["seed"] == Draw("randint", (0, 5))  # both ends are meant, Tune leaves the upper one out
+    (values,) = draws["reward.anchor"].arguments
+    found = one.settings({"learner.lr": 1e-3, "seed": 4, "reward.anchor": values[1]})
+    assert found == {"reward.anchor": ["cat", "dog"], "learner.lr": 1e-3, "seed": 4}
+
+
+def test_optuna_chooses_from_lists_too(tmp_path: Path) -> None:
+    one = space("space: {concept: [cat, dog]}\nsearch: optuna\nsamples: 5\n", tmp_path)
+    assert one.trials == 5
+    assert one.draws() == {"concept": Draw("choice", (["cat", "dog"],))}
+    assert one.objectives == {"forgotten": "max", "retained": "max"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("spce: {}", "unknown key 'spce'; did you mean 'space'?"),
+        ("space:", "varies nothing"),
+        ("space: {}", "varies nothing"),
+        ("space: {learner.lrr: [1]}", "did you mean 'learner.lr'?"),
+        ("together: [{lr: 1}]", "'learner.lr'"),
+        ("space: {seed: []}", "at least one value"),
+        ("space: {seed: [1, 1]}", "1 stands twice"),
+        ("space: {seed: 3}", "give a list"),
+        ("space: {seed: [-1]}", "seed=-1"),
+        ("space: {name: [a]}", "same for all trials"),
+        ("space: {learner.lr: {unifrm: [0, 1]}}", "did you mean 'uniform'?"),
+        ("space: {learner.lr: {uniform: [0.2, 0.1]}}\nsamples: 2", "the smaller one"),
+        ("space: {learner.lr: {uniform: [0.1, .inf]}}\nsamples: 2", "two numbers"),
+        ("space: {learner.lr: {uniform: [0.1, 2]}}\nsamples: 2", "learner.lr=2.0: must be less than 1"),
+        ("space: {learner.lr: {loguniform: [0, 0.1]}}\nsamples: 2", "above 0"),
+        ("space: {seed: {uniform: [0, 5]}}\nsamples: 2", "use randint"),
+        ("space: {seed: {randint: [0, 5.5]}}\nsamples: 2", "two whole numbers"),
+        ("space: {learner.lr: {uniform: [0.1, 0.2]}}", "needs `samples: N`"),
+        ("space: {seed: [0, 1]}\nsamples: 3", "repeat the same trials"),
+        ("space: {seed: {randint: [0, 9]}}\nsamples: 10001", f"more than {MAX_TRIALS:,}"),
+        ("space: {seed: [0]}\nsearch: grit", "must be 'grid', 'random' or 'optuna'"),
+        ("space: {seed: {randint: [0, 9]}}\nsamples: 2\nsearch: grid", "cannot draw seed"),
+        ("space: {seed: [0]}\nobjectives: {forgotten: max}", "search: optuna"),
+        ("space: {seed: [0]}\nsearch: optuna\nsamples: 2\nobjectives: {forgoten: max}", "did you mean 'forgotten'?"),
+        ("space: {seed: [0]}\nsearch: optuna\nsamples: 2\nstop: asha\nobjectives: {judge_ua: max}", "never judged"),
+        ("space: {seed: [0]}\ngrace: 2", "stop: asha"),
+        ("space: {seed: [0]}\nper_trial: {cpu: 1}", "did you mean 'cpus'?"),
+        ("space: {learner.batch: [1]}\ntogether: [{learner.batch: 2}]", "keep one"),
+    ],
+)
+def test_a_wrong_space_is_explained(text: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(text, tmp_path)
+    assert hint in str(caught.value)
+    assert "space.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_readable_and_leave_the_seed_out_of_labels(tmp_path: Path) -> None:
+    study = space(STUDY, tmp_path)
+    names = [Namer(study).name(one) for one in study.enumerated()]
+    assert names[0] == "k4-cat-seed0"
+    assert names[-1] == "batch32-horse-seed2"
+    assert len(set(names)) == 12
+    assert {Namer(study).label(one) for one in study.enumerated()} == {
+        "k4-cat", "k4-horse", "batch32-cat", "batch32-horse",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "space: {concept: [style:noto, style-noto, 'a b']}",
+        "space: {concept: [front, Front]}",
+        "space: {model.path: [" + "x" * 200 + ", " + "x" * 201 + "]}",
+        "space: {learner.lr: [0.1, 0.10001, 0.100011], critic.lr: [1e-3]}",
+        "space: {reward.anchor: [[], [dog], [dog, cat]], model.revision: [null, main]}",
+    ],
+)
+def test_names_are_safe_and_different(text: str, tmp_path: Path) -> None:
+    import re
+
+    one = space(text, tmp_path)
+    names = [Namer(one).name(settings) for settings in one.enumerated()]
+    assert len({name.lower() for name in names}) == one.trials
+    assert all(re.match(NAME, name) for name in names)
+    assert "front" not in names
+
+
+def test_drawn_settings_that_look_alike_have_different_names(tmp_path: Path) -> None:
+    namer = Namer(space("space: {learner.lr: {uniform: [0.1, 0.2]}}\nsamples: 2", tmp_path))
+    first, second = namer.name({"learner.lr": 0.123456}), namer.name({"learner.lr": 0.123457})
+    assert first != second
+    assert first.startswith("lr0.1235-")
+    assert namer.name({"learner.lr": 0.123456}) == first
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def run_folder(root: Path, label: str, seed: int, ua: float, kept: float, forgotten: list[float]) -> Path:
+    """A finished trial as its run folder tells it; looks at 100, 200, ... images."""
+    folder = root / f"{label}-seed{seed}"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "weights").write_text(folder.name)
+    state = {"state": "finished", "trial": {"label": label, "settings": {"concept": label, "seed": seed}}}
+    (folder / "run_state.json").write_text(json.dumps(state))
+    after = {"ua": ua, "ira": kept - 5, "cra": kept + 5, "coherence": 90.0}
+    evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    looks = [
+        {"event": "selection", "round": i, "images": 100 * i, "forgotten": share, "score": share}
+        for i, share in enumerate(forgotten, start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """`good` forgets and keeps, `mild` keeps more, `bad` is beaten, `dead` failed."""
+    root = tmp_path / "study"
+    run_folder(root, "good", 0, 80.0, 90.0, [0.2, 0.95])
+    run_folder(root, "good", 1, 90.0, 92.0, [0.2, 0.5, 0.9])
+    run_folder(root, "good", 2, 100.0, 94.0, [0.2, 0.5])
+    run_folder(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
+    run_folder(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
+    (root / "dead-seed0").mkdir()
+    state = {"state": "failed", "reason": "no\nluck", "trial": {"label": "dead", "settings": {"concept": "dead"}}}
+    (root / "dead-seed0" / "run_state.json").write_text(json.dumps(state))
+    (root / "other").mkdir()
+    (root / "other" / "run_state.json").write_text('{"state": "finished"}')
+    return root
+
+
+def test_a_row_is_the_mean_over_seeds_with_its_interval(root: Path) -> None:
+    rows = table.rows(table.read_trials(root))
+    assert [row.label for row in rows] == ["bad", "mild", "good", "dead"]
+    good = rows[2]
+    assert (good.means["ua"].value, good.means["ua"].n) == (90.0, 3)
+    # 80, 90, 100: deviation 10; Student's 0.975 quantile for 2 degrees of freedom is 4.302653
+    assert good.means["ua"].half == pytest.approx(4.302653 * 10 / math.sqrt(3), rel=1e-6)
+    assert good.means["images"].value == 1001
+    assert (good.means["images_until"].value, good.means["images_until"].n) == (250.0, 2)
+    assert good.kept == 92.0
+    assert rows[0].means["ua"].half is None
+    assert "images_until" not in rows[0].means
+    assert rows[3].means == {}
+
+
+def test_the_front_is_what_nothing_beats(root: Path) -> None:
+    rows = table.rows(table.read_trials(root))
+    assert [row.label for row in front.front(rows)] == ["mild", "good"]
+    assert front.front([]) == []
+
+
+def test_the_summary_is_written_from_run_folders_alone(
+    root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # a second time replaces the first
+        outcome = summarize(root)
+    text = (root / "table.md").read_text()
+    assert (
+        "| good ★ | 3 | 90.0 ± 24.8 | 90.0 | 87.0 ± 5.0 | 97.0 ± 5.0 | 1,001 ± 2 | 30 | 60 | 250 ± 635 (2 of 3) |"
+        in text
+    )
+    assert "| bad | 1 | 30.0 | 90.0 | 55.0 | 65.0 | 1,000 | 30 | 60 |  |" in text
+    assert "`dead-seed0`, failed: no luck" in text
+    assert outcome["failed"] == {"dead-seed0": "no luck"}
+    listed = list(csv.DictReader((root / "table.csv").open()))
+    assert [row["setting"] for row in listed] == ["bad", "mild", "good", "dead"]
+    assert float(listed[2]["ua"]) == 90.0
+    assert listed[2]["front"] == "1"
+    stored = json.loads((root / "results.json").read_text())["settings"]
+    assert stored[2]["ua"]["mean"] == 90.0
+    assert len(stored[2]["trials"]) == 3
+    for name in ("front.png", "curves.png"):
+        assert (root / name).read_bytes().startswith(b"\x89PNG")
+    # Of a setting's seeds the selection CLIP's favourite: 0.95 for seed 0.
+    assert sorted(path.name for path in (root / "front").iterdir()) == ["good-seed0", "mild-seed0"]
+
+    (root / "space.yaml").write_text("space: {concept: [good, mild, bad, dead]}\n")
+    (root / "base.yaml").write_text(settings.dump(Config()))
+    assert main(["sweep", "--table", "study", f"output={root.parent}", "--json"]) == 4
+    said = json.loads(capfd.readouterr().out)
+    assert (said["trials"], said["finished"], said["exit_code"]) == (6, 5, 4)
+
+
+def test_pictures_of_many_settings_and_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MOST_PANELS", 3)
+
+    def row(i: int) -> table.Row:
+        figures = {"ua": 10.0 + i, "ira": 90.0 - i / 2, "cra": 95.0}
+        curve = tuple((100.0 * j, min(1.0, 0.02 * i * j)) for j in range(5))
+        trial = table.Trial(Path("x"), f"s{i}", {}, "finished", None, figures, curve, 0.5)
+        means = {name: table.mean([value]) for name, value in figures.items()}
+        return table.Row(f"s{i}", {}, (trial,), means)
+
+    many = [row(i) for i in range(14)]
+    assert pictures.draw_curves(many, "m").startswith(b"\x89PNG")
+    assert pictures.draw_front(many, front.front(many), "m").startswith(b"\x89PNG")
+    assert pictures.draw_curves([], "m").startswith(b"\x89PNG")
+    assert pictures.draw_front([], [], "m").startswith(b"\x89PNG")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+    assert main(["sweep", *argv]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("space: {seed: [0, 1]}\n")
+    out = f"output={tmp_path / 'out'}"
+    assert "--space FILE" in fails(capsys, out)
+    assert "no such file" in fails(capsys, out, "--space", str(tmp_path / "none.yaml"))
+    assert "--name N" in fails(capsys, out, "--resume")
+    assert "holds no sweep" in fails(capsys, out, "--resume", "--name", "mine")
+    assert "holds no sweep" in fails(capsys, out, "--table", "mine")
+    assert "letters" in fails(capsys, out, "--space", str(file), "--name", "../up")
+
+    folder = SweepFolder(tmp_path / "out" / "mine")
+    base = settings.load([], ["cluster.inline=true"])
+    with folder.running(base, read(file, base)):
+        assert "already holds a sweep" in fails(capsys, out, "--space", str(file))
+        with pytest.raises(ConfigError, match="another sweep is writing"), folder.running(base, read(file, base)):
+            pass
+    assert strict_yaml.read(folder.space) == {"space": {"seed": [0, 1]}}
+    file.write_text("space: {seed: [0, 1, 2]}\nconcurrent: 1\n")
+    again = (out, "--resume", "--space", str(file))
+    assert "space.seed, concurrent" in fails(capsys, *again)
+    assert "learner.lr" in fails(capsys, out, "--resume", "--name", "mine", "learner.lr=0.1")
+    assert "holds no trial yet" in fails(capsys, out, "--table", "mine", code=5)
+
+
+def test_the_shipped_space_is_valid() -> None:
+    configs = Path(__file__).parents[1] / "experiments" / "configs"
+    base = settings.load([str(configs / "canvas.yaml")])
+    for file in sorted((configs / "sweeps").glob("*.yaml")):
+        assert read(file, base).trials <= 12
