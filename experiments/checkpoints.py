@@ -1,0 +1,144 @@
+"""Checkpoints on disk: a folder that is whole or absent, safetensors with their sizes and SHA-256 in a manifest.
+
+checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
+checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors), MANIFEST.json
+checkpoints/quarantine-round-000008/        one that is damaged: named, never loaded, never deleted
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from experiments.files import make_folder, sync_folder, to_json, write_bytes
+from learner.board import Resumption
+from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.trajectory import Trajectory
+
+PARTS = ("learner", "critic", "replay", "loop")
+MANIFEST = "MANIFEST.json"
+FORMAT = 1
+_NAME = re.compile(r"round-(\d{6,})")
+
+
+class Checkpoints:
+    """The checkpoints of one run; `learner.board.Keeper` for the loop, and what `resume` reads."""
+
+    def __init__(self, run: Path, every: int, keep: int) -> None:
+        """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are kept."""
+        self._root, self._every, self._keep = run / "checkpoints", every, keep
+
+    def due(self, round: int) -> bool:
+        """Whether a checkpoint shall be made after this round."""
+        return self._every > 0 and round % self._every == 0
+
+    def keep_warm_up(self, warm_up: Snapshot) -> None:
+        """Writes the trajectories that every checkpoint needs."""
+        if self._every:
+            make_folder(self._root, "set output=... to a writable folder")
+            content = _packed(warm_up)
+            write_bytes(self._root / f"warm-up-{_digest(content)}.safetensors", content)
+
+    def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
+        """Writes all parts aside, the manifest last, renames the folder into place, then forgets the oldest ones.
+
+        Raises MachineError if the disk does not take it; the checkpoints made before stay as they are.
+        """
+        final = self._root / f"round-{round:06d}"
+        aside = self._root / f".{final.name}.{os.getpid()}.tmp"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            files = {}
+            for name in PARTS:
+                content = _packed(parts[name])
+                write_bytes(aside / f"{name}.safetensors", content)
+                files[f"{name}.safetensors"] = {"bytes": len(content), "sha256": _digest(content)}
+            (warm_up,) = self._root.glob("warm-up-*.safetensors")
+            manifest = {"format": FORMAT, "round": round, "files": files, "warm_up": warm_up.name}
+            write_bytes(aside / MANIFEST, to_json(manifest, indent=2).encode())
+            if final.exists():  # made by a run that was resumed from an earlier checkpoint
+                shutil.rmtree(final)
+            aside.rename(final)
+            sync_folder(self._root)
+        except OSError as error:
+            raise MachineError(f"cannot write {final}: {error.strerror}; free space and resume the run") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in self._found()[: -self._keep]:
+            shutil.rmtree(self._root / f"round-{old:06d}")
+
+    def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
+        """The newest valid checkpoint and its round, None if the run had made none yet.
+
+        A damaged one is named through `warn` and put aside, and the one before is taken. Raises DataError if there are
+        checkpoints but none is valid.
+        """
+        found = self._found()
+        for round in reversed(found):
+            folder = self._root / f"round-{round:06d}"
+            try:
+                return round, _read(folder, round)
+            except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
+                reason = str(error) or type(error).__name__
+            aside = _unused(self._root / f"quarantine-{folder.name}")
+            folder.rename(aside)
+            sync_folder(self._root)
+            warn(f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the one before is taken")
+        if found:
+            raise DataError(f"no checkpoint in {self._root} is whole: start the run anew with --overwrite")
+        return None
+
+    def _found(self) -> list[int]:
+        names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
+        return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+
+
+def _packed(snapshot: Snapshot) -> bytes:
+    tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
+    return save(tensors, metadata={"values": to_json(snapshot.values)})
+
+
+def _read(folder: Path, round: int) -> Resumption:
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    if manifest["format"] != FORMAT or manifest["round"] != round:
+        raise ValueError(f"its manifest is of format {manifest['format']}, round {manifest['round']}")
+    parts = {}
+    for name in PARTS:
+        file = f"{name}.safetensors"
+        listed = manifest["files"][file]
+        parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
+    warm_up = Path(manifest["warm_up"]).name
+    warm = _unpacked(folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors"))
+    return Resumption(Trajectory(**warm.tensors), parts)
+
+
+def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:
+    content = path.read_bytes()
+    if size is not None and len(content) != size:
+        raise ValueError(f"{path.name} has {len(content)} bytes, not {size}")
+    if _digest(content) != digest:
+        raise ValueError(f"{path.name} is not what was written")
+    # The header of what was just checked, not of the file as it may be by now.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return Snapshot(load(content), json.loads(header["__metadata__"]["values"]))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _unused(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

@@ -1,0 +1,63 @@
+"""Going on with a run: which folder can be resumed, what may differ, and a metrics file without what is done again."""
+
+import json
+from pathlib import Path
+
+from experiments import settings
+from experiments.files import read_json, write_text
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, DataError
+
+MAY_CHANGE = (
+    "name", "output", "tensorboard", "cluster", "evaluation", "attack", "rollout.actors", "loop.rounds", "loop.timeout",
+    "loop.checkpoint_every", "loop.checkpoints",
+)  # fmt: skip
+"""Keys that change how long or where a run goes, not what it computes."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file()
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Whether the run ended as it should, with at least as many rounds as are asked for."""
+    return (
+        read_json(folder / "run_state.json").get("state") == "finished"
+        and settings.load([str(folder / "config.yaml")]).loop.rounds >= config.loop.rounds
+    )
+
+
+def check(folder: Path, config: Config) -> None:
+    """Refuses a configuration that would make another run of it.
+
+    Raises DataError for a folder that holds no run, ConfigError naming the keys that differ.
+    """
+    if not is_run(folder):
+        raise DataError(f"{folder} holds no run to resume: give a run folder, or start one with train")
+    before = settings.load([str(folder / "config.yaml")])
+    different = [
+        key
+        for key, field in settings.fields().items()
+        if not settings.is_section(field)
+        and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+        and settings.value(before, key) != settings.value(config, key)
+    ]
+    if different:
+        told = ", ".join(
+            f"{key} ({settings.value(before, key)} before, {settings.value(config, key)} now)" for key in different[:5]
+        )
+        raise ConfigError(f"{folder} was run with another configuration: {told}; start another run, or leave them")
+
+
+def trim_metrics(path: Path, round: int) -> None:
+    """Removes what was said of later rounds, which will be said again; a line cut by a crash goes, too."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row.get("round", 0) <= round:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))

@@ -1,0 +1,30 @@
+"""`resume`: go on with a run from its newest checkpoint."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import resuming, settings
+from experiments.verbs import common, train
+from rl_unlearn.errors import DataError
+
+HELP = "go on with a run that was stopped, from its newest checkpoint"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What `resume` takes."""
+    parser.add_argument("run", metavar="RUN", help="the run folder")
+    common.add_overrides(parser)
+    common.add_cluster(parser)
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """Train on with the run's own configuration."""
+    folder = Path(args.run).absolute()
+    if not resuming.is_run(folder):
+        raise DataError(f"{args.run} holds no run to resume: give a run folder, or start one with train")
+    place = [f"output={folder.parent}", f"name={folder.name}"]
+    config = settings.load([str(folder / "config.yaml")], args.overrides + common.cluster_overrides(args) + place)
+    return train.go_on(config, args, console)

@@ -1,0 +1,249 @@
+"""Checkpoints and resume: the same bits as a run that was never stopped, and damage is named, never loaded."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tiny import quick  # noqa: F401
+
+from cluster import program
+from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.resuming import check, trim_metrics
+from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.snapshot import Snapshot
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+ROUNDS = 6
+
+
+class DeathError(Exception):
+    """Ends a run between two of its events."""
+
+
+class Record:
+    """Listens, and dies at a round if told so."""
+
+    def __init__(self, die_at: int | None = None):
+        self.rows: list[tuple[str, dict[str, Any]]] = []
+        self._die_at = die_at
+
+    def __call__(self, event: str, row: dict[str, Any]) -> None:
+        if event == "round" and row["round"] == self._die_at:
+            raise DeathError
+        self.rows.append((event, row))
+
+    def metrics(self, after: int = 0) -> list[tuple[str, dict[str, Any]]]:
+        """What was said of later rounds, without what depends on timing."""
+        times = ("seconds", "images_per_second", "replay")  # the store holds what was drawn ahead, too
+        told = [
+            (e, {k: v for k, v in row.items() if k not in times}) for e, row in self.rows if e in ("round", "selection")
+        ]
+        told = [(event, row) for event, row in told if row["round"] > after]
+        # Looks run beside the training: which of the two is told first is a matter of timing.
+        return sorted(told, key=lambda pair: (pair[0], pair[1]["policy_version"]))
+
+
+def settings(**changes: Any) -> Any:
+    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "checkpoints": ROUNDS} | changes.pop("loop", {})
+    return tiny.config(loop=loop, **changes)
+
+
+def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any:
+    keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
+    found = keeper.newest(lambda line: None) if resumed else None
+    return program.train(config, record, keeper=keeper, start=found[1] if found else None)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"loop": {"pipeline": 0}}, {"estimator": {"name": "terminal"}}, {"estimator": {"name": "qprop"}},
+    {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 8}},
+    {"loop": {"pipeline": 2}, "selection": {"every": 1}},
+    {"model": {"path": str(tiny.pipeline_folder()), "dtype": "bf16"}},
+])  # fmt: skip
+def test_a_resumed_run_gives_the_same_bits_from_every_round(tmp_path, changes):
+    config = settings(**changes)
+    straight = Record()
+    expected = run(tmp_path / "straight", config, straight)
+    for death in (2, 4, ROUNDS):
+        folder = tmp_path / f"dies-{death}"
+        with pytest.raises(DeathError):
+            run(folder, config, Record(die_at=death))
+        again = Record()
+        result = run(folder, config, again, resumed=True)
+        assert result.digest == expected.digest
+        assert (result.policy_version, result.images, result.updates) == (
+            expected.policy_version, expected.images, expected.updates
+        )  # fmt: skip
+        assert again.metrics() == straight.metrics(after=death - 1), "metrics rows, too"
+        if expected.critic is not None:
+            assert all(torch.equal(result.critic.weights[k], v) for k, v in expected.critic.weights.items())
+
+
+def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
+    config = settings()
+    expected = run(tmp_path, config, Record())
+    for round in range(1, ROUNDS):
+        keeper = Checkpoints(tmp_path, 0, 1)
+        for later in keeper._found():
+            if later > round:
+                (tmp_path / "checkpoints" / f"round-{later:06d}").rename(tmp_path / f"away-{later}")
+        assert keeper.newest(lambda line: None)[0] == round
+        assert program.train(config, Record(), start=keeper.newest(lambda line: None)[1]).digest == expected.digest
+        for away in tmp_path.glob("away-*"):
+            away.rename(tmp_path / "checkpoints" / f"round-{int(away.name.removeprefix('away-')):06d}")
+
+
+def test_more_rounds_can_be_asked_for(tmp_path):
+    longer = run(tmp_path / "one", settings(), Record())
+    run(tmp_path / "two", settings(loop={"rounds": 3}), Record())
+    assert run(tmp_path / "two", settings(), Record(), resumed=True).updates == longer.updates == ROUNDS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run folder with checkpoints of rounds 2 and 4."""
+    folder = tmp_path_factory.mktemp("run")
+    config = settings(loop={"checkpoint_every": 2, "rounds": 5})
+    keeper = Checkpoints(folder, 2, 9)
+    program.train(config, lambda event, row: None, keeper=keeper)
+    return folder
+
+
+def copied(made: Path, to: Path) -> Path:
+    shutil.copytree(made, to)
+    return to / "checkpoints"
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2], "flipped": flip, "emptied": lambda content: b"",
+    "longer": lambda content: content + b"\0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
+@pytest.mark.parametrize("name", [MANIFEST, *(f"{part}.safetensors" for part in PARTS)])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(made, tmp_path, name, damage):
+    root = copied(made, tmp_path / "run")
+    file = root / "round-000004" / name
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    told: list[str] = []
+    found = Checkpoints(tmp_path / "run", 2, 9).newest(told.append)
+    assert found[0] == 2
+    quarantined = root / "quarantine-round-000004"
+    assert quarantined.is_dir(), "kept for inspection"
+    assert not (root / "round-000004").exists()
+    assert len(told) == 1
+    assert "round-000004 is damaged" in told[0]
+
+
+def test_without_a_whole_checkpoint_nothing_is_loaded(made, tmp_path):
+    root = copied(made, tmp_path / "run")
+    (warm_up,) = root.glob("warm-up-*")
+    warm_up.write_bytes(flip(warm_up.read_bytes()))
+    told: list[str] = []
+    with pytest.raises(DataError, match=r"no checkpoint in .* is whole"):
+        Checkpoints(tmp_path / "run", 2, 9).newest(told.append)
+    assert len(told) == 2
+    assert len(list(root.glob("quarantine-*"))) == 2
+
+
+def test_the_newest_are_kept_and_nothing_half_written_is_left(tmp_path):
+    run(tmp_path, settings(loop={"checkpoints": 2}), Record())
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith("warm-up-"))
+    assert names == [f"round-{ROUNDS - 1:06d}", f"round-{ROUNDS:06d}"]
+    files = sorted(path.name for path in (tmp_path / "checkpoints" / names[0]).iterdir())
+    assert files == sorted([MANIFEST, *(f"{part}.safetensors" for part in PARTS)])
+    assert all(load_file(tmp_path / "checkpoints" / names[0] / f"{part}.safetensors") for part in PARTS)
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monkeypatch):
+    copied(made, tmp_path / "run")
+    keeper = Checkpoints(tmp_path / "run", 2, 9)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.checkpoints.write_bytes", full)
+    with pytest.raises(MachineError, match="round-000006: No space left on device; free space and resume"):
+        keeper.commit(6, dict.fromkeys(PARTS, Snapshot({"x": torch.zeros(1)})))
+    assert keeper.newest(lambda line: None)[0] == 4
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_metrics_of_later_rounds_and_cut_lines_go(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [
+        {"event": "phase"},
+        {"event": "round", "round": 1},
+        {"event": "selection", "round": 2},
+        {"event": "round", "round": 2},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "rou')
+    trim_metrics(path, 1)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+
+
+def test_another_configuration_is_refused_with_its_keys(tmp_path):
+    from experiments import settings as layers
+
+    (tmp_path / "run_state.json").write_text("{}")
+    before = layers.load(overrides=["concept=frog"])
+    (tmp_path / "config.yaml").write_text(layers.dump(before))
+    check(
+        tmp_path, layers.load(overrides=["concept=frog", "loop.rounds=99", "cluster.inline=true", "evaluation.seed=3"])
+    )
+    with pytest.raises(ConfigError, match=r"learner\.lr \(0\.003 before, 0\.1 now\)"):
+        check(tmp_path, layers.load(overrides=["concept=frog", "learner.lr=0.1"]))
+    with pytest.raises(DataError, match="holds no run to resume"):
+        check(tmp_path / "no", before)
+
+
+def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
+    from experiments import settings as layers
+    from experiments.__main__ import main
+    from rl_unlearn.adapter import read_adapter
+
+    loop = {"rounds": 40, "checkpoint_every": 1}
+    config = tiny.config(loop=loop, output=str(tmp_path), tensorboard=False)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(layers.dump(config))
+    argv = ["train", "--config", str(file), "--no-evaluate", "--name"]
+    process = subprocess.Popen([sys.executable, "-m", "experiments", *argv, "killed"], stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not list(checkpoints.glob("round-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert json.loads((tmp_path / "killed" / "run_state.json").read_text())["state"] != "finished"
+    # Asked to start again by the same command, as a cluster would; and with another configuration, which is refused.
+    assert main([*argv, "killed", "--resume", "auto", "learner.lr=0.5"]) == 2
+    assert "learner.lr (0.003 before, 0.5 now)" in capsys.readouterr().err
+    assert main([*argv, "killed", "--resume", "auto"]) == 0
+    assert main([*argv, "straight"]) == 0
+    killed, straight = read_adapter(tmp_path / "killed"), read_adapter(tmp_path / "straight")
+    assert all(torch.equal(killed[name], straight[name]) for name in straight)
+    rounds = [json.loads(line)["round"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+              if json.loads(line)["event"] == "round"]  # fmt: skip
+    assert rounds == list(range(1, 41)), "no gap and no repetition"
+    assert main(["resume", str(tmp_path / "killed"), "--no-evaluate"]) == 0
+    assert "is finished; raise loop.rounds" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path)]) == 5
+    assert "holds no run to resume" in capsys.readouterr().err
