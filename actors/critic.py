@@ -6,10 +6,12 @@ from torch import Tensor, nn
 
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients, values
+from rl_unlearn.critic_file import CriticState, load_critic
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.rewards import anchor_class, reward_weights
+from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
+from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.zeroshot import load_open_clip, text_features
 
@@ -22,17 +24,16 @@ class CriticActor:
         self._config = config
         self._device = device_of(config.model)
         shape, self._schedule = read_shape_and_schedule(config)
-        self._levels = self._schedule.levels.to(self._device)
+        levels = self._schedule.levels.to(self._device)
+        self._levels = levels if config.estimator.timed else torch.zeros_like(levels)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
         texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
         classes = text_features(clip, tokenizer, book.phrases[book.concept_domain])
-        concept = classes[book.concept_index]
-        # CLIP text embeddings of prompt and concept, and whether the concept is to be forgotten there.
-        target = torch.tensor([[float(p.target)] for p in book.prompts])
-        self._conditions = torch.cat([texts, concept.expand(len(texts), -1), target], dim=1).to(self._device)
-        anchor = anchor_class(book, config.reward, classes)
-        self._weights = reward_weights(book, config.reward, anchor).to(self._device)
+        self._conditions = texts.to(self._device)
+        self._weights = reward_weights(book, config.reward, anchor_classes(book, config.reward, classes)).to(
+            self._device
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._critic = Critic(
@@ -44,16 +45,40 @@ class CriticActor:
                 self._conditions.shape[1],
                 self._weights.shape[1],
             )
+        self._names = outcome_names(book, config.reward)
+        if config.critic.start is not None:
+            load_critic(config.critic.start, self._critic, self._names)
         self._critic.to(self._device)
         self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
         self._rehearsed: Trajectory | None = None
 
     def warm_up(self, trajectory: Trajectory) -> dict[str, float]:
         """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to rehearse later."""
-        self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
+        if not self._config.estimator.critic:
+            return {}
+        if self._config.critic.start is None:
+            self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
         loss = self.fit(trajectory, self._config.critic.warmup_steps, 0)
         self._rehearsed = trajectory
         return loss
+
+    def state(self) -> CriticState | None:
+        """What another run can start from, on the CPU; None if the estimator needs no critic."""
+        if not self._config.estimator.critic:
+            return None
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._critic.state_dict().items()}
+        return CriticState(weights, self._names)
+
+    def snapshot(self) -> Snapshot:
+        """Critic and optimizer; the warm-up's images are kept once, by the loop."""
+        optimizer = optimizer_tensors(self._optimizer)
+        return Snapshot(under("critic", self._critic.state_dict()) | under("optimizer", optimizer))
+
+    def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> None:
+        """Goes on where ``snapshot`` was taken."""
+        self._critic.load_state_dict(snapshot.part("critic"))
+        load_optimizer(self._optimizer, snapshot.part("optimizer"))
+        self._rehearsed = warm_up
 
     def fit(self, trajectory: Trajectory, steps: int, number: int) -> dict[str, float]:
         """Regresses psi(x_t, t, c) on the outcomes of the final images (Monte Carlo, all T + 1 levels).
@@ -61,6 +86,8 @@ class CriticActor:
         A share of each minibatch, ``critic.rehearsal``, comes from the warm-up, so that the critic goes on knowing what
         the policy no longer draws. ``number`` names the random draws. Returns the last squared error.
         """
+        if not self._config.estimator.critic:
+            return {}
         draw = generator(self._config.seed, "critic", number)
         config, loss = self._config.critic, torch.zeros(())
         old = round(config.minibatch * config.rehearsal) if self._rehearsed is not None else 0
@@ -94,8 +121,13 @@ class CriticActor:
         latents = torch.where(again[:, None, None, None], fresh, latents)
         return latents, levels, trajectory.prompts[rows], trajectory.outcomes[rows]
 
-    def score(self, trajectory: Trajectory, with_gradients: bool) -> Scored:
-        """Values of all T + 1 states; with ``with_gradients`` also the gradient at each stored action."""
+    def score(self, trajectory: Trajectory) -> Scored:
+        """What the estimator asks for: values of all T + 1 states, and action gradients."""
+        estimator = self._config.estimator
+        if trajectory.predicted is not None:
+            return Scored(trajectory, torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1), None)
+        if not estimator.critic:
+            return Scored(trajectory, None, None)
         prompts = trajectory.prompts.to(self._device)
         condition, weights = self._conditions[prompts], self._weights[prompts]
         found: list[Float[Tensor, " batch"]] = []
@@ -105,6 +137,8 @@ class CriticActor:
             timesteps = self._levels[level].expand(len(latents))
             with torch.no_grad():
                 found.append(values(self._critic, latents, timesteps, condition, weights).cpu())
-            if with_gradients and level > 0:
+            if estimator.gradients and level > 0:
+                if trajectory.means is not None:
+                    latents = trajectory.means[:, level - 1].to(self._device)
                 gradients.append(action_gradients(self._critic, latents, timesteps, weights).cpu())
         return Scored(trajectory, torch.stack(found, dim=1), torch.stack(gradients, dim=1) if gradients else None)

@@ -14,7 +14,8 @@ import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.noise import generator
-from rl_unlearn.trajectory import Trajectory
+from rl_unlearn.snapshot import Snapshot, under
+from rl_unlearn.trajectory import PER_ROUND, Trajectory
 
 
 @dataclass
@@ -101,6 +102,29 @@ class ReplayActor:
     async def counts(self) -> dict[str, int]:
         """Rows held now, and rows added, repeated, sampled and evicted so far."""
         return {"held": len(self._rows), **self._counts}
+
+    async def snapshot(self, up_to_round: int) -> Snapshot:
+        """The store as if nothing of later rounds had arrived yet."""
+        later = {id for id in self._seen if id // PER_ROUND > up_to_round}
+        ids = sorted(self._rows.keys() - later)
+        rows = [self._rows[id] for id in ids]
+        tensors = under("rows", self._read(ids).tensors()) if ids else {}
+        tensors["draws"] = torch.tensor([row.draws for row in rows], dtype=torch.int64)
+        tensors["seen"] = torch.tensor(sorted(self._seen - later), dtype=torch.int64)
+        counts = self._counts | {"added": self._counts["added"] - len(later)}
+        return Snapshot(tensors, {"served": self._served, "counts": counts})
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Goes on where ``snapshot`` was taken."""
+        parts = snapshot.part("rows")
+        if parts:
+            trajectory = Trajectory(**parts)
+            batch = trajectory.to_arrow()
+            columns = (trajectory.ids, trajectory.rounds, trajectory.policy_versions, snapshot.tensors["draws"])
+            for i, (id, round, version, draws) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+                self._rows[id] = _Row(batch.slice(i, 1), round, version, draws)
+        self._seen = set(snapshot.tensors["seen"].tolist())
+        self._served, self._counts = snapshot.values["served"], dict(snapshot.values["counts"])
 
     def _unsampled(self) -> int:
         return sum(row.draws == 0 for row in self._rows.values())

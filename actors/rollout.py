@@ -1,16 +1,22 @@
 """The rollout actor: generates denoising trajectories with the newest policy it is given, and scores the images."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from rl_unlearn import image_rewards
 from rl_unlearn.config import Config
+from rl_unlearn.ddim import predicted_x0
+from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
-from rl_unlearn.rewards import anchor_class, concept_probability, outcomes, reward_weights
-from rl_unlearn.trajectory import Trajectory
+from rl_unlearn.rewards import Evidence, anchor_classes, concept_probability, outcomes, reward_weights
+from rl_unlearn.trajectory import PER_ROUND, Trajectory
 from rl_unlearn.weights import Weights
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
@@ -21,15 +27,17 @@ MAX_TRACE = 0.1
 class RolloutActor:
     """Holds a policy, the reward CLIP and the selection CLIP. A fresh one is at version -1 and loads by itself."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, given: Mapping[str, ImageReward] | None = None):
+        """``given``: functions for the names in ``reward.images`` that are not built in."""
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model), config)
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._reward = self._zero_shot(config.reward.clip, "reward")
-        self._anchor = anchor_class(self._book, config.reward, self._reward.classes[self._book.concept_domain])
-        self._weights = reward_weights(self._book, config.reward, self._anchor)
+        self._anchors = anchor_classes(self._book, config.reward, self._reward.classes[self._book.concept_domain])
+        self._weights = reward_weights(self._book, config.reward, self._anchors)
+        self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
 
@@ -38,8 +46,8 @@ class RolloutActor:
         return self._policy.base_digest()
 
     def anchor(self) -> str:
-        """Name of the class that shall stand in the concept's place, or `any`."""
-        return "any" if self._anchor is None else self._book.names[self._book.concept_domain][self._anchor]
+        """Names of the classes that shall stand in the concepts' places."""
+        return ", ".join(self._book.names[self._book.concept_domain][anchor] for anchor in self._anchors)
 
     def _zero_shot(self, spec: str, name: Literal["reward", "selection"]) -> ZeroShot:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)
@@ -61,12 +69,12 @@ class RolloutActor:
             seed_of(self._config.seed, "rollout", request.round, prompt, position)
             for prompt, position in zip(request.prompts, positions, strict=True)
         ]
-        latents, log_probs = self._policy.rollout(self._embeddings[prompts], seeds)
-        evidence = self._reward(self._policy.decode(latents[:, -1]))
+        latents, log_probs, means = self._policy.rollout(self._embeddings[prompts], seeds)
+        found, evidence = self._see(latents[:, -1])
         asked = prompts.to(self._policy.device)
-        found = outcomes(evidence, self._book, self._config.reward.bound).cpu()
+        estimator = self._config.estimator
         return Trajectory(
-            ids=torch.tensor(positions) + request.round * 2**32,
+            ids=torch.tensor(positions) + request.round * PER_ROUND,
             rounds=torch.full((count,), request.round),
             policy_versions=torch.full((count,), weights.version),
             prompts=prompts,
@@ -75,7 +83,31 @@ class RolloutActor:
             outcomes=found,
             rewards=(found * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
+            means=means.cpu() if estimator.gradients == "means" else None,
+            predicted=self._predicted(latents, means, prompts) if estimator.name == "x0hat" else None,
         )
+
+    def _see(
+        self, latents: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch outcomes"], Evidence]:
+        images = self._policy.decode(latents)
+        evidence = self._reward(images)
+        seen = image_rewards.evaluate(self._image_rewards, images)
+        return outcomes(evidence, self._config.reward.bound, seen), evidence
+
+    def _predicted(
+        self,
+        latents: Float[Tensor, "batch levels channels height width"],
+        means: Float[Tensor, "batch steps channels height width"],
+        prompts: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch steps"]:
+        """Rewards of the final images that the policy expected at each step."""
+        rewards = []
+        for step in range(means.shape[1]):
+            x0 = predicted_x0(means[:, step], latents[:, step], self._policy.schedule, step)
+            found, _ = self._see(x0)
+            rewards.append((found * self._weights[prompts]).sum(dim=1))
+        return torch.stack(rewards, dim=1)
 
     @torch.no_grad()
     def look(self, prompts: tuple[int, ...], weights: Weights) -> Look:
@@ -85,27 +117,29 @@ class RolloutActor:
         seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
         index = torch.tensor(prompts)
         asked = {domain: [getattr(book.prompts[i], domain) for i in prompts] for domain in ("object", "style")}
-        probability: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
+        traces: list[torch.Tensor] = []
         right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
         likeliest = []
         own, other = book.concept_domain, book.other_domain
-        other_classes = [c for c in range(len(book.names[own])) if c != book.concept_index]
+        other_classes = [c for c in range(len(book.names[own])) if c not in book.concepts]
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
-            latents, _ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
+            latents, *_ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
             evidence = self._selection(self._policy.decode(latents[:, -1]))
             for domain, found in evidence.items():
                 classes = torch.tensor(asked[domain][part])
-                probability[domain].append(found.exp().cpu().gather(1, classes[:, None]).squeeze(1))
                 right[domain].append((found.argmax(dim=1).cpu() == classes).float())
+            # Any of the concepts is a trace: a cat that becomes a dog is not forgotten where dogs shall be, too.
+            traces.append(evidence[own][:, list(book.concepts)].exp().sum(dim=1).cpu())
             likeliest.append(evidence[own][:, other_classes].exp().max(dim=1).values.cpu())
         target = torch.tensor([book.prompts[i].target for i in prompts])
-        seen, kept = torch.cat(probability[own]), torch.cat(right[other])
+        kept_so_far = torch.tensor([not book.prompts[i].target and not book.prompts[i].gone for i in prompts])
+        seen, kept = torch.cat(traces), torch.cat(right[other])
         return Look(
             forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
-            retained=torch.cat(right[own])[~target].mean().item(),
+            retained=torch.cat(right[own])[kept_so_far].mean().item(),
             coherence=kept[target].mean().item(),
-            other=kept[~target].mean().item(),
+            other=kept[kept_so_far].mean().item(),
             presence=(torch.cat(likeliest)[target] > 0.5).float().mean().item(),
             trace=seen[target].mean().item(),
         )

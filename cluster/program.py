@@ -6,34 +6,47 @@ Beside `drawing` the only module that says ``ray.remote``.
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster.inline import InlineHandle
+from learner.board import Keeper, Resumption
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError, TrainingError, UserError
+from rl_unlearn.image_rewards import ImageReward
 
 _PLACEMENT_SECONDS = 60
 _RESTARTS = 10
 
 
-def train(config: Config, listen: Listener, spill: Path | None = None) -> Result:
+def train(
+    config: Config,
+    listen: Listener,
+    spill: Path | None = None,
+    image_rewards: Mapping[str, ImageReward] | None = None,
+    keeper: Keeper | None = None,
+    start: Resumption | None = None,
+) -> Result:
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
-    ``spill``: folder for replay batches. Raises UserError with one line that names the cause.
+    ``spill``: folder for replay batches. ``image_rewards``: functions for names in ``reward.images``, shipped to the
+    actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. Raises UserError with one line that names the
+    cause.
     """
     _check(config)
     if config.cluster.inline:
-        return asyncio.run(_run_inline(config, listen, spill))
-    with ray_cluster(config), _ray_actors(config, spill) as handles:
+        handles = _inline_actors(config, spill, image_rewards)
+        return asyncio.run(Loop(config, handles, listen, keeper).run(start))
+    with ray_cluster(config), _ray_actors(config, spill, image_rewards) as handles:
         try:
-            return asyncio.run(Loop(config, handles, listen).run())
+            return asyncio.run(Loop(config, handles, listen, keeper).run(start))
         except Exception as error:
             raise explain(error) from error
 
@@ -61,21 +74,26 @@ def _check(config: Config) -> None:
         )
 
 
-async def _run_inline(config: Config, listen: Listener, spill: Path | None) -> Result:
-    handles = Handles(
-        rollouts=[InlineHandle(RolloutActor(config)) for _ in range(config.rollout.actors)],
+def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None) -> Handles:
+    return Handles(
+        rollouts=[InlineHandle(RolloutActor(config, image_rewards)) for _ in range(config.rollout.actors)],
         critic=InlineHandle(CriticActor(config)),
         replay=InlineHandle(ReplayActor(config, str(spill) if spill else None)),
         learner=InlineHandle(Learner(config)),
     )
-    return await Loop(config, handles, listen).run()
 
 
 @contextmanager
 def ray_cluster(config: Config) -> Iterator[None]:
-    """A connection to the private local Ray or the existing cluster; MachineError if none answers."""
+    """A connection to the private local Ray or the existing cluster; MachineError if none answers.
+
+    A process that is connected already, as the trial of a sweep is, stays so.
+    """
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
@@ -92,43 +110,72 @@ def ray_cluster(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
+def actor_bundles(config: Config) -> list[dict[str, float]]:
+    """What the actors of a run reserve, one bundle each: rollout actors, critic, learner, replay store."""
+    cluster = config.cluster
+    gpus = [cluster.rollout_gpus] * config.rollout.actors + [cluster.critic_gpus, cluster.learner_gpus, 0.0]
+    return [{"CPU": cluster.actor_cpus, **({"GPU": share} if share else {})} for share in gpus]
+
+
 @contextmanager
-def _ray_actors(config: Config, spill: Path | None) -> Iterator[Handles]:
+def _placed(bundles: list[dict[str, float]]) -> Iterator[tuple[Any, int]]:
+    """A placement group, and where in it the bundles begin.
+
+    A trial of a sweep lives in a group that has them after its own bundle, and that outlives the run.
+    """
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
+
+    group = get_current_placement_group()
+    if group is not None and len(group.bundle_specs) > len(bundles):
+        yield group, 1
+        return
+    group = placement_group(bundles, strategy="PACK")
+    try:
+        if not group.wait(_PLACEMENT_SECONDS):
+            cpus, gpus = (sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU"))
+            raise MachineError(
+                f"the cluster cannot place {len(bundles)} actors with {cpus:g} CPUs and {gpus:g} GPUs "
+                f"(it has {ray.cluster_resources()}): lower rollout.actors or the cluster.*_gpus"
+            )
+        yield group, 0
+    finally:
+        remove_placement_group(group)
+
+
+@contextmanager
+def _ray_actors(
+    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
+) -> Iterator[Handles]:
+    import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    cpus, count = config.cluster.actor_cpus, config.rollout.actors
-    gpus = [config.cluster.rollout_gpus] * count + [config.cluster.critic_gpus, config.cluster.learner_gpus, 0.0]
-    bundles = [{"CPU": cpus, **({"GPU": g} if g else {})} for g in gpus]
-    group = placement_group(bundles, strategy="PACK")
-    if not group.wait(_PLACEMENT_SECONDS):
-        remove_placement_group(group)
-        raise MachineError(
-            f"the cluster cannot place {len(bundles)} actors with {cpus * len(bundles):g} CPUs and {sum(gpus):g} GPUs "
-            f"(it has {ray.cluster_resources()}): lower rollout.actors or the cluster.*_gpus"
-        )
+    count, bundles = config.rollout.actors, actor_bundles(config)
+    actors: list[Any] = []
 
     def spawn(actor: type, bundle: int, *args: object, **options: object) -> object:
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-        remote = ray.remote(actor).options(
-            num_cpus=cpus, num_gpus=gpus[bundle], scheduling_strategy=strategy, **options
-        )
-        return remote.remote(*args)
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + bundle)
+        cpus, gpus = bundles[bundle]["CPU"], bundles[bundle].get("GPU", 0.0)
+        remote = ray.remote(actor).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy, **options)
+        actors.append(remote.remote(*args))
+        return actors[-1]
 
     # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
     # The others hold state that a restart would lose; their death ends the run.
-    try:
-        yield Handles(
-            rollouts=[
-                spawn(RolloutActor, i, config, max_restarts=_RESTARTS, max_task_retries=_RESTARTS) for i in range(count)
-            ],
-            critic=spawn(CriticActor, count, config),
-            learner=spawn(Learner, count + 1, config),
-            replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
-        )
-    finally:
-        remove_placement_group(group)  # ends the actors, too
+    with _placed(bundles) as (group, first):
+        try:
+            yield Handles(
+                rollouts=[
+                    spawn(RolloutActor, i, config, image_rewards, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
+                    for i in range(count)
+                ],
+                critic=spawn(CriticActor, count, config),
+                learner=spawn(Learner, count + 1, config),
+                replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
+            )
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
 def explain(error: Exception) -> Exception:

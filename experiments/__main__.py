@@ -14,13 +14,13 @@ from rich.console import Console
 
 from experiments import signals
 from experiments.files import to_json
-from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, train
+from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, resume, sweep, train
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
 
 VERBS = {
-    "demo": demo, "train": train, "generate": generate, "evaluate": evaluate, "attack": attack,
-    "report": report, "export": export, "config": config, "doctor": doctor,
+    "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate, "attack": attack,
+    "sweep": sweep, "report": report, "export": export, "config": config, "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (
     "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, 130/143 stopped"
@@ -105,9 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = args_run(args)
             if args.json:
                 stdout.write(to_json(outcome) + "\n")
-            return int(outcome.get("exit_code", 0)) if args.verb == "doctor" else 0
+            return int(outcome.get("exit_code", 0)) if args.verb in ("doctor", "sweep") else 0
         except KeyboardInterrupt as stop:
-            code, line = getattr(stop, "exit_code", 130), "stopped"
+            code, line = signals.cause(stop).exit_code, "stopped"
             trace = traceback.format_exc()
         except UserError as error:
             code, line, trace = error.exit_code, f"error: {one_line(str(error))}", traceback.format_exc()

@@ -4,30 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.utils import convert_state_dict_to_kohya
-from safetensors import safe_open
 from safetensors.torch import save
 
 from experiments import merging
 from experiments.card import write_card
-from experiments.files import write_bytes
+from experiments.files import make_folder, write_bytes
 from experiments.models import load_model
-from rl_unlearn.adapter import FILE_NAME, read_adapter
+from rl_unlearn.adapter import FILE_NAME, locate, metadata, read_adapter
 from rl_unlearn.config import Config
-from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.errors import DataError
+from rl_unlearn.policy import DiffusionPolicy
 
 FORMATS = ("diffusers", "kohya", "merged")
-
-
-def locate(path: Path) -> Path:
-    """The adapter file of a run folder, adapter folder or file; `read_adapter` has checked it."""
-    read_adapter(path)
-    return next(file for file in (path, path / "adapter" / FILE_NAME, path / FILE_NAME) if file.is_file())
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """What the file says about base model, concept and seed."""
-    with safe_open(locate(path), framework="pt") as file:
-        return dict(file.metadata() or {})
 
 
 def described(path: Path) -> list[str]:
@@ -36,7 +24,13 @@ def described(path: Path) -> list[str]:
     rank = next(tensor.shape[0] for name, tensor in state.items() if ".lora_A" in name)
     kinds = {kind for kind in ("attn1", "attn2") for name in state if f".{kind}." in name}
     layers = "attention" if len(kinds) == 2 else "self" if "attn1" in kinds else "cross"
-    keys = {"base_model": "model.path", "base_revision": "model.revision", "concept": "concept", "seed": "seed"}
+    keys = {
+        "base_model": "model.path",
+        "base_revision": "model.revision",
+        "adapters": "model.adapters",
+        "concept": "concept",
+        "seed": "seed",
+    }
     known = [f"{key}={about[name]}" for name, key in keys.items() if about.get(name)]
     return [*known, f"lora.rank={rank}", f"lora.layers={layers}"]
 
@@ -45,8 +39,10 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     """Writes the adapter in `format` with a model card into folder `out`, checked to give the same in plain diffusers.
 
     `merged` writes a whole pipeline folder with the adapter in its weights. DataError if the copy differs or `out`
-    already holds something else, MachineError if it cannot be written.
+    already holds something else or the adapter does not fit the model, MachineError if it cannot be written.
     """
+    # diffusers leaves out what has no place in the model without an error.
+    DiffusionPolicy(load_model(config.model), config).load_adapter(read_adapter(path))
     if format == "merged":
         return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
     source = locate(path)
@@ -56,10 +52,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make folder {out}: {error.strerror}; choose another --out") from error
+    make_folder(out, "choose another --out")
     if target.exists() and target.samefile(source):
         raise DataError(f"{target} is the adapter itself; choose another --out")
     pipeline = load_model(config.model)
@@ -70,7 +63,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
         difference = merging.difference(pipeline, source, aside)
     finally:
         aside.unlink(missing_ok=True)
-    if difference > merging.TOLERANCE:
+    if not difference <= merging.TOLERANCE:  # NaN, too, is a difference
         raise DataError(
             f"{format} export of {source} changes the UNet's output by {difference:.2g}; nothing was written"
         )

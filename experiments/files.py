@@ -9,6 +9,14 @@ from typing import Any
 from rl_unlearn.errors import MachineError
 
 
+def make_folder(path: Path, remedy: str) -> None:
+    """A folder with its parents, if it is not there yet; `remedy` tells a person what to change if it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make folder {path}: {error.strerror}; {remedy}") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step; a crash leaves the old file or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,6 +40,12 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` for JSON, readable by people."""
     write_text(path, to_json(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no file."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
 
 
 def sync_folder(folder: Path) -> None:

@@ -55,7 +55,7 @@ def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
 def selection_text(row: dict[str, Any]) -> str:
     """One look at the policy by the selection CLIP."""
     parts = [f"{key} {row[key]:.3g}" for key in ("score", "forgotten", "retained", "coherence") if key in row]
-    best = " (best so far)" if row.get("best") else ""
+    best = " (best so far)" if row.get("best") else "" if row.get("allowed", True) else " (lost more than may be lost)"
     return f"look at version {row.get('policy_version', '?')}: {', '.join(parts)}{best}"
 
 

@@ -10,30 +10,48 @@ from rich.console import Console
 from cluster.program import Result, train
 from experiments import measuring, pictures, plots, samples
 from experiments.card import write_card
+from experiments.checkpoints import Checkpoints
 from experiments.files import write_bytes, write_json
 from experiments.models import load_model
 from experiments.progress import make_progress
 from experiments.recorder import Recorder
 from experiments.report import write_report
+from experiments.resuming import trim_metrics
 from experiments.run_folder import RunFolder
+from learner.loop import Listener
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
+from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError
 from rl_unlearn.judges import ProbabilityJudge, load_judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 
-def carry_out(config: Config, folder: RunFolder, argv: list[str], evaluated: bool, console: Console) -> dict[str, Any]:
-    """Fill the run folder; returns what the command prints. Bad input fails before the folder is made."""
+def carry_out(
+    config: Config,
+    folder: RunFolder,
+    argv: list[str],
+    evaluated: bool,
+    console: Console,
+    resumed: bool = False,
+    listen: Listener | None = None,
+) -> dict[str, Any]:
+    """Fill the run folder; returns what the command prints. Bad input fails before the folder is made.
+
+    With `resumed` it goes on from the newest checkpoint in the folder. `listen` hears every event of the training after
+    it has been recorded.
+    """
     start = time.monotonic()
     book = PromptBook.from_config(config)
     with console.status("loading the model and the judges"):
         judge = load_judge(config) if evaluated else None
         load_model(_for_driver(config).model)
-    with folder.running(config, argv):
-        result = _train(config, folder, console)
+    with folder.running(config, argv, resumed):
+        result = _train(config, folder, console, resumed, listen)
         save_adapter(folder / "adapter", result.adapter, config)
+        if result.critic is not None:
+            save_critic(folder.path, result.critic)
         write_bytes(folder / "curves.png", plots.draw_curves(plots.read_metrics(folder / "metrics.jsonl")))
         outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
         if judge is not None:
@@ -47,11 +65,21 @@ def carry_out(config: Config, folder: RunFolder, argv: list[str], evaluated: boo
     return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
 
 
-def _train(config: Config, folder: RunFolder, console: Console) -> Result:
+def _train(config: Config, folder: RunFolder, console: Console, resumed: bool, listen: Listener | None) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
+    keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
+    found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False)) if resumed else None
+    if resumed:
+        trim_metrics(folder / "metrics.jsonl", found[0] if found else -1)
     try:
         with Recorder(folder, make_progress(console), config.tensorboard) as recorder:
-            return train(config, recorder, spill)
+
+            def record(event: str, row: dict[str, Any]) -> None:
+                recorder(event, row)
+                if listen is not None:
+                    listen(event, row)
+
+            return train(config, record, spill, keeper=keeper, start=found[1] if found else None)
     except UserError:
         raise
     except Exception as error:
@@ -71,7 +99,7 @@ def _look(
     drawn = samples.draw(policy, book, config.evaluation.batch)
     drawn.save(folder / "samples")
     write_bytes(folder / "samples.png", pictures.to_png(drawn.picture()))
-    return compared.evaluation(book.concept_domain)
+    return compared.evaluation()
 
 
 def _for_driver(config: Config) -> Config:

@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from experiments import settings
+from experiments import settings, signals
 from experiments.files import write_json, write_text
-from experiments.signals import Stopped
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 
@@ -34,9 +33,12 @@ class RunFolder:
         return self.path / name
 
     @contextmanager
-    def running(self, config: Config, argv: list[str]) -> Iterator["RunFolder"]:
-        """Make the folder, then keep `run_state.json` true until the block is left, however it is left."""
-        lock = self._claim()
+    def running(self, config: Config, argv: list[str], resumed: bool = False) -> Iterator["RunFolder"]:
+        """Make the folder, then keep `run_state.json` true until the block is left, however it is left.
+
+        With `resumed` what the folder holds stays.
+        """
+        lock = self._claim(empty=not resumed)
         try:
             write_text(self / "config.yaml", settings.dump(config))
             self.update(
@@ -58,8 +60,8 @@ class RunFolder:
         self.state |= changes | {"updated": now()}
         write_json(self / "run_state.json", self.state)
 
-    def _claim(self) -> int:
-        """Create or empty the folder and lock it against a second run of this name."""
+    def _claim(self, empty: bool) -> int:
+        """Create the folder, lock it against a second run of this name, and empty it if told so."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path, os.O_RDONLY)
@@ -72,7 +74,7 @@ class RunFolder:
             raise ConfigError(f"another run is writing {self.path}; wait for it or choose another --name") from error
         except OSError:
             pass  # a file system without locks
-        for old in self.path.iterdir():
+        for old in self.path.iterdir() if empty else ():
             if old.is_dir() and not old.is_symlink():
                 shutil.rmtree(old)
             else:
@@ -108,7 +110,7 @@ def _check_writable(path: Path) -> None:
 
 def _verdict(error: BaseException) -> dict[str, Any]:
     if isinstance(error, KeyboardInterrupt):
-        return {"state": "stopped", "reason": error.name if isinstance(error, Stopped) else "SIGINT"}
+        return {"state": "stopped", "reason": signals.cause(error).name}
     if not isinstance(error, UserError):
         return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return {"state": "failed", "reason": str(error)} | (

@@ -50,7 +50,7 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = (), environ: Mapp
     """The validated configuration; a ConfigError names the first thing that is wrong."""
     settings: dict[str, Setting] = {}
     for file in files:
-        settings |= _from_mapping(strict_yaml.read(Path(file)), file)
+        settings |= from_mapping(strict_yaml.read(Path(file)), file)
     for variable, text in sorted((os.environ if environ is None else environ).items()):
         if variable.startswith(PREFIX):
             key = variable.removeprefix(PREFIX).lower().replace("__", ".")
@@ -83,7 +83,8 @@ def dump(config: Config) -> str:
     return strict_yaml.dump(config.model_dump(mode="json"))
 
 
-def _from_mapping(mapping: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Setting]:
+def from_mapping(mapping: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Setting]:
+    """Settings of a nested or dotted mapping; values are not looked at. ConfigError on an unknown or double key."""
     settings: dict[str, Setting] = {}
     for name, value in mapping.items():
         key = f"{prefix}{name}"
@@ -91,7 +92,7 @@ def _from_mapping(mapping: Mapping[Any, Any], source: str, prefix: str = "") -> 
         if not is_section(field):
             new = {key: Setting(value, source)}
         elif isinstance(value, dict):
-            new = _from_mapping(value, source, f"{key}.")
+            new = from_mapping(value, source, f"{key}.")
         elif value is None:
             new = {}
         else:
@@ -107,6 +108,8 @@ def _from_text(key: str, text: str, source: str) -> dict[str, Setting]:
     kinds = _kinds(field.annotation)
     if type(None) in kinds and text in ("null", "~"):
         value: Any = None
+    elif get_origin(field.annotation) is dict:
+        value = strict_yaml.parse(text, f"{source}: {key}")
     elif get_origin(field.annotation) is tuple and not text.startswith("["):
         value = [part.strip() for part in text.split(",") if part.strip()]
     elif str in kinds:
@@ -127,14 +130,14 @@ def _kinds(annotation: Any) -> set[Any]:
 def _field(key: str, source: str, section: bool = False) -> FieldInfo:
     field = fields().get(key)
     if field is None:
-        raise ConfigError(f"{source}: unknown key '{key}'{_suggestion(key)}")
+        raise ConfigError(f"{source}: unknown key '{key}'{suggestion(key)}")
     if is_section(field) and not section:
         example = next(name for name in fields() if name.startswith(f"{key}."))
         raise ConfigError(f"{source}: '{key}' is a section; set one of its keys, such as {example}=...")
     return field
 
 
-def _suggestion(key: str) -> str:
+def suggestion(key: str) -> str:
     """The nearest known keys: same last part first, then spelling."""
     leaves = [name for name, field in fields().items() if not is_section(field)]
     last = key.rpartition(".")[2]
@@ -154,15 +157,15 @@ def _explain(error: ValidationError, settings: Mapping[str, Setting]) -> str:
     while key and key not in settings:
         key = key.rpartition(".")[0]
     if not key:
-        return f"configuration: {_wish(first['msg'])}"
+        return f"configuration: {wish(first['msg'])}"
     setting = settings[key]
     value = repr(setting.value)
     shown = value if len(value) <= 60 else value[:57] + "..."
-    meaning = (fields()[key].description or "").strip().rstrip(".")
-    return f"{setting.source}: {key}={shown}: {_wish(first['msg'])} ({meaning})"
+    meaning = " ".join((fields()[key].description or "").split()).rstrip(".")
+    return f"{setting.source}: {key}={shown}: {wish(first['msg'])} ({meaning})"
 
 
-def _wish(message: str) -> str:
+def wish(message: str) -> str:
     """Pydantic's sentence as a wish."""
     for lead in ("Input should be ", "Value error, ", "String should "):
         if message.startswith(lead):

@@ -8,7 +8,7 @@ from types import FrameType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
-_received = False
+_received: int | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -18,6 +18,11 @@ class Stopped(KeyboardInterrupt):
         self.name = signal.Signals(number).name
         self.exit_code = EXIT_CODES[signal.Signals(number)]
         super().__init__(self.name)
+
+
+def cause(stop: KeyboardInterrupt) -> Stopped:
+    """The signal behind an interrupt: Ray's waiting calls turn `Stopped` into a plain KeyboardInterrupt."""
+    return stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT if _received is None else _received)
 
 
 def install() -> None:
@@ -30,9 +35,9 @@ def install() -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     global _received
-    if _received:
+    if _received is not None:
         os._exit(EXIT_CODES[signal.Signals(number)])
-    _received = True
+    _received = number
     # Every task under way ends with this exception; asyncio would print a traceback for each of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     raise Stopped(number)

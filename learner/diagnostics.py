@@ -4,24 +4,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_unlearn.losses import effective_sample_size, explained_variance
+from rl_unlearn.losses import correlation_within, effective_sample_size, explained_variance
 from rl_unlearn.trajectory import Scored
 
 Metrics = dict[str, float | int | list[float]]
 
 
-def of_ratios(steps: list[Float[Tensor, " pairs"]], clip: float) -> Metrics:
-    """Of the importance ratios (per latent dimension) of an update's optimizer steps, in order."""
-    ratio = torch.cat(steps)
+def of_ratios(steps: list[Float[Tensor, " pairs"]], dimensions: int, clip: float) -> Metrics:
+    """Of the joint log-ratios of an update's optimizer steps, in order; ``clip`` in nats."""
+    log_ratio = torch.cat(steps)
+    ends = torch.tensor([0.05, 0.5, 0.95])
     return {
-        "ratio_max": ratio.max().item(),
-        "ratio_min": ratio.min().item(),
-        "first_ratio_max": steps[0].max().item(),
-        "first_ratio_min": steps[0].min().item(),
-        "clip_fraction": ((ratio - 1).abs() > clip).float().mean().item(),
-        "ess": effective_sample_size(ratio),
-        # Schulman's estimator of KL(mu || pi) per latent dimension, (r - 1) - log r.
-        "approx_kl": (ratio - 1 - ratio.log()).mean().item(),
+        # Per latent dimension, as they are usually given.
+        "ratio_max": (log_ratio.max() / dimensions).exp().item(),
+        "ratio_min": (log_ratio.min() / dimensions).exp().item(),
+        "first_ratio_max": (steps[0].max() / dimensions).exp().item(),
+        "first_ratio_min": (steps[0].min() / dimensions).exp().item(),
+        "log_ratio_quantiles": torch.quantile(log_ratio, ends).tolist(),
+        "clip_fraction": (log_ratio.abs() > clip).float().mean().item(),
+        "ess": effective_sample_size(log_ratio),
     }
 
 
@@ -29,14 +30,20 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
     """Of the batch that policy ``version`` was updated with; ``target`` marks the prompts that ask for the concept."""
     trajectory = scored.trajectory
     lag = version - trajectory.policy_versions
-    metrics: Metrics = {"policy_lag": lag.float().mean().item(), "policy_lag_max": int(lag.max())}
+    metrics: Metrics = {
+        "policy_lag": lag.float().mean().item(),
+        "policy_lag_max": int(lag.max()),
+        "policy_lag_counts": torch.bincount(lag).tolist(),
+    }
     if target.any():
         rewards = trajectory.rewards[target]
         metrics["reward"] = rewards.mean().item()
         metrics["forget_rate"] = 1 - trajectory.evidence[target].mean().item()
-        # Over target prompts alone: between target and retained ones any critic looks good.
-        levels = scored.values[target].unbind(dim=1)
-        metrics["explained_variance"] = [explained_variance(values, rewards) for values in levels]
+        if scored.values is not None:
+            # Over target prompts alone: between target and retained ones any critic looks good.
+            levels, prompts = scored.values[target].unbind(dim=1), trajectory.prompts[target]
+            metrics["explained_variance"] = [explained_variance(values, rewards) for values in levels]
+            metrics["critic_correlation"] = [correlation_within(values, rewards, prompts) for values in levels]
     if (~target).any():
         metrics["retain_reward"] = trajectory.rewards[~target].mean().item()
         metrics["retain_rate"] = trajectory.evidence[~target].mean().item()

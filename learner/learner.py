@@ -9,23 +9,17 @@ from torch import Tensor, nn
 
 from learner import diagnostics
 from learner.diagnostics import Metrics
+from learner.estimator import Advantages, Estimator
 from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.estimators import PromptStatistics, gae, standardised, vtrace
-from rl_unlearn.losses import (
-    clip_per_dimension,
-    clipped_policy_loss,
-    importance_ratio,
-    joint_kl,
-    next_lr,
-    pathwise_loss,
-)
+from rl_unlearn.losses import annealed, behaviour_kl, joint_log_ratio, next_lr
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.weights import Weights
 
@@ -36,7 +30,7 @@ MAX_SKIPPED = 5
 class _Step:
     """What one optimizer step saw."""
 
-    ratio: Float[Tensor, " pairs"]
+    log_ratio: Float[Tensor, " pairs"]
     loss: float
     kl: float
     grad_norm: float
@@ -67,8 +61,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(
             self._policy.device.type, init_scale=2.0**10, enabled=config.model.dtype == "fp16"
         )
-        self._clip = clip_per_dimension(config.learner.clip_range, self._policy.dimensions)
-        self._statistics = PromptStatistics()
+        self._estimator = Estimator(config, self._policy.dimensions)
         self._retention = Retention(config, self._policy, self._embeddings)
         self._version = 0
         self._skipped = 0
@@ -86,23 +79,52 @@ class Learner:
         """Makes the retention pool from the retained prompts among these trajectories; returns its number of states."""
         return self._retention.keep(trajectory[~self._target(trajectory)])
 
+    def snapshot(self) -> Snapshot:
+        """Adapter, optimizer, multiplier and counters; the retention pool is made again from the warm-up's images."""
+        tensors = under("adapter", self._policy.adapter_state())
+        values = {
+            "version": self._version,
+            "lr": self._optimizer.param_groups[0]["lr"],
+            "kl_weight": self._retention.weight,
+            "skipped": self._skipped,
+            "estimator": self._estimator.state(),
+            "scaler": self._scaler.state_dict(),
+        }
+        return Snapshot(tensors | under("optimizer", optimizer_tensors(self._optimizer)), values)
+
+    def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
+        """Goes on where ``snapshot`` was taken; returns the number of states in the retention pool."""
+        states = self.keep(warm_up)
+        self._policy.load_adapter(snapshot.part("adapter"))
+        load_optimizer(self._optimizer, snapshot.part("optimizer"))
+        values = snapshot.values
+        for group in self._optimizer.param_groups:
+            group["lr"] = values["lr"]
+        self._version, self._skipped = values["version"], values["skipped"]
+        self._retention.weight = values["kl_weight"]
+        self._estimator.load(values["estimator"])
+        self._scaler.load_state_dict(values["scaler"])
+        return states
+
     def update(self, scored: Scored) -> Metrics:
         """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by one.
 
         Raises TrainingError after several optimizer steps in a row were skipped for a non-finite gradient.
         """
         trajectory = scored.trajectory
-        advantages = self._advantages(scored)
+        advantages = self._estimator.advantages(scored, lambda: self._log_ratios(trajectory))
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
         order = torch.randperm(len(pairs), generator=generator(self._config.seed, "minibatches", self._version))
         minibatches = pairs[order].tensor_split(min(self._config.learner.minibatches, len(pairs)))
         batch = diagnostics.of_batch(scored, self._target(trajectory), self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
-        step_kl = joint_kl(steps[-1].ratio, self._policy.dimensions)
+        step_kl = behaviour_kl(steps[-1].log_ratio)
         learner = self._config.learner
+        progress = min(1.0, self._version / (self._config.loop.rounds * learner.updates_per_round))
+        highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
-            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, learner.lr)
+            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
         return {
             "lr": self._optimizer.param_groups[0]["lr"],
             "step_kl": step_kl,
@@ -113,27 +135,15 @@ class Learner:
             "grad_norm": sum(step.grad_norm for step in steps) / len(steps),
             "kl": sum(step.kl for step in steps) / len(steps),
             **batch,
-            **diagnostics.of_ratios([step.ratio for step in steps], self._clip),
+            **diagnostics.of_ratios([step.log_ratio for step in steps], self._policy.dimensions, learner.clip_range),
         }
 
     def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
 
-    def _advantages(self, scored: Scored) -> Float[Tensor, "batch steps"] | None:
-        trajectory, estimator = scored.trajectory, self._config.estimator
-        if estimator.name == "critic":
-            return standardised(gae(scored.values, trajectory.rewards, estimator.gae_lambda))
-        if estimator.name == "vtrace":
-            ratios = self._ratios(trajectory)
-            return standardised(vtrace(scored.values, trajectory.rewards, ratios, estimator.truncation))
-        if estimator.name == "terminal":
-            advantages = self._statistics.advantages(trajectory.prompts, trajectory.rewards)
-            return advantages[:, None].expand(-1, trajectory.log_probs.shape[1])
-        return None
-
     @torch.no_grad()
-    def _ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
-        """Importance ratios of all steps under the policy as it stands."""
+    def _log_ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
+        """Joint log-ratios of all steps under the policy as it stands."""
         columns = []
         for k in range(trajectory.log_probs.shape[1]):
             latents = trajectory.latents[:, k].to(self._policy.device)
@@ -141,22 +151,22 @@ class Learner:
             _, log_probs, _ = step(
                 output, latents, self._policy.schedule, k, action=trajectory.latents[:, k + 1].to(latents.device)
             )
-            columns.append(importance_ratio(log_probs.cpu(), trajectory.log_probs[:, k]))
+            columns.append(joint_log_ratio(log_probs.cpu(), trajectory.log_probs[:, k], self._policy.dimensions))
         return torch.stack(columns, dim=1)
 
     def _optimizer_step(
         self,
         scored: Scored,
-        advantages: Float[Tensor, "batch steps"] | None,
+        advantages: Advantages,
         pairs: Int[Tensor, "pairs 2"],
         number: int,
     ) -> _Step:
         self._optimizer.zero_grad(set_to_none=True)
-        ratios, losses = [], []
+        log_ratios, losses = [], []
         for part in pairs.split(self._config.learner.microbatch):
-            ratio, loss = self._policy_loss(scored, advantages, part)
+            log_ratio, loss = self._policy_loss(scored, advantages, part)
             self._scaler.scale(loss.sum() / len(pairs)).backward()
-            ratios.append(ratio.detach())
+            log_ratios.append(log_ratio)
             losses.append(loss.detach())
         kl = self._retention.backward(self._scaler, self._version, number)
         self._scaler.unscale_(self._optimizer)
@@ -174,7 +184,7 @@ class Learner:
         if finite and kl is not None:
             self._retention.adjust(kl)
         return _Step(
-            torch.cat(ratios).cpu(),
+            torch.cat(log_ratios).cpu(),
             torch.cat(losses).mean().item(),
             math.nan if kl is None else kl,
             norm.item(),
@@ -182,17 +192,19 @@ class Learner:
         )
 
     def _policy_loss(
-        self, scored: Scored, advantages: Float[Tensor, "batch steps"] | None, pairs: Int[Tensor, "pairs 2"]
+        self, scored: Scored, advantages: Advantages, pairs: Int[Tensor, "pairs 2"]
     ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """Detached joint log-ratios, and the loss of each (trajectory, step)."""
         rows, steps = pairs.unbind(dim=1)
         trajectory, device = scored.trajectory, self._policy.device
         latents = trajectory.latents[rows, steps].to(device)
         output = self._policy.predict(latents, steps, self._embeddings[trajectory.prompts[rows]])
         action = trajectory.latents[rows, steps + 1].to(device)
         _, log_probs, mean = step(output, latents, self._policy.schedule, steps, action=action)
-        ratio = importance_ratio(log_probs, trajectory.log_probs[rows, steps].to(device))
-        if advantages is not None:
-            return ratio, clipped_policy_loss(ratio, advantages[rows, steps].to(device), self._clip)
-        assert scored.action_gradients is not None
-        gradients = scored.action_gradients[rows, steps].to(device)
-        return ratio, pathwise_loss(ratio, mean, gradients, self._clip)
+        behaviour = trajectory.log_probs[rows, steps].to(device)
+        log_ratio = joint_log_ratio(log_probs.detach(), behaviour, self._policy.dimensions)
+        away = None if trajectory.means is None else action.float() - trajectory.means[rows, steps].to(device)
+        loss = self._estimator.loss(
+            advantages.at(rows, steps, device), self._policy.dimensions * log_probs, log_ratio, mean, away
+        )
+        return log_ratio, loss

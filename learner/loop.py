@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from learner.board import Board, Choice, Keeper, Resumption
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
+from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.weights import Weights
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -38,54 +40,35 @@ class Result:
     """LoRA state, see adapter.save_adapter."""
     policy_version: int
     digest: str
+    critic: Any
+    """critic_file.CriticState of the last critic; None if there was none."""
     images: int
     """Images generated: warm-up, rounds and looks."""
     updates: int
     seconds: float
 
 
-class Board:
-    """What both coroutines share: references to the policy versions, the newest version, and the best one."""
-
-    def __init__(self, weights: Any):
-        self.version = 0
-        self.images = 0
-        self.best: tuple[float, int, Any] | None = None
-        self._weights = {0: weights}
-        self._published = asyncio.Condition()
-
-    async def publish(self, version: int, weights: Any, oldest_needed: int) -> None:
-        """Makes a version available and forgets those before ``oldest_needed``."""
-        async with self._published:
-            self.version = version
-            self._weights[version] = weights
-            for old in [v for v in self._weights if v < min(oldest_needed, version)]:
-                del self._weights[old]
-            self._published.notify_all()
-
-    async def weights(self, version: int) -> Any:
-        """The reference to exactly this version, once there is one."""
-        async with self._published:
-            await self._published.wait_for(lambda: self.version >= version)
-            return self._weights[version]
-
-
 class Loop:
     """One run. ``run`` reads top to bottom; ``_rollouts`` and ``_training`` are the two coroutines."""
 
-    def __init__(self, config: Config, handles: Handles, listen: Listener):
-        self._config, self._handles, self._listen = config, handles, listen
+    def __init__(self, config: Config, handles: Handles, listen: Listener, keeper: Keeper | None = None):
+        self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
         self._book = PromptBook.from_config(config)
         self._started = time.monotonic()
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5))
 
-    async def run(self) -> Result:
+    async def run(self, start: Resumption | None = None) -> Result:
         """Warm-up, rounds, selection; raises TrainingError when an actor stays silent for ``loop.timeout`` seconds."""
         self._listen("phase", {"phase": "starting actors"})
         await self._same_model()
-        board = Board(self._handles.learner.weights.remote())
-        self._listen("phase", {"phase": "warm-up"})
-        anchor = await self._warm_up(board)
+        if start is None:
+            self._listen("phase", {"phase": "warm-up"})
+            board = Board(0, {0: self._handles.learner.weights.remote()})
+            await self._warm_up(board)
+        else:
+            self._listen("phase", {"phase": "restoring"})
+            board = await self._restore(start)
+        anchor = await self._wait(self._handles.rollouts[0].anchor.remote(), "rollout")
         self._listen("phase", {"phase": f"training, {self._config.concept} -> {anchor}"})
         try:
             async with asyncio.TaskGroup() as group:
@@ -95,13 +78,14 @@ class Loop:
                     rollouts.cancel()  # they would go on for ever
         except* Exception as errors:
             raise _first(errors) from errors
-        await self._look(board, self._config.loop.rounds, board.version, await board.weights(board.version))
+        rounds = self._config.loop.rounds
+        await self._look(board, rounds, board.version, await board.weights(board.version), final=True)
         assert board.best is not None
-        best: Weights = await self._wait(board.best[2], "learner")
+        best = await self._fetch_weights(board.best.weights)
+        critic = await self._wait(self._handles.critic.state.remote(), "critic")
         self._listen("phase", {"phase": "done"})
-        return Result(
-            best.state, best.version, best.digest, board.images, board.version, time.monotonic() - self._started
-        )
+        images, seconds = self._images(board, rounds, final=True), time.monotonic() - self._started
+        return Result(best.state, best.version, best.digest, critic, images, board.version, seconds)
 
     async def _same_model(self) -> None:
         expected = await self._wait(self._handles.learner.base_digest.remote(), "learner")
@@ -111,33 +95,65 @@ class Loop:
                     "a rollout actor loaded another model than the learner: check model.path on its node"
                 )
 
-    async def _warm_up(self, board: Board) -> str:
+    async def _warm_up(self, board: Board) -> None:
         config, handles = self._config, self._handles
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = self._book.draw(config.seed, 0, images, share)
-        await self._collect(board, 0, prompts, await board.weights(0), fresh=False)
+        await self._collect(0, prompts, await board.weights(0), fresh=False)
         warm = handles.replay.recent.remote(images, 0, (config.seed, "warm-up"))
-        states = await self._wait(handles.learner.keep.remote(warm), "learner")
-        fit = await self._wait(handles.critic.warm_up.remote(warm), "critic")
-        anchor: str = await self._wait(handles.rollouts[0].anchor.remote(), "rollout")
-        self._listen("warm-up", {"images": board.images, "pool_states": states, "anchor": anchor, **fit})
-        return anchor
+        keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
+        states, fit = await self._wait(keep, "learner"), await self._wait(fitted, "critic")
+        if self._keeper is not None:
+            self._keeper.keep_warm_up(Snapshot((await self._wait(warm, "replay")).tensors()))
+        self._listen("warm-up", {"images": images, "pool_states": states, **fit})
+
+    async def _restore(self, start: Resumption) -> Board:
+        """Gives all actors what they held; returns the board as it was."""
+        handles, parts = self._handles, start.parts
+        restored = [
+            (handles.learner.restore.remote(parts["learner"], start.warm_up), "learner"),
+            (handles.critic.restore.remote(parts["critic"], start.warm_up), "critic"),
+            (handles.replay.restore.remote(parts["replay"]), "replay"),
+        ]
+        for reference, who in restored:
+            await self._wait(reference, who)
+        self._started -= parts["loop"].values["seconds"]
+        return Board.restored(parts["loop"])
+
+    async def _checkpoint(self, keeper: Keeper, board: Board, round: int, parts: dict[str, Any]) -> None:
+        """Commits what the actors held between two updates, and the driver's own share of it."""
+        await board.wait_for_round(round)  # its look may be the best one
+        found: dict[str, Snapshot] = {}
+        for who, reference in parts.items():
+            found[who] = await self._wait(reference, who)
+        own = await board.snapshot(round, time.monotonic() - self._started, self._fetch_weights)
+        keeper.commit(round, found | {"loop": own})
+        board.settle(round)
+
+    def _images(self, board: Board, round: int, final: bool = False) -> int:
+        """Images of the warm-up, the rounds so far and their looks; those drawn ahead count in their own round."""
+        config = self._config
+        rounds = round if config.loop.mode == "sync" else max(round, board.rounds)
+        looks = 1 + (rounds - 1) // config.selection.every + final
+        return config.critic.warmup_images + rounds * config.rollout.images + looks * len(self._look_prompts)
 
     async def _rollouts(self, board: Board) -> None:
         # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the
         # training can say when it has had enough.
-        config = self._config
-        for round in range(1, config.loop.rounds + 1) if config.loop.mode == "sync" else itertools.count(1):
+        config, first = self._config, board.version // self._config.learner.updates_per_round + 1
+        sync = config.loop.mode == "sync"
+        for round in range(first, config.loop.rounds + 1) if sync else itertools.count(first):
             version = board.version
-            if config.loop.mode == "sync":
+            if sync:
                 version = max(0, round - 1 - config.loop.pipeline) * config.learner.updates_per_round
             weights = await board.weights(version)
             prompts = self._book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
-            await self._collect(board, round, prompts, weights, fresh=True)
+            await self._collect(round, prompts, weights, fresh=True)
             if (round - 1) % config.selection.every == 0:
                 await self._look(board, round, version, weights)
+            await board.passed(round)
 
-    async def _collect(self, board: Board, round: int, prompts: list[int], weights: Any, fresh: bool) -> None:
+    async def _collect(self, round: int, prompts: list[int], weights: Any, fresh: bool) -> None:
         size, actors = self._config.rollout.batch, self._handles.rollouts
         added = []
         for chunk, offset in enumerate(range(0, len(prompts), size)):
@@ -146,24 +162,33 @@ class Loop:
             added.append(self._handles.replay.add.remote(actor.sample.remote(request, weights), fresh))
         for reference in added:
             await self._wait(reference, "rollout")
-        board.images += len(prompts)
 
     async def _training(self, board: Board) -> None:
-        config, handles = self._config, self._handles
-        per_round = config.learner.updates_per_round
-        prepared = self._prepare(0)
-        for version in range(config.loop.rounds * per_round):
+        config, handles, keeper = self._config, self._handles, self._keeper
+        per_round, total = config.learner.updates_per_round, config.loop.rounds * config.learner.updates_per_round
+        prepared = self._prepare(board.version)
+        for version in range(board.version, total):
             scored, fit = prepared
             update = handles.learner.update.remote(scored)
             fitted = await self._wait(fit, "critic")
-            if version + 1 < config.loop.rounds * per_round:
+            round, ends = version // per_round + 1, (version + 1) % per_round == 0
+            due = keeper is not None and ends and keeper.due(round)
+            # Asked for before the next update's calls, so that they show the actors between the two.
+            parts = (
+                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote(round)}
+                if due
+                else {}
+            )
+            if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
             metrics = await self._wait(update, "learner")
-            round = version // per_round + 1
             oldest = max(0, round - config.loop.pipeline) * per_round
             await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
-            if (version + 1) % per_round == 0:
+            if ends:
                 await self._report(board, round, metrics | fitted)
+            if due:
+                assert keeper is not None
+                await self._checkpoint(keeper, board, round, parts | {"learner": handles.learner.snapshot.remote()})
 
     def _prepare(self, version: int) -> tuple[Any, Any]:
         """A scored batch for the update of policy ``version``, and the metrics of the critic's fit before it.
@@ -180,7 +205,7 @@ class Loop:
         )
         recent = handles.replay.recent.remote(config.critic.window, up_to, (config.seed, "recent", version))
         fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
-        return handles.critic.score.remote(batch, config.estimator.name == "pathwise"), fit
+        return handles.critic.score.remote(batch), fit
 
     async def _report(self, board: Board, round: int, metrics: dict[str, Any]) -> None:
         metrics["replay"] = await self._wait(self._handles.replay.counts.remote(), "replay")
@@ -190,32 +215,39 @@ class Loop:
             {
                 "round": round,
                 "rounds": self._config.loop.rounds,
-                "images": board.images,
+                "images": (images := self._images(board, round)),
                 "seconds": seconds,
-                "images_per_second": board.images / seconds,
+                "images_per_second": images / seconds,
                 **metrics,
             },
         )
 
-    async def _look(self, board: Board, round: int, version: int, weights: Any) -> None:
+    async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
         actor = self._handles.rollouts[round % len(self._handles.rollouts)]
         look: Look = await self._wait(actor.look.remote(self._look_prompts, weights), "rollout")
-        board.images += len(self._look_prompts)
-        best = board.best is None or look.score > board.best[0]
+        board.first = board.first or look  # of the untouched model: no update has been made by then
+        may_lose = self._config.selection.may_lose
+        allowed = min(look.retained - board.first.retained, look.other - board.first.other) >= -may_lose
+        best = allowed and (board.best is None or look.score > board.best.score)
         if best:
-            board.best = (look.score, version, weights)
+            board.choices.append(Choice(round, version, look.score, weights))
         self._listen(
             "selection",
             {
                 "round": round,
                 "policy_version": version,
-                "images": board.images,
+                "images": self._images(board, round, final),
                 "seconds": time.monotonic() - self._started,
                 "score": look.score,
+                "allowed": allowed,
                 **asdict(look),
                 "best": best,
             },
         )
+
+    async def _fetch_weights(self, reference: Any) -> Weights:
+        """The weights behind a reference; those of a checkpoint are there already."""
+        return reference if isinstance(reference, Weights) else await self._wait(reference, "learner")
 
     async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,6 +37,7 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
     metadata = {
         "base_model": config.model.path,
         "base_revision": config.model.revision or "",
+        "adapters": ",".join(config.model.adapters),
         "concept": config.concept,
         "seed": str(config.seed),
         "digest": digest(state),
@@ -54,19 +55,43 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
         os.close(directory)
 
 
-def read_adapter(path: str | Path) -> AdapterState:
-    """The LoRA state in an adapter folder, a run folder or a .safetensors file; DataError if missing or invalid."""
+def locate(path: str | Path) -> Path:
+    """The adapter file of a run folder, adapter folder or file; DataError if there is none."""
     path = Path(path)
-    candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
     if path.suffix in {".bin", ".pt", ".ckpt", ".pth", ".pkl"}:
         raise DataError(f"adapter {str(path)!r} is a pickle, which can run code when read: convert it to safetensors")
+    candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
     found = next((p for p in candidates if p.is_file()), None)
     if found is None:
         raise DataError(f"no adapter at {str(path)!r}: give a run folder, or a folder that holds {FILE_NAME}")
+    return found
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What an adapter says about itself: base_model, adapters below it, concept, seed and digest, if it is ours."""
+    found = locate(path)
+    try:
+        with safe_open(found, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"adapter {str(found)!r} is not a valid safetensors file: {error}") from error
+
+
+def read_adapter(path: str | Path) -> AdapterState:
+    """The LoRA state in an adapter folder, a run folder or a .safetensors file; DataError if missing or invalid."""
+    found = locate(path)
     try:
         state = load_file(found)
     except (SafetensorError, OSError) as error:
         raise DataError(f"adapter {str(found)!r} is not a valid safetensors file: {error}") from error
     if not state or not all(name.startswith(_PREFIX) and ".lora_" in name for name in state):
-        raise DataError(f"adapter {str(found)!r} holds no UNet LoRA in diffusers' keys")
+        raise DataError(
+            f"adapter {str(found)!r} holds no UNet LoRA in diffusers' keys: give a run's own adapter, not its kohya "
+            "export, and none that changes the text encoder"
+        )
+    pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
+    if pairs != {name for name in state if ".lora_A." not in name}:
+        raise DataError(f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it again")
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise DataError(f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again")
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-CONCEPT = r"^((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"
+_CONCEPT = r"((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
+CONCEPT = rf"^{_CONCEPT}(, ?{_CONCEPT})*$"
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
@@ -20,6 +21,9 @@ class Section(BaseModel):
 class Model(Section):
     path: str = "canvas"
     """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
+    adapters: Strings = ()
+    """Earlier erasures that are part of the model: run folders, adapter folders or files, fused into its UNet in this
+    order. What they forgot stays out of the reward for keeping and out of IRA."""
     revision: str | None = None
     """Hub revision; None takes the default branch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -75,11 +79,14 @@ class Reward(Section):
     """Weight of the anchor's log-probability on target prompts: something must be there instead."""
     anchor: Strings = ("nearest",)
     """What should be there instead, in order of preference: the first that is another class of the concept's domain.
-    `nearest` is the one whose phrase the reward CLIP finds most similar; `any` the likeliest other class on each image,
-    so that every image pulls its own way."""
+    `nearest` is the one whose phrase the reward CLIP finds most similar."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
-    bound: float = Field(4.0, gt=0)
+    images: dict[str, float] = {}
+    """Further rewards that see nothing but the image, with their weights, for every prompt: `jpeg_kilobytes`,
+    `classifier:FOLDER:LABEL` (log-probability of a transformers or timm folder's label), or a name that the program's
+    own API was given a function for."""
+    bound: float = Field(8.0, gt=0)
     """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth exploiting."""
 
     @field_validator("anchor", mode="before")
@@ -107,6 +114,8 @@ class Critic(Section):
     """Share of a minibatch that comes from the warm-up images."""
     withheld: float = Field(0.8, ge=0, le=1)
     """Share of states whose prompt the critic is not told: it must look at the latents."""
+    start: str | None = None
+    """Run folder whose critic this one starts from; None: the reward CLIP's blocks and random convolutions."""
     warmup_images: int = Field(512, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
     warmup_target_fraction: float = Field(0.2, ge=0, lt=1)
@@ -116,13 +125,37 @@ class Critic(Section):
 
 
 class Estimator(Section):
-    name: Literal["terminal", "critic", "vtrace", "pathwise"] = "pathwise"
-    """terminal: reward against the prompt's running statistics (DDPO). critic: GAE on the critic's values (CGRU).
-    vtrace: V-trace on them, for replayed steps. pathwise: the critic's action gradient (SVG(0))."""
+    name: Literal[
+        "terminal", "group", "critic", "critic_no_t", "vtrace", "x0hat", "qprop", "pathwise", "pathwise_no_t"
+    ] = "pathwise"
+    """terminal: reward against the prompt's running statistics (DDPO). group: against the same prompt's images of the
+    round (GRPO). critic: GAE on the critic's values (CGRU). vtrace: V-trace on them, for replayed steps. x0hat: GAE on
+    the rewards of the decoded predictions of x0. qprop: `critic` with the critic's action gradient as control variate.
+    pathwise: the action gradient alone (SVG(0)). *_no_t: the critic is not told the timestep."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
-    """GAE lambda of `critic`; 1 is reward minus value."""
+    """GAE lambda of `critic`, `x0hat` and `qprop`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
-    """Truncation of `vtrace`'s importance ratios (per latent dimension, as everywhere)."""
+    """Truncation of `vtrace`'s ratios, which are tempered by ratio_exponent."""
+    nu: float = Field(1.0, ge=0)
+    """Share of the control variate in `qprop`; 0 is `critic`."""
+    ratio_exponent: float | None = Field(None, ge=0, le=1)
+    """Exponent of a step's joint importance ratio where it weighs the step: 1 is exact, null stands for 1/D (the
+    D-th root, practically no weight), 0 leaves the weights out."""
+
+    @property
+    def critic(self) -> bool:
+        """Whether a learned critic is needed."""
+        return self.name not in ("terminal", "group", "x0hat")
+
+    @property
+    def timed(self) -> bool:
+        """Whether the critic is told the timestep."""
+        return not self.name.endswith("_no_t")
+
+    @property
+    def gradients(self) -> Literal["actions", "means"] | None:
+        """Where the critic's action gradient is taken: at the stored actions, or at the behaviour means."""
+        return "actions" if self.name.startswith("pathwise") else "means" if self.name == "qprop" else None
 
 
 class Learner(Section):
@@ -130,7 +163,9 @@ class Learner(Section):
     """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
-    step_kl: float = Field(1.2, gt=0)
+    lr_constant: float = Field(0.6, ge=0, le=1)
+    """Share of the run after which the largest step size falls linearly to lr_floor; 1 never."""
+    step_kl: float = Field(3.0, gt=0)
     """How far the policy should be from the one that drew a batch after learning from it: joint KL in nats per
     denoising step. The critic is only right near the data it was fitted on."""
     weight_decay: float = Field(0.0, ge=0)
@@ -145,8 +180,8 @@ class Learner(Section):
     microbatch: int = Field(64, ge=1)
     """Latents in one forward pass; gradients are accumulated over microbatches."""
     clip_range: float = Field(1.6, gt=0)
-    """Clip of the joint log-ratio of one step, in nats; divided by the latents' dimension D where the per-dimension
-    ratio is used."""
+    """Clip of the joint log-ratio of one step, in nats: beyond it importance weights are truncated, and the
+    likelihood-ratio estimators learn nothing more from the step."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
@@ -185,6 +220,10 @@ class Loop(Section):
     inside the rate limit."""
     pipeline: int = Field(1, ge=0, le=16)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
+    checkpoint_every: int = Field(4, ge=0)
+    """Rounds between two checkpoints, which `resume` goes on from; 0 makes none."""
+    checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept, the newest ones."""
     timeout: float = Field(600.0, gt=0)
     """Seconds that any single wait on an actor may take before the run fails loudly."""
 
@@ -194,6 +233,9 @@ class Selection(Section):
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip `arch/pretrained`."""
     every: int = Field(3, ge=1)
     """Rounds between two looks at the current policy."""
+    may_lose: float = Field(0.02, ge=0, le=1)
+    """How much of the rest may be lost: share of retained images on which the selection CLIP no longer sees what was
+    asked, or no longer the rest of the prompt, against the untouched model. A version that loses more is not chosen."""
     images: int = Field(128, ge=2)
     """Images of a look, the same prompts and noise each time, half of them on target prompts."""
 
@@ -210,7 +252,8 @@ class Evaluation(Section):
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind the 95 % intervals."""
     judge: str = "canvas"
-    """`canvas` (the shipped judges), a folder with classifiers `object/` and `style/`, or an open_clip model other than
+    """`canvas` (the shipped judges; `canvas:panel` for three further ones together, `canvas:second`, `canvas:outline`,
+    `canvas:patches` for each), a folder with classifiers `object/` and `style/`, or an open_clip model other than
     the reward's and the selection's."""
     batch: int = Field(64, ge=1)
     """Images sampled at once, and kept together in the cache."""
@@ -279,7 +322,8 @@ class Config(Section):
     output: str = "outputs"
     """Folder of all runs."""
     concept: str = Field("cat", pattern=CONCEPT)
-    """What to forget: an object, `style:<style>`, or with prompt files any phrase."""
+    """What to forget: an object, `style:<style>`, several of one kind with commas between them, or with prompt files
+    any phrase."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Source of every random number."""
     tensorboard: bool = True
@@ -309,5 +353,5 @@ class Config(Section):
 
     @property
     def run_name(self) -> str:
-        """`name`, or one made of concept and seed."""
-        return self.name or f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.concept)}-seed{self.seed}"
+        """`name`, or one made of concept and seed; a long list of concepts is cut off: it names a folder."""
+        return self.name or f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.concept)[:80]}-seed{self.seed}"

@@ -100,6 +100,24 @@ def reverse_kernel(
     return alpha_prev.sqrt() * x0 + (1 - alpha_prev - std**2).clamp(min=0).sqrt() * eps
 
 
+def predicted_x0(
+    mean: Float[Tensor, "batch *latent"],
+    latents: Float[Tensor, "batch *latent"],
+    schedule: Schedule,
+    index: Int[Tensor, " batch"] | int,
+) -> Float[Tensor, "batch *latent"]:
+    """The final latents that the model expected when it chose ``mean`` (see reverse_kernel) at ``latents``; fp32.
+
+    Some schedulers end with a step that changes nothing and so tells nothing: there the latents are all but final.
+    """
+    state = latents.float()
+    alpha, alpha_prev, std = (_per_sample(v, index, state) for v in (schedule.alpha, schedule.alpha_prev, schedule.std))
+    # In the mean of reverse_kernel, eps is (state - sqrt(alpha) x0) / sqrt(1 - alpha).
+    share = ((1 - alpha_prev - std**2).clamp(min=0) / (1 - alpha)).sqrt()
+    known = alpha_prev.sqrt() - share * alpha.sqrt()
+    return torch.where(known > 1e-4, (mean - share * state) / known, mean / alpha_prev.sqrt())
+
+
 def log_prob(
     action: Float[Tensor, "batch *latent"],
     mean: Float[Tensor, "batch *latent"],

@@ -5,6 +5,7 @@ the final image. Values are V(state, level), shape (batch, T + 1); only the last
 """
 
 from collections import deque
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,10 +35,11 @@ def vtrace(
     ratios: Float[Tensor, "batch steps"],
     truncation: float,
 ) -> Float[Tensor, "batch steps"]:
-    """Off-policy advantages with gamma = 1 (Espeholt et al. 2018, eq. 1 and section 4.2).
+    """Off-policy advantages ``r_k + v_{k+1} - V_k`` with gamma = 1 (Espeholt et al. 2018, eq. 1 and section 4.2).
 
-    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at ``truncation``. With ratios of 1
-    and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
+    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at ``truncation``. The factor rho_k
+    of the paper's policy gradient is left to the loss, which weighs every action by its ratio. With ratios of 1 and a
+    truncation of 1 this is ``gae(..., gae_lambda=1)``.
     """
     rho = ratios.clamp(max=truncation)
     bootstrap = torch.cat([values[:, 1:-1], torch.zeros_like(rewards)[:, None]], dim=1)
@@ -50,12 +52,27 @@ def vtrace(
         running = deltas[:, k] + rho[:, k] * running
         targets[:, k] = values[:, k] + running
     following = torch.cat([targets[:, 1:], torch.zeros_like(rewards)[:, None]], dim=1)
-    return rho * (reward + following - values[:, :-1])
+    return reward + following - values[:, :-1]
 
 
-def standardised(advantages: Float[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
-    """Divided by the batch's standard deviation; the mean is left, for the critic's baseline already carries it."""
-    return advantages / (advantages.std(correction=0) + 1e-6)
+def group_advantages(groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """``(r - mean of the group) / std of all such differences`` (GRPO, Shao et al. 2024, with the batch's std).
+
+    ``groups``: prompt and round of each trajectory. A trajectory alone in its group has an advantage of 0.
+    """
+    _, group, sizes = groups.unique(dim=0, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(sizes), dtype=rewards.dtype).index_add(0, group, rewards) / sizes
+    return standardised(rewards - means[group])
+
+
+def scale(advantages: Float[Tensor, "batch *steps"]) -> float:
+    """What advantages are divided by: the batch's standard deviation."""
+    return advantages.std(correction=0).item() + 1e-6
+
+
+def standardised(advantages: Float[Tensor, "batch *steps"]) -> Float[Tensor, "batch *steps"]:
+    """Divided by their standard deviation; the mean is left, for the baseline already carries it."""
+    return advantages / scale(advantages)
 
 
 class PromptStatistics:
@@ -66,12 +83,31 @@ class PromptStatistics:
         self._minimum = minimum
         self._rewards: dict[int, deque[float]] = {}
         self._all: deque[float] = deque(maxlen=4 * length)
+        self._counted: deque[int] = deque(maxlen=64 * length)
 
-    def advantages(self, prompts: Int[Tensor, " batch"], rewards: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """``(r - mean) / std`` of the prompt; of all prompts while a prompt has fewer than ``minimum`` rewards."""
-        for prompt, reward in zip(prompts.tolist(), rewards.tolist(), strict=True):
-            self._rewards.setdefault(prompt, deque(maxlen=self._length)).append(reward)
-            self._all.append(reward)
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` takes; plain values."""
+        rewards = {str(prompt): list(kept) for prompt, kept in self._rewards.items()}
+        return {"rewards": rewards, "all": list(self._all), "counted": list(self._counted)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from another one's :meth:`state`."""
+        self._rewards = {int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()}
+        self._all.extend(state["all"])
+        self._counted.extend(state["counted"])
+
+    def advantages(
+        self, ids: Int[Tensor, " batch"], prompts: Int[Tensor, " batch"], rewards: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """``(r - mean) / std`` of the prompt; of all prompts while a prompt has fewer than ``minimum`` rewards.
+
+        A replayed trajectory (an id that was seen before) is judged but not counted again.
+        """
+        for id, prompt, reward in zip(ids.tolist(), prompts.tolist(), rewards.tolist(), strict=True):
+            if id not in self._counted:
+                self._counted.append(id)
+                self._rewards.setdefault(prompt, deque(maxlen=self._length)).append(reward)
+                self._all.append(reward)
         result = []
         for prompt, reward in zip(prompts.tolist(), rewards.tolist(), strict=True):
             own = self._rewards[prompt]

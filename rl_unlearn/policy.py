@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rl_unlearn import canvas
-from rl_unlearn.adapter import AdapterState
+from rl_unlearn.adapter import AdapterState, locate, read_adapter
 from rl_unlearn.config import Config, Lora, Model
 from rl_unlearn.ddim import Schedule, step
 from rl_unlearn.errors import ConfigError, DataError, MachineError
@@ -55,10 +55,24 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
         )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(f"model.path {model.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    for adapter in model.adapters:
+        _fuse(pipeline, adapter)
     # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel.
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _fuse(pipeline: StableDiffusionPipeline, adapter: str) -> None:
+    """Folds an adapter into the UNet's weights for good."""
+    read_adapter(adapter)
+    file = locate(adapter)
+    try:
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"model.adapters: {adapter!r} does not fit the model: {str(error).splitlines()[0]}") from error
+    pipeline.fuse_lora(components=["unet"])
+    pipeline.unload_lora_weights()
 
 
 def read_shape_and_schedule(config: Config) -> tuple[tuple[int, int, int], Schedule]:
@@ -220,17 +234,23 @@ class DiffusionPolicy:
     @torch.no_grad()
     def rollout(
         self, embeddings: Float[Tensor, "batch tokens features"], seeds: list[int]
-    ) -> tuple[Float[Tensor, "batch levels channels height width"], Float[Tensor, "batch steps"]]:
-        """Denoises one trajectory for each seed: all states in storage dtype, and the behaviour log-probs (fp32)."""
+    ) -> tuple[
+        Float[Tensor, "batch levels channels height width"],
+        Float[Tensor, "batch steps"],
+        Float[Tensor, "batch steps channels height width"],
+    ]:
+        """Denoises one trajectory for each seed: all states in storage dtype; in fp32 the behaviour log-probs, and the
+        means that the actions were drawn around."""
         noise = trajectory_noise(seeds, len(self.schedule), self.latent_shape).to(self.device)
         latents = [noise[:, 0].to(self.dtype)]
-        log_probs = []
+        log_probs, means = [], []
         for index in range(len(self.schedule)):
             output = self.predict(latents[-1], index, embeddings)
-            action, log_prob, _ = step(output, latents[-1], self.schedule, index, noise=noise[:, index + 1])
+            action, log_prob, mean = step(output, latents[-1], self.schedule, index, noise=noise[:, index + 1])
             latents.append(action)
             log_probs.append(log_prob)
-        return torch.stack(latents, dim=1), torch.stack(log_probs, dim=1)
+            means.append(mean)
+        return torch.stack(latents, dim=1), torch.stack(log_probs, dim=1), torch.stack(means, dim=1)
 
     @torch.no_grad()
     def decode(
@@ -250,7 +270,7 @@ class DiffusionPolicy:
         images = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            latents, _ = self.rollout(self.encode(prompts[part]), seeds[part])
+            latents, *_ = self.rollout(self.encode(prompts[part]), seeds[part])
             images.append(self.decode(latents[:, -1]).cpu())
         return torch.cat(images)
 

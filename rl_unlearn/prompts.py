@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from rl_unlearn import canvas
+from rl_unlearn.adapter import metadata
 from rl_unlearn.config import Config, Prompts
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.noise import generator
@@ -28,6 +29,8 @@ class Prompt:
     style: int
     target: bool
     """Whether it asks for the concept to forget."""
+    gone: bool = False
+    """Whether it asks for what an earlier adapter (model.adapters) forgot: its images stay as they are by now."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class PromptBook:
     names: dict[str, tuple[str, ...]]
     phrases: dict[str, tuple[str, ...]]
     concept_domain: str
-    concept_index: int
+    concepts: tuple[int, ...]
+    """Classes of that domain to forget."""
 
     @property
     def targets(self) -> list[int]:
@@ -55,11 +59,6 @@ class PromptBook:
         """The domain the concept does not belong to: what must stay on its images."""
         return "style" if self.concept_domain == "object" else "object"
 
-    @property
-    def concept(self) -> str:
-        """Zero-shot phrase of the concept."""
-        return self.phrases[self.concept_domain][self.concept_index]
-
     @classmethod
     def from_config(cls, config: Config) -> "PromptBook":
         """The grid of objects and styles, or the user's two prompt files.
@@ -71,31 +70,27 @@ class PromptBook:
             raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
         if prompts.target_file and prompts.retain_file:
             return cls._from_lists(config.concept, read_prompts(prompts.target_file), read_prompts(prompts.retain_file))
-        return cls._from_grid(config.concept, prompts)
+        gone = tuple(metadata(adapter).get("concept", "") for adapter in config.model.adapters)
+        return cls._from_grid(config.concept, gone, prompts)
 
     @classmethod
-    def _from_grid(cls, concept: str, config: Prompts) -> "PromptBook":
+    def _from_grid(cls, concept: str, gone: tuple[str, ...], config: Prompts) -> "PromptBook":
         objects = config.objects or canvas.OBJECTS
         styles = config.styles or canvas.STYLES
-        domain, name = concept.split(":", 1) if ":" in concept else ("object", concept)
         known = {"object": objects, "style": styles}
-        if name not in known[domain]:
-            everything = [*objects, *(f"style:{s}" for s in styles)]
-            near = difflib.get_close_matches(concept, everything, n=1) or [
-                f"style:{s}" for s in difflib.get_close_matches(name, styles, n=1)
-            ]
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"concept {concept!r} is not in this world: {hint}"
-                f"objects are {', '.join(objects)}; styles are {', '.join(f'style:{s}' for s in styles)}"
-            )
+        domain, concepts = _concepts(concept, known)
+        earlier = {part for concepts_before in gone for part in _parts(concepts_before)}
         fill = _filler(config.template, "prompts.template")
         grid = tuple(
-            Prompt(fill(o, s), i, j, target=(o if domain == "object" else s) == name)
+            Prompt(
+                fill(o, s), i, j,
+                target=(asked := (i if domain == "object" else j) in concepts),
+                gone=not asked and bool(earlier & {f"object:{o}", f"style:{s}"}),
+            )
             for i, o in enumerate(objects)
             for j, s in enumerate(styles)
-        )
-        if not any(not p.target for p in grid):
+        )  # fmt: skip
+        if all(p.target or p.gone for p in grid):
             raise ConfigError("no prompt is left to retain: add objects or styles beside the concept")
         by_object = _filler(config.object_template, "prompts.object_template")
         by_style = _filler(config.style_template, "prompts.style_template")
@@ -103,17 +98,19 @@ class PromptBook:
             "object": tuple(by_object(o, "") for o in objects),
             "style": tuple(by_style("", s) for s in styles),
         }
-        return cls(grid, {"object": objects, "style": styles}, phrases, domain, known[domain].index(name))
+        return cls(grid, known, phrases, domain, concepts)
 
     @classmethod
     def _from_lists(cls, concept: str, target: list[str], retain: list[str]) -> "PromptBook":
         # The classes are the concept and each retained prompt; "style" becomes picture quality, so that broken
         # images do not pass for forgetting.
         kept = tuple(dict.fromkeys(retain))
+        if concept in kept:
+            raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
         prompts = [Prompt(text, 0, 0, True) for text in target]
         prompts += [Prompt(text, 1 + kept.index(text), 0, False) for text in retain]
         names = {"object": (concept, *kept), "style": ("clear", "broken")}
-        return cls(tuple(prompts), names, {"object": (concept, *kept), "style": _QUALITY}, "object", 0)
+        return cls(tuple(prompts), names, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,))
 
     def draw(self, seed: int, round: int, images: int, target_fraction: float) -> list[int]:
         """Prompts of a round: every target prompt (every retained one) comes up equally often over the rounds.
@@ -134,6 +131,36 @@ class PromptBook:
             order = torch.randperm(len(pool), generator=generator(seed, "prompts", kind, lap)).tolist()
             drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
         return drawn
+
+
+def _parts(concept: str) -> list[str]:
+    """The concepts named, each as `object:NAME` or `style:NAME`."""
+    return [part if ":" in part else f"object:{part}" for part in (part.strip() for part in concept.split(","))]
+
+
+def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tuple[int, ...]]:
+    """Domain and classes of what `concept` names: one, or several of one domain with commas between them."""
+    pairs = []
+    for part in _parts(concept):
+        domain, name = part.split(":", 1)
+        if name not in known[domain]:
+            part = part.removeprefix("object:")
+            everything = [*known["object"], *(f"style:{s}" for s in known["style"])]
+            near = difflib.get_close_matches(part, everything, n=1) or [
+                f"style:{s}" for s in difflib.get_close_matches(name, known["style"], n=1)
+            ]
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"concept {part!r} is not in this world: {hint}"
+                f"objects are {', '.join(known['object'])}; "
+                f"styles are {', '.join(f'style:{s}' for s in known['style'])}"
+            )
+        pairs.append((domain, known[domain].index(name)))
+    if len({domain for domain, _ in pairs}) > 1:
+        raise ConfigError(
+            f"concept {concept!r} mixes objects and styles: forget one kind first, the other on top of it"
+        )
+    return pairs[0][0], tuple(dict.fromkeys(index for _, index in pairs))
 
 
 def _filler(template: str, key: str) -> Callable[[str, str], str]:

@@ -11,76 +11,90 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 Evidence = dict[str, Float[Tensor, "batch classes"]]
+DOMAINS = ("object", "style")
+KINDS = ("log-odds", "log-prob")
 
 
-def log_odds(
-    log_probs: Float[Tensor, "batch classes"], classes: Int[Tensor, " batch"], bound: float
-) -> Float[Tensor, " batch"]:
-    """``log p - log(1 - p)`` of one class in each row, in nats, clipped to +-bound.
+def log_odds(log_probs: Float[Tensor, "batch classes"], bound: float) -> Float[Tensor, "batch classes"]:
+    """``log p - log(1 - p)`` of every class, in nats, clipped to +-bound.
 
     A log-odds keeps its slope where the probability saturates; plain cosine similarity hardly separates concepts.
     """
-    own = log_probs.gather(1, classes[:, None]).squeeze(1)
-    rest = log_probs.scatter(1, classes[:, None], float("-inf")).logsumexp(dim=1)
-    return (own - rest).clamp(-bound, bound)
+    # 1 - p is exact for all but the likeliest class, whose rest is summed: a prompt list may have thousands of classes.
+    top = log_probs.argmax(dim=1, keepdim=True)
+    others = log_probs.scatter(1, top, float("-inf")).logsumexp(dim=1, keepdim=True)
+    rest = (-log_probs.exp()).log1p().scatter(1, top, others)
+    return (log_probs - rest).clamp(-bound, bound)
 
 
-def outcomes(evidence: Evidence, book: PromptBook, bound: float) -> Float[Tensor, "batch outcomes"]:
-    """What rewards are made of, for every image and whatever was asked; the reward is linear in them (reward_weights).
+def outcome_names(book: PromptBook, config: Reward) -> tuple[str, ...]:
+    """Names of the columns of :func:`outcomes`, in order: `log-odds object cat`, ..., `image jpeg_kilobytes`."""
+    kinds = [f"{kind} {domain} {name}" for domain in DOMAINS for kind in KINDS for name in book.names[domain]]
+    return (*kinds, *(f"image {name}" for name in config.images))
 
-    Columns, in nats, clipped to +-bound: negative log-odds of the concept against its domain (forget); log-probability
-    of the likeliest other class of that domain (presence: an empty picture is no answer); then the log-probabilities of
-    all classes, of the concept's domain and of the other one.
+
+def outcomes(
+    evidence: Evidence, bound: float, images: Float[Tensor, "batch rewards"] | None = None
+) -> Float[Tensor, "batch outcomes"]:
+    """What rewards are made of, for every image, whatever was asked and whatever shall be forgotten.
+
+    For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in nats, clipped to
+    +-bound; then ``images``, the rewards that see nothing but the image. The reward is linear in them (reward_weights).
     """
-    own, other = evidence[book.concept_domain], evidence[book.other_domain]
-    concept = torch.full((len(own),), book.concept_index, device=own.device)
-    forget = -log_odds(own, concept, bound)
-    instead = own.scatter(1, concept[:, None], float("-inf")).max(dim=1).values.clamp(-bound, 0)
-    return torch.cat([forget[:, None], instead[:, None], own.clamp(-bound, 0), other.clamp(-bound, 0)], dim=1)
+    parts = []
+    for domain in DOMAINS:
+        parts += [log_odds(evidence[domain], bound), evidence[domain].clamp(-bound, 0)]
+    return torch.cat([part.cpu() for part in parts] + ([] if images is None else [images]), dim=1)
 
 
-def anchor_class(book: PromptBook, config: Reward, classes: Float[Tensor, "classes features"]) -> int | None:
-    """Which class of the concept's domain shall stand in its place: the first possible of ``config.anchor``; None: any.
+def anchor_classes(book: PromptBook, config: Reward, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
+    """For each concept the class of its domain that shall stand in its place: the first possible of ``config.anchor``.
 
     ``classes``: the reward CLIP's normalised text embeddings of that domain. Raises ConfigError for an anchor that this
-    world does not know, or if none is another class of the concept's domain.
+    world does not know, or if none is a class of the concepts' domain that is to be kept.
     """
-    known, own = {name for names in book.names.values() for name in names}, book.names[book.concept_domain]
+    known = {name for names in book.names.values() for name in names}
     for name in config.anchor:
-        if name not in known | {"any", "nearest"}:
+        if name not in known | {"nearest"}:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "name a class, `nearest` or `any`"
+            hint = f"did you mean {near[0]!r}?" if near else "name a class, or `nearest`"
             raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
+    own, concepts = book.names[book.concept_domain], list(book.concepts)
     for name in config.anchor:
-        if name == "any":
-            return None
-        if name == "nearest":
-            similarity = classes @ classes[book.concept_index]
-            similarity[book.concept_index] = float("-inf")
-            return int(similarity.argmax())
-        if name in own and own.index(name) != book.concept_index:
-            return own.index(name)
+        if name == "nearest" and len(concepts) < len(own):
+            similarity = classes @ classes[concepts].T
+            similarity[concepts] = float("-inf")
+            return tuple(similarity.argmax(dim=0).tolist())
+        if name in own and own.index(name) not in concepts:
+            return (own.index(name),) * len(concepts)
     raise ConfigError(
-        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than the concept: "
+        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than what is forgotten: "
         "add one, or `nearest`"
     )
 
 
-def reward_weights(book: PromptBook, config: Reward, anchor: int | None) -> Float[Tensor, "prompts outcomes"]:
+def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -> Float[Tensor, "prompts outcomes"]:
     """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes . weights[prompt]``.
 
-    Target prompts: forget, presence of the anchor (of any other class if there is none), and coherence on the rest of
-    the prompt (its style, or its object). Retained ones: retain on both things asked for.
+    Target prompts: forget (negative log-odds of the concept), presence of its anchor, and coherence on the rest of the
+    prompt (its style, or its object), log-probabilities both. Retained ones: retain on both things asked for, but for
+    what an earlier adapter forgot. All of them: the rewards that see nothing but the image.
     """
-    own = len(book.names[book.concept_domain])
-    weights = torch.zeros(len(book.prompts), 2 + own + len(book.names[book.other_domain]))
-    presence = 1 if anchor is None else 2 + anchor
+    column = {name: place for place, name in enumerate(outcome_names(book, config))}
+    own, other = book.concept_domain, book.other_domain
+    weights = torch.zeros(len(book.prompts), len(column))
     for row, prompt in zip(weights, book.prompts, strict=True):
-        asked, rest = 2 + getattr(prompt, book.concept_domain), 2 + own + getattr(prompt, book.other_domain)
+        asked = getattr(prompt, own)
+        name, rest = book.names[own][asked], book.names[other][getattr(prompt, other)]
         if prompt.target:
-            row[0], row[presence], row[rest] = config.forget, config.presence, config.coherence
-        else:
-            row[asked] = row[rest] = config.retain
+            anchor = book.names[own][anchors[book.concepts.index(asked)]]
+            row[column[f"log-odds {own} {name}"]] = -config.forget
+            row[column[f"log-prob {own} {anchor}"]] = config.presence
+            row[column[f"log-prob {other} {rest}"]] = config.coherence
+        elif not prompt.gone:
+            row[column[f"log-prob {own} {name}"]] = row[column[f"log-prob {other} {rest}"]] = config.retain
+        for image, weight in config.images.items():
+            row[column[f"image {image}"]] = weight
     return weights
 
 

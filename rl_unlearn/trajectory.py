@@ -4,7 +4,7 @@ Produced by the rollout actor, kept by the replay actor as Arrow record batches,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.errors import DataError
+
+PER_ROUND = 2**32
+"""Ids of one round: the id of a trajectory is round * PER_ROUND + its position in the round."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,28 +42,36 @@ class Trajectory:
     """Reward of the final image."""
     evidence: Float[Tensor, " batch"]
     """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain), in [0, 1]."""
+    means: Float[Tensor, "batch steps channels height width"] | None = None
+    """Means that the actions were drawn around, fp32, if the estimator asks for them."""
+    predicted: Float[Tensor, "batch steps"] | None = None
+    """Reward of the decoded prediction of x_0 at each step, if the estimator asks for it."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: Int[Tensor, " rows"] | Bool[Tensor, " rows"] | slice) -> "Trajectory":
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
 
     @staticmethod
     def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
         """Several batches as one, in the order given."""
-        return Trajectory(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Trajectory)})
+        return Trajectory(**{name: torch.cat([getattr(p, name) for p in parts]) for name in parts[0].tensors()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def to_arrow(self) -> pa.RecordBatch:
         """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has no such type)."""
         storage = next(name for name, dtype in _DTYPES.items() if dtype == self.latents.dtype)
         columns = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in self.tensors().items():
             array = (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy()
             array = np.ascontiguousarray(array)
             tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(array) if array.ndim > 1 else pa.array(array)
-            columns[field.name] = tensor
+            columns[name] = tensor
         names = list(columns)
         schema = pa.schema(
             [pa.field(n, columns[n].type, nullable=False) for n in names], metadata={"rl_unlearn.latents": storage}
@@ -71,7 +82,7 @@ class Trajectory:
     def from_arrow(cls, batch: pa.RecordBatch) -> "Trajectory":
         """Inverse of :meth:`to_arrow`; raises DataError for a batch of another schema."""
         metadata = batch.schema.metadata or {}
-        names = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls) if f.default is MISSING or f.name in batch.schema.names]
         if b"rl_unlearn.latents" not in metadata or batch.schema.names != names:
             raise DataError(f"Arrow batch with columns {batch.schema.names} holds no trajectories (expected {names})")
         tensors = {}
@@ -90,7 +101,7 @@ class Scored:
     """Trajectories with the critic's judgement. Produced by the critic actor, consumed by the learner."""
 
     trajectory: Trajectory
-    values: Float[Tensor, "batch levels"]
-    """V(x_k, t_k) of all T + 1 states, in units of reward."""
+    values: Float[Tensor, "batch levels"] | None
+    """V(x_k, t_k) of all T + 1 states, in units of reward, if the estimator asks for them."""
     action_gradients: Float[Tensor, "batch steps channels height width"] | None
-    """grad_a V(a, t_{k+1}) at the stored action of each step, if the estimator asks for it."""
+    """grad_a V(a, t_{k+1}) of each step, at the stored action or the behaviour mean, if the estimator asks for it."""

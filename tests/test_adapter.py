@@ -56,6 +56,22 @@ def test_round_trip_is_bit_equal_and_describes_itself(policy, tmp_path):
     assert [f.name for f in (tmp_path / "run" / "adapter").iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.parametrize(
+    ("damage", "hint"),
+    [
+        (lambda name, tensor: {} if ".lora_B." in name else {name: tensor}, "lacks one factor"),
+        (lambda name, tensor: {} if ".lora_A." in name else {name: tensor}, "lacks one factor"),
+        (lambda name, tensor: {name: tensor * float("nan")}, "NaN"),
+        (lambda name, tensor: {name.replace("unet.", "lora_unet_"): tensor}, "not its kohya export"),
+    ],
+)
+def test_damaged_adapters_are_explained(damage, hint, policy, tmp_path):
+    whole = {f"unet.{name}": tensor for name, tensor in policy.adapter_state().items()}
+    save_file({k: v for name, tensor in whole.items() for k, v in damage(name, tensor).items()}, tmp_path / FILE_NAME)
+    with pytest.raises(DataError, match=hint):
+        read_adapter(tmp_path)
+
+
 def test_digest_sees_names_shapes_and_every_bit():
     state = {"b": torch.zeros(2, 3), "a": torch.ones(3, 2)}
     assert digest(state) == digest({"a": torch.ones(3, 2), "b": torch.zeros(2, 3)})

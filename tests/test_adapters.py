@@ -115,6 +115,18 @@ def test_merged_weights_are_whole_or_absent(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("format", adapters.FORMATS)
+def test_an_adapter_of_another_model_is_not_exported(
+    format: str, adapter: Path, config: Config, tmp_path: Path
+) -> None:
+    """Plain diffusers would leave out the layers it does not know and call the rest the same."""
+    state = {name.replace("mid_block", "down_blocks.7"): tensor for name, tensor in read_adapter(adapter).items()}
+    save_adapter(tmp_path / "foreign", state, config)
+    with pytest.raises(DataError, match="does not fit this model"):
+        adapters.export(tmp_path / "foreign", format, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_kohya_names(adapter: Path, config: Config, tmp_path: Path) -> None:
     names = set(load_file(adapters.export(adapter, "kohya", tmp_path, config)["file"]))
     assert {name.rpartition(".")[2] for name in names} == {"weight", "alpha"}
@@ -175,6 +187,14 @@ def test_generate_with_and_without(
     assert draw("again.png", "--adapter", str(adapter)) == adapted
 
 
+def test_generate_makes_the_folder_of_its_picture(config: Config, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "picture.png"
+    line = ["generate", "--prompt", "a dog", "sampler.steps=2", f"model.path={config.model.path}", "--out"]
+    assert main([*line, str(out)]) == 0
+    assert out.is_file()
+    assert main([*line, str(out / "below" / "x.png")]) == 3, "a file is no folder"
+
+
 def test_generate_adds_adapters_up(
     adapter: Path, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +218,9 @@ def test_generate_adds_adapters_up(
     [
         (["--adapter", "a", "--scale", "1", "--scale", "2"], "one for each"),
         (["--scale", "1"], "one for each"),
-        (["--adapter", "a", "--scale", "nan"], "--scale"),
+        (["--adapter", "a", "--scale", "nan"], "'nan' is not from -100 to 100"),
+        (["--adapter", "a", "--scale", "much"], "'much' is not from -100 to 100"),
+        (["--adapter", "a", "--scale", "1000"], "'1000' is not from -100 to 100"),
         (["--out", "x.jpg"], ".png"),
     ],
 )

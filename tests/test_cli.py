@@ -100,10 +100,16 @@ def test_words_stay_words() -> None:
     assert load("concept=no").concept == "no"
     assert load("name=1e4").run_name == "1e4"
     assert load("concept=style:twemoji").concept == "style:twemoji"
+    assert load("concept=style:noto,style:flat").concept == "style:noto,style:flat", "no list"
     assert load("name=null").name is None
     assert load("prompts.objects=cat,dog").prompts.objects == ("cat", "dog")
     assert load("prompts.objects=[cat, dog]").prompts.objects == ("cat", "dog")
     assert load("cluster.inline=true").cluster.inline is True
+
+
+def test_a_refused_value_is_explained_on_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"concept='cat,,dog': must match .*\(What to forget[^\n]*\)$"):
+        load("concept=cat,,dog")
 
 
 def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
@@ -246,3 +252,18 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
 def test_overrides_may_stand_anywhere(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "seed=3", "--json", "concept=frog"]) == 0
     assert json.loads(capfd.readouterr().out)["concept"] == "frog"
+
+
+def test_a_library_that_swallows_the_signal_does_not_hide_it() -> None:
+    """As Ray does while it waits: what it raises does not say which signal came."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from experiments import __main__ as program\n"
+        "def wait(args):\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(9)\n"
+        "    except KeyboardInterrupt:\n        raise KeyboardInterrupt from None\n"
+        "program.args_run = wait\n"
+        "sys.exit(program.main(['config', 'show']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "stopped\n")

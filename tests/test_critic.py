@@ -1,5 +1,7 @@
 """The critic: what it depends on, its gradient, its trunk, and that it learns."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
@@ -154,7 +156,7 @@ def trajectories(count: int = 24, steps: int = 4) -> Trajectory:
     signal = torch.randn(count, generator=draw)
     latents[:, :, 0] += signal[:, None, None, None]
     prompts = torch.arange(count) % 6
-    outcomes = (signal + 2.0 * (prompts % 2 == 0))[:, None].repeat(1, 7)
+    outcomes = (signal + 2.0 * (prompts % 2 == 0))[:, None].repeat(1, 10)
     return Trajectory(
         ids=torch.arange(count),
         rounds=torch.zeros(count, dtype=torch.int64),
@@ -181,8 +183,8 @@ def test_fit_learns_and_is_deterministic():
     metrics = one.fit(batch, 80, 0)
     torch.manual_seed(99)
     assert other.fit(batch, 80, 0) == metrics
-    after = one.score(batch, False).values
-    assert torch.equal(after, other.score(batch, False).values)
+    after = one.score(batch).values
+    assert torch.equal(after, other.score(batch).values)
     assert (after - rewards[:, None]).square().mean().item() < 0.4 * variance
     assert one.fit(batch, 0, 1) == {"critic_loss": 0.0}
 
@@ -226,19 +228,26 @@ def test_a_withheld_prompt_cannot_be_seen():
     seen = []
     actor._critic.condition.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     actor.fit(trajectories(), 1, 1)
-    actor.score(trajectories(2), True)
+    actor.score(trajectories(2))
     fit, scores = seen[0], seen[1:]
     assert not fit.any()
     withheld = [not condition.any() for condition in scores]
     assert withheld == [False, *[False, True] * 4], "the values of five levels know the prompt, four gradients do not"
 
 
-def test_score_values_every_level_and_gradients_belong_to_the_actions():
-    actor = CriticActor(tiny.config(critic={"lr": 3e-3}))
-    actor._conditions.zero_()  # then values are of withheld prompts, too
-    batch = trajectories(6)
+def fitted(name: str, batch: Trajectory, withheld: bool = False) -> CriticActor:
+    """An actor of this estimator after five steps; ``withheld``: its values do not know the prompt, as gradients do."""
+    actor = CriticActor(tiny.config(critic={"lr": 3e-3}, estimator={"name": name}))
+    if withheld:
+        actor._conditions.zero_()
     actor.fit(batch, 5, 0)
-    plain, full = actor.score(batch, False), actor.score(batch, True)
+    return actor
+
+
+def test_score_values_every_level_and_gradients_belong_to_the_actions():
+    batch = trajectories(6)
+    actor = fitted("critic", batch, withheld=True)
+    plain, full = actor.score(batch), fitted("pathwise", batch, withheld=True).score(batch)
     assert plain.action_gradients is None
     assert plain.values.shape == (6, 5)
     torch.testing.assert_close(plain.values, full.values)
@@ -249,20 +258,63 @@ def test_score_values_every_level_and_gradients_belong_to_the_actions():
         latents = batch.latents.clone()
         gradient = full.action_gradients[:, k]
         latents[:, k + 1] += 1e-2 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
-        nudged = actor.score(Trajectory(**{**vars(batch), "latents": latents}), False).values
-        change = nudged - plain.values
+        change = actor.score(dataclasses.replace(batch, latents=latents)).values - plain.values
         expected = 1e-2 * gradient.flatten(1).norm(dim=1)
         torch.testing.assert_close(change[:, k + 1], expected, rtol=0.05, atol=1e-4)
         change[:, k + 1] = 0
         assert torch.equal(change, torch.zeros_like(change))
 
 
-def test_the_same_latents_have_another_value_at_another_level_or_prompt():
-    actor = CriticActor(tiny.config(critic={"lr": 3e-3}))
+def test_the_gradients_of_qprop_are_taken_at_the_behaviour_means():
     batch = trajectories(6)
-    actor.fit(batch, 5, 0)
+    means = torch.randn(6, 4, *tiny.SHAPE, generator=generator("means"))
+    there = torch.cat([batch.latents[:, :1], means], dim=1)
+    expected = fitted("pathwise", batch).score(dataclasses.replace(batch, latents=there))
+    found = fitted("qprop", batch).score(dataclasses.replace(batch, means=means))
+    assert torch.equal(found.action_gradients, expected.action_gradients)
+    torch.testing.assert_close(found.values, fitted("critic", batch).score(batch).values)
+    # Whatever was drawn around them, they stay: the control variate must not know the action.
+    other = dataclasses.replace(batch, means=means, latents=torch.randn_like(batch.latents))
+    assert torch.equal(fitted("qprop", batch).score(other).action_gradients, found.action_gradients)
+
+
+@pytest.mark.parametrize("name", ["critic_no_t", "pathwise_no_t"])
+def test_a_critic_without_t_does_not_depend_on_it(name):
+    batch = trajectories(6)
+    batch.latents[:] = batch.latents[:, :1]  # the same latents at all levels
+    actor = fitted(name, batch)
+    found = actor.score(batch)
+    assert torch.equal(found.values, found.values[:, :1].expand(-1, 5))
+    if name == "pathwise_no_t":
+        assert torch.equal(found.action_gradients, found.action_gradients[:, :1].expand(-1, 4, -1, -1, -1))
+    seen = []
+    actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    actor.fit(batch, 1, 1)
+    assert not torch.cat(seen).any(), "it was not told in training either"
+
+
+@pytest.mark.parametrize("name", ["terminal", "group", "x0hat"])
+def test_where_no_critic_is_needed_none_is_fitted_or_asked(name):
+    batch = trajectories(6)
+    actor = CriticActor(tiny.config(estimator={"name": name}))
+    before = {key: value.clone() for key, value in actor._critic.state_dict().items()}
+    actor._critic.register_forward_pre_hook(lambda *_: pytest.fail("the critic was asked"))
+    assert actor.warm_up(batch) == actor.fit(batch, 5, 1) == {}
+    predicted = torch.randn(6, 4) if name == "x0hat" else None
+    found = actor.score(dataclasses.replace(batch, predicted=predicted, rewards=torch.arange(6.0)))
+    assert found.action_gradients is None
+    if predicted is None:
+        assert found.values is None
+    else:
+        assert torch.equal(found.values[:, :4], predicted)
+        assert torch.equal(found.values[:, 4], torch.arange(6.0))
+    assert all(torch.equal(value, before[key]) for key, value in actor._critic.state_dict().items())
+
+
+def test_the_same_latents_have_another_value_at_another_level_or_prompt():
+    batch = trajectories(6)
     same = batch.latents[:1, :1].expand(6, 5, *tiny.SHAPE).clone()
-    found = actor.score(Trajectory(**{**vars(batch), "latents": same}), False).values
+    found = fitted("critic", batch).score(dataclasses.replace(batch, latents=same)).values
     assert len(found[0].unique()) == 5
     assert len(found[:, 0].unique()) == 6
 
@@ -270,6 +322,6 @@ def test_the_same_latents_have_another_value_at_another_level_or_prompt():
 def test_half_precision_latents_are_read_in_fp32():
     actor = CriticActor(tiny.config())
     batch = trajectories(3)
-    half = Trajectory(**{**vars(batch), "latents": batch.latents.bfloat16()})
+    half = dataclasses.replace(batch, latents=batch.latents.bfloat16())
     actor.fit(half, 2, 0)
-    assert actor.score(half, True).values.dtype == torch.float32
+    assert actor.score(half).values.dtype == torch.float32

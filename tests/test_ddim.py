@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from rl_unlearn.ddim import MIN_STD, Schedule, log_prob, reverse_kernel, step
+from rl_unlearn.ddim import MIN_STD, Schedule, log_prob, predicted_x0, reverse_kernel, step
 from rl_unlearn.errors import ConfigError
 
 SHAPE = (3, 4, 8, 8)
@@ -51,6 +51,38 @@ def test_every_step_is_that_of_diffusers(prediction, eta, steps, offset, to_one)
         scale = max(1.0, mean.abs().max().item())
         torch.testing.assert_close(our_mean.double(), mean, atol=1e-6 * scale, rtol=1e-6)
         torch.testing.assert_close(action.double(), sample, atol=1e-6 * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("steps", [5, 50])
+@pytest.mark.parametrize("to_one", [True, False])
+def test_the_prediction_of_x0_is_that_of_diffusers(prediction, eta, steps, to_one):
+    theirs = scheduler(prediction_type=prediction, set_alpha_to_one=to_one)
+    schedule = Schedule.from_scheduler(theirs, steps, eta)
+    theirs.alphas_cumprod = theirs.alphas_cumprod.double()
+    theirs.final_alpha_cumprod = theirs.final_alpha_cumprod.double()
+    output, latents, _ = tensors(3)
+    for index, t in enumerate(theirs.timesteps):
+        expected = theirs.step(
+            output.double(), t, latents.double(), eta=eta, variance_noise=torch.zeros(SHAPE).double()
+        )
+        found = predicted_x0(reverse_kernel(output, latents, schedule, index), latents, schedule, index).double()
+        # Solved from the mean, of which x0 is a small part at high noise: a few digits of fp32 are lost.
+        size = max(1.0, expected.pred_original_sample.abs().max().item())
+        torch.testing.assert_close(found, expected.pred_original_sample, atol=1e-4 * size, rtol=0)
+
+
+def test_the_prediction_of_x0_after_a_step_that_changes_nothing_is_the_state():
+    # Without an offset the last step goes from t = 0 to t = 0, if the scheduler's final alpha is not 1.
+    schedule = Schedule.from_scheduler(scheduler(steps_offset=0), 10, 1.0)
+    assert schedule.alpha[-1] == schedule.alpha_prev[-1]
+    output, latents, _ = tensors(3)
+    index = torch.tensor([9, 0, 9])
+    mean = reverse_kernel(output, latents, schedule, index)
+    found = predicted_x0(mean, latents, schedule, index)
+    torch.testing.assert_close(found[0], latents[0], rtol=2e-3, atol=1e-3)
+    torch.testing.assert_close(found[1:2], predicted_x0(mean[1:2], latents[1:2], schedule, 0))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

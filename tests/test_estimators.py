@@ -1,5 +1,6 @@
 """Advantage estimators against slow loops, RLlib, and a policy gradient that is known exactly."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 from ray.rllib.algorithms.impala.torch.vtrace_torch_v2 import vtrace_torch
 
-from rl_unlearn.estimators import PromptStatistics, gae, standardised, vtrace
-from rl_unlearn.losses import clipped_policy_loss, importance_ratio, pathwise_loss
+from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, scale, standardised, vtrace
+from rl_unlearn.losses import control_variate, importance_weight, likelihood_ratio_loss, pathwise_loss
 
 BATCH, STEPS = 6, 7
 
@@ -62,7 +63,10 @@ def test_gae_of_one_trace_is_that_of_its_halves(lam):
 
 
 def slow_vtrace(values, rewards, ratios, bar):
-    """Espeholt et al. 2018, eq. 1, close to the notation of the paper; gamma = 1, x_T terminal with V = 0."""
+    """Espeholt et al. 2018, eq. 1, close to the notation of the paper; gamma = 1, x_T terminal with V = 0.
+
+    Without the policy gradient's factor rho_s, which is the loss's.
+    """
     advantages = np.zeros(ratios.shape)
     for n in range(ratios.shape[0]):
         V = [*values[n, :-1], 0.0]
@@ -75,7 +79,7 @@ def slow_vtrace(values, rewards, ratios, bar):
             for s in range(T)
         ] + [0.0]
         for s in range(T):
-            advantages[n, s] = rho[s] * (r[s] + v[s + 1] - V[s])
+            advantages[n, s] = r[s] + v[s + 1] - V[s]
     return advantages
 
 
@@ -101,7 +105,9 @@ def test_vtrace_is_that_of_rllib():
         values=values[:, :-1].T,
         bootstrap_values=torch.zeros(BATCH, dtype=torch.float64),
     )
-    torch.testing.assert_close(vtrace(values, rewards, ratios, 1.0), expected.T)
+    # Its policy-gradient advantages carry the factor rho, which ours leave to the loss.
+    rho = ratios.clamp(max=1)
+    torch.testing.assert_close(rho * vtrace(values, rewards, ratios, 1.0), expected.T)
 
 
 def test_vtrace_on_policy_is_gae_with_lambda_one():
@@ -115,26 +121,64 @@ def test_standardised_divides_and_does_not_shift():
     assert torch.isfinite(standardised(torch.ones(2, 2))).all()
 
 
+def test_scale_is_what_standardised_divides_by():
+    advantages = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    assert scale(advantages) == pytest.approx(math.sqrt(5.0))
+    assert torch.equal(standardised(advantages) * scale(advantages), advantages)
+
+
+def test_group_advantages_are_those_of_a_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randint(3, (40, 2), generator=generator)
+    rewards = torch.randn(40, generator=generator, dtype=torch.float64) + 5 * groups[:, 0]
+    differences = []
+    for n in range(40):
+        own = [rewards[m] for m in range(40) if groups[m].tolist() == groups[n].tolist()]
+        differences.append(float(rewards[n]) - float(sum(own)) / len(own))
+    expected = np.array(differences) / np.std(differences)
+    np.testing.assert_allclose(group_advantages(groups, rewards).numpy(), expected, rtol=1e-5)
+
+
+def test_groups_are_of_one_prompt_and_one_round():
+    rewards = torch.tensor([1.0, 3.0, 10.0, 30.0, 7.0])
+    same_prompt = torch.tensor([[0, 1], [0, 1], [0, 2], [0, 2], [1, 2]])
+    expected = torch.tensor([-1.0, 1.0, -10.0, 10.0, 0.0]) / math.sqrt(202 / 5)
+    torch.testing.assert_close(group_advantages(same_prompt, rewards), expected)
+    assert not group_advantages(torch.arange(10).reshape(5, 2), rewards).any(), "alone in its group"
+
+
 def test_prompt_statistics_by_hand():
     statistics = PromptStatistics(length=4, minimum=2)
-    first = statistics.advantages(torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 6.0]))
+    first = statistics.advantages(torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 6.0]))
     # Prompt 0 has one reward: all three (mean 3, variance 14/3). Prompt 1: mean 4, std 2.
     expected = torch.tensor([(1 - 3) / math.sqrt(14 / 3), -1.0, 1.0])
     torch.testing.assert_close(first, expected, atol=2e-4, rtol=0)
-    second = statistics.advantages(torch.tensor([0]), torch.tensor([5.0]))
+    second = statistics.advantages(torch.tensor([3]), torch.tensor([0]), torch.tensor([5.0]))
     torch.testing.assert_close(second, torch.tensor([1.0]), atol=2e-4, rtol=0)  # prompt 0: {1, 5}
 
 
+def test_prompt_statistics_count_a_replayed_trajectory_once():
+    statistics = PromptStatistics(minimum=2)
+    prompts, rewards = torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 3.0])
+    first = statistics.advantages(torch.tensor([7, 8]), prompts, rewards)
+    for _ in range(5):
+        statistics.advantages(torch.tensor([8]), prompts[:1], rewards[1:])
+    assert torch.equal(statistics.advantages(torch.tensor([7, 8]), prompts, rewards), first)
+    torch.testing.assert_close(first, torch.tensor([-1.0, 1.0]), atol=2e-4, rtol=0)
+
+
 def test_prompt_statistics_forget_what_is_old():
-    statistics = PromptStatistics(length=3, minimum=2)
-    statistics.advantages(torch.zeros(3, dtype=torch.int64), torch.full((3,), 1000.0))
-    after = statistics.advantages(torch.zeros(3, dtype=torch.int64), torch.tensor([1.0, 2.0, 3.0]))
+    statistics, prompts = PromptStatistics(length=3, minimum=2), torch.zeros(3, dtype=torch.int64)
+    statistics.advantages(torch.arange(3), prompts, torch.full((3,), 1000.0))
+    after = statistics.advantages(torch.arange(3, 6), prompts, torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(after, torch.tensor([-1.0, 0.0, 1.0]) / math.sqrt(2 / 3), atol=2e-4, rtol=0)
 
 
 def test_prompt_statistics_of_equal_rewards_are_zero():
-    result = PromptStatistics(minimum=2).advantages(torch.zeros(4, dtype=torch.int64), torch.full((4,), 2.5))
-    assert torch.equal(result, torch.zeros(4))
+    prompts = torch.zeros(4, dtype=torch.int64)
+    assert torch.equal(
+        PromptStatistics(minimum=2).advantages(torch.arange(4), prompts, torch.full((4,), 2.5)), torch.zeros(4)
+    )
 
 
 class Chain:
@@ -187,81 +231,184 @@ class Chain:
             states.append(self.mean(states[-1], theta) + self.std[k] * noise)
         return torch.stack(states, dim=1)
 
+    def exact_gradient(self, at: torch.Tensor, level: int) -> torch.Tensor:
+        """grad V of a perfect critic of the policy THETA."""
+        at = at.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.value(at, level, THETA).sum(), at)
+        return gradient
 
-def assert_unbiased(samples: torch.Tensor, truth: torch.Tensor) -> None:
-    error = (samples.mean(dim=0) - truth) / (samples.std(dim=0) / math.sqrt(len(samples)))
-    assert error.abs().max() < 4, f"{error.tolist()} standard errors away from {truth.tolist()}"
+    def wrong_gradient(self, at: torch.Tensor, level: int) -> torch.Tensor:
+        """That of a bad critic: twice as large, and a noise that depends on where it is asked."""
+        return 2 * self.exact_gradient(at, level) + 3 * torch.sin(2 * at + 1)
 
 
-def per_sample_gradients(loss_of, theta: torch.Tensor, count: int) -> torch.Tensor:
-    # Each sample gets its own copy of theta: one backward pass gives all single gradients.
-    copies = theta.expand(count, 2).clone().requires_grad_()
-    (gradients,) = torch.autograd.grad(loss_of(copies).sum(), copies)
-    return -gradients
+class OneStep(Chain):
+    """A chain of one action: whoever acts, the state is the same, and only the action is off-policy."""
+
+    steps, std = 1, torch.tensor([0.8], dtype=torch.float64)
+
+
+def standard_errors(samples: torch.Tensor, truth: torch.Tensor) -> float:
+    """How many of them the mean is away from the truth, in the worse of the two coordinates."""
+    return ((samples.mean(dim=0) - truth) / (samples.std(dim=0) / math.sqrt(len(samples)))).abs().max().item()
 
 
 COUNT = 40_000
+GROUP = 4
 THETA = torch.tensor([0.1, -0.2], dtype=torch.float64)
+ELSEWHERE = torch.tensor([0.35, -0.5], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["terminal", "critic 0", "critic 0.5", "critic 1", "vtrace"])
-def test_the_likelihood_ratio_gradient_is_unbiased(name):
-    chain = Chain()
-    states = chain.rollout(THETA, COUNT)
+def gradients(
+    name: str,
+    chain: Chain,
+    *,
+    nu: float = 1.0,
+    critic: str = "exact",
+    at: str = "mean",
+    behaviour: torch.Tensor = THETA,
+    exponent: float = 1.0,
+    shift: int = 0,
+) -> torch.Tensor:
+    """Single-trajectory policy gradients at THETA by one estimator, put together as the learner does (no scaling).
+
+    ``at``: where qprop's critic gradient is taken. ``shift``: of the levels whose values the critic gives.
+    """
+    states = chain.rollout(behaviour, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
-    values = torch.stack([chain.value(states[:, k], k, THETA) for k in range(chain.steps + 1)], dim=1)
-    if name == "terminal":
-        advantages = (rewards - 0.3)[:, None].expand(-1, chain.steps)
+    levels = range(chain.steps + 1)
+    values = torch.stack([chain.value(states[:, k], min(k + shift, chain.steps), THETA) for k in levels], dim=1)
+    slope = chain.exact_gradient if critic == "exact" else chain.wrong_gradient
+    ones = torch.ones(COUNT, chain.steps, dtype=torch.float64)
+    # Each sample gets its own copy of theta: one backward pass gives all single gradients.
+    theta = THETA.expand(COUNT, 2).clone().requires_grad_()
+    total = torch.zeros(COUNT, dtype=torch.float64)
+    if name == "group":
+        groups = torch.stack([torch.arange(COUNT) // GROUP, torch.ones(COUNT, dtype=torch.int64)], dim=1)
+        means = rewards.reshape(-1, GROUP).mean(dim=1).repeat_interleave(GROUP)
+        advantages = group_advantages(groups, rewards)[:, None] * scale(rewards - means) * ones
+    elif name.startswith("terminal"):
+        baseline = chain.value(chain.start[None], 0, THETA) if name == "terminal, baseline" else 0.0
+        advantages = (rewards - baseline)[:, None] * ones
     elif name == "vtrace":
-        advantages = vtrace(values, rewards, torch.ones(COUNT, chain.steps, dtype=torch.float64), 1.0)
+        log_ratios = [
+            chain.log_probs(states[:, k + 1], states[:, k], k, THETA)
+            - chain.log_probs(states[:, k + 1], states[:, k], k, behaviour)
+            for k in range(chain.steps)
+        ]
+        advantages = vtrace(values, rewards, torch.stack(log_ratios, dim=1).exp(), 1e9)
     else:
-        advantages = gae(values, rewards, float(name.split()[1]))
+        advantages = gae(values, rewards, float(name.split()[1]) if " " in name else 1.0)
+    for k in range(chain.steps):
+        state, action, worth = states[:, k], states[:, k + 1], advantages[:, k]
+        log_prob = chain.log_probs(action, state, k, theta)
+        log_ratio = log_prob.detach() - chain.log_probs(action, state, k, behaviour)
+        mean, acted_around = chain.mean(state, theta), chain.mean(state, behaviour)
+        if name == "pathwise":
+            total = total + pathwise_loss(mean, slope(action, k + 1), importance_weight(log_ratio, exponent, 1e9))
+            continue
+        if name == "qprop":
+            gradient = slope(acted_around if at == "mean" else action, k + 1)
+            worth = worth - nu * control_variate(action - acted_around, gradient)
+            total = total + nu * pathwise_loss(mean, gradient)
+        total = total + likelihood_ratio_loss(log_prob, log_ratio, worth, exponent, 1e9)
+    (found,) = torch.autograd.grad(total.sum(), theta)
+    return -found
 
-    def loss(theta: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros(COUNT, dtype=torch.float64)
-        for k in range(chain.steps):
-            behaviour = chain.log_probs(states[:, k + 1], states[:, k], k, THETA)
-            ratio = importance_ratio(chain.log_probs(states[:, k + 1], states[:, k], k, theta), behaviour)
-            total = total + clipped_policy_loss(ratio, advantages[:, k], clip=1e9)
-        return total
 
-    assert_unbiased(per_sample_gradients(loss, THETA, COUNT), chain.gradient(THETA))
+UNBIASED = {
+    "terminal": {},
+    "terminal, baseline": {},
+    "critic 0": {},
+    "critic 0.5": {},
+    "critic 1": {},
+    "vtrace": {},
+    "qprop, nu=0": {"nu": 0.0},
+    "qprop, nu=0.5": {"nu": 0.5},
+    "qprop, nu=1": {"nu": 1.0},
+    "qprop, nu=0.5, wrong critic": {"nu": 0.5, "critic": "wrong"},
+    "qprop, nu=1, wrong critic": {"nu": 1.0, "critic": "wrong"},
+    "pathwise": {},
+}
 
 
-def test_the_pathwise_gradient_is_unbiased_with_the_exact_value():
+def by_label(label: str, chain: Chain, **settings) -> torch.Tensor:
+    name = label if label.startswith("terminal") else label.split(",")[0]
+    return gradients(name, chain, **UNBIASED.get(label, {}), **settings)
+
+
+@pytest.mark.parametrize("label", UNBIASED)
+def test_the_gradient_is_unbiased(label):
     chain = Chain()
-    states = chain.rollout(THETA, COUNT)
-
-    def loss(theta: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros(COUNT, dtype=torch.float64)
-        for k in range(chain.steps):
-            action = states[:, k + 1].clone().requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(chain.value(action, k + 1, THETA).sum(), action)
-            total = total + pathwise_loss(
-                torch.ones(COUNT, dtype=torch.float64), chain.mean(states[:, k], theta), gradient, clip=1e9
-            )
-        return total
-
-    gradients = per_sample_gradients(loss, THETA, COUNT)
-    assert_unbiased(gradients, chain.gradient(THETA))
+    assert standard_errors(by_label(label, chain), chain.gradient(THETA)) < 4
 
 
-def test_an_off_by_one_in_the_critics_level_would_show():
-    # The statistical test has the power to see the value of the wrong level: it must fail with it.
+def test_a_group_with_its_own_mean_as_baseline_finds_a_smaller_gradient():
+    # An image's reward is part of its group's mean: of the gradient (n - 1) / n is left, its direction is right.
     chain = Chain()
-    states = chain.rollout(THETA, COUNT)
+    groups = by_label("group", chain).reshape(-1, GROUP, 2).mean(dim=1)  # members of a group depend on each other
+    assert standard_errors(groups, (GROUP - 1) / GROUP * chain.gradient(THETA)) < 4
+    assert standard_errors(groups, chain.gradient(THETA)) > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("critic 0", {"shift": 1}),
+        ("pathwise", {"critic": "wrong"}),
+        ("qprop", {"critic": "wrong", "at": "action"}),
+    ],
+    ids=["a critic one level off", "the path through a wrong critic", "a control variate that knows the action"],
+)
+def test_what_is_biased_would_show(name, settings):
+    # The power of the test above. Only a gradient taken at the mean is a function of the state alone.
+    chain = Chain()
+    assert standard_errors(gradients(name, chain, **settings), chain.gradient(THETA)) > 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "terminal"}, {"name": "critic"}, {"name": "vtrace"}, {"name": "pathwise"}, {"name": "qprop"},
+     {"name": "qprop", "critic": "wrong"}],
+    ids=lambda settings: " ".join(settings.values()),
+)  # fmt: skip
+def test_exact_weights_make_another_policys_actions_unbiased(settings):
+    chain = OneStep()
+    truth = chain.gradient(THETA)
+    assert standard_errors(gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=1.0), truth) < 4
+    assert standard_errors(gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=0.0), truth) > 8
+
+
+def test_vtrace_values_the_policy_it_learns_for_whoever_acted():
+    # Without truncation and whatever the values, E_mu[rho_0 (r_0 + v_1)] is V of the target policy.
+    chain = Chain()
+    near = THETA + 0.1
+    states = chain.rollout(near, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
-    shifted = torch.stack([chain.value(states[:, k], min(k + 1, 3), THETA) for k in range(4)], dim=1)
-    advantages = gae(shifted, rewards, 0.0)
+    log_ratios = [
+        chain.log_probs(states[:, k + 1], states[:, k], k, THETA)
+        - chain.log_probs(states[:, k + 1], states[:, k], k, near)
+        for k in range(chain.steps)
+    ]
+    ratios = torch.stack(log_ratios, dim=1).exp()
+    values = torch.zeros(COUNT, chain.steps + 1, dtype=torch.float64)
+    found = ratios[:, :1] * vtrace(values, rewards, ratios, 1e9)[:, :1]
+    expected = chain.value(chain.start[None], 0, THETA)
+    assert standard_errors(found, expected) < 4
+    assert standard_errors(rewards[:, None], expected) > 8, "the acting policy is worth something else"
 
-    def loss(theta: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros(COUNT, dtype=torch.float64)
-        for k in range(chain.steps):
-            behaviour = chain.log_probs(states[:, k + 1], states[:, k], k, THETA)
-            ratio = importance_ratio(chain.log_probs(states[:, k + 1], states[:, k], k, theta), behaviour)
-            total = total + clipped_policy_loss(ratio, advantages[:, k], clip=1e9)
-        return total
 
-    with pytest.raises(AssertionError, match="standard errors"):
-        assert_unbiased(per_sample_gradients(loss, THETA, COUNT), chain.gradient(THETA))
+def test_the_variance_of_the_estimators():
+    """Of one trajectory's gradient, as the trace of the covariance; `pytest -s` shows the table."""
+    chain = Chain()
+    labels = [*UNBIASED, "group"]
+    variance = {label: by_label(label, chain).var(dim=0).sum().item() for label in labels}
+    print(f"\nexact gradient {chain.gradient(THETA).tolist()}, {COUNT} trajectories")  # noqa: T201
+    for label in sorted(labels, key=variance.__getitem__, reverse=True):
+        print(f"{label:30} {variance[label]:9.2f}")  # noqa: T201
+    assert variance["qprop, nu=0"] == pytest.approx(variance["critic 1"])
+    assert variance["vtrace"] == pytest.approx(variance["critic 1"])
+    order = ["pathwise", "qprop, nu=1", "qprop, nu=0.5", "critic 1", "terminal"]
+    for lower, higher in itertools.pairwise(order):
+        assert variance[lower] < 0.95 * variance[higher], (lower, higher)
+    assert variance["terminal, baseline"] < variance["terminal"]

@@ -11,8 +11,10 @@ from tiny import quick  # noqa: F401
 
 from learner.learner import MAX_SKIPPED, Learner
 from rl_unlearn.adapter import digest
+from rl_unlearn.ddim import reverse_kernel
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, vtrace
+from rl_unlearn.trajectory import Scored
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 def ready(**changes) -> tuple[Learner, Scored]:
     config = tiny.config(**changes)
     learner = Learner(config)
-    return learner, scored(collect(config, learner))
+    return learner, scored(collect(config, learner), estimator=config.estimator)
 
 
 def test_an_update_changes_the_adapter_and_nothing_else():
@@ -41,16 +43,100 @@ def test_an_update_changes_the_adapter_and_nothing_else():
     assert digest(before.state) == before.digest, "weights handed over must not change under the receiver"
 
 
-@pytest.mark.parametrize("name", ["terminal", "critic", "vtrace", "pathwise"])
+@pytest.mark.parametrize("name", tiny.ESTIMATORS)
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_every_estimator_runs(name, dtype):
     learner, batch = ready(estimator={"name": name}, model={"dtype": dtype})
     before = learner.weights().digest
     metrics = learner.update(batch)
     assert learner.weights().digest != before
+    assert metrics["skipped_steps"] == 0
     flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list)}
     assert all(math.isfinite(v) for v in flat.values()), flat
-    assert len(metrics["explained_variance"]) == 5
+    for key in ("explained_variance", "critic_correlation"):
+        assert len(metrics.get(key, [])) == (0 if name in ("terminal", "group") else 5)
+
+
+def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
+    """Of the mean loss of an update, one step of one trajectory at a time, with torch's own Gaussian."""
+    config, policy, trajectory = learner._config, learner._policy, batch.trajectory
+    estimator, clip, exponent = config.estimator, config.learner.clip_range, config.estimator.ratio_exponent
+    ratios = learner._log_ratios(trajectory)
+    if estimator.name == "terminal":
+        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, trajectory.rewards)
+        worth = known[:, None].expand(-1, 4)
+    elif estimator.name == "group":
+        groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
+        worth = group_advantages(groups, trajectory.rewards)[:, None].expand(-1, 4)
+    elif estimator.name == "vtrace":
+        worth = vtrace(batch.values, trajectory.rewards, (exponent * ratios).exp(), estimator.truncation)
+    elif not estimator.name.startswith("pathwise"):
+        worth = gae(batch.values, trajectory.rewards, estimator.gae_lambda)
+    divisor = worth.std(correction=0) if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop") else 1
+    losses = []
+    for n in range(len(trajectory)):
+        for k in policy.schedule.learned.tolist():
+            state, action = trajectory.latents[n : n + 1, k], trajectory.latents[n : n + 1, k + 1]
+            mean = reverse_kernel(
+                policy.predict(state, k, learner._embeddings[trajectory.prompts[n : n + 1]]), state, policy.schedule, k
+            )
+            log_prob = torch.distributions.Normal(mean, policy.schedule.std[k]).log_prob(action).sum()
+            ratio = float(log_prob.detach() - policy.dimensions * trajectory.log_probs[n, k])
+            assert ratio == pytest.approx(float(ratios[n, k]), abs=1e-3)
+            weight = math.exp(exponent * min(ratio, clip))
+            gradient = None if batch.action_gradients is None else batch.action_gradients[n : n + 1, k]
+            if estimator.name.startswith("pathwise"):
+                losses.append(-weight * (gradient * mean).sum())
+                continue
+            advantage, loss = worth[n, k] / divisor, 0.0
+            if gradient is not None:
+                gradient = gradient / divisor
+                advantage = advantage - estimator.nu * (gradient * (action - trajectory.means[n : n + 1, k])).sum()
+                loss = -estimator.nu * (gradient * mean).sum()
+            if (advantage > 0 and ratio > clip) or (advantage < 0 and ratio < -clip):
+                weight = 0.0
+            losses.append(loss - weight * advantage * log_prob)
+    return torch.autograd.grad(torch.stack(losses).mean(), learner._parameters)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+@pytest.mark.parametrize("name", tiny.ESTIMATORS)
+def test_the_gradient_of_an_update_is_that_of_a_slow_loop(name, exponent):
+    # Off-policy, with actions on both sides of the clip.
+    learner, batch = ready(
+        estimator={"name": name, "ratio_exponent": exponent, "nu": 0.7, "gae_lambda": 0.9},
+        learner={"minibatches": 1, "max_grad_norm": 1e9, "clip_range": 1.0},
+    )
+    draws = torch.Generator().manual_seed(1)
+    for parameter in learner._parameters:
+        parameter.data += 0.15 * torch.randn(parameter.shape, generator=draws)
+    expected = slow_gradients(learner, batch)
+    learner._optimizer = torch.optim.SGD(learner._parameters, lr=0.0)
+    metrics = learner.update(batch)
+    assert 0.1 < metrics["clip_fraction"] < 0.9, "the test has lost its point"
+    size = max(gradient.abs().max().item() for gradient in expected)
+    for parameter, gradient in zip(learner._parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=2e-4 * size, rtol=2e-3)
+
+
+def test_qprop_without_its_control_variate_is_the_critic():
+    digests = []
+    for settings in ({"name": "qprop", "nu": 0.0}, {"name": "critic"}, {"name": "qprop"}):
+        learner, batch = ready(estimator=settings)
+        learner.update(batch)
+        digests.append(learner.weights().digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_terminal_counts_a_replayed_batch_once():
+    learner, batch = ready(estimator={"name": "terminal"})
+    first = learner._estimator.advantages(batch, torch.empty(0).clone).values
+    assert torch.equal(learner._estimator.advantages(batch, torch.empty(0).clone).values, first)
+
+
+def test_no_exponent_is_that_of_the_root():
+    assert Learner(tiny.config())._estimator._exponent == 1 / 256
+    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._estimator._exponent == 0
 
 
 @pytest.mark.parametrize("name", ["critic", "pathwise"])
@@ -65,7 +151,7 @@ def test_an_update_is_deterministic(name):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("name", ["critic", "pathwise"])
+@pytest.mark.parametrize("name", ["critic", "qprop", "pathwise"])
 def test_accumulation_gives_the_same_update(name):
     states = []
     for microbatch in (3, 64):
@@ -116,7 +202,7 @@ def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
     batch = Scored(dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None)
     for _ in range(6):
         learner.update(batch)
-    ratios = learner._ratios(trajectory)[:, learner._policy.schedule.learned]
+    ratios = learner._log_ratios(trajectory)[:, learner._policy.schedule.learned]
     assert ratios[good].mean() > ratios[~good].mean()
 
 
@@ -240,8 +326,11 @@ def test_trajectories_of_several_versions():
     assert metrics["policy_lag"] == pytest.approx((2 * 2 + 2 * 1) / 8)
 
 
-def test_the_batch_is_not_changed():
-    learner, batch = ready()
-    copies = {f.name: getattr(batch.trajectory, f.name).clone() for f in dataclasses.fields(Trajectory)}
+@pytest.mark.parametrize("name", ["qprop", "x0hat"])
+def test_the_batch_is_not_changed(name):
+    learner, batch = ready(estimator={"name": name})
+    before = {name: tensor.clone() for name, tensor in batch.trajectory.tensors().items()}
     learner.update(batch)
-    assert all(torch.equal(getattr(batch.trajectory, name), tensor) for name, tensor in copies.items())
+    after = batch.trajectory.tensors()
+    assert before.keys() == after.keys() >= {"means" if name == "qprop" else "predicted"}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

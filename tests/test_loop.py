@@ -2,10 +2,12 @@
 
 import asyncio
 import collections
+import math
 from typing import Any
 
 import pytest
 import tiny
+import torch
 from tiny import quick  # noqa: F401
 
 from actors.critic import CriticActor
@@ -13,11 +15,14 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
+from learner.board import Board
 from learner.learner import Learner
-from learner.loop import Board, Handles, Loop
+from learner.loop import Handles, Loop
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, TrainingError
+from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.requests import Look, Request
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -63,20 +68,77 @@ def test_the_number_of_rollout_actors_does_not_matter():
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("name", ["terminal", "critic", "vtrace"])
-def test_every_estimator_trains_with_reuse(name):
-    result, events = train(
+@pytest.mark.parametrize("name", tiny.ESTIMATORS)
+def test_every_estimator_trains_with_reuse_bit_for_bit(name):
+    config = tiny.config(
         estimator={"name": name},
         loop={"rounds": 2},
         learner={"batch": 12, "updates_per_round": 2},
         replay={"max_lag": 6},
     )
+    digests = []
+    for _ in range(2):
+        made, events = handles(config), []
+        critic, learner = made.critic._actor._critic, made.learner._actor
+        untrained, untouched = weights_digest(critic.state_dict()), learner.weights().digest
+        result = asyncio.run(Loop(config, made, lambda name, row, events=events: events.append((name, row))).run())
+        digests.append((learner.weights().digest, result.digest, without_times(events)))
+        torch.manual_seed(5)  # the global generator plays no part
+        assert learner.weights().digest != untouched
+        assert (weights_digest(critic.state_dict()) != untrained) == config.estimator.critic
+    assert digests[0] == digests[1]
     assert result.updates == 4
-    last = rounds_of(events)[-1]
-    assert last["policy_version"] == 4
-    counts = last["replay"]
+    for row in rounds_of(events):
+        assert ("critic_loss" in row) == config.estimator.critic
+        assert row["skipped_steps"] == 0
+        numbers = [v for v in row.values() if isinstance(v, float)]
+        numbers += [number for v in row.values() if isinstance(v, list) for number in v]
+        assert all(math.isfinite(number) for number in numbers), row
+    counts = row["replay"]
+    assert row["policy_version"] == 4
     assert counts["added"] == counts["held"] + counts["evicted_stale"] + counts["evicted_capacity"]
     assert counts["evicted_capacity"] == 0
+
+
+def test_a_rollout_carries_what_its_estimator_asks_for():
+    for name in tiny.ESTIMATORS:
+        config = tiny.config(estimator={"name": name})
+        actor, weights = RolloutActor(config), Learner(config).weights()
+        found = actor.sample(Request(1, (0, 3, 5), 0), weights)
+        assert (found.means is not None) == (name == "qprop")
+        assert (found.predicted is not None) == (name == "x0hat")
+        if found.means is not None:
+            # The last step of this sampler has no noise: its action is the mean.
+            assert actor._policy.schedule.std[-1] == 0
+            assert torch.equal(found.means[:, -1], found.latents[:, -1])
+            noise = (found.latents[:, 1:-1] - found.means[:, :-1]) / actor._policy.schedule.std[:-1, None, None, None]
+            assert noise.std().item() == pytest.approx(1, abs=0.1)
+        if found.predicted is not None:
+            assert found.predicted.shape == (3, 4)
+            torch.testing.assert_close(found.predicted[:, -1], found.rewards, atol=1e-4, rtol=1e-4)
+            assert not torch.allclose(found.predicted[:, 0], found.rewards, atol=1e-2)
+
+
+def test_several_concepts_train_and_are_looked_at_together():
+    config = tiny.config(concept="cat,dog", loop={"rounds": 1})
+    result, events = train(concept="cat,dog", loop={"rounds": 1})
+    assert result.updates == 1
+    assert ("phase", {"phase": "training, cat,dog -> fish, fish"}) in events
+    actor, weights = RolloutActor(config), Learner(config).weights()
+
+    class Dogs(torch.nn.Module):
+        """Sees a dog on every image, in flat style."""
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            one = torch.ones(len(images), 1)
+            return {"object": torch.cat([one, 98 * one, one], 1).log() - math.log(100),
+                    "style": torch.cat([99 * one, one], 1).log() - math.log(100)}  # fmt: skip
+
+    actor._selection = Dogs()
+    look = actor.look((0, 1, 2, 4), weights)  # two cats, a dog, a fish
+    assert look.forgotten == 0, "a cat that became a dog is not forgotten where dogs shall be, too"
+    assert look.trace == pytest.approx(0.99)
+    assert look.presence == 0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +177,7 @@ def test_a_cancellation_that_comes_together_with_an_answer_is_not_swallowed():
 
 
 def test_selection_keeps_the_best_look():
-    result, events = train(loop={"rounds": 5}, selection={"every": 1})
+    result, events = train(loop={"rounds": 5}, selection={"every": 1, "may_lose": 1.0})
     looks = [row for name, row in events if name == "selection"]
     assert len(looks) == 6
     best = max(looks, key=lambda row: row["score"])
@@ -125,6 +187,43 @@ def test_selection_keeps_the_best_look():
     ]
     assert looks[-1]["policy_version"] == 5
     assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "presence"))
+
+
+class Looks:
+    """A rollout actor that sees what it is told."""
+
+    def __init__(self, *looks: Look):
+        self._looks = list(looks)
+
+    def look(self, prompts: tuple[int, ...], weights: object) -> Look:
+        return self._looks.pop(0)
+
+
+@pytest.mark.parametrize(("may_lose", "chosen"), [(0.0, 1), (0.05, 2), (0.2, 3), (1.0, 4)])
+def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
+    def seen(forgotten: float, retained: float, other: float) -> Look:
+        return Look(forgotten, retained, 1.0, other, 1.0, 0.0)
+
+    # Each version forgets so much more that its score is higher, and loses more.
+    looks = [
+        seen(0.0, 0.95, 1.0),
+        seen(0.2, 0.96, 1.0),
+        seen(0.4, 0.91, 1.0),
+        seen(0.7, 0.95, 0.85),
+        seen(1.0, 0.7, 1.0),
+    ]
+    events = []
+
+    async def scenario() -> int:
+        handles = Handles([InlineHandle(Looks(*looks))], None, None, None)
+        loop = Loop(tiny.config(selection={"may_lose": may_lose}), handles, lambda *event: events.append(event))
+        board = Board(0, {0: "weights"})
+        for version in range(len(looks)):
+            await loop._look(board, version, version, "weights")
+        return board.best.version
+
+    assert asyncio.run(scenario()) == chosen
+    assert [row["allowed"] for _, row in events] == [version <= chosen for version in range(len(looks))]
 
 
 def test_replay_spills_what_it_committed(tmp_path):
@@ -247,7 +346,7 @@ def test_another_model_on_a_rollout_actor_is_noticed():
 
 def test_the_board_keeps_what_is_needed_and_the_newest():
     async def scenario() -> None:
-        board = Board("w0")
+        board = Board(0, {0: "w0"})
         waiting = asyncio.create_task(board.weights(2))
         await board.publish(1, "w1", 0)
         assert await board.weights(0) == "w0"

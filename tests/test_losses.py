@@ -1,73 +1,111 @@
-"""Losses and diagnostics: hand-checked numbers, torch.distributions, and a policy gradient that is known exactly."""
+"""Losses and diagnostics: hand-checked numbers, slow loops, torch.distributions, and PPO's own surrogate."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from rl_unlearn.losses import (
-    clip_per_dimension,
-    clipped_policy_loss,
+    annealed,
+    behaviour_kl,
+    control_variate,
+    correlation_within,
     effective_sample_size,
     explained_variance,
     gaussian_kl,
-    importance_ratio,
-    joint_kl,
+    importance_weight,
+    joint_log_ratio,
+    likelihood_ratio_loss,
     next_kl_weight,
     next_lr,
     pathwise_loss,
 )
 
 
-def test_importance_ratio_by_hand():
-    ratio = importance_ratio(torch.tensor([0.0, math.log(2), -1.0]), torch.tensor([0.0, 0.0, -1.0]))
-    torch.testing.assert_close(ratio, torch.tensor([1.0, 2.0, 1.0]))
-
-
-@pytest.mark.parametrize("dimensions", [64, 16384])
-def test_the_clip_means_the_same_joint_ratio_whatever_the_dimension(dimensions):
-    # Two kernels whose joint log-ratio at some action is 1.5 (inside) and 1.7 nats (outside the clip of 1.6).
-    clip = clip_per_dimension(1.6, dimensions)
-    for joint, clipped in ((1.5, False), (1.7, True)):
-        ratio = torch.tensor([joint / dimensions], dtype=torch.float64).exp().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            clipped_policy_loss(ratio, torch.ones(1, dtype=torch.float64), clip).sum(), ratio
-        )
-        assert (gradient.item() == 0) == clipped
-
-
-def test_the_clip_divides_by_the_dimension():
-    assert clip_per_dimension(1.6, 16) == pytest.approx(0.1)
+def test_the_joint_log_ratio_sums_over_dimensions():
+    # Two kernels of unit std, a tenth apart in each of 50 dimensions: per-dimension densities, joint result.
+    generator = torch.Generator().manual_seed(0)
+    action = torch.randn(4, 50, generator=generator, dtype=torch.float64)
+    ours, theirs = (torch.distributions.Normal(shift, 1.0).log_prob(action) for shift in (0.1, 0.0))
+    found = joint_log_ratio(ours.mean(dim=1), theirs.mean(dim=1), 50)
+    torch.testing.assert_close(found, (ours - theirs).sum(dim=1))
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient"),
-    [
-        (1.5, 2.0, -2.4, 0.0),  # good and already more likely than the clip: capped at 1.2 * 2
-        (0.5, 2.0, -1.0, -2.0),  # good but less likely: pulled back, unclipped
-        (1.5, -2.0, 3.0, 2.0),  # bad and more likely: pushed away, unclipped
-        (0.5, -2.0, 1.6, 0.0),  # bad and already less likely than the clip: capped at 0.8 * -2
-        (1.1, 2.0, -2.2, -2.0),  # inside the clip
-    ],
-)
-def test_clipped_loss_by_hand(ratio, advantage, loss, gradient):
-    ratios = torch.tensor([ratio], requires_grad=True)
-    result = clipped_policy_loss(ratios, torch.tensor([advantage]), 0.2)
-    assert result.item() == pytest.approx(loss)
-    (slope,) = torch.autograd.grad(result.sum(), ratios)
-    assert slope.item() == pytest.approx(gradient)
+    ("exponent", "expected"),
+    [(1.0, [math.exp(-3), 1.0, math.exp(1.5), math.exp(2)]), (0.5, [math.exp(-1.5), 1.0, math.exp(0.75), math.e]),
+     (0.0, [1.0, 1.0, 1.0, 1.0])],
+)  # fmt: skip
+def test_importance_weights_by_hand(exponent, expected):
+    log_ratio = torch.tensor([-3.0, 0.0, 1.5, 900.0], requires_grad=True)
+    weight = importance_weight(log_ratio, exponent, clip=2.0)
+    torch.testing.assert_close(weight, torch.tensor(expected))
+    assert not weight.requires_grad, "the weight of a replayed action is no path of the gradient"
 
 
-def test_pathwise_gradient_is_minus_weight_times_action_gradient():
+def surrogate(log_prob, behaviour, advantages, clip):
+    """PPO's objective (eq. 7), the bounds of the ratio given in nats, negated."""
+    ratio = (log_prob - behaviour).exp()
+    bounded = ratio.clamp(math.exp(-clip), math.exp(clip))
+    return -torch.minimum(ratio * advantages, bounded * advantages)
+
+
+def test_the_likelihood_ratio_gradient_is_that_of_ppos_surrogate():
+    generator = torch.Generator().manual_seed(0)
+    log_prob, behaviour, advantages = 2 * torch.randn(3, 1000, generator=generator, dtype=torch.float64)
+    log_prob.requires_grad_()
+    clip = 1.6
+    (expected,) = torch.autograd.grad(surrogate(log_prob, behaviour, advantages, clip).sum(), log_prob)
+    log_ratio = (log_prob - behaviour).detach()
+    # The one difference: PPO lets the weight of a bad action that has become likelier grow without bound.
+    beyond = (advantages < 0) & (log_ratio > clip)
+    expected[beyond] *= math.exp(clip) / log_ratio[beyond].exp()
+    (found,) = torch.autograd.grad(likelihood_ratio_loss(log_prob, log_ratio, advantages, 1.0, clip).sum(), log_prob)
+    torch.testing.assert_close(found, expected)
+    for region in (beyond, (advantages > 0) & (log_ratio > clip), (advantages < 0) & (log_ratio < -clip)):
+        assert region.sum() > 50, "the test has lost its point"
+    assert (expected == 0).sum() > 100
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.01, 0.5])
+def test_a_tempered_weight_is_stopped_at_the_same_joint_bound(exponent):
+    # Whatever the exponent, a step teaches nothing more once it moved 1.6 nats; inside it weighs w^exponent.
+    log_prob = torch.zeros(5, requires_grad=True)
+    log_ratio = torch.tensor([1.5, 1.7, -1.5, -1.7, -9.0])
+    advantages = torch.tensor([2.0, 2.0, -2.0, -2.0, 2.0])
+    (found,) = torch.autograd.grad(
+        likelihood_ratio_loss(log_prob, log_ratio, advantages, exponent, 1.6).sum(), log_prob
+    )
+    weights = [math.exp(1.5 * exponent), 0, math.exp(-1.5 * exponent), 0, math.exp(-9 * exponent)]
+    torch.testing.assert_close(found, -torch.tensor(weights) * advantages)
+
+
+@pytest.mark.parametrize("weight", [1.0, torch.tensor([0.5, 1.0, 1.25])])
+def test_pathwise_gradient_is_minus_weight_times_action_gradient(weight):
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(3, 4, 2, 2, generator=generator, requires_grad=True)
     gradients = torch.randn(3, 4, 2, 2, generator=generator)
-    ratio = torch.tensor([0.5, 1.0, 9.0], requires_grad=True)
-    loss = pathwise_loss(ratio, mean, gradients, clip=0.25)
-    by_mean, by_ratio = torch.autograd.grad(loss.sum(), (mean, ratio), allow_unused=True)
-    weights = torch.tensor([0.5, 1.0, 1.25])  # the last one truncated
-    torch.testing.assert_close(by_mean, -weights[:, None, None, None] * gradients)
-    assert by_ratio is None, "the weight of a replayed action is no path of the gradient"
+    loss = pathwise_loss(mean, gradients, weight)
+    assert loss.shape == (3,)
+    (found,) = torch.autograd.grad(loss.sum(), mean)
+    torch.testing.assert_close(found, -torch.as_tensor(weight).reshape(-1, 1, 1, 1) * gradients)
+
+
+def test_the_control_variate_is_a_slow_dot_product():
+    generator = torch.Generator().manual_seed(0)
+    action, mean, gradients = torch.randn(3, 3, 4, 2, 2, generator=generator)
+    action = action.half()
+    expected = [
+        sum(
+            float(gradients[n, c, y, x]) * (float(action[n, c, y, x]) - float(mean[n, c, y, x]))
+            for c in range(4)
+            for y in range(2)
+            for x in range(2)
+        )
+        for n in range(3)
+    ]
+    assert control_variate(action - mean, gradients).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gaussian_kl_is_the_joint_one_of_torch():
@@ -103,11 +141,12 @@ def test_kl_weight_is_bounded_and_rate_zero_keeps_it():
 
 
 def test_effective_sample_size():
-    assert effective_sample_size(torch.ones(7)) == pytest.approx(1.0)
-    one = torch.tensor([1e-6, 1e-6, 1e-6, 1.0])
+    assert effective_sample_size(torch.zeros(7)) == pytest.approx(1.0)
+    one = torch.tensor([1e-6, 1e-6, 1e-6, 1.0]).log()
     assert effective_sample_size(one) == pytest.approx(1 / 4, rel=1e-4)
-    assert effective_sample_size(torch.tensor([1.0, 3.0])) == pytest.approx(16 / 20)
-    random = torch.rand(100, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert effective_sample_size(torch.tensor([1.0, 3.0]).log()) == pytest.approx(16 / 20)
+    assert effective_sample_size(torch.tensor([900.0, 900 + math.log(3)])) == pytest.approx(16 / 20, rel=1e-4)
+    random = torch.randn(100, generator=torch.Generator().manual_seed(0))
     assert 1 / 100 <= effective_sample_size(random) <= 1
 
 
@@ -120,13 +159,34 @@ def test_explained_variance():
     assert explained_variance(torch.rand(4), torch.ones(4)) == 0, "returns that do not vary"
 
 
-def test_joint_kl_estimates_the_kl_of_two_gaussians():
+def test_correlation_within_prompts_is_that_of_numpy_after_centring():
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(4, (60,), generator=generator) * 7
+    returns = torch.randn(60, generator=generator) + prompts
+    values = 0.5 * returns + torch.randn(60, generator=generator) - 3.0 * prompts
+    a, b = values.numpy().astype(float), returns.numpy().astype(float)
+    for prompt in set(prompts.tolist()):
+        rows = (prompts == prompt).numpy()
+        a[rows], b[rows] = a[rows] - a[rows].mean(), b[rows] - b[rows].mean()
+    assert correlation_within(values, returns, prompts) == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-4)
+
+
+def test_a_critic_that_only_knows_the_prompt_has_no_correlation_within():
+    prompts = torch.tensor([0, 0, 1, 1])
+    returns = torch.tensor([1.0, 2.0, 11.0, 12.0])
+    assert correlation_within(torch.tensor([1.5, 1.5, 11.5, 11.5]), returns, prompts) == 0
+    assert correlation_within(returns - 10.0 * prompts, returns, prompts) == pytest.approx(1)
+    assert correlation_within(returns, torch.ones(4), prompts) == 0
+    assert correlation_within(returns, returns, torch.arange(4)) == 0, "one image a prompt says nothing"
+
+
+def test_behaviour_kl_estimates_the_kl_of_two_gaussians():
     generator = torch.Generator().manual_seed(0)
     dimensions, std, shift = 64, 0.5, 0.05
     action = std * torch.randn(20_000, dimensions, generator=generator, dtype=torch.float64)
     exact = dimensions * shift**2 / (2 * std**2)
-    log_ratio = (action.square() - (action - shift).square()).mean(dim=1) / (2 * std**2)
-    assert joint_kl(log_ratio.exp(), dimensions) == pytest.approx(exact, rel=0.05)
+    log_ratio = (action.square() - (action - shift).square()).sum(dim=1) / (2 * std**2)
+    assert behaviour_kl(log_ratio) == pytest.approx(exact, rel=0.05)
 
 
 def test_next_lr_falls_fast_and_rises_slowly():
@@ -136,3 +196,10 @@ def test_next_lr_falls_fast_and_rises_slowly():
     assert next_lr(1.1e-4, kl=9.0, target=0.4, lowest=1e-4, highest=3e-3) == 1e-4
     assert next_lr(2.9e-3, kl=-0.1, target=0.4, lowest=1e-4, highest=3e-3) == 3e-3
     assert next_lr(3e-3, kl=float("nan"), target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2e-3)
+
+
+def test_steps_shrink_at_the_end():
+    found = [annealed(progress, constant=0.6, floor=0.02) for progress in (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)]
+    assert found == pytest.approx([1, 1, 1, 0.5, 0.25, 0.02])
+    assert annealed(1.0, constant=1.0, floor=0.02) == 1
+    assert annealed(0.5, constant=0.0, floor=0.0) == 0.5

@@ -41,9 +41,9 @@ def plain(folder: Path) -> StableDiffusionPipeline:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_a_repeated_rollout_is_bit_equal_whoever_makes_it(dtype):
     one = policy(model={"dtype": dtype})
-    latents, log_probs = one.rollout(one.encode(PROMPTS), SEEDS)
+    latents, log_probs, _ = one.rollout(one.encode(PROMPTS), SEEDS)
     torch.randn(3)  # the global generator plays no part
-    again, log_probs_again = one.rollout(one.encode(PROMPTS), SEEDS)
+    again, log_probs_again, _ = one.rollout(one.encode(PROMPTS), SEEDS)
     assert torch.equal(latents, again)
     assert torch.equal(log_probs, log_probs_again)
     torch.manual_seed(123)
@@ -57,9 +57,9 @@ def test_a_repeated_rollout_is_bit_equal_whoever_makes_it(dtype):
 
 def test_a_new_adapter_changes_nothing():
     made = policy()
-    latents, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+    latents, *_ = made.rollout(made.encode(PROMPTS), SEEDS)
     with made.adapter_enabled(False):
-        frozen, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+        frozen, *_ = made.rollout(made.encode(PROMPTS), SEEDS)
     assert torch.equal(latents, frozen)
 
 
@@ -104,7 +104,7 @@ def test_layers_chosen_by_name(layers, found):
 def test_the_same_images_as_plain_diffusers_with_the_same_noise():
     # The loop of a diffusers pipeline: its own scheduler, our noise.
     made = policy(sampler={"steps": 6})
-    latents, _ = made.rollout(made.encode(PROMPTS), SEEDS)
+    latents, *_ = made.rollout(made.encode(PROMPTS), SEEDS)
     pipeline = plain(tiny.pipeline_folder())
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(6)
@@ -165,7 +165,7 @@ def test_mixed_steps_equal_single_ones():
 def test_log_probs_of_a_rollout_are_those_of_its_steps():
     made = policy()
     embeddings = made.encode(PROMPTS)
-    latents, log_probs = made.rollout(embeddings, SEEDS)
+    latents, log_probs, _ = made.rollout(embeddings, SEEDS)
     with torch.no_grad():
         for k in range(4):
             output = made.predict(latents[:, k], k, embeddings)

@@ -1,9 +1,11 @@
 """Prompts: who is drawn when, what is a target, and bad files."""
 
 import collections
+import re
 
 import pytest
 import tiny
+from pydantic import ValidationError
 
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.prompts import MAX_PROMPTS, PromptBook, read_prompts
@@ -22,15 +24,64 @@ def test_the_grid_of_an_object():
     ]
     assert (made.targets, made.retained) == ([0, 1], [2, 3, 4, 5])
     assert [(p.object, p.style) for p in made.prompts] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
-    assert (made.concept, made.concept_domain, made.other_domain) == ("A cat image.", "object", "style")
+    assert (made.concepts, made.concept_domain, made.other_domain) == ((0,), "object", "style")
     assert made.phrases["style"] == ("An image in flat style.", "An image in noto style.")
 
 
 def test_the_grid_of_a_style():
     made = book(concept="style:noto")
     assert (made.targets, made.retained) == ([1, 3, 5], [0, 2, 4])
-    assert (made.concept, made.concept_domain, made.other_domain) == ("An image in noto style.", "style", "object")
-    assert made.concept_index == 1
+    assert (made.concepts, made.concept_domain, made.other_domain) == ((1,), "style", "object")
+
+
+@pytest.mark.parametrize("concept", ["fish,cat", "fish, cat", "object:fish,cat", "fish,cat,fish"])
+def test_several_objects(concept):
+    made = book(concept=concept)
+    assert (made.concepts, made.concept_domain) == ((2, 0), "object"), "in the order given, each once"
+    assert (made.targets, made.retained) == ([0, 1, 4, 5], [2, 3])
+
+
+def test_several_styles():
+    made = book(concept="style:noto,style:line", prompts={"styles": ("flat", "line", "noto")})
+    assert (made.concepts, made.concept_domain, made.other_domain) == ((2, 1), "style", "object")
+    assert made.retained == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("concept", "said"),
+    [
+        ("cat,style:flat", "mixes objects and styles"),
+        ("style:flat,cat", "mixes objects and styles"),
+        ("cat,dgo", "'dgo' is not in this world: did you mean 'dog'?"),
+        ("style:flat,noto", "did you mean 'style:noto'"),
+        ("style:flat,style:cat", "'style:cat' is not in this world"),
+        ("cat,dog,fish", "no prompt is left to retain"),
+        ("style:flat,style:noto", "no prompt is left to retain"),
+    ],
+)
+def test_a_wrong_list_of_concepts_is_one_line(concept, said):
+    with pytest.raises(ConfigError) as caught:
+        book(concept=concept)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "concept",
+    ["", ",", "cat,", ",cat", "cat,,dog", "cat;dog", "cat,../dog", "cat\n,dog", "cat,dog\n", "cat,  dog", "x:cat",
+     "cat,$(id)", "cat,style:", "a" * 65, "cat," + "a" * 65],
+)  # fmt: skip
+def test_a_hostile_list_of_concepts_is_no_configuration(concept):
+    with pytest.raises(ValidationError, match="concept"):
+        tiny.config(concept=concept)
+
+
+def test_run_names_of_several_concepts_are_folder_names():
+    assert tiny.config(concept="cat,dog").run_name == "cat-dog-seed0"
+    assert tiny.config(concept="style:flat, style:noto", seed=3).run_name == "style-flat--style-noto-seed3"
+    many = ",".join(f"object:thing number {n}" for n in range(500))
+    assert len(tiny.config(concept=many).run_name) < 100
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", tiny.config(concept=many).run_name)
 
 
 def test_the_canvas_is_the_default_world():
@@ -105,7 +156,7 @@ def test_prompt_files(tmp_path):
     assert made.targets == [0, 1]
     assert made.names["object"] == ("a cat", "a dog", "a fish in a bowl")
     assert [p.object for p in made.prompts] == [0, 0, 1, 2, 1]
-    assert (made.concept, made.concept_domain, made.names["style"]) == ("a cat", "object", ("clear", "broken"))
+    assert (made.concepts, made.concept_domain, made.names["style"]) == ((0,), "object", ("clear", "broken"))
 
 
 @pytest.mark.parametrize(

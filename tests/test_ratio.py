@@ -7,22 +7,24 @@ from tiny import quick  # noqa: F401
 
 from actors.rollout import RolloutActor
 from learner.learner import Learner
-from rl_unlearn.config import Config
+from rl_unlearn.config import Config, Estimator
 from rl_unlearn.requests import Request
 from rl_unlearn.trajectory import Scored, Trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def scored(trajectory: Trajectory, fill: float | None = None) -> Scored:
-    """Values and gradients as a critic might give them."""
+def scored(trajectory: Trajectory, fill: float | None = None, estimator: Estimator | None = None) -> Scored:
+    """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by default)."""
+    estimator = estimator or Estimator()
     generator = torch.Generator().manual_seed(0)
     batch, levels, *latent = trajectory.latents.shape
     values = torch.randn(batch, levels, generator=generator)
     gradients = torch.randn(batch, levels - 1, *latent, generator=generator)
     if fill is not None:
         gradients.fill_(fill)
-    return Scored(trajectory, values, gradients)
+    valued = estimator.critic or estimator.name == "x0hat"
+    return Scored(trajectory, values if valued else None, gradients if estimator.gradients else None)
 
 
 def collect(config: Config, learner: Learner) -> Trajectory:
@@ -81,4 +83,6 @@ def test_ratios_are_no_longer_one_after_an_update():
     assert metrics["policy_lag_max"] == 1
     assert metrics["first_ratio_min"] < 1.0 < metrics["first_ratio_max"]
     assert 0 < metrics["ess"] <= 1
-    assert metrics["approx_kl"] > 0
+    low, middle, high = metrics["log_ratio_quantiles"]
+    assert low < middle < high
+    assert low < 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import dataclasses
 from typing import Any
 
 import pyarrow as pa
@@ -65,6 +66,24 @@ def test_adding_twice_is_a_no_op():
         counts = await replay.counts()
         assert (counts["held"], counts["added"], counts["repeated"]) == (6, 6, 8)
         assert names(await draw(replay, 10)) == [100, 101, 102, 103, 104, 105]
+
+    run(scenario())
+
+
+def test_optional_fields_come_back_and_are_spilled(tmp_path):
+    async def scenario() -> None:
+        replay = store(images=8, spill=str(tmp_path))
+        for round in (1, 2):
+            means, predicted = torch.randn(4, 2, 2, 2, 2), torch.randn(4, 2)
+            await replay.add(dataclasses.replace(rows(round), means=means, predicted=predicted))
+        drawn = await draw(replay, 3)
+        assert names(drawn) == [100, 101, 102]
+        assert drawn.means.shape == (3, 2, 2, 2, 2)
+        last = await replay.recent(8, ANY, (0,))
+        assert torch.equal(last.means[4:], means)
+        assert torch.equal(last.predicted[4:], predicted)
+        with pa.memory_map(str(sorted(tmp_path.glob("*.arrow"))[1])) as source:
+            assert torch.equal(Trajectory.from_arrow(pa.ipc.open_file(source).get_batch(0)).predicted, predicted)
 
     run(scenario())
 

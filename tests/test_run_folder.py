@@ -21,7 +21,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
 FILES = {
-    "adapter", "config.yaml", "curves.png", "evaluation.json", "metrics.jsonl", "report.html", "run_state.json",
+    "adapter", "checkpoints", "config.yaml", "critic.safetensors", "curves.png", "evaluation.json", "metrics.jsonl",
+    "report.html", "run_state.json",
     "samples", "samples.png", "tensorboard",
 }  # fmt: skip
 TRAIN = (sys.executable, "-m", "experiments", "train", "--config")
@@ -156,7 +157,7 @@ def test_failures_are_on_record(
     error: BaseException, code: int, state: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def fail(config: Config, listen: Any, spill: Path | None) -> None:
+    def fail(config: Config, listen: Any, spill: Path | None, **checkpoints: Any) -> None:
         listen("phase", {"phase": "starting actors"})
         listen("round", {"round": 1, "rounds": 9, "reward": float("nan"), "ess": [0.5, 1.0]})
         raise error

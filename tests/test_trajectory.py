@@ -13,7 +13,9 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 BITS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.int64: torch.int64}
 
 
-def trajectories(count: int = 5, dtype: torch.dtype = torch.float32, first: int = 0) -> Trajectory:
+def trajectories(
+    count: int = 5, dtype: torch.dtype = torch.float32, first: int = 0, optional: tuple[str, ...] = ()
+) -> Trajectory:
     generator = torch.Generator().manual_seed(first)
     latents = torch.randn(count, 4, 2, 3, 3, generator=generator).to(dtype)
     return Trajectory(
@@ -26,12 +28,17 @@ def trajectories(count: int = 5, dtype: torch.dtype = torch.float32, first: int 
         outcomes=torch.randn(count, 6, generator=generator),
         rewards=torch.randn(count, generator=generator),
         evidence=torch.rand(count, generator=generator),
+        means=torch.randn(count, 3, 2, 3, 3, generator=generator) if "means" in optional else None,
+        predicted=torch.randn(count, 3, generator=generator) if "predicted" in optional else None,
     )
 
 
 def same(one: Trajectory, other: Trajectory) -> None:
     for field in dataclasses.fields(Trajectory):
         a, b = getattr(one, field.name), getattr(other, field.name)
+        if a is None or b is None:
+            assert a is b, field.name
+            continue
         assert a.dtype == b.dtype, field.name
         assert a.shape == b.shape, field.name
         assert torch.equal(a.contiguous().view(BITS[a.dtype]), b.contiguous().view(BITS[b.dtype])), field.name
@@ -71,6 +78,25 @@ def test_ipc_file_round_trip(dtype, tmp_path):
     same(original, read)
 
 
+OPTIONAL = [(), ("means",), ("predicted",), ("means", "predicted")]
+
+
+@pytest.mark.parametrize("optional", OPTIONAL)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_optional_fields_are_columns_only_where_they_are(dtype, optional):
+    original = trajectories(dtype=dtype, optional=optional)
+    batch = original.to_arrow()
+    assert [name for name in ("means", "predicted") if name in batch.schema.names] == list(optional)
+    same(original, Trajectory.from_arrow(batch))
+    same(original[1:3], Trajectory.from_arrow(batch.slice(1, 2)))
+    other = trajectories(2, dtype, first=10, optional=optional)
+    both = Trajectory.cat([original, other])
+    same(both[:5], original)
+    same(both[torch.arange(7) >= 5], other)
+    if "means" in optional:
+        assert both.means.dtype == torch.float32, "means are not rounded to the storage type"
+
+
 def test_views_and_other_memory_layouts_come_through():
     original = trajectories(6)
     strided = original[torch.tensor([4, 0, 2])]
@@ -97,8 +123,9 @@ def test_cat_and_index():
         if hasattr(pa.RecordBatch, "replace_schema_metadata")
         else pa.RecordBatch.from_pydict({"ids": [1]}),
         trajectories().to_arrow().select(["ids", "rewards"]),
+        trajectories(optional=("means",)).to_arrow().rename_columns([*trajectories().to_arrow().schema.names, "mean"]),
     ],
-    ids=["foreign", "no metadata", "columns missing"],
+    ids=["foreign", "no metadata", "columns missing", "unknown column"],
 )
 def test_another_schema_is_refused(batch):
     with pytest.raises(DataError, match="no trajectories"):

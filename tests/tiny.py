@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import open_clip
 import pytest
@@ -16,9 +16,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rl_unlearn.config import Config, Model
+from rl_unlearn.config import Config, Estimator, Model
 from rl_unlearn.policy import load_pipeline
 
+ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)
 OBJECTS = ("cat", "dog", "fish")
 STYLES = ("flat", "noto")
 CONTEXT = 32

@@ -19,8 +19,10 @@ from actors.rollout import RolloutActor
 from experiments import settings
 from learner.learner import Learner
 from rl_unlearn.config import Config
+from rl_unlearn.metrics import asked_labels
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request
+from rl_unlearn.rewards import DOMAINS, outcome_names
 from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 
@@ -39,11 +41,13 @@ def accuracy(actor: CriticActor, unseen: Trajectory, book: PromptBook, level: in
     latents = unseen.latents[:, level].float()
     timesteps = actor._levels[level].expand(len(latents))
     outcomes = actor._critic(latents, timesteps, torch.zeros(len(latents), actor._conditions.shape[1]))
-    own, other = book.concept_domain, book.other_domain
-    parts = outcomes[:, 2:].split([len(book.names[own]), len(book.names[other])], dim=1)
-    asked = {d: torch.tensor([getattr(book.prompts[i], d) for i in unseen.prompts.tolist()]) for d in (own, other)}
-    pairs = zip((own, other), parts, strict=True)
-    return {d: round(100 * (part.argmax(dim=1) == asked[d]).float().mean().item(), 1) for d, part in pairs}
+    asked = asked_labels(unseen.prompts, book)
+    names, found = outcome_names(book, actor._config.reward), {}
+    for domain in DOMAINS:
+        columns = [place for place, name in enumerate(names) if name.startswith(f"log-prob {domain} ")]
+        right = outcomes[:, columns].argmax(dim=1) == asked[domain]
+        found[domain] = round(100 * right.float().mean().item(), 1)
+    return found
 
 
 def main(overrides: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.files import write_json
+from experiments.files import read_json, write_json
 from experiments.verbs import common
 
 HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
@@ -27,7 +27,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     config = common.run_config(path, args.overrides)
     from experiments import attacking
     from experiments.models import load_model
-    from experiments.report import read_json, write_report
+    from experiments.report import write_report
     from rl_unlearn.evaluation import load_judge
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
@@ -39,7 +39,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     attacking.show(outcome, console)
     if not read_json(path / "run_state.json"):
         return outcome
-    if all(override.startswith(("attack.", "evaluation.")) for override in args.overrides):
+    if common.concern(args.overrides, "attack", "evaluation"):
         write_json(path / "attacks.json", outcome)
         write_report(path)
         console.print(f"attacks: {path / 'attacks.json'}", soft_wrap=True, highlight=False, markup=False)

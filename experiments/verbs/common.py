@@ -33,6 +33,11 @@ def cluster_overrides(args: Namespace) -> list[str]:
     return chosen + ([f"cluster.address={args.address}"] if args.address else [])
 
 
+def concern(overrides: list[str], *sections: str) -> bool:
+    """Whether all overrides are about these sections, or about where things run and are kept."""
+    return all(override.startswith((*(f"{s}." for s in sections), "cluster.", "output=")) for override in overrides)
+
+
 def run_config(path: Path, overrides: list[str]) -> Config:
     """The configuration an adapter was trained with, from its run folder or its own metadata."""
     for folder in (path, path.parent, path.parent.parent):

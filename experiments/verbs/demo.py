@@ -21,5 +21,6 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Train with the canvas's configuration."""
     args.config = [str(common.CONFIGS / "canvas.yaml")]
     args.overrides = args.overrides + ([f"seed={args.seed}"] if args.seed else [])
-    args.name, args.overwrite = "demo", True
+    args.name, args.overwrite, args.critic_from = "demo", True, None
+    args.on = args.resume = None
     return train.run(args, console)

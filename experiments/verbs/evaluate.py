@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
-from experiments.files import write_json
+from experiments.files import read_json, write_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -46,7 +46,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments import measuring
     from experiments.card import write_card
     from experiments.models import quiet
-    from experiments.report import read_json, write_report
+    from experiments.report import write_report
     from rl_unlearn.judges import load_judge
     from rl_unlearn.prompts import PromptBook
 
@@ -60,15 +60,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     compared = measuring.judge_side_by_side(candidates, book, judge, config, console)
     sides = []
     for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
-        side = compared.evaluation(book.concept_domain, number)
+        side = compared.evaluation(number)
         side |= training | {"seed": own.seed, "concept": own.concept}
         sides.append(side)
-        if training and all(override.startswith("evaluation.") for override in overrides):
+        if training and common.concern(overrides, "evaluation"):
             write_json(path / "evaluation.json", side)
             write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
-            console.print(f"{path}: its evaluation.json stays: the model or the concept was overridden", markup=False)
+            console.print(f"{path}: its evaluation.json stays: more than the evaluation was overridden", markup=False)
     whole = sides[0] | {"models": [compared.untouched, *compared.rows]}
     measuring.show(whole, console)
     if args.out:
@@ -77,8 +77,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
-    from experiments.adapters import locate
     from experiments.measuring import Candidate
+    from rl_unlearn.adapter import locate
 
     return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))
 

@@ -1,16 +1,17 @@
 """`generate`: images of a model, with or without adapters, as one grid or as files."""
 
-from argparse import ArgumentParser, Namespace
+import math
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments import settings
-from experiments.files import write_bytes
+from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, MachineError
+from rl_unlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,13 +72,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     state = None
     if args.adapter:
         state, config = _together([Path(name) for name in args.adapter], scales, args.overrides)
+    grid = bool(out.suffix) and not out.is_dir()
+    make_folder(out.parent if grid else out, "choose another --out")
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)
     with console.status("drawing"), policy.adapter_enabled(state is not None):
         texts = [prompt for prompt in prompts for _ in seeds]
         drawn = [pictures.to_image(p) for p in policy.generate(texts, seeds * len(prompts), config.evaluation.batch)]
-    if out.suffix and not out.is_dir():
+    if grid:
         rows = [drawn[i : i + len(seeds)] for i in range(0, len(drawn), len(seeds))]
         write_bytes(out, pictures.to_png(pictures.grid(rows, prompts, [f"seed {seed}" for seed in seeds])))
         files = [out]
@@ -104,18 +107,19 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
     rank, kinds = sum(config.lora.rank for config in configs), {config.lora.layers for config in configs}
     if rank > MAX_RANK:
         raise ConfigError(f"the adapters' ranks add up to {rank}: {MAX_RANK} at most; use fewer adapters")
+    given = {path.resolve() for path in adapters}
+    below = dict.fromkeys(below for config in configs for below in config.model.adapters)  # what was fused, each once
+    fused = tuple(path for path in below if Path(path).resolve() not in given)
+    model = configs[0].model.model_copy(update={"adapters": fused})
     lora = {"rank": rank, "layers": kinds.pop() if len(kinds) == 1 else "attention"}
-    return combine(states, scales), configs[0].model_copy(update={"lora": configs[0].lora.model_copy(update=lora)})
+    update = {"lora": configs[0].lora.model_copy(update=lora), "model": model}
+    return combine(states, scales), configs[0].model_copy(update=update)
 
 
 def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]) -> list[Path]:
     """One PNG an image, named by prompt number and seed."""
     from experiments import pictures
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make folder {folder}: {error.strerror}; choose another --out") from error
     digits = len(str(prompts))
     names = [f"prompt{i + 1:0{digits}d}-seed{seed}.png" for i in range(prompts) for seed in seeds]
     for name, image in zip(names, drawn, strict=True):
@@ -124,9 +128,12 @@ def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]
 
 
 def _scale(text: str) -> float:
-    value = float(text)
-    if not -MAX_SCALE <= value <= MAX_SCALE:  # also refuses nan
-        raise ValueError(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -MAX_SCALE <= value <= MAX_SCALE:  # nan is no number either
+        raise ArgumentTypeError(f"{text!r} is not from {-MAX_SCALE:g} to {MAX_SCALE:g}")
     return value
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rl_unlearn.errors import ConfigError, MachineError
+from experiments.files import make_folder
+from rl_unlearn.errors import ConfigError
 
 HELP = "write one HTML file about one or more runs"
 MAX_RUNS = 24
@@ -30,10 +31,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.report import write_page
 
     if args.out:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"cannot make folder {out.parent}: {error.strerror}; choose another --out") from error
+        make_folder(out.parent, "choose another --out")
     write_page(folders, out)
     console.print(f"report: {out}", soft_wrap=True, highlight=False, markup=False)
     return {"report": str(out), "runs": [str(folder) for folder in folders]}

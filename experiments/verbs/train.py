@@ -1,12 +1,14 @@
 """`train`: one run, from a configuration to an adapter with its evaluation and report."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from experiments import address, run_folder, settings
+from experiments import address, resuming, run_folder, settings
 from experiments.verbs import common
+from rl_unlearn.config import Config
 
 HELP = "train an adapter that forgets a concept"
 
@@ -16,20 +18,49 @@ def add_arguments(parser: ArgumentParser) -> None:
     common.add_config(parser)
     common.add_cluster(parser)
     parser.add_argument("--name", metavar="N", help="run name; default CONCEPT-seedSEED")
+    parser.add_argument("--on", metavar="RUN", help="forget on top of what that run forgot; both adapters are needed")
+    parser.add_argument("--critic-from", metavar="RUN", help="start from the critic of that run folder")
+    parser.add_argument(
+        "--resume", choices=["auto"], help="auto: go on from this run's newest checkpoint if it was started before"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a run of this name")
+
+
+def _on_top(run: Path) -> list[str]:
+    below = common.run_config(run, []).model.adapters
+    return [f"model.adapters={','.join([*below, str(run)])}"]
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
     overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
+    overrides += _on_top(Path(args.on)) if args.on else []
+    overrides += [f"critic.start={args.critic_from}"] if args.critic_from else []
     config = settings.load(args.config, overrides)
+    if args.resume and resuming.is_run(Path(config.output) / config.run_name):
+        return go_on(config, args, console)
+    return _start(config, run_folder.reserve(config, args.overwrite), args, console)
+
+
+def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
+    """Train on from the newest checkpoint of the run that `config` names, or from the start if there is none yet."""
+    path = Path(config.output) / config.run_name
+    resuming.check(path, config)
+    if resuming.is_finished(path, config):
+        console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)
+        return {"run": str(path), "finished": True}
+    return _start(config, run_folder.RunFolder(path), args, console, resumed=True)
+
+
+def _start(
+    config: Config, folder: run_folder.RunFolder, args: Namespace, console: Console, resumed: bool = False
+) -> dict[str, Any]:
     if not config.cluster.inline:
         address.check(config.cluster.address)
-    folder = run_folder.reserve(config, args.overwrite)
     from experiments import measuring
     from experiments.run import carry_out
 
-    outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console)
+    outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console, resumed)
     if "after" in outcome:
         measuring.show(outcome, console)
     console.print(

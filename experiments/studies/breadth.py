@@ -1,0 +1,108 @@
+"""The breadth study: run folders of many concepts as one table, worst first, and one picture that is not picked.
+
+    python -m experiments.studies.breadth outputs/breadth docs/studies/breadth.json docs/pictures/breadth.png
+
+Every adapter is judged again by the canvas's panel (other seeds and kinds of networks); its images are in the cache.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from experiments import measuring, pictures
+from experiments.files import read_json, write_bytes, write_json
+from experiments.samples import Sheet
+from experiments.verbs import common
+from rl_unlearn.adapter import locate, read_adapter
+from rl_unlearn.judges import load_judge
+from rl_unlearn.prompts import PromptBook
+
+JUDGED = ("ua", "coherence", "ira", "cra")
+PANEL = "canvas:panel"
+TILE = 48
+
+
+def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
+    """UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
+    config = common.run_config(run, [f"evaluation.judge={PANEL}", f"output={run.parent}"])
+    candidate = measuring.Candidate(run.name, config.lora, read_adapter(run), locate(run).stat().st_size)
+    book = PromptBook.from_config(config)
+    return measuring.judge_side_by_side([candidate], book, load_judge(config), config, console).after[0].headline()
+
+
+def row(run: Path, console: Console) -> dict[str, Any]:
+    """What one run folder holds, and the panel's view of it."""
+    found = read_json(run / "evaluation.json")
+    return {
+        "concept": found["concept"],
+        "seed": found["seed"],
+        **{name: found["after"][name] for name in JUDGED},
+        "before": found["before"],
+        "panel": judge_by_panel(run, console),
+        "seen_as": found["models"][1]["seen_as"],
+        "target_images": found["counts"]["target_images"],
+        "images": found["images_used"],
+        "seconds": found["wall_seconds"],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A row for each run, the lowest UA first, as Markdown; the mean over all runs below."""
+    lines = [
+        "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | seen instead |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
+        figures = [*(one[name] for name in JUDGED), *(one["panel"][name] for name in JUDGED)]
+        seen = ", ".join(f"{name} {count}" for name, count in list(one["seen_as"].items())[:3])
+        cells = [one["concept"], str(one["seed"]), *(f"{value:.1f}" for value in figures), seen]
+        lines.append("| " + " | ".join(cells) + " |")
+    means = [statistics.mean(one[name] for one in rows) for name in JUDGED]
+    means += [statistics.mean(one["panel"][name] for one in rows) for name in JUDGED]
+    lines.append("| **mean** | | " + " | ".join(f"**{value:.1f}**" for value in means) + " | |")
+    return "\n".join(lines)
+
+
+def gallery(runs: list[Path]) -> Image.Image:
+    """For each run the row of its samples that asks for the concept, untouched on the left and adapted on the right."""
+    cells, names = [], []
+    for run in runs:
+        sheet = Sheet.model_validate_json((run / "samples" / Sheet.WORDS).read_text(encoding="utf-8"))
+        width, height = sheet.size
+        line = []
+        for side in (Sheet.BEFORE, Sheet.AFTER):
+            with Image.open(run / "samples" / side) as whole:
+                for place in range(8):
+                    # A style is asked for with eight objects, an object in eight styles.
+                    tile = whole.convert("RGB").crop((place * width, 0, (place + 1) * width, height))
+                    line.append(tile.resize((TILE, TILE), Image.Resampling.LANCZOS))
+        cells.append(line)
+        names.append(read_json(run / "evaluation.json")["concept"])
+    return pictures.grid(cells, names, [""] * 16, "before, and after (right half)")
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table; writes the rows as JSON and the picture of all runs of seed 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder of run folders")
+    parser.add_argument("json", type=Path)
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args(argv)
+    console = Console(stderr=True)
+    runs = sorted(path.parent for path in args.runs.glob("*/evaluation.json"))
+    rows = [row(run, console) for run in runs]
+    write_json(args.json, {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows})
+    first = [run for run, one in zip(runs, rows, strict=True) if one["seed"] == 0]
+    write_bytes(args.picture, pictures.to_png(gallery(first)))
+    print(table(rows))  # noqa: T201
+    print(json.dumps({"runs": len(rows)}), file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

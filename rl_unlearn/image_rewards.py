@@ -1,0 +1,92 @@
+"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, or the caller's own.
+
+A name is looked up, never imported: a configuration file cannot make the program run code.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.judge_folders import load_folder
+from rl_unlearn.policy import device_of
+
+ImageReward = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, " batch"]]
+"""From images in [0, 1] to one finite number each."""
+
+_JPEG_QUALITY = 95
+_CLASSIFIER = "classifier"
+
+
+def jpeg_kilobytes(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    """Size as a JPEG file of quality 95 in kB: the (in)compressibility of DDPO (Black et al. 2023, sec. 4.1)."""
+    sizes = []
+    for image in (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=_JPEG_QUALITY)
+        sizes.append(len(file.getvalue()) / 1000)
+    return torch.tensor(sizes)
+
+
+BUILT_IN: Mapping[str, ImageReward] = {"jpeg_kilobytes": jpeg_kilobytes}
+
+
+def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageReward]:
+    """The functions that ``reward.images`` names, in its order; ``given`` are the caller's.
+
+    Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot be used.
+    """
+    known = {**BUILT_IN, **given}
+    found: dict[str, ImageReward] = {}
+    for name in config.reward.images:
+        if name.startswith(f"{_CLASSIFIER}:"):
+            found[name] = _classifier(name, config)
+        elif name in known:
+            found[name] = known[name]
+        else:
+            raise ConfigError(
+                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or classifier:FOLDER:LABEL, "
+                "or pass the function through the API, train(..., image_rewards={name: function})"
+            )
+    return found
+
+
+def evaluate(
+    rewards: Mapping[str, ImageReward], images: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch rewards"]:
+    """One column for each reward, on the CPU. Raises TrainingError for a wrong shape or a number that is not finite."""
+    columns = [torch.zeros(len(images), 0)]
+    for name, reward in rewards.items():
+        found = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
+        if found.shape != (len(images),) or not torch.isfinite(found).all():
+            raise TrainingError(
+                f"the image reward {name!r} must give one finite number for each of {len(images)} images; "
+                f"it gave shape {tuple(found.shape)}" + ("" if torch.isfinite(found).all() else " with NaN or infinity")
+            )
+        columns.append(found[:, None])
+    return torch.cat(columns, dim=1)
+
+
+def _classifier(name: str, config: Config) -> ImageReward:
+    folder, _, label = name.removeprefix(f"{_CLASSIFIER}:").rpartition(":")
+    if not folder or not label:
+        raise ConfigError(f"reward.images: {name!r} must be {_CLASSIFIER}:FOLDER:LABEL")
+    if Path(folder).resolve().is_relative_to(Path(config.evaluation.judge).resolve()):
+        raise ConfigError(f"reward.images: {name!r} is the judge that reports the results: take another classifier")
+    one = load_folder(Path(folder), (label,), device_of(config.model))
+    everything = replace(one, rows=torch.arange(one.classes))
+    row = int(one.rows[0])
+
+    def log_probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Of the label, in nats."""
+        logits, _ = everything(images)
+        return logits.log_softmax(dim=1)[:, row]
+
+    return log_probability
