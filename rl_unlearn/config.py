@@ -218,7 +218,7 @@ class Loop(Section):
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
     inside the rate limit."""
-    pipeline: int = Field(1, ge=0, le=16)
+    pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)
     """Rounds between two checkpoints, which `resume` goes on from; 0 makes none."""
