@@ -159,6 +159,9 @@ class Estimator(Section):
 
 
 class Learner(Section):
+    ranks: int = Field(1, ge=1, le=64)
+    """Learner actors that share every optimizer step: each computes its part of a minibatch, the gradients are summed,
+    the weights stay bit-equal. The sum's rounding depends on it; otherwise an update does not."""
     lr: float = Field(3e-3, gt=0, lt=1)
     """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
