@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,19 +17,39 @@ SETTINGS: dict[str, Any] = {"rollout": {"batch": 2}, "loop": {"rounds": 3, "time
 PATIENCE = 300
 
 
+def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray gives a node 30 seconds to start, which a busy machine may need more of."""
+
+    def get(*args: Any) -> Any:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return get_node(*args)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+    return get
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without room for actors; nodes are added by the tests. The GPUs are names only."""
     import ray
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
-    there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    ray.init(address=there.address, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "get_node", patient(services.get_node))
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
-        yield there
-    ray.shutdown()
-    there.shutdown()
+        there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            ray.init(address=there.address, log_to_driver=False)
+            yield there
+        finally:
+            ray.shutdown()
+            there.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +61,7 @@ def inline() -> Any:
 def nodes(cluster: Any, *options: dict[str, Any]) -> Iterator[list[Any]]:
     """More nodes, for a while."""
     added = [cluster.add_node(**{"num_cpus": 1, "num_gpus": 0} | option) for option in options]
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(PATIENCE)
     try:
         yield added
     finally:
@@ -60,7 +80,7 @@ def living(class_name: str) -> dict[str, list[str]]:
     return found
 
 
-def until(true: Any) -> None:
+def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, "in vain"
