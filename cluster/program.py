@@ -14,7 +14,7 @@ from typing import Any
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
-from cluster import placement
+from cluster import placement, telemetry
 from cluster.crew import Crew
 from cluster.inline import InlineHandle
 from cluster.learners import Learners
@@ -46,9 +46,15 @@ def train(
     if config.cluster.inline:
         handles = _inline_actors(config, spill, image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
-    with ray_cluster(config), _ray_actors(config, spill, image_rewards) as handles:
+    with (
+        ray_cluster(config) as dashboard,
+        telemetry.published(config, listen) as hear,
+        _ray_actors(config, spill, image_rewards) as handles,
+    ):
+        if dashboard is not None:
+            hear("dashboard", {"url": dashboard})
         try:
-            return asyncio.run(Loop(config, handles, listen, keeper).run(start))
+            return asyncio.run(Loop(config, handles, hear, keeper).run(start))
         except Exception as error:
             raise explain(error) from error
 
@@ -95,28 +101,35 @@ def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[st
 
 
 @contextmanager
-def ray_cluster(config: Config) -> Iterator[None]:
+def ray_cluster(config: Config) -> Iterator[str | None]:
     """A connection to the private local Ray or the existing cluster; MachineError if none answers.
 
-    A process that is connected already, as the trial of a sweep is, stays so.
+    Gives the address of its dashboard, if it has one. A process that is connected already, as the trial of a sweep is,
+    stays so, and is not told the address again.
     """
     import ray
 
     if ray.is_initialized():
-        yield
+        yield None
         return
     # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {
+        "num_cpus": max(os.cpu_count() or 1, 2),
+        "include_dashboard": config.cluster.dashboard,
+        "dashboard_host": "127.0.0.1",
+    }
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **local)
+        context = ray.init(
+            address=address, logging_level=logging.WARNING, log_to_driver=False, **(local if address == "local" else {})
+        )
     except Exception as error:  # Ray raises bare ones, too, as when a node is slow to start
+        cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MachineError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): "
-            "start one, correct cluster.address, or use --inline"
+            f"no Ray cluster answers at {address!r} ({cause}): start one, correct cluster.address, or use --inline"
         ) from error
     try:
-        yield
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
 

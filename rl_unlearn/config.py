@@ -14,6 +14,7 @@ Labels = dict[
     Annotated[str, Field(pattern=rf"^([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")],
     Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")],
 ]
+Trackers = Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
 
@@ -315,6 +316,8 @@ class Cluster(Section):
     """Run every actor in this process, without Ray."""
     address: str | None = None
     """Ray address of an existing cluster (`auto` inside a job); None starts a private local one."""
+    dashboard: bool = False
+    """Give the private local cluster a dashboard, on the loopback interface; an existing cluster has its own."""
     threads: int = Field(1, ge=1)
     """CPU threads of each actor (the same inline, so that results agree)."""
     actor_cpus: float = Field(0.4, gt=0)
@@ -345,6 +348,9 @@ class Config(Section):
     """Source of every random number."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run folder."""
+    trackers: Trackers = ()
+    """Experiment trackers that hear of the run, too: `wandb`, `mlflow`. Where they are and who may write there comes
+    from their own environment variables; without these they write below `output`."""
     model: Model = Model()
     sampler: Sampler = Sampler()
     lora: Lora = Lora()
