@@ -1,4 +1,4 @@
-"""Places the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
+"""Starts the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
 
 Beside `drawing` the only module that says ``ray.remote``.
 """
@@ -14,8 +14,10 @@ from typing import Any
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
-from cluster import telemetry
+from cluster import placement, telemetry
+from cluster.crew import Crew
 from cluster.inline import InlineHandle
+from cluster.learners import Learners
 from learner.board import Keeper, Resumption
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
@@ -23,7 +25,6 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
 
-_PLACEMENT_SECONDS = 60
 _RESTARTS = 10
 
 
@@ -60,6 +61,15 @@ def train(
 
 def _check(config: Config) -> None:
     """Refuses settings under which the loop would wait for ever, or depend on timing in synchronous mode."""
+    if config.cluster.inline and config.learner.ranks > 1:
+        raise ConfigError(
+            f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use learner.ranks=1 with it"
+        )
+    if (config.rollout.actors_min or 1) > config.rollout.actors:
+        raise ConfigError(
+            f"rollout.actors_min {config.rollout.actors_min} is more than rollout.actors {config.rollout.actors}: "
+            "raise one, or lower the other"
+        )
     updates, images, ahead = config.learner.updates_per_round, config.rollout.images, config.loop.pipeline + 1
     if config.learner.batch * updates < images:
         # The rest would pile up until the rate limiter stops the rollouts.
@@ -124,71 +134,46 @@ def ray_cluster(config: Config) -> Iterator[str | None]:
         ray.shutdown()
 
 
-def actor_bundles(config: Config) -> list[dict[str, float]]:
-    """What the actors of a run reserve, one bundle each: rollout actors, critic, learner, replay store."""
-    cluster = config.cluster
-    gpus = [cluster.rollout_gpus] * config.rollout.actors + [cluster.critic_gpus, cluster.learner_gpus, 0.0]
-    return [{"CPU": cluster.actor_cpus, **({"GPU": share} if share else {})} for share in gpus]
-
-
-@contextmanager
-def _placed(bundles: list[dict[str, float]]) -> Iterator[tuple[Any, int]]:
-    """A placement group, and where in it the bundles begin.
-
-    A trial of a sweep lives in a group that has them after its own bundle, and that outlives the run.
-    """
-    import ray
-    from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
-
-    group = get_current_placement_group()
-    if group is not None and len(group.bundle_specs) > len(bundles):
-        yield group, 1
-        return
-    group = placement_group(bundles, strategy="PACK")
-    try:
-        if not group.wait(_PLACEMENT_SECONDS):
-            cpus, gpus = (sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU"))
-            raise MachineError(
-                f"the cluster cannot place {len(bundles)} actors with {cpus:g} CPUs and {gpus:g} GPUs "
-                f"(it has {ray.cluster_resources()}): lower rollout.actors or the cluster.*_gpus"
-            )
-        yield group, 0
-    finally:
-        remove_placement_group(group)
-
-
 @contextmanager
 def _ray_actors(
     config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
 ) -> Iterator[Handles]:
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    count, bundles = config.rollout.actors, actor_bundles(config)
     actors: list[Any] = []
+    crew: Crew | None = None
 
-    def spawn(actor: type, bundle: int, *args: object, **options: object) -> object:
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + bundle)
-        cpus, gpus = bundles[bundle]["CPU"], bundles[bundle].get("GPU", 0.0)
-        remote = ray.remote(actor).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy, **options)
-        actors.append(remote.remote(*args))
+    def spawn(actor: type, *args: object, **options: object) -> Any:
+        actors.append(ray.remote(actor).options(**options).remote(*args))
         return actors[-1]
 
-    # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
-    # The others hold state that a restart would lose; their death ends the run.
-    with _placed(bundles) as (group, first):
+    rooms = placement.places(config)
+    with placement.reserved(rooms.all) as group:
+        where = iter([group.options(number, place) for number, place in enumerate(rooms.all)])
+        guests = config.rollout.actors - len(rooms.rollouts) if group.own else 0
+
+        def hire() -> Any:
+            place = rooms.rollouts[0]
+            labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
+            remote = ray.remote(RolloutActor).options(**placement.resources(place), **labels)
+            return remote.remote(config, image_rewards)
+
+        # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
+        # The others hold state that a restart would lose; their death ends the run.
+        again: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
         try:
-            yield Handles(
-                rollouts=[
-                    spawn(RolloutActor, i, config, image_rewards, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
-                    for i in range(count)
-                ],
-                critic=spawn(CriticActor, count, config),
-                learner=spawn(Learner, count + 1, config),
-                replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
-            )
+            rollouts = [spawn(RolloutActor, config, image_rewards, **next(where), **again) for _ in rooms.rollouts]
+            critic = spawn(CriticActor, config, **next(where))
+            learners = [spawn(Learner, config, **next(where)) for _ in rooms.learners]
+            replay = spawn(ReplayActor, config, str(spill) if spill else None, **next(where))
+            learner = learners[0] if len(learners) == 1 else Learners(learners)
+            if guests:
+                crew = Crew(rollouts, hire, guests)
+                yield Handles(crew, critic, replay, learner, crew.left)
+            else:
+                yield Handles(rollouts, critic, replay, learner)
         finally:
-            for actor in actors:
+            for actor in actors + (crew.hired if crew else []):
                 ray.kill(actor)
 
 

@@ -9,6 +9,11 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _CONCEPT = r"((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 CONCEPT = rf"^{_CONCEPT}(, ?{_CONCEPT})*$"
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+Labels = dict[
+    Annotated[str, Field(pattern=rf"^([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")],
+    Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")],
+]
 Trackers = Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
@@ -160,6 +165,9 @@ class Estimator(Section):
 
 
 class Learner(Section):
+    ranks: int = Field(1, ge=1, le=64)
+    """Learner actors that share every optimizer step: each computes its part of a minibatch, the gradients are summed,
+    the weights stay bit-equal. The sum's rounding depends on it; otherwise an update does not."""
     lr: float = Field(3e-3, gt=0, lt=1)
     """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
@@ -197,7 +205,10 @@ class Learner(Section):
 
 class Rollout(Section):
     actors: int = Field(1, ge=1, le=4096)
-    """Rollout actors."""
+    """Rollout actors, at most."""
+    actors_min: int | None = Field(None, ge=1)
+    """Rollout actors without which the run does not start; the others come and go with room on the cluster. None: all
+    of them."""
     images: int = Field(32, ge=1)
     """Images of a round, all actors together."""
     batch: int = Field(32, ge=1)
@@ -219,7 +230,7 @@ class Loop(Section):
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
     inside the rate limit."""
-    pipeline: int = Field(1, ge=0, le=16)
+    pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)
     """Rounds between two checkpoints, which `resume` goes on from; 0 makes none."""
@@ -316,7 +327,13 @@ class Cluster(Section):
     critic_gpus: float = Field(0.0, ge=0)
     """GPUs of the critic actor."""
     learner_gpus: float = Field(0.0, ge=0)
-    """GPUs of the learner."""
+    """GPUs of each learner rank."""
+    rollout_labels: Labels = {}
+    """Labels of the nodes for rollout actors, with Ray's selectors as values: `a`, `!a`, `in(a, b)`, `!in(a, b)`."""
+    critic_labels: Labels = {}
+    """Labels of the nodes for the critic actor."""
+    learner_labels: Labels = {}
+    """Labels of the nodes for learner actors."""
 
 
 class Config(Section):
