@@ -79,6 +79,9 @@ def test_an_actor_does_not_spread_over_machines() -> None:
     assert room(config, [Node("a", 2, 1), Node("b", 2, 1)]) is None
     assert room(config, [Node("a", 4, 1)]) is not None
     assert room(config, [Node("a", 1, 2), Node("b", 9, 0)]) is not None
+    pool = tiny.config(cluster={"learner_labels": {"pool": "big"}, "actor_cpus": 1.0})
+    assert room(pool, [Node("a", 3, 0), Node("b", 1, 0, {"pool": "big"})]) is None
+    assert "{'pool': 'big'}" in str(room(pool, [Node("a", 9, 0)]))
     halves = tiny.config(cluster={"learner_gpus": 1.0, "rollout_gpus": 0.5, "actor_cpus": 0.1})
     assert room(halves, [Node("a", 4, 0.75), Node("b", 4, 0.75)]) is not None
 

@@ -135,7 +135,7 @@ def test_the_nodes_endpoint_serves_them_all() -> None:
     """A whole run on a private Ray; its node is asked when the run ends."""
     served: dict[str, str] = {}
     warnings = []
-    absent = {"warnings", "nonfinite_values", "skipped_steps", "replay_repeated", "replay_evicted_stale",
+    absent = {"warnings", "restarts", "nonfinite_values", "skipped_steps", "replay_repeated", "replay_evicted_stale",
               "replay_evicted_capacity"}  # fmt: skip  # nothing of the kind happens here
     wanted = {measure.name for measure in MEASURES} - {f"rl_unlearn_{name}_total" for name in absent}
 
