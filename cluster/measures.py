@@ -29,6 +29,7 @@ MEASURES = (
     Measure("rl_unlearn_output_free_bytes", "any", "free", "free space where the run folder is"),
     Measure("rl_unlearn_progress_timestamp_seconds", "progress", "now", "Unix time of the last phase or round"),
     Measure("rl_unlearn_warnings_total", "warning", "one", "warnings", "more"),
+    Measure("rl_unlearn_restarts_total", "restart", "one", "times that the actors were made anew", "more"),
     Measure("rl_unlearn_nonfinite_values_total", "round", "nonfinite", "values that are not finite", "more", "value"),
     Measure("rl_unlearn_rounds", "round", "round", "rounds done"),
     Measure("rl_unlearn_rounds_wanted", "round", "rounds", "rounds of the whole run"),

@@ -1,9 +1,12 @@
 """What a Ray cluster has, asked without placing anything on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cluster.program import actor_bundles, ray_cluster
+from cluster.placement import fits, places
+from cluster.program import ray_cluster
 from rl_unlearn.config import Config
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,7 @@ class Node:
     name: str
     cpus: float
     gpus: float
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def nodes(config: Config) -> list[Node]:
@@ -24,7 +28,12 @@ def nodes(config: Config) -> list[Node]:
         import ray
 
         return [
-            Node(node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            Node(
+                node["NodeManagerAddress"],
+                node["Resources"].get("CPU", 0.0),
+                node["Resources"].get("GPU", 0.0),
+                node["Labels"],
+            )
             for node in ray.nodes()
             if node["Alive"]
         ]
@@ -33,11 +42,18 @@ def nodes(config: Config) -> list[Node]:
 def room(config: Config, there: list[Node]) -> str | None:
     """What is missing for the actors of a run, or None; an actor does not spread over machines."""
     left = [[node.gpus, node.cpus] for node in there]
-    bundles = sorted(((b.get("GPU", 0.0), b.get("CPU", 0.0)) for b in actor_bundles(config)), reverse=True)
-    for placed, (gpus, cpus) in enumerate(bundles):
-        fitting = [node for node in left if node[0] >= gpus - 1e-9 and node[1] >= cpus - 1e-9]
+    wanted = [(place.resources.get("GPU", 0.0), place.resources["CPU"], place.labels) for place in places(config).all]
+    for placed, (gpus, cpus, labels) in enumerate(
+        sorted(wanted, key=lambda place: (len(place[2]), *place[:2]), reverse=True)
+    ):
+        fitting = [
+            free
+            for node, free in zip(there, left, strict=True)
+            if free[0] >= gpus - _ROUNDING and free[1] >= cpus - _ROUNDING and fits(node.labels, labels)
+        ]
         if not fitting:
-            return f"only {placed} of {len(bundles)} actors fit: none is left for one with {cpus:g} CPUs, {gpus:g} GPUs"
+            kind = f"{cpus:g} CPUs, {gpus:g} GPUs" + (f" and the labels {labels}" if labels else "")
+            return f"only {placed} of {len(wanted)} actors fit: there is no room for one with {kind}"
         best = min(fitting)  # keeps GPUs for those that need them
         best[0] -= gpus
         best[1] -= cpus

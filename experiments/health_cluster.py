@@ -7,7 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from cluster import program, survey
+from cluster import placement, survey
 from experiments import address
 from experiments.health import Row, check_folder, cores
 from rl_unlearn.config import Config
@@ -77,7 +77,7 @@ def _actors(config: Config, there: list[survey.Node]) -> Row:
     has = f"{sum(node.cpus for node in there):g} CPUs, {sum(node.gpus for node in there):g} GPUs"
     if missing:
         return Row("actors", "fail", f"{missing} ({has} in all); lower rollout.actors, cluster.actor_cpus or *_gpus")
-    return Row("actors", "ok", f"{len(program.actor_bundles(config))} fit into {has}")
+    return Row("actors", "ok", f"{len(placement.places(config).all)} fit into {has}")
 
 
 def _authentication(config: Config) -> Row:

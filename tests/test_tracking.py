@@ -200,5 +200,8 @@ def test_wandb_for_real_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     name = (folder / "wandb" / "run-id").read_text().strip()
     written = list((folder / "wandb").glob(f"offline-run-*/run-{name}.wandb"))
     assert len(written) == 2  # of one run: `wandb sync` joins them
+    until = time.monotonic() + PATIENCE  # its own process still writes when all is handed over
+    while time.monotonic() < until and not all(b"round/kl" in file.read_bytes() for file in written):
+        time.sleep(0.5)
     assert all(b"round/kl" in file.read_bytes() for file in written)
     assert "wandb" in sys.modules
