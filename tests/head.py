@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from conftest import ROOT
 
 PATIENCE = 300  # seconds, on a busy machine
 
@@ -47,8 +46,9 @@ def running_head(cpus: int = 2) -> Iterator[Head]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "node-manager-port",
-             "object-manager-port", "metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")  # fmt: skip
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+             "node-manager-port", "object-manager-port", "metrics-export-port", "runtime-env-agent-port",
+             "ray-client-server-port")  # fmt: skip
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     binaries = str(Path(sys.executable).parent)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {
