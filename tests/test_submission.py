@@ -160,7 +160,7 @@ def test_the_package_has_all_code_and_nothing_private(tmp_path: Path) -> None:
     create_package(str(tmp_path / "checkout"), tmp_path / "package.zip", True, excludes=submission.EXCLUDES)
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         sent = {name for name in archive.namelist() if not name.endswith("/")}
-    assert sent == set(tracked) - {".gitignore"}
+    assert sent == set(tracked)
 
 
 def test_ids_are_never_taken_twice(head: FakeHead, capsys: pytest.CaptureFixture[str]) -> None:
