@@ -6,6 +6,7 @@ Beside `drawing` the only module that says ``ray.remote``.
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
+from cluster.heartbeat import GROUP, Heartbeats, beating
 from cluster.inline import InlineHandle
+from cluster.supervision import supervised
 from learner.board import Keeper, Resumption
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, MachineError, TrainingError, UserError
+from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
 
 _PLACEMENT_SECONDS = 60
@@ -37,18 +40,28 @@ def train(
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
     ``spill``: folder for replay batches. ``image_rewards``: functions for names in ``reward.images``, shipped to the
-    actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. Raises UserError with one line that names the
-    cause.
+    actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. When an actor is lost the run goes on from the
+    newest checkpoint (event ``restart``: what was told of later rounds will be told again). Raises UserError with one
+    line that names the cause.
     """
     _check(config)
-    if config.cluster.inline:
+
+    def inline(start: Resumption | None) -> Result:
         handles = _inline_actors(config, spill, image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
-    with ray_cluster(config), _ray_actors(config, spill, image_rewards) as handles:
+
+    def on_ray(start: Resumption | None) -> Result:
+        heartbeats = Heartbeats(config.loop.heartbeat, listen)
         try:
-            return asyncio.run(Loop(config, handles, listen, keeper).run(start))
+            with _ray_actors(config, spill, image_rewards, heartbeats) as handles:
+                return asyncio.run(heartbeats.during(Loop(config, handles, listen, keeper).run(start)))
         except Exception as error:
             raise explain(error) from error
+
+    if config.cluster.inline:
+        return supervised(inline, config.loop.restarts, listen, keeper, start)
+    with ray_cluster(config):
+        return supervised(on_ray, config.loop.restarts, listen, keeper, start)
 
 
 def _check(config: Config) -> None:
@@ -145,7 +158,7 @@ def _placed(bundles: list[dict[str, float]]) -> Iterator[tuple[Any, int]]:
 
 @contextmanager
 def _ray_actors(
-    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
+    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None, heartbeats: Heartbeats
 ) -> Iterator[Handles]:
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -156,12 +169,14 @@ def _ray_actors(
     def spawn(actor: type, bundle: int, *args: object, **options: object) -> object:
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + bundle)
         cpus, gpus = bundles[bundle]["CPU"], bundles[bundle].get("GPU", 0.0)
-        remote = ray.remote(actor).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy, **options)
+        remote = ray.remote(concurrency_groups={GROUP: 1})(beating(actor))
+        remote = remote.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy, **options)
         actors.append(remote.remote(*args))
+        heartbeats.follow(f"{actor.__name__} {bundle}", actors[-1], replaceable="max_restarts" in options)
         return actors[-1]
 
     # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
-    # The others hold state that a restart would lose; their death ends the run.
+    # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.
     with _placed(bundles) as (group, first):
         try:
             yield Handles(
@@ -179,17 +194,22 @@ def _ray_actors(
 
 
 def explain(error: Exception) -> Exception:
-    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who died."""
+    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who was lost."""
     from ray.exceptions import RayError, RayTaskError
 
-    if isinstance(error, RayTaskError) and isinstance(error.cause, UserError):
-        return error.cause
+    while isinstance(error, RayTaskError) and isinstance(error.cause, RayError | UserError):
+        error = error.cause  # of another actor, whose result was to be this one's argument
     if isinstance(error, UserError) or not isinstance(error, RayError):
         return error
-    last = str(error).strip().splitlines()[-1]
+    text = str(error).strip()
+    last = text.splitlines()[-1]
     # Of an error in an actor's constructor Ray keeps the text alone: "rl_unlearn.errors.DataError: model.path ...".
     name, _, message = last.partition(": ")
     for kind in (ConfigError, MachineError, DataError):
         if name == f"{kind.__module__}.{kind.__name__}":
             return kind(message)
-    return TrainingError(f"an actor failed: {last}")
+    if isinstance(error, RayTaskError) or "creation task" in text:  # it would fail in the same way again
+        return TrainingError(f"an actor failed: {last}")
+    who = re.search(r"class_name: (\w+)", text)
+    detail = last.partition("Worker exit detail: ")[2] or last
+    return LostError(f"{who[1] if who else 'an actor'} was lost: {detail.partition(' Some common causes')[0]}")

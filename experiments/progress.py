@@ -95,7 +95,7 @@ class Lines:
         """Print one line."""
         if event == "phase":
             self._print(str(row.get("phase", "")))
-        elif event == "warning":
+        elif event in ("warning", "restart"):
             self._print(f"warning: {row.get('message', '')}")
         elif event == "selection":
             self._print(selection_text(row))
@@ -137,7 +137,7 @@ class LiveView:
         """Redraw with the new numbers."""
         if event == "phase":
             self._bar.update(self._task, description=str(row.get("phase", "")))
-        elif event == "warning":
+        elif event in ("warning", "restart"):
             self._console.print(f"warning: {row.get('message', '')}", markup=False)
         elif event == "selection":
             self._look = selection_text(row)

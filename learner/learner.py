@@ -14,7 +14,7 @@ from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import MIN_STD, step
-from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
 from rl_unlearn.losses import annealed, behaviour_kl, joint_log_ratio, next_lr
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
@@ -65,6 +65,7 @@ class Learner:
         self._retention = Retention(config, self._policy, self._embeddings)
         self._version = 0
         self._skipped = 0
+        self._last: Metrics = {}
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the rollout actors'."""
@@ -106,11 +107,17 @@ class Learner:
         self._scaler.load_state_dict(values["scaler"])
         return states
 
-    def update(self, scored: Scored) -> Metrics:
+    def update(self, scored: Scored, version: int | None = None) -> Metrics:
         """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by one.
 
-        Raises TrainingError after several optimizer steps in a row were skipped for a non-finite gradient.
+        ``version``: which policy is meant to be updated; delivered once more, the call only answers once more. Raises
+        NonFiniteError after several optimizer steps in a row were skipped for a non-finite gradient, TrainingError for
+        another version than the one held or the one before.
         """
+        if version is not None and version != self._version:
+            if version == self._version - 1 and self._last:
+                return self._last
+            raise TrainingError(f"an update of policy version {version} reached a learner at version {self._version}")
         trajectory = scored.trajectory
         advantages = self._estimator.advantages(scored, lambda: self._log_ratios(trajectory))
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
@@ -125,7 +132,8 @@ class Learner:
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
             group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
-        return {
+        self._last = {
+            "weights": digest(self._policy.adapter_state()),
             "lr": self._optimizer.param_groups[0]["lr"],
             "step_kl": step_kl,
             "policy_version": self._version,
@@ -137,6 +145,7 @@ class Learner:
             **batch,
             **diagnostics.of_ratios([step.log_ratio for step in steps], self._policy.dimensions, learner.clip_range),
         }
+        return self._last
 
     def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
@@ -177,7 +186,7 @@ class Learner:
             self._scaler.update()
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= MAX_SKIPPED:
-            raise TrainingError(
+            raise NonFiniteError(
                 f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: "
                 "lower learner.lr or check the reward"
             )

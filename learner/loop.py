@@ -12,7 +12,7 @@ from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
 from rl_unlearn.config import Config
-from rl_unlearn.errors import TrainingError
+from rl_unlearn.errors import LostError, TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.snapshot import Snapshot
@@ -58,7 +58,7 @@ class Loop:
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5))
 
     async def run(self, start: Resumption | None = None) -> Result:
-        """Warm-up, rounds, selection; raises TrainingError when an actor stays silent for ``loop.timeout`` seconds."""
+        """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""
         self._listen("phase", {"phase": "starting actors"})
         await self._same_model()
         if start is None:
@@ -77,7 +77,7 @@ class Loop:
                 if self._config.loop.mode == "async":
                     rollouts.cancel()  # they would go on for ever
         except* Exception as errors:
-            raise _first(errors) from errors
+            raise first_of(errors) from errors
         rounds = self._config.loop.rounds
         await self._look(board, rounds, board.version, await board.weights(board.version), final=True)
         assert board.best is not None
@@ -169,7 +169,7 @@ class Loop:
         prepared = self._prepare(board.version)
         for version in range(board.version, total):
             scored, fit = prepared
-            update = handles.learner.update.remote(scored)
+            update = handles.learner.update.remote(scored, version)
             fitted = await self._wait(fit, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             due = keeper is not None and ends and keeper.due(round)
@@ -181,7 +181,8 @@ class Loop:
             )
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
-            metrics = await self._wait(update, "learner")
+            metrics = dict(await self._wait(update, "learner"))
+            self._listen("update", _ledger_row(round, version, metrics))
             oldest = max(0, round - config.loop.pipeline) * per_round
             await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
             if ends:
@@ -255,12 +256,20 @@ class Loop:
             async with asyncio.timeout(self._config.loop.timeout):
                 return await reference
         except TimeoutError as error:
-            raise TrainingError(
+            raise LostError(
                 f"the {who} actor gave no answer in {self._config.loop.timeout:g} s: see its log, or raise loop.timeout"
             ) from error
 
 
-def _first(errors: BaseExceptionGroup) -> BaseException:
+def _ledger_row(round: int, version: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What is on record of one update: which policy became which one, and by which trajectories."""
+    row = {"update": version + 1, "round": round, "version_in": version, "version_out": metrics["policy_version"]}
+    taken = {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}
+    return row | {"policy_lag_max": metrics["policy_lag_max"]} | taken
+
+
+def first_of(errors: BaseExceptionGroup) -> BaseException:
+    """The error that came first and cancelled the other tasks of its group."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

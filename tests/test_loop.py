@@ -370,7 +370,7 @@ def test_every_image_is_learned_from():
     drawn: collections.Counter[int] = collections.Counter()
     learner = made.learner._actor
     update = learner.update
-    learner.update = lambda scored: (drawn.update(scored.trajectory.ids.tolist()), update(scored))[1]
+    learner.update = lambda scored, version: (drawn.update(scored.trajectory.ids.tolist()), update(scored, version))[1]
     asyncio.run(Loop(config, made, lambda *_: None).run())
     expected = [round * 2**32 + n for round in range(1, 5) for n in range(8)]
     assert [id for id in expected if id not in drawn] == []
