@@ -39,21 +39,21 @@ def train(
 ) -> Result:
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
-    ``spill``: folder for replay batches. ``image_rewards``: functions for names in ``reward.images``, shipped to the
-    actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. When an actor is lost the run goes on from the
-    newest checkpoint (event ``restart``: what was told of later rounds will be told again). Raises UserError with one
-    line that names the cause.
+    ``spill``: folder for replay batches, in it one for each generation of actors. ``image_rewards``: functions for
+    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. When
+    an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds will be
+    told again). Raises UserError with one line that names the cause.
     """
     _check(config)
 
     def inline(start: Resumption | None) -> Result:
-        handles = _inline_actors(config, spill, image_rewards)
+        handles = _inline_actors(config, _of_generation(spill), image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
 
     def on_ray(start: Resumption | None) -> Result:
         heartbeats = Heartbeats(config.loop.heartbeat, listen)
         try:
-            with _ray_actors(config, spill, image_rewards, heartbeats) as handles:
+            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
                 return asyncio.run(heartbeats.during(Loop(config, handles, listen, keeper).run(start)))
         except Exception as error:
             raise explain(error) from error
@@ -62,6 +62,15 @@ def train(
         return supervised(inline, config.loop.restarts, listen, keeper, start)
     with ray_cluster(config):
         return supervised(on_ray, config.loop.restarts, listen, keeper, start)
+
+
+def _of_generation(spill: Path | None) -> Path | None:
+    """A folder of its own for each generation of actors: what an actor that was given up may still write is apart."""
+    if spill is None:
+        return None
+    folder = spill / f"generation-{len(list(spill.glob('generation-*'))) + 1:03d}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _check(config: Config) -> None:

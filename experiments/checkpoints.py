@@ -49,6 +49,14 @@ class Checkpoints:
             self._warm_up = f"warm-up-{_digest(content)}.safetensors"
             write_bytes(self._root / self._warm_up, content)
 
+    def keep_refused(self, round: int, trajectories: Snapshot) -> str:
+        """Writes trajectories that were refused beside the checkpoints."""
+        folder = self._root.parent / "refused"
+        make_folder(folder, "set output=... to a writable folder")
+        path = folder / f"round-{round:06d}.safetensors"
+        write_bytes(path, _packed(trajectories))
+        return str(path)
+
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
         """Writes all parts aside, the manifest last, renames the folder into place, then forgets the oldest ones.
 

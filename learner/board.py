@@ -32,6 +32,9 @@ class Keeper(Protocol):
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
         """Keeps the parts `learner`, `critic`, `replay` and `loop` as one, or nothing of them."""
 
+    def keep_refused(self, round: int, trajectories: Snapshot) -> str:
+        """Puts trajectories that are not finite where a person can look at them; returns where."""
+
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
         """The newest valid checkpoint and its round, None if none was made yet; names damaged ones through ``warn``."""
 

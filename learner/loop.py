@@ -12,13 +12,15 @@ from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
 from rl_unlearn.config import Config
-from rl_unlearn.errors import LostError, TrainingError
+from rl_unlearn.errors import LostError, NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.weights import Weights
 
 Listener = Callable[[str, dict[str, Any]], None]
+MAX_POISONED = 3
+"""Rounds in a row with trajectories that are not finite, after which a run does not just go on."""
 _ANY_ROUND = 2**31
 
 
@@ -55,6 +57,7 @@ class Loop:
         self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
         self._book = PromptBook.from_config(config)
         self._started = time.monotonic()
+        self._poisoned = 0
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5))
 
     async def run(self, start: Resumption | None = None) -> Result:
@@ -160,8 +163,22 @@ class Loop:
             request = Request(round, tuple(prompts[offset : offset + size]), offset)
             actor = actors[(round + chunk) % len(actors)]
             added.append(self._handles.replay.add.remote(actor.sample.remote(request, weights), fresh))
+        kept = 0
         for reference in added:
-            await self._wait(reference, "rollout")
+            kept += await self._wait(reference, "rollout")
+        await self._judge(round, len(prompts), len(prompts) - kept)
+
+    async def _judge(self, round: int, images: int, refused: int) -> None:
+        """Tells of trajectories that were not finite, and ends the run when they do not cease."""
+        self._poisoned = self._poisoned + 1 if refused else 0
+        if not refused:
+            return
+        trajectories = await self._wait(self._handles.replay.refused.remote(round), "replay")
+        where = self._keeper.keep_refused(round, Snapshot(trajectories.tensors())) if self._keeper is not None else None
+        told = f"{refused} of {images} trajectories of round {round} are not finite"
+        self._listen("warning", {"round": round, "message": f"{told}; refused{f', kept in {where}' if where else ''}"})
+        if refused == images or self._poisoned == MAX_POISONED:
+            raise NonFiniteError(f"{told}, {self._poisoned} rounds in a row: check the reward, or lower learner.lr")
 
     async def _training(self, board: Board) -> None:
         config, handles, keeper = self._config, self._handles, self._keeper

@@ -229,7 +229,7 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 def test_replay_spills_what_it_committed(tmp_path):
     config = tiny.config(loop={"rounds": 1})
     program.train(config, lambda *_: None, tmp_path / "spill")
-    names = sorted(f.name for f in (tmp_path / "spill").iterdir())
+    names = sorted(f.name for f in (tmp_path / "spill" / "generation-001").iterdir())
     assert len(names) == 2
     assert [n.split("-")[1] for n in names] == ["000000", "000001"]
 
