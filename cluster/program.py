@@ -40,9 +40,9 @@ def train(
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
     ``spill``: folder for replay batches, in it one for each generation of actors. ``image_rewards``: functions for
-    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. When
-    an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds will be
-    told again). Raises UserError with one line that names the cause.
+    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from.
+    When an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds
+    will be told again). Raises UserError with one line that names the cause.
     """
     _check(config)
 
