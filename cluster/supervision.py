@@ -20,8 +20,8 @@ def supervised(
     """The result of the first attempt that comes to its end.
 
     After a LostError the next one begins, up to ``restarts`` times with no new checkpoint between them, each after
-    twice the pause; after a NonFiniteError once, for it may not happen again. Any other error is raised, and after the
-    last try TrainingError with its cause.
+    twice the pause; after a NonFiniteError once in all, for it may not happen again. Any other error is raised, and
+    after the last try TrainingError with its cause.
     """
     tries: Counter[type] = Counter()
     reached = -1
@@ -38,7 +38,7 @@ def supervised(
         round, start = found if found is not None else (0, start)
         if round > reached:
             reached = round
-            tries.clear()
+            tries[LostError] = 0
         tries[kind] += 1
         if tries[kind] > allowed:
             again = f"given up after {allowed} restarts from round {round}: " if allowed else ""

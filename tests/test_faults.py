@@ -22,12 +22,14 @@ from rl_unlearn.errors import TrainingError
 pytestmark = pytest.mark.slow
 
 ROUNDS = 4
-HEARTBEAT = 6.0
+PATIENCE = 60.0
+"""Seconds of silence allowed where nobody hangs: this machine may be busy."""
+HEARTBEAT = 12.0
 CLASSES = {"rollout": "RolloutActor", "critic": "CriticActor", "replay": "ReplayActor", "learner": "Learner"}
 
 
 def settings(**changes: Any) -> Any:
-    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "timeout": 600.0, "heartbeat": HEARTBEAT, "restarts": 2}
+    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "timeout": 600.0, "heartbeat": PATIENCE, "restarts": 2}
     return tiny.config(
         loop=loop | changes.pop("loop", {}), rollout={"actors": 2, "batch": 4},
         cluster={"inline": False, "actor_cpus": 0.1}, **changes,
@@ -39,11 +41,7 @@ def one_ray() -> Iterator[None]:
     """One private Ray for all tests here, instead of one for each run."""
     import ray
 
-    for attempt in range(3):  # a busy machine may not start it in the time that Ray gives itself
-        with contextlib.suppress(Exception) if attempt < 2 else contextlib.nullcontext():
-            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-            break
-        ray.shutdown()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         patch.setattr(supervision, "_LONGEST_PAUSE", 0.1)
@@ -131,7 +129,7 @@ def test_whoever_is_lost_the_bits_are_those_of_an_undisturbed_run(
     undisturbed, monkeypatch, tmp_path, record_property, who, method, call, point, fault
 ):
     mark = meets(monkeypatch, tmp_path, who, method, call, point, fault)
-    result, shown = run(tmp_path / "run", settings())
+    result, shown = run(tmp_path / "run", settings(loop={"heartbeat": HEARTBEAT} if fault == "stop" else {}))
     assert mark.exists(), "the fault was never met: the test has lost its point"
     record_property("seconds", round(recovery(mark, shown), 1))
     assert result.digest == undisturbed.digest
