@@ -78,8 +78,9 @@ class Checkpoints:
                 shutil.rmtree(final)
             aside.rename(final)
             sync_folder(self._root)
-        except OSError as error:
-            raise MachineError(f"cannot write {final}: {error.strerror}; free space and resume the run") from error
+        except (OSError, MachineError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
+            raise MachineError(f"cannot write {final}: {reason}; free space and resume the run") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in self._found()[: -self._keep]:
