@@ -166,14 +166,14 @@ def _watcher(watch: Watch) -> Any:
 
         def on_trial_error(self, **info: Any) -> None:
             trial = info["trial"]
-            watch("failed", dict(trial.config), one_line(trial.get_pickled_error() or trial.get_error()))
+            watch("failed", dict(trial.config), _cause(trial))
 
     return Watcher()
 
 
-def one_line(error: Exception | str | None) -> str | None:
-    """The cause that Tune's wrapping ends with."""
-    if error is None:
-        return None
-    lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def _cause(trial: Any) -> str | None:
+    """Last line of the error that Tune has just written on this machine; its copy in the storage comes later."""
+    file = trial.error_file
+    text = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else None

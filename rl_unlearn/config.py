@@ -14,6 +14,7 @@ Labels = dict[
     Annotated[str, Field(pattern=rf"^([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")],
     Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")],
 ]
+Trackers = Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
 
@@ -229,14 +230,19 @@ class Loop(Section):
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
     inside the rate limit."""
-    pipeline: int = Field(1, ge=0, le=16)
+    pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)
     """Rounds between two checkpoints, which `resume` goes on from; 0 makes none."""
     checkpoints: int = Field(2, ge=1)
     """Checkpoints kept, the newest ones."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds that any single wait on an actor may take before the run fails loudly."""
+    """Seconds that any single wait on an actor may take before it counts as lost."""
+    heartbeat: float = Field(30.0, gt=0)
+    """Seconds without a sign of life after which an actor counts as hung. A long call is no silence."""
+    restarts: int = Field(5, ge=0)
+    """Times in a row, with no new checkpoint between them, that a run goes on from its newest checkpoint after critic,
+    replay store or learner were lost; then it fails."""
 
 
 class Selection(Section):
@@ -315,6 +321,8 @@ class Cluster(Section):
     """Run every actor in this process, without Ray."""
     address: str | None = None
     """Ray address of an existing cluster (`auto` inside a job); None starts a private local one."""
+    dashboard: bool = False
+    """Give the private local cluster a dashboard, on the loopback interface; an existing cluster has its own."""
     threads: int = Field(1, ge=1)
     """CPU threads of each actor (the same inline, so that results agree)."""
     actor_cpus: float = Field(0.4, gt=0)
@@ -345,6 +353,9 @@ class Config(Section):
     """Source of every random number."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run folder."""
+    trackers: Trackers = ()
+    """Experiment trackers that hear of the run, too: `wandb`, `mlflow`. Where they are and who may write there comes
+    from their own environment variables; without these they write below `output`."""
     model: Model = Model()
     sampler: Sampler = Sampler()
     lora: Lora = Lora()

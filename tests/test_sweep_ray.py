@@ -171,4 +171,4 @@ def test_a_trial_with_its_own_actors_lives_in_its_placement_group(tmp_path: Path
     assert trials.places({"seed": 0}) == [Place({"CPU": 0.2}, {}), *[Place({"CPU": 0.3}, {})] * 4]
     plan = Plan(draws=trials.space.draws(), folder=tmp_path, seed=0)
     tuning.search(plan, trials, trials.places, trials.name, lambda *_: None)
-    assert states(tmp_path) == {"seed0": "finished"}
+    assert states(tmp_path) == {"seed0": "finished"}, (tmp_path / "seed0" / "run_state.json").read_text()
