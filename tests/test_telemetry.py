@@ -4,6 +4,7 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
@@ -147,7 +148,7 @@ def connected(config: Config) -> Iterator[str | None]:
 
 
 @pytest.mark.slow
-def test_the_nodes_endpoint_serves_them_all() -> None:
+def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
     """A whole run on a private Ray; its node is asked when the run ends."""
     served: dict[str, str] = {}
     warnings = []
@@ -173,7 +174,10 @@ def test_the_nodes_endpoint_serves_them_all() -> None:
                         served[name] = line
 
     config = tiny.config(
-        name="seen", loop={"rounds": 3, "timeout": 600.0}, cluster={"inline": False, "actor_cpus": 0.1}
+        name="seen",
+        output=str(tmp_path),
+        loop={"rounds": 3, "timeout": 600.0},
+        cluster={"inline": False, "actor_cpus": 0.1},
     )
     with connected(config):
         program.train(config, listen)
