@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.critic_file import CriticState, load_critic
+from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
@@ -51,6 +52,8 @@ class CriticActor:
         self._critic.to(self._device)
         self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
         self._rehearsed: Trajectory | None = None
+        self._fitted = -1
+        self._last: dict[str, float] = {}
 
     def warm_up(self, trajectory: Trajectory) -> dict[str, float]:
         """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to rehearse later."""
@@ -84,12 +87,16 @@ class CriticActor:
         """Regresses psi(x_t, t, c) on the outcomes of the final images (Monte Carlo, all T + 1 levels).
 
         A share of each minibatch, ``critic.rehearsal``, comes from the warm-up, so that the critic goes on knowing what
-        the policy no longer draws. ``number`` names the random draws. Returns the last squared error.
+        the policy no longer draws. ``number`` names the random draws and the call: delivered twice, it only answers
+        twice. Returns the last squared error. Raises NonFiniteError if no step had a finite gradient.
         """
         if not self._config.estimator.critic:
             return {}
+        if number == self._fitted:
+            return self._last
         draw = generator(self._config.seed, "critic", number)
         config, loss = self._config.critic, torch.zeros(())
+        skipped = 0
         old = round(config.minibatch * config.rehearsal) if self._rehearsed is not None else 0
         for _ in range(steps):
             parts = [self._states(trajectory, config.minibatch - old, draw)]
@@ -101,9 +108,14 @@ class CriticActor:
             loss = (self._critic(latents, self._levels[levels], condition) - outcomes).square().mean()
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self._critic.parameters(), 1.0)
-            self._optimizer.step()
-        return {"critic_loss": loss.item()}
+            if nn.utils.clip_grad_norm_(self._critic.parameters(), 1.0).isfinite():
+                self._optimizer.step()
+            else:
+                skipped += 1
+        if steps and skipped == steps:
+            raise NonFiniteError(f"no gradient of the critic was finite in {steps} steps: lower critic.lr")
+        self._fitted, self._last = number, {"critic_loss": loss.item()}
+        return self._last
 
     def _states(self, trajectory: Trajectory, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
         """Random states of the trajectories: latents, level, prompt, and the outcomes of their final images.

@@ -17,6 +17,8 @@ from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 
+_REMEMBERED = 8
+
 
 @dataclass
 class _Row:
@@ -27,7 +29,10 @@ class _Row:
 
 
 class ReplayActor:
-    """A store of single trajectories by id; adding an id twice is a no-op, for calls may be delivered twice."""
+    """A store of single trajectories by id; adding an id twice is a no-op, for calls may be delivered twice.
+
+    A trajectory that is not finite is refused: counted, kept aside to be looked at, never given to critic or learner.
+    """
 
     def __init__(self, config: Config, spill: str | None = None):
         """``spill``: folder to which committed batches are also written."""
@@ -37,18 +42,33 @@ class ReplayActor:
         self._rows: dict[int, _Row] = {}
         self._seen: set[int] = set()
         self._served = 0
+        self._refused: dict[int, Trajectory] = {}
+        self._owed: set[int] = set()
+        """Refused rows that no batch has gone without yet."""
+        self._drawn: dict[tuple[int | str, ...], list[int]] = {}
         self._changed = asyncio.Condition()
-        self._counts = {"added": 0, "repeated": 0, "evicted_stale": 0, "evicted_capacity": 0, "sampled": 0}
+        self._counts = {
+            "added": 0,
+            "repeated": 0,
+            "refused": 0,
+            "evicted_stale": 0,
+            "evicted_capacity": 0,
+            "sampled": 0,
+        }
 
     async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
         """Commits all rows at once; waits while more rows were never sampled than ``loop.pipeline`` + 1 rounds hold.
 
-        With ``fresh=False`` the rows count as sampled before (warm-up). Returns how many of the rows were new.
+        With ``fresh=False`` the rows count as sampled before (warm-up). Returns how many rows were new and finite.
         """
-        batch = trajectory.to_arrow()
+        finite, batch = trajectory.finite().tolist(), trajectory.to_arrow()
         async with self._changed:
             await self._changed.wait_for(lambda: not fresh or self._unsampled() <= self._max_ahead)
-            new = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
+            unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
+            new = [i for i in unseen if finite[i]]
+            for i in unseen:
+                if not finite[i]:
+                    self._refuse(trajectory[i : i + 1], fresh)
             if new and self._spill:
                 self._write(batch, trajectory)
             for i in new:
@@ -58,7 +78,7 @@ class ReplayActor:
                 )
                 self._seen.add(id)
             self._counts["added"] += len(new)
-            self._counts["repeated"] += len(trajectory) - len(new)
+            self._counts["repeated"] += len(trajectory) - len(unseen)
             while len(self._rows) > self._capacity:
                 del self._rows[min(self._rows)]
                 self._counts["evicted_capacity"] += 1
@@ -72,12 +92,17 @@ class ReplayActor:
 
         Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform
         over the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows
-        are evicted. Deterministic in the store's content and ``seed``.
+        are evicted. Deterministic in the store's content and ``seed``; the same ``seed`` and version once more are a
+        repeated call, which gives the same rows and counts nothing.
         """
+        call = (version, *seed)
+        if call in self._drawn:
+            return self._read(self._drawn[call])
 
         def ready() -> bool:
             self._evict(version)  # again at each look: what arrives meanwhile may be stale, too
-            return bool(self._rows) and len(self._fresh(up_to_round)) >= minimum_fresh
+            fresh = len(self._fresh(up_to_round)) + sum(id // PER_ROUND <= up_to_round for id in self._owed)
+            return bool(self._rows) and fresh >= minimum_fresh
 
         async with self._changed:
             await self._changed.wait_for(ready)
@@ -86,7 +111,11 @@ class ReplayActor:
             for id in chosen:
                 self._rows[id].draws += 1
             self._counts["sampled"] += len(chosen)
+            self._owed = {id for id in self._owed if id // PER_ROUND > up_to_round}
             self._served = max(self._served, up_to_round)
+            self._drawn[call] = chosen
+            if len(self._drawn) > _REMEMBERED:
+                del self._drawn[next(iter(self._drawn))]
             self._changed.notify_all()
             return self._read(chosen)
 
@@ -99,20 +128,28 @@ class ReplayActor:
             await self._changed.wait_for(lambda: self._served >= up_to_round)
             return self._read(sorted(self._uniform(count, up_to_round, set(), seed)))
 
+    async def refused(self, round: int) -> Trajectory:
+        """What was refused in a round; forgets that of earlier ones."""
+        self._refused = {id: row for id, row in self._refused.items() if id // PER_ROUND >= round}
+        return Trajectory.cat([row for id, row in sorted(self._refused.items()) if id // PER_ROUND == round])
+
     async def counts(self) -> dict[str, int]:
-        """Rows held now, and rows added, repeated, sampled and evicted so far."""
+        """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""
         return {"held": len(self._rows), **self._counts}
 
     async def snapshot(self, up_to_round: int) -> Snapshot:
         """The store as if nothing of later rounds had arrived yet."""
         later = {id for id in self._seen if id // PER_ROUND > up_to_round}
+        refused = sum(id in self._refused for id in later)
         ids = sorted(self._rows.keys() - later)
         rows = [self._rows[id] for id in ids]
         tensors = under("rows", self._read(ids).tensors()) if ids else {}
         tensors["draws"] = torch.tensor([row.draws for row in rows], dtype=torch.int64)
         tensors["seen"] = torch.tensor(sorted(self._seen - later), dtype=torch.int64)
-        counts = self._counts | {"added": self._counts["added"] - len(later)}
-        return Snapshot(tensors, {"served": self._served, "counts": counts})
+        counts = self._counts | {
+            "added": self._counts["added"] - len(later) + refused, "refused": self._counts["refused"] - refused
+        }  # fmt: skip
+        return Snapshot(tensors, {"served": self._served, "counts": counts, "owed": sorted(self._owed - later)})
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Goes on where ``snapshot`` was taken."""
@@ -125,6 +162,15 @@ class ReplayActor:
                 self._rows[id] = _Row(batch.slice(i, 1), round, version, draws)
         self._seen = set(snapshot.tensors["seen"].tolist())
         self._served, self._counts = snapshot.values["served"], dict(snapshot.values["counts"])
+        self._owed = set(snapshot.values["owed"])
+
+    def _refuse(self, row: Trajectory, fresh: bool) -> None:
+        id = int(row.ids)
+        self._seen.add(id)
+        self._refused[id] = row
+        self._counts["refused"] += 1
+        if fresh:
+            self._owed.add(id)
 
     def _unsampled(self) -> int:
         return sum(row.draws == 0 for row in self._rows.values())

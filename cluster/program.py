@@ -6,8 +6,10 @@ Beside `drawing` the only module that says ``ray.remote``.
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import placement, telemetry
 from cluster.crew import Crew
+from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from cluster.inline import InlineHandle
 from cluster.learners import Learners
+from cluster.supervision import supervised
 from learner.board import Keeper, Resumption
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, MachineError, TrainingError, UserError
+from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
 
 _RESTARTS = 10
@@ -38,25 +42,40 @@ def train(
 ) -> Result:
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
-    ``spill``: folder for replay batches. ``image_rewards``: functions for names in ``reward.images``, shipped to the
-    actors. ``keeper`` takes checkpoints, ``start`` is one to go on from. Raises UserError with one line that names the
-    cause.
+    ``spill``: folder for replay batches, in it one for each generation of actors. ``image_rewards``: functions for
+    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from.
+    When an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds
+    will be told again). Raises UserError with one line that names the cause.
     """
     _check(config)
-    if config.cluster.inline:
-        handles = _inline_actors(config, spill, image_rewards)
+
+    def inline(start: Resumption | None) -> Result:
+        handles = _inline_actors(config, _of_generation(spill), image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
-    with (
-        ray_cluster(config) as dashboard,
-        telemetry.published(config, listen) as hear,
-        _ray_actors(config, spill, image_rewards) as handles,
-    ):
-        if dashboard is not None:
-            hear("dashboard", {"url": dashboard})
+
+    def on_ray(hear: Listener, start: Resumption | None) -> Result:
+        heartbeats = Heartbeats(config.loop.heartbeat, hear)
         try:
-            return asyncio.run(Loop(config, handles, hear, keeper).run(start))
+            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
+                return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper).run(start)))
         except Exception as error:
             raise explain(error) from error
+
+    if config.cluster.inline:
+        return supervised(inline, config.loop.restarts, listen, keeper, start)
+    with ray_cluster(config) as dashboard, telemetry.published(config, listen) as hear:
+        if dashboard is not None:
+            hear("dashboard", {"url": dashboard})
+        return supervised(partial(on_ray, hear), config.loop.restarts, hear, keeper, start)
+
+
+def _of_generation(spill: Path | None) -> Path | None:
+    """A folder of its own for each generation of actors: what an actor that was given up may still write is apart."""
+    if spill is None:
+        return None
+    folder = spill / f"generation-{len(list(spill.glob('generation-*'))) + 1:03d}"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _check(config: Config) -> None:
@@ -136,15 +155,20 @@ def ray_cluster(config: Config) -> Iterator[str | None]:
 
 @contextmanager
 def _ray_actors(
-    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
+    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None, heartbeats: Heartbeats
 ) -> Iterator[Handles]:
     import ray
 
     actors: list[Any] = []
     crew: Crew | None = None
 
+    def begin(actor: type, loss: Loss, *args: object, **options: object) -> Any:
+        made = ray.remote(concurrency_groups={GROUP: 1})(beating(actor)).options(**options).remote(*args)
+        heartbeats.follow(actor.__name__, made, loss)
+        return made
+
     def spawn(actor: type, *args: object, **options: object) -> Any:
-        actors.append(ray.remote(actor).options(**options).remote(*args))
+        actors.append(begin(actor, "replaced" if "max_restarts" in options else "fatal", *args, **options))
         return actors[-1]
 
     rooms = placement.places(config)
@@ -155,11 +179,10 @@ def _ray_actors(
         def hire() -> Any:
             place = rooms.rollouts[0]
             labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
-            remote = ray.remote(RolloutActor).options(**placement.resources(place), **labels)
-            return remote.remote(config, image_rewards)
+            return begin(RolloutActor, "leaves", config, image_rewards, **placement.resources(place), **labels)
 
         # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
-        # The others hold state that a restart would lose; their death ends the run.
+        # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.
         again: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
         try:
             rollouts = [spawn(RolloutActor, config, image_rewards, **next(where), **again) for _ in rooms.rollouts]
@@ -178,17 +201,22 @@ def _ray_actors(
 
 
 def explain(error: Exception) -> Exception:
-    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who died."""
+    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who was lost."""
     from ray.exceptions import RayError, RayTaskError
 
-    if isinstance(error, RayTaskError) and isinstance(error.cause, UserError):
-        return error.cause
+    while isinstance(error, RayTaskError) and isinstance(error.cause, RayError | UserError):
+        error = error.cause  # of another actor, whose result was to be this one's argument
     if isinstance(error, UserError) or not isinstance(error, RayError):
         return error
-    last = str(error).strip().splitlines()[-1]
+    text = str(error).strip()
+    last = text.splitlines()[-1]
     # Of an error in an actor's constructor Ray keeps the text alone: "rl_unlearn.errors.DataError: model.path ...".
     name, _, message = last.partition(": ")
     for kind in (ConfigError, MachineError, DataError):
         if name == f"{kind.__module__}.{kind.__name__}":
             return kind(message)
-    return TrainingError(f"an actor failed: {last}")
+    if isinstance(error, RayTaskError) or "creation task" in text:  # it would fail in the same way again
+        return TrainingError(f"an actor failed: {last}")
+    who = re.search(r"class_name: (\w+)", text)
+    detail = last.partition("Worker exit detail: ")[2] or last
+    return LostError(f"{who[1] if who else 'an actor'} was lost: {detail.partition(' Some common causes')[0]}")

@@ -35,6 +35,7 @@ class Checkpoints:
     def __init__(self, run: Path, every: int, keep: int) -> None:
         """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are kept."""
         self._root, self._every, self._keep = run / "checkpoints", every, keep
+        self._warm_up = ""
 
     def due(self, round: int) -> bool:
         """Whether a checkpoint shall be made after this round."""
@@ -45,7 +46,16 @@ class Checkpoints:
         if self._every:
             make_folder(self._root, "set output=... to a writable folder")
             content = _packed(warm_up)
-            write_bytes(self._root / f"warm-up-{_digest(content)}.safetensors", content)
+            self._warm_up = f"warm-up-{_digest(content)}.safetensors"
+            write_bytes(self._root / self._warm_up, content)
+
+    def keep_refused(self, round: int, trajectories: Snapshot) -> str:
+        """Writes trajectories that were refused beside the checkpoints."""
+        folder = self._root.parent / "refused"
+        make_folder(folder, "set output=... to a writable folder")
+        path = folder / f"round-{round:06d}.safetensors"
+        write_bytes(path, _packed(trajectories))
+        return str(path)
 
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
         """Writes all parts aside, the manifest last, renames the folder into place, then forgets the oldest ones.
@@ -62,15 +72,15 @@ class Checkpoints:
                 content = _packed(parts[name])
                 write_bytes(aside / f"{name}.safetensors", content)
                 files[f"{name}.safetensors"] = {"bytes": len(content), "sha256": _digest(content)}
-            (warm_up,) = self._root.glob("warm-up-*.safetensors")
-            manifest = {"format": FORMAT, "round": round, "files": files, "warm_up": warm_up.name}
+            manifest = {"format": FORMAT, "round": round, "files": files, "warm_up": self._warm_up}
             write_bytes(aside / MANIFEST, to_json(manifest, indent=2).encode())
             if final.exists():  # made by a run that was resumed from an earlier checkpoint
                 shutil.rmtree(final)
             aside.rename(final)
             sync_folder(self._root)
-        except OSError as error:
-            raise MachineError(f"cannot write {final}: {error.strerror}; free space and resume the run") from error
+        except (OSError, MachineError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
+            raise MachineError(f"cannot write {final}: {reason}; free space and resume the run") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in self._found()[: -self._keep]:
@@ -82,18 +92,19 @@ class Checkpoints:
         A damaged one is named through `warn` and put aside, and the one before is taken. Raises DataError if there are
         checkpoints but none is valid.
         """
-        found = self._found()
-        for round in reversed(found):
+        there = self._found()
+        for round in reversed(there):
             folder = self._root / f"round-{round:06d}"
             try:
-                return round, _read(folder, round)
+                self._warm_up, found = _read(folder, round)
+                return round, found
             except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
                 reason = str(error) or type(error).__name__
             aside = _unused(self._root / f"quarantine-{folder.name}")
             folder.rename(aside)
             sync_folder(self._root)
             warn(f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the one before is taken")
-        if found:
+        if there:
             raise DataError(f"no checkpoint in {self._root} is whole: start the run anew with --overwrite")
         return None
 
@@ -107,7 +118,8 @@ def _packed(snapshot: Snapshot) -> bytes:
     return save(tensors, metadata={"values": to_json(snapshot.values)})
 
 
-def _read(folder: Path, round: int) -> Resumption:
+def _read(folder: Path, round: int) -> tuple[str, Resumption]:
+    """The name of the warm-up's file, and all that is needed to go on."""
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     if manifest["format"] != FORMAT or manifest["round"] != round:
         raise ValueError(f"its manifest is of format {manifest['format']}, round {manifest['round']}")
@@ -118,7 +130,7 @@ def _read(folder: Path, round: int) -> Resumption:
         parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
     warm_up = Path(manifest["warm_up"]).name
     warm = _unpacked(folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors"))
-    return Resumption(Trajectory(**warm.tensors), parts)
+    return warm_up, Resumption(Trajectory(**warm.tensors), parts)
 
 
 def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:

@@ -97,7 +97,7 @@ class Lines:
             self._print(str(row.get("phase", "")))
         elif event == "dashboard":
             self._print(f"dashboard: {row['url']}")
-        elif event == "warning":
+        elif event in ("warning", "restart"):
             self._print(f"warning: {row.get('message', '')}")
         elif event == "selection":
             self._print(selection_text(row))
@@ -141,7 +141,7 @@ class LiveView:
             self._bar.update(self._task, description=str(row.get("phase", "")))
         elif event == "dashboard":
             self._console.print(f"dashboard: {row['url']}", markup=False)
-        elif event == "warning":
+        elif event in ("warning", "restart"):
             self._console.print(f"warning: {row.get('message', '')}", markup=False)
         elif event == "selection":
             self._look = selection_text(row)

@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from experiments import signals
 from experiments.files import to_json
+from experiments.ledger import LEDGER, append
 from experiments.progress import Progress
+from experiments.resuming import trim
 from experiments.run_folder import RunFolder
 from experiments.tracking import Tracker, scalars
 
@@ -22,7 +24,7 @@ class Recorder:
     ) -> None:
         self._folder = folder
         self._progress = progress
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics, self._ledger = self._open()
         self._board = _open_board(folder / "tensorboard") if tensorboard else None
         self._trackers = tuple(trackers)
         self._start = time.monotonic()
@@ -40,6 +42,7 @@ class Recorder:
         self._warn()
         self._progress.stop()
         self._metrics.close()
+        self._ledger.close()
         if self._board is not None:
             self._board.close()
 
@@ -47,6 +50,14 @@ class Recorder:
         """Take one event; called on the driver."""
         signals.install()
         elapsed = round(time.monotonic() - self._start, 3)
+        if event == "update":
+            append(self._ledger, row)
+            return
+        if event == "restart":  # what came after the checkpoint will be said again
+            self._metrics.close()
+            self._ledger.close()
+            trim(self._folder.path, row["round"] or None)
+            self._metrics, self._ledger = self._open()
         self._metrics.write(to_json({"event": event, "elapsed": elapsed, **row}) + "\n")
         self._metrics.flush()
         if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") != "starting actors":
@@ -65,6 +76,9 @@ class Recorder:
         for tracker in self._trackers:
             if (trouble := tracker.trouble()) is not None:
                 self("warning", {"message": trouble})
+
+    def _open(self) -> tuple[TextIO, TextIO]:
+        return (self._folder / "metrics.jsonl").open("a", encoding="utf-8"), (self._folder / LEDGER).open("a")
 
     def _scalars(self, event: str, row: dict[str, Any]) -> None:
         if self._board is None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from experiments import settings
 from experiments.files import read_json, write_text
+from experiments.ledger import LEDGER
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 
 MAY_CHANGE = (
     "name", "output", "tensorboard", "trackers", "cluster", "evaluation", "attack", "rollout.actors",
-    "rollout.actors_min", "loop.rounds", "loop.timeout", "loop.checkpoint_every", "loop.checkpoints",
+    "rollout.actors_min", "loop.rounds", "loop.timeout", "loop.heartbeat", "loop.restarts", "loop.checkpoint_every",
+    "loop.checkpoints",
 )  # fmt: skip
 """Keys that change how long or where a run goes, not what it computes."""
 
@@ -50,14 +52,23 @@ def check(folder: Path, config: Config) -> None:
         raise ConfigError(f"{folder} was run with another configuration: {told}; start another run, or leave them")
 
 
-def trim_metrics(path: Path, round: int) -> None:
-    """Removes what was said of later rounds, which will be said again; a line cut by a crash goes, too."""
+def trim(folder: Path, round: int | None) -> None:
+    """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None: to no checkpoint."""
+    for name in ("metrics.jsonl", LEDGER):
+        trim_rows(folder / name, -1 if round is None else round)
+
+
+def trim_rows(path: Path, round: int) -> None:
+    """Removes what was said of later rounds, which will be said again; a line cut by a crash goes, too.
+
+    That there was a restart stays on record.
+    """
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if row.get("round", 0) <= round:
+        if row.get("round", 0) <= round or row.get("event") == "restart":
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

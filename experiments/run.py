@@ -12,11 +12,12 @@ from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
 from experiments.files import write_bytes, write_json
+from experiments.ledger import LEDGER, verify
 from experiments.models import load_model
 from experiments.progress import make_progress
 from experiments.recorder import Recorder
 from experiments.report import write_report
-from experiments.resuming import trim_metrics
+from experiments.resuming import trim
 from experiments.run_folder import RunFolder
 from experiments.tracking import Tracker
 from learner.loop import Listener
@@ -72,7 +73,9 @@ def _train(config: Config, folder: RunFolder, console: Console, resumed: bool, l
     keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
     found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False)) if resumed else None
     if resumed:
-        trim_metrics(folder / "metrics.jsonl", found[0] if found else -1)
+        trim(folder.path, found[0] if found else None)
+        if found is not None:
+            verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
     try:
         trackers = [Tracker(name, folder, config) for name in config.trackers]
         with Recorder(folder, make_progress(console), config.tensorboard, trackers) as recorder:
@@ -82,7 +85,9 @@ def _train(config: Config, folder: RunFolder, console: Console, resumed: bool, l
                 if listen is not None:
                     listen(event, row)
 
-            return train(config, record, spill, keeper=keeper, start=found[1] if found else None)
+            result = train(config, record, spill, keeper=keeper, start=found[1] if found else None)
+        verify(folder / LEDGER, result.updates)
+        return result
     except UserError:
         raise
     except Exception as error:

@@ -74,6 +74,8 @@ class RunFolder:
             raise ConfigError(f"another run is writing {self.path}; wait for it or choose another --name") from error
         except OSError:
             pass  # a file system without locks
+        for left in self.path.rglob(".*.tmp"):  # half written by a run that was killed; the lock says that it is gone
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         for old in self.path.iterdir() if empty else ():
             if old.is_dir() and not old.is_symlink():
                 shutil.rmtree(old)

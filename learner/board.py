@@ -11,6 +11,14 @@ from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.weights import Weights
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """What a run goes on from: the warm-up's trajectories and the parts of a checkpoint."""
+
+    warm_up: Trajectory
+    parts: dict[str, Snapshot]
+
+
 @runtime_checkable
 class Keeper(Protocol):
     """Where checkpoints go; called on the driver. Absent, nothing is kept."""
@@ -24,13 +32,11 @@ class Keeper(Protocol):
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
         """Keeps the parts `learner`, `critic`, `replay` and `loop` as one, or nothing of them."""
 
+    def keep_refused(self, round: int, trajectories: Snapshot) -> str:
+        """Puts trajectories that are not finite where a person can look at them; returns where."""
 
-@dataclass(frozen=True)
-class Resumption:
-    """What a run goes on from: the warm-up's trajectories and the parts of a checkpoint."""
-
-    warm_up: Trajectory
-    parts: dict[str, Snapshot]
+    def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
+        """The newest valid checkpoint and its round, None if none was made yet; names damaged ones through ``warn``."""
 
 
 @dataclass(frozen=True)

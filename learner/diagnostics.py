@@ -1,5 +1,7 @@
 """What an update reports: ratios, lag, clipping, effective sample size, and how good the critic was per noise level."""
 
+import hashlib
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from rl_unlearn.losses import correlation_within, effective_sample_size, explained_variance
 from rl_unlearn.trajectory import Scored
 
-Metrics = dict[str, float | int | list[float]]
+Metrics = dict[str, float | int | str | list[float]]
 
 
 def of_ratios(steps: list[Float[Tensor, " pairs"]], dimensions: int, clip: float) -> Metrics:
@@ -31,6 +33,8 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
     trajectory = scored.trajectory
     lag = version - trajectory.policy_versions
     metrics: Metrics = {
+        "trajectories": len(trajectory),
+        "batch": hashlib.sha256(trajectory.ids.numpy().tobytes()).hexdigest(),
         "policy_lag": lag.float().mean().item(),
         "policy_lag_max": int(lag.max()),
         "policy_lag_counts": torch.bincount(lag).tolist(),

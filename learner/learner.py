@@ -15,7 +15,7 @@ from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import MIN_STD, step
-from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
 from rl_unlearn.losses import annealed, behaviour_kl, joint_log_ratio, next_lr
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
@@ -67,6 +67,7 @@ class Learner:
         self._ranks = Ranks()
         self._version = 0
         self._skipped = 0
+        self._last: Metrics = {}
 
     def listen(self, host: str) -> str:
         """Where the other ranks find this one, which will be rank 0; ``host`` is an address of its machine."""
@@ -123,11 +124,17 @@ class Learner:
         self._agree()
         return states
 
-    def update(self, scored: Scored) -> Metrics:
+    def update(self, scored: Scored, version: int | None = None) -> Metrics:
         """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by one.
 
-        Raises TrainingError after several optimizer steps in a row were skipped for a non-finite gradient.
+        ``version``: which policy is meant to be updated; delivered once more, the call only answers once more. Raises
+        NonFiniteError after several optimizer steps in a row were skipped for a non-finite gradient, TrainingError for
+        another version than the one held or the one before.
         """
+        if version is not None and version != self._version:
+            if version == self._version - 1 and self._last:
+                return self._last
+            raise TrainingError(f"an update of policy version {version} reached a learner at version {self._version}")
         trajectory = scored.trajectory
         advantages = self._estimator.advantages(scored, lambda: self._log_ratios(trajectory))
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
@@ -143,7 +150,8 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
         self._agree()
-        return {
+        self._last = {
+            "weights": digest(self._policy.adapter_state()),
             "lr": self._optimizer.param_groups[0]["lr"],
             "step_kl": step_kl,
             "policy_version": self._version,
@@ -155,6 +163,7 @@ class Learner:
             **batch,
             **diagnostics.of_ratios([step.log_ratio for step in steps], self._policy.dimensions, learner.clip_range),
         }
+        return self._last
 
     def _agree(self) -> None:
         """What is handed over next is bit for bit the same on all ranks, and so will be the next step."""
@@ -206,7 +215,7 @@ class Learner:
             self._scaler.update()
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= MAX_SKIPPED:
-            raise TrainingError(
+            raise NonFiniteError(
                 f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: "
                 "lower learner.lr or check the reward"
             )

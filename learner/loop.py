@@ -13,13 +13,15 @@ from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
 from rl_unlearn.config import Config
-from rl_unlearn.errors import TrainingError
+from rl_unlearn.errors import LostError, NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.weights import Weights
 
 Listener = Callable[[str, dict[str, Any]], None]
+MAX_POISONED = 3
+"""Rounds in a row with trajectories that are not finite, after which a run does not just go on."""
 _ANY_ROUND = 2**31
 
 
@@ -63,10 +65,11 @@ class Loop:
         self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
         self._book = PromptBook.from_config(config)
         self._started = time.monotonic()
+        self._poisoned = 0
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5))
 
     async def run(self, start: Resumption | None = None) -> Result:
-        """Warm-up, rounds, selection; raises TrainingError when an actor stays silent for ``loop.timeout`` seconds."""
+        """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""
         self._listen("phase", {"phase": "starting actors"})
         await self._same_model()
         if start is None:
@@ -85,7 +88,7 @@ class Loop:
                 if self._config.loop.mode == "async":
                     rollouts.cancel()  # they would go on for ever
         except* Exception as errors:
-            raise _first(errors) from errors
+            raise first_of(errors) from errors
         rounds = self._config.loop.rounds
         await self._look(board, rounds, board.version, await board.weights(board.version), final=True)
         assert board.best is not None
@@ -169,8 +172,22 @@ class Loop:
         for chunk, offset in enumerate(range(0, len(prompts), size)):
             request = Request(round, tuple(prompts[offset : offset + size]), offset)
             added.append(self._ask(round + chunk, functools.partial(add, request=request)))
+        kept = 0
         for answer in added:
-            await answer()
+            kept += await answer()
+        await self._judge(round, len(prompts), len(prompts) - kept)
+
+    async def _judge(self, round: int, images: int, refused: int) -> None:
+        """Tells of trajectories that were not finite, and ends the run when they do not cease."""
+        self._poisoned = self._poisoned + 1 if refused else 0
+        if not refused:
+            return
+        trajectories = await self._wait(self._handles.replay.refused.remote(round), "replay")
+        where = self._keeper.keep_refused(round, Snapshot(trajectories.tensors())) if self._keeper is not None else None
+        told = f"{refused} of {images} trajectories of round {round} are not finite"
+        self._listen("warning", {"round": round, "message": f"{told}; refused{f', kept in {where}' if where else ''}"})
+        if refused == images or self._poisoned == MAX_POISONED:
+            raise NonFiniteError(f"{told}, {self._poisoned} rounds in a row: check the reward, or lower learner.lr")
 
     async def _training(self, board: Board) -> None:
         config, handles, keeper = self._config, self._handles, self._keeper
@@ -178,7 +195,7 @@ class Loop:
         prepared = self._prepare(board.version)
         for version in range(board.version, total):
             scored, fit = prepared
-            update = handles.learner.update.remote(scored)
+            update = handles.learner.update.remote(scored, version)
             fitted = await self._wait(fit, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             due = keeper is not None and ends and keeper.due(round)
@@ -190,7 +207,8 @@ class Loop:
             )
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
-            metrics = await self._wait(update, "learner")
+            metrics = dict(await self._wait(update, "learner"))
+            self._listen("update", _ledger_row(round, version, metrics))
             oldest = max(0, round - config.loop.pipeline) * per_round
             await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
             if ends:
@@ -285,12 +303,20 @@ class Loop:
             async with asyncio.timeout(self._config.loop.timeout):
                 return await reference
         except TimeoutError as error:
-            raise TrainingError(
+            raise LostError(
                 f"the {who} actor gave no answer in {self._config.loop.timeout:g} s: see its log, or raise loop.timeout"
             ) from error
 
 
-def _first(errors: BaseExceptionGroup) -> BaseException:
+def _ledger_row(round: int, version: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What is on record of one update: which policy became which one, and by which trajectories."""
+    row = {"update": version + 1, "round": round, "version_in": version, "version_out": metrics["policy_version"]}
+    taken = {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}
+    return row | {"policy_lag_max": metrics["policy_lag_max"]} | taken
+
+
+def first_of(errors: BaseExceptionGroup) -> BaseException:
+    """The error that came first and cancelled the other tasks of its group."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -23,6 +23,14 @@ class TrainingError(UserError):
     exit_code = 4
 
 
+class LostError(TrainingError):
+    """An actor died, hangs or is out of reach; a run may go on from its newest checkpoint."""
+
+
+class NonFiniteError(TrainingError):
+    """Rewards or gradients are not finite again and again; a run may go on once from its newest checkpoint."""
+
+
 class DataError(UserError):
     """A model, adapter, prompt list or stored batch is missing or invalid (exit code 5)."""
 

@@ -63,6 +63,13 @@ class Trajectory:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
+    def finite(self) -> Bool[Tensor, " batch"]:
+        """Which rows hold finite numbers only."""
+        floats = [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
+        return torch.stack(
+            [tensor.isfinite().flatten(1).all(dim=1) if tensor.ndim > 1 else tensor.isfinite() for tensor in floats]
+        ).all(dim=0)
+
     def to_arrow(self) -> pa.RecordBatch:
         """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has no such type)."""
         storage = next(name for name, dtype in _DTYPES.items() if dtype == self.latents.dtype)

@@ -13,6 +13,7 @@ QUIET = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "300",  # a busy machine
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "NO_COLOR": "1",
     "MPLBACKEND": "agg",

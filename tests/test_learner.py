@@ -51,7 +51,7 @@ def test_every_estimator_runs(name, dtype):
     metrics = learner.update(batch)
     assert learner.weights().digest != before
     assert metrics["skipped_steps"] == 0
-    flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list)}
+    flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list | str)}
     assert all(math.isfinite(v) for v in flat.values()), flat
     for key in ("explained_variance", "critic_correlation"):
         assert len(metrics.get(key, [])) == (0 if name in ("terminal", "group") else 5)

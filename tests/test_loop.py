@@ -229,7 +229,7 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 def test_replay_spills_what_it_committed(tmp_path):
     config = tiny.config(loop={"rounds": 1})
     program.train(config, lambda *_: None, tmp_path / "spill")
-    names = sorted(f.name for f in (tmp_path / "spill").iterdir())
+    names = sorted(f.name for f in (tmp_path / "spill" / "generation-001").iterdir())
     assert len(names) == 2
     assert [n.split("-")[1] for n in names] == ["000000", "000001"]
 
@@ -370,7 +370,7 @@ def test_every_image_is_learned_from():
     drawn: collections.Counter[int] = collections.Counter()
     learner = made.learner._actor
     update = learner.update
-    learner.update = lambda scored: (drawn.update(scored.trajectory.ids.tolist()), update(scored))[1]
+    learner.update = lambda scored, version: (drawn.update(scored.trajectory.ids.tolist()), update(scored, version))[1]
     asyncio.run(Loop(config, made, lambda *_: None).run())
     expected = [round * 2**32 + n for round in range(1, 5) for n in range(8)]
     assert [id for id in expected if id not in drawn] == []

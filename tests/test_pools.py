@@ -1,6 +1,7 @@
 """Pools of nodes on a real Ray cluster of several: labels, fractions of GPUs, nodes that come and go during a run."""
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,14 @@ def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
     return get
 
 
+def agent_ports() -> dict[str, int]:
+    """Of a node's agent: a node that is told them does not wait for the agent to choose, which ends it after 15 s."""
+    with contextlib.ExitStack() as stack:
+        names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+        sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
+        return {name: found.getsockname()[1] for name, found in sockets.items()}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without room for actors; nodes are added by the tests. The GPUs are names only."""
@@ -43,7 +52,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "get_node", patient(services.get_node))
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
-        there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **agent_ports()})
         try:
             ray.init(address=there.address, log_to_driver=False)
             yield there
@@ -60,7 +69,7 @@ def inline() -> Any:
 @contextlib.contextmanager
 def nodes(cluster: Any, *options: dict[str, Any]) -> Iterator[list[Any]]:
     """More nodes, for a while."""
-    added = [cluster.add_node(**{"num_cpus": 1, "num_gpus": 0} | option) for option in options]
+    added = [cluster.add_node(**{"num_cpus": 1, "num_gpus": 0} | option, **agent_ports()) for option in options]
     cluster.wait_for_nodes(PATIENCE)
     try:
         yield added
@@ -139,7 +148,7 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
             return
         if row["round"] == 1:
             assert sum(map(len, living("RolloutActor").values())) == 3, "one at work, two waiting for room"
-            room.append(cluster.add_node(num_cpus=1, num_gpus=0, labels={"pool": "guests"}))
+            room.append(cluster.add_node(num_cpus=1, num_gpus=0, labels={"pool": "guests"}, **agent_ports()))
             until(lambda: living("RolloutActor").get(room[0].node_id) == ["ALIVE"] * 2)
         if row["round"] == 6:
             cluster.remove_node(room[0], allow_graceful=False)

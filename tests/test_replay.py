@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import dataclasses
+import itertools
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -53,8 +55,54 @@ def names(trajectory: Trajectory) -> list[int]:
     return [int(100 * (i // 2**32) + i % 2**32) for i in trajectory.ids.tolist()]
 
 
-async def draw(replay: ReplayActor, count: int, version: int = 1, up_to: int = ANY, fresh: int = 0, seed: Any = (0,)):
-    return await replay.sample(count, version, up_to, fresh, seed)
+CALLS = itertools.count()
+
+
+async def draw(replay: ReplayActor, count: int, version: int = 1, up_to: int = ANY, fresh: int = 0, seed: Any = None):
+    return await replay.sample(count, version, up_to, fresh, seed or ("call", next(CALLS)))
+
+
+def test_a_repeated_draw_gives_the_same_rows_and_counts_nothing():
+    async def scenario() -> None:
+        replay = store()
+        await replay.add(rows(1))
+        first = await draw(replay, 2, fresh=4, seed=("batch", 1))
+        counts = await replay.counts()
+        await replay.add(rows(2))
+        again = await draw(replay, 2, fresh=4, seed=("batch", 1))
+        assert names(again) == names(first)
+        assert (await replay.counts())["sampled"] == counts["sampled"]
+        other = await draw(replay, 2, fresh=4, seed=("batch", 2))
+        assert not set(names(other)) & set(names(first)), "rows that were never drawn come first, as if nothing was"
+
+    run(scenario())
+
+
+def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
+    async def scenario() -> None:
+        replay = store()
+        spoiled = rows(1)
+        spoiled.rewards[1] = math.nan
+        spoiled.latents[2, 0, 0, 0, 0] = -math.inf
+        assert await replay.add(spoiled) == 2
+        assert await replay.add(spoiled) == 0
+        counts = await replay.counts()
+        assert (counts["added"], counts["refused"], counts["repeated"], counts["held"]) == (2, 2, 4, 2)
+        kept = await replay.refused(1)
+        assert names(kept) == [101, 102]
+        snapshot = await replay.snapshot(1)
+        assert names(await draw(replay, 4, fresh=4)) == [100, 103], "the round is complete without them"
+        resumed = store()
+        await resumed.restore(snapshot)
+        assert await resumed.add(spoiled) == 0, "they stay refused"
+        assert names(await draw(resumed, 4, fresh=4)) == [100, 103]
+        waiting = asyncio.create_task(draw(replay, 4, fresh=4))
+        assert not await settled(waiting), "of the next round all rows are waited for again"
+        await replay.add(rows(2))
+        assert {201, 202} <= set(names(await waiting))
+        assert (await replay.snapshot(1)).values["counts"]["refused"] == 2
+
+    run(scenario())
 
 
 def test_adding_twice_is_a_no_op():

@@ -16,7 +16,7 @@ from tiny import quick  # noqa: F401
 
 from cluster import program
 from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
-from experiments.resuming import check, trim_metrics
+from experiments.resuming import check, trim_rows
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.snapshot import Snapshot
 
@@ -196,7 +196,7 @@ def test_metrics_of_later_rounds_and_cut_lines_go(tmp_path):
         {"event": "round", "round": 2},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "rou')
-    trim_metrics(path, 1)
+    trim_rows(path, 1)
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
 
 

@@ -1,0 +1,55 @@
+"""Goes on after a loss: whatever died or hangs, all actors are made anew and get what the newest checkpoint holds."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from learner.board import Keeper, Resumption
+from learner.loop import Listener, Result
+from rl_unlearn.errors import LostError, MachineError, NonFiniteError, TrainingError
+
+Attempt = Callable[[Resumption | None], Result]
+"""One generation of actors from a checkpoint, or from the start, to the end of the run. None of them outlives it."""
+_ROLLBACKS = 1
+_LONGEST_PAUSE = 60.0
+
+
+def supervised(
+    attempt: Attempt, restarts: int, listen: Listener, keeper: Keeper | None, start: Resumption | None
+) -> Result:
+    """The result of the first attempt that comes to its end.
+
+    After a LostError the next one begins, up to ``restarts`` times with no new checkpoint between them, each after
+    twice the pause; after a NonFiniteError once in all, for it may not happen again. Any other error is raised, and
+    after the last try TrainingError with its cause.
+    """
+    tries: Counter[type] = Counter()
+    reached = -1
+    while True:
+        try:
+            return attempt(start)
+        except (LostError, NonFiniteError, MachineError) as error:
+            # A cluster that has just lost a node may lack room for a while.
+            if isinstance(error, MachineError) and not tries[LostError]:
+                raise
+            cause = error
+        kind, allowed = (NonFiniteError, _ROLLBACKS) if isinstance(cause, NonFiniteError) else (LostError, restarts)
+        found = keeper.newest(lambda line: listen("warning", {"message": line})) if keeper is not None else None
+        round, start = found if found is not None else (0, start)
+        if round > reached:
+            reached = round
+            tries[LostError] = 0
+        tries[kind] += 1
+        if tries[kind] > allowed:
+            again = f"given up after {allowed} restarts from round {round}: " if allowed else ""
+            raise TrainingError(f"{again}{cause}") from cause
+        pause = min(_LONGEST_PAUSE, 2.0 ** (tries[kind] - 1))
+        listen(
+            "restart",
+            {
+                "round": round,
+                "cause": str(cause),
+                "message": f"{cause}; goes on from round {round} in {pause:g} s (restart {tries[kind]} of {allowed})",
+            },
+        )
+        time.sleep(pause)

@@ -1,0 +1,31 @@
+"""The ledger of a run: one row for each update, on disk before the checkpoint that holds it; no gap, no repetition."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments.files import to_json
+from rl_unlearn.errors import DataError
+
+LEDGER = "ledger.jsonl"
+
+
+def append(ledger: TextIO, row: dict[str, Any]) -> None:
+    """Adds a row: update, round, version in and out, number and digest of the trajectories, digest of the weights."""
+    ledger.write(to_json(row) + "\n")
+    ledger.flush()
+    os.fsync(ledger.fileno())
+
+
+def verify(path: Path, updates: int) -> None:
+    """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
+    for number in range(1, max(updates, len(found)) + 1):
+        if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:
+            raise DataError(
+                f"{path} does not hold the {updates:,} updates of this run (row {number:,} is wrong): "
+                "it was changed by hand or lost rows; start the run anew with --overwrite"
+            )

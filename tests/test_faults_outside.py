@@ -1,0 +1,192 @@
+"""Faults from outside: signals at any moment, a full disk, lost answers, a lost node; and nothing is left behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tiny
+import torch
+
+from cluster import program
+from experiments import settings as layers
+from experiments.checkpoints import PARTS, Checkpoints
+from experiments.ledger import LEDGER, verify
+from rl_unlearn.adapter import digest, read_adapter
+from rl_unlearn.errors import MachineError
+from rl_unlearn.snapshot import Snapshot
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 6
+
+
+def settings(folder: Path, **changes: Any) -> Any:
+    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "heartbeat": 60.0, "restarts": 20, "timeout": 600.0}
+    return tiny.config(loop=loop, output=str(folder), tensorboard=False, **changes)
+
+
+def expected(config: Any) -> str:
+    inline = config.model_copy(update={"cluster": tiny.config().cluster})
+    return str(program.train(inline, lambda *_: None).digest)
+
+
+def command(folder: Path, config: Any) -> list[str]:
+    file = folder / "tiny.yaml"
+    file.write_text(layers.dump(config))
+    train = ["train", "--config", str(file), "--no-evaluate", "--name", "run", "--resume", "auto"]
+    return [sys.executable, "-m", "experiments", *train]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def rays() -> set[int]:
+    """Processes of Ray and of runs that are not anybody's child in another test."""
+    found = set()
+    for process in psutil.process_iter(["pid", "environ"]):
+        if (process.info["environ"] or {}).get("RL_UNLEARN_TEST") == str(os.getpid()):
+            found.add(process.info["pid"])
+    return found - {os.getpid()}
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "RL_UNLEARN_TEST": str(os.getpid()), **more}
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
+
+
+def test_stopped_at_random_moments_it_ends_with_the_same_bits(tmp_path):
+    config = settings(tmp_path)
+    run, moments = tmp_path / "run", random.Random(0)
+    stops = 0
+    for _ in range(40):
+        begun = len(rows(run / LEDGER))
+        process = subprocess.Popen(command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment())
+        while process.poll() is None and len(rows(run / LEDGER)) < begun + 1 and stops < 3:
+            time.sleep(0.02)
+        if stops < 3 and process.poll() is None:
+            time.sleep(moments.random())
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(300)
+            assert code in (0, 143)
+            stops += code == 143
+            if code == 143:
+                assert json.loads((run / "run_state.json").read_text())["state"] == "stopped"
+        if process.wait(600) == 0:
+            break
+    assert stops, "it was never stopped: the test has lost its point"
+    assert digest(read_adapter(run)) == expected(config)
+    verify(run / LEDGER, ROUNDS)
+    assert not list(run.rglob(".*.tmp"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_good(small_disk):
+    keeper = Checkpoints(small_disk, 1, 9)
+    keeper.keep_warm_up(Snapshot(_warm_up().tensors()))
+    part = dict.fromkeys(PARTS, Snapshot({"x": torch.arange(10_000)}))
+    committed: list[int] = []
+
+    def fill() -> None:
+        for round in range(1, 10):
+            keeper.commit(round, part)
+            committed.append(round)
+
+    with pytest.raises(MachineError, match="No space left on device; free space and resume the run"):
+        fill()
+    newest, found = Checkpoints(small_disk, 1, 9).newest(pytest.fail)
+    assert newest == committed[-1]
+    assert torch.equal(found.parts["learner"].tensors["x"], torch.arange(10_000))
+    assert not list(small_disk.rglob(".*.tmp")), "and nothing half written is left"
+
+
+def _warm_up() -> Any:
+    from test_replay import rows as trajectories
+
+    return trajectories(0)
+
+
+def on_ray(folder: Path, **cluster: Any) -> Any:
+    return settings(folder, rollout={"actors": 2, "batch": 4},
+                    cluster={"inline": False, "actor_cpus": 0.1, **cluster})  # fmt: skip
+
+
+def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path):
+    config = on_ray(tmp_path)
+    lost = {"num_failures": 6, "req_failure_prob": 0, "resp_failure_prob": 15, "in_flight_failure_prob": 0}
+    chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": lost})
+    environ = environment(RAY_testing_rpc_failure=chaos)
+    before = shared_memory()
+    done = subprocess.run(command(tmp_path, config), env=environ, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert [row for row in rows(run / "metrics.jsonl") if row["event"] == "restart"], "no answer was lost"
+    verify(run / LEDGER, ROUNDS)
+    assert digest(read_adapter(run)) == expected(config)
+    assert not rays(), "no process is left"
+    assert shared_memory() <= before
+
+
+def test_a_killed_driver_leaves_no_process(tmp_path):
+    before = shared_memory()
+    process = subprocess.Popen(command(tmp_path, on_ray(tmp_path)), stderr=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 600
+    while not rows(tmp_path / "run" / LEDGER) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert any("ray::" in " ".join(psutil.Process(pid).cmdline()) for pid in rays()), "there is something to leave"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 120
+    while rays() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not rays()
+    assert shared_memory() <= before
+
+
+def test_a_lost_node_changes_nothing(tmp_path):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=3)
+    config = on_ray(tmp_path, address=cluster.address, actor_cpus=1.0)
+    restarts: list[dict[str, Any]] = []
+
+    def listen(event: str, row: dict[str, Any]) -> None:
+        if event == "restart":
+            restarts.append(row)
+        if event == "round" and row["round"] == 2 and not restarts:
+            cluster.remove_node(other, allow_graceful=False)
+            cluster.add_node(num_cpus=3)
+
+    try:
+        keeper = Checkpoints(tmp_path, 1, 2)
+        result = program.train(config, listen, keeper=keeper)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert result.digest == expected(config)
+    assert result.updates == ROUNDS
