@@ -38,5 +38,5 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 3; }
 	@echo "setting up .venv with the pinned packages (several GB the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,canvas]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,canvas,tracking]'
 	@touch $@

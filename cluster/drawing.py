@@ -59,6 +59,8 @@ class _Shared:
 
         self._timeout = config.loop.timeout
         options: dict[str, Any] = {"num_cpus": config.cluster.actor_cpus, "num_gpus": config.cluster.rollout_gpus}
+        if ray.util.get_current_placement_group() is None:  # a trial's group has places in the pool
+            options["label_selector"] = config.cluster.rollout_labels
         remote = ray.remote(DrawingActor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options)
         threads = config.cluster.threads
         self._actors = [remote.remote(config, threads) for _ in range(config.evaluation.actors)]

@@ -1,4 +1,4 @@
-"""Places the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
+"""Starts the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
 
 Beside `drawing` the only module that says ``ray.remote``.
 """
@@ -15,8 +15,11 @@ from typing import Any
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
+from cluster import placement, telemetry
+from cluster.crew import Crew
 from cluster.heartbeat import GROUP, Heartbeats, beating
 from cluster.inline import InlineHandle
+from cluster.learners import Learners
 from cluster.supervision import supervised
 from learner.board import Keeper, Resumption
 from learner.learner import Learner
@@ -25,7 +28,6 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
 
-_PLACEMENT_SECONDS = 60
 _RESTARTS = 10
 
 
@@ -50,18 +52,21 @@ def train(
         handles = _inline_actors(config, _of_generation(spill), image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
 
-    def on_ray(start: Resumption | None) -> Result:
-        heartbeats = Heartbeats(config.loop.heartbeat, listen)
-        try:
-            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                return asyncio.run(heartbeats.during(Loop(config, handles, listen, keeper).run(start)))
-        except Exception as error:
-            raise explain(error) from error
-
     if config.cluster.inline:
         return supervised(inline, config.loop.restarts, listen, keeper, start)
-    with ray_cluster(config):
-        return supervised(on_ray, config.loop.restarts, listen, keeper, start)
+    with ray_cluster(config) as dashboard, telemetry.published(config, listen) as hear:
+        if dashboard is not None:
+            hear("dashboard", {"url": dashboard})
+
+        def on_ray(start: Resumption | None) -> Result:
+            heartbeats = Heartbeats(config.loop.heartbeat, hear)
+            try:
+                with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
+                    return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper).run(start)))
+            except Exception as error:
+                raise explain(error) from error
+
+        return supervised(on_ray, config.loop.restarts, hear, keeper, start)
 
 
 def _of_generation(spill: Path | None) -> Path | None:
@@ -75,6 +80,15 @@ def _of_generation(spill: Path | None) -> Path | None:
 
 def _check(config: Config) -> None:
     """Refuses settings under which the loop would wait for ever, or depend on timing in synchronous mode."""
+    if config.cluster.inline and config.learner.ranks > 1:
+        raise ConfigError(
+            f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use learner.ranks=1 with it"
+        )
+    if (config.rollout.actors_min or 1) > config.rollout.actors:
+        raise ConfigError(
+            f"rollout.actors_min {config.rollout.actors_min} is more than rollout.actors {config.rollout.actors}: "
+            "raise one, or lower the other"
+        )
     updates, images, ahead = config.learner.updates_per_round, config.rollout.images, config.loop.pipeline + 1
     if config.learner.batch * updates < images:
         # The rest would pile up until the rate limiter stops the rollouts.
@@ -106,63 +120,37 @@ def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[st
 
 
 @contextmanager
-def ray_cluster(config: Config) -> Iterator[None]:
+def ray_cluster(config: Config) -> Iterator[str | None]:
     """A connection to the private local Ray or the existing cluster; MachineError if none answers.
 
-    A process that is connected already, as the trial of a sweep is, stays so.
+    Gives the address of its dashboard, if it has one. A process that is connected already, as the trial of a sweep is,
+    stays so, and is not told the address again.
     """
     import ray
 
     if ray.is_initialized():
-        yield
+        yield None
         return
     # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"num_cpus": max(os.cpu_count() or 1, 2), "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {
+        "num_cpus": max(os.cpu_count() or 1, 2),
+        "include_dashboard": config.cluster.dashboard,
+        "dashboard_host": "127.0.0.1",
+    }
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **local)
+        context = ray.init(
+            address=address, logging_level=logging.WARNING, log_to_driver=False, **(local if address == "local" else {})
+        )
     except Exception as error:  # Ray raises bare ones, too, as when a node is slow to start
+        cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise MachineError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): "
-            "start one, correct cluster.address, or use --inline"
+            f"no Ray cluster answers at {address!r} ({cause}): start one, correct cluster.address, or use --inline"
         ) from error
     try:
-        yield
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
-
-
-def actor_bundles(config: Config) -> list[dict[str, float]]:
-    """What the actors of a run reserve, one bundle each: rollout actors, critic, learner, replay store."""
-    cluster = config.cluster
-    gpus = [cluster.rollout_gpus] * config.rollout.actors + [cluster.critic_gpus, cluster.learner_gpus, 0.0]
-    return [{"CPU": cluster.actor_cpus, **({"GPU": share} if share else {})} for share in gpus]
-
-
-@contextmanager
-def _placed(bundles: list[dict[str, float]]) -> Iterator[tuple[Any, int]]:
-    """A placement group, and where in it the bundles begin.
-
-    A trial of a sweep lives in a group that has them after its own bundle, and that outlives the run.
-    """
-    import ray
-    from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
-
-    group = get_current_placement_group()
-    if group is not None and len(group.bundle_specs) > len(bundles):
-        yield group, 1
-        return
-    group = placement_group(bundles, strategy="PACK")
-    try:
-        if not group.wait(_PLACEMENT_SECONDS):
-            cpus, gpus = (sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU"))
-            raise MachineError(
-                f"the cluster cannot place {len(bundles)} actors with {cpus:g} CPUs and {gpus:g} GPUs "
-                f"(it has {ray.cluster_resources()}): lower rollout.actors or the cluster.*_gpus"
-            )
-        yield group, 0
-    finally:
-        remove_placement_group(group)
 
 
 @contextmanager
@@ -170,35 +158,47 @@ def _ray_actors(
     config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None, heartbeats: Heartbeats
 ) -> Iterator[Handles]:
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    count, bundles = config.rollout.actors, actor_bundles(config)
     actors: list[Any] = []
+    crew: Crew | None = None
 
-    def spawn(actor: type, bundle: int, *args: object, **options: object) -> object:
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=first + bundle)
-        cpus, gpus = bundles[bundle]["CPU"], bundles[bundle].get("GPU", 0.0)
+    def start(actor: type, *args: object, **options: object) -> Any:
         remote = ray.remote(concurrency_groups={GROUP: 1})(beating(actor))
-        remote = remote.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=strategy, **options)
-        actors.append(remote.remote(*args))
-        heartbeats.follow(f"{actor.__name__} {bundle}", actors[-1], replaceable="max_restarts" in options)
+        return remote.options(**options).remote(*args)
+
+    def spawn(actor: type, *args: object, **options: object) -> Any:
+        actors.append(start(actor, *args, **options))
+        heartbeats.follow(f"{actor.__name__} {len(actors)}", actors[-1], replaceable="max_restarts" in options)
         return actors[-1]
 
-    # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
-    # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.
-    with _placed(bundles) as (group, first):
+    rooms = placement.places(config)
+    with placement.reserved(rooms.all) as group:
+        where = iter([group.options(number, place) for number, place in enumerate(rooms.all)])
+        guests = config.rollout.actors - len(rooms.rollouts) if group.own else 0
+
+        def hire() -> Any:
+            place = rooms.rollouts[0]
+            labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
+            guest = start(RolloutActor, config, image_rewards, **placement.resources(place), **labels)
+            heartbeats.follow("RolloutActor (guest)", guest, replaceable=True)
+            return guest
+
+        # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
+        # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.
+        again: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
         try:
-            yield Handles(
-                rollouts=[
-                    spawn(RolloutActor, i, config, image_rewards, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
-                    for i in range(count)
-                ],
-                critic=spawn(CriticActor, count, config),
-                learner=spawn(Learner, count + 1, config),
-                replay=spawn(ReplayActor, count + 2, config, str(spill) if spill else None),
-            )
+            rollouts = [spawn(RolloutActor, config, image_rewards, **next(where), **again) for _ in rooms.rollouts]
+            critic = spawn(CriticActor, config, **next(where))
+            learners = [spawn(Learner, config, **next(where)) for _ in rooms.learners]
+            replay = spawn(ReplayActor, config, str(spill) if spill else None, **next(where))
+            learner = learners[0] if len(learners) == 1 else Learners(learners)
+            if guests:
+                crew = Crew(rollouts, hire, guests)
+                yield Handles(crew, critic, replay, learner, crew.left)
+            else:
+                yield Handles(rollouts, critic, replay, learner)
         finally:
-            for actor in actors:
+            for actor in actors + (crew.hired if crew else []):
                 ray.kill(actor)
 
 

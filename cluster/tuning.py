@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rl_unlearn.errors import MachineError
+from cluster.placement import Place
 
 Settings = dict[str, Any]
 """What Tune drew for a trial, by the names in `Plan.draws`."""
@@ -60,14 +60,14 @@ class Plan:
 def search(
     plan: Plan,
     trial: Trial,
-    bundles: Callable[[Settings], list[dict[str, float]]],
+    needs: Callable[[Settings], list[Place]],
     name: Callable[[Settings], str],
     watch: Watch,
 ) -> None:
     """Runs what is not done yet of the plan on the connected Ray; ``watch`` hears of each trial.
 
     A plan whose folder holds the state of a killed experiment goes on from it: trials that ended well are not run
-    again, the others are. ``bundles`` says what a trial reserves: first itself, then the actors it will start.
+    again, the others are. ``needs`` says what a trial reserves: first itself, then the actors it will start.
     """
     # Trials find relative paths where the driver does, and the driver's own handler turns SIGINT into an orderly end.
     os.environ |= {
@@ -89,7 +89,12 @@ def search(
         except StoppedEarly as stop:
             raise SystemExit(0) from stop  # what Tune itself would have raised
 
-    placed = tune.with_resources(run_trial, lambda config: tune.PlacementGroupFactory(bundles(config)))
+    def group(config: Settings) -> Any:
+        rooms = needs(config)
+        labels = [place.labels for place in rooms]
+        return tune.PlacementGroupFactory([place.resources for place in rooms], bundle_label_selector=labels)
+
+    placed = tune.with_resources(run_trial, group)
     space = {key: getattr(tune, draw.kind)(*draw.arguments) for key, draw in plan.draws.items()}
     state = plan.folder / EXPERIMENT
     # A sweep killed in its first seconds has left no state: it begins anew, and finished run folders still count.
@@ -161,28 +166,14 @@ def _watcher(watch: Watch) -> Any:
 
         def on_trial_error(self, **info: Any) -> None:
             trial = info["trial"]
-            watch("failed", dict(trial.config), one_line(trial.get_pickled_error() or trial.get_error()))
+            watch("failed", dict(trial.config), _cause(trial))
 
     return Watcher()
 
 
-def one_line(error: Exception | str | None) -> str | None:
-    """The cause that Tune's wrapping ends with."""
-    if error is None:
-        return None
-    lines = [line for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-def check_room(bundles: list[dict[str, float]]) -> None:
-    """MachineError unless the connected cluster could hold one trial: Tune would wait for ever."""
-    import ray
-
-    there = ray.cluster_resources()
-    for kind in ("CPU", "GPU"):
-        needed = sum(bundle.get(kind, 0.0) for bundle in bundles)
-        if needed > there.get(kind, 0.0):
-            raise MachineError(
-                f"a trial needs {needed:g} {kind}s, the cluster has {there.get(kind, 0.0):g}: lower per_trial in the "
-                "space file, rollout.actors, cluster.actor_cpus or the cluster.*_gpus"
-            )
+def _cause(trial: Any) -> str | None:
+    """Last line of the error that Tune has just written on this machine; its copy in the storage comes later."""
+    file = trial.error_file
+    text = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else None

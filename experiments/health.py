@@ -1,24 +1,28 @@
-"""The checks of `doctor`, each one row: name, state, what was found."""
+"""The checks of `doctor`, each one row: name, state, what was found. Those of Ray are in `health_cluster`."""
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
 
+from experiments import tracking
+from experiments.backends import PACKAGES
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 
 State = Literal["ok", "warn", "fail"]
 GIGABYTE = 2**30
+HUB_SECONDS = 5
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,12 @@ class Row:
     found: str
 
 
-def check(config: Config, start_ray: bool) -> list[Row]:
+def check(config: Config) -> list[Row]:
     """All rows; none of them changes the machine."""
     rows = [Row("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())]
     rows += _packages()
-    rows += [_processors(), _gpu(config), _memory(), _output(config), _weights(), _ray(config, start_ray)]
-    return rows
+    rows += [_processors(), _gpu(config), _memory(), check_folder("output folder", Path(config.output)), _weights()]
+    return [*rows, _model(config), *_trackers(config)]
 
 
 def requirements() -> list[Requirement]:
@@ -61,21 +65,44 @@ def _packages() -> Iterator[Row]:
         yield Row(need.name, "ok" if fits else "warn", found if fits else f"{found}; tested with {need.specifier}")
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processors() -> Row:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Row("CPU", "ok" if cores > 1 else "warn", f"{cores} cores" if cores > 1 else "1 core; the demo wants 2")
+    found = cores()
+    return Row("CPU", "ok" if found > 1 else "warn", f"{found} cores" if found > 1 else "1 core; the demo wants 2")
 
 
 def _gpu(config: Config) -> Row:
     import torch
 
+    driver, built = _driver(), f"torch {torch.__version__} for CUDA {torch.version.cuda or 'none'}"
     if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return Row("GPU", "ok", names)
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        found = ", ".join(f"{card.name} ({card.total_memory / GIGABYTE:.0f} GiB)" for card in cards)
+        known = {name.removeprefix("sm_").rstrip("af")[:-1] for name in torch.cuda.get_arch_list()}
+        strange = [card.name for card in cards if str(card.major) not in known]
+        if strange:
+            return Row("GPU", "fail", f"{built} has no code for {strange[0]}: install a build that has")
+        return Row("GPU", "ok", f"{found}, driver {driver or 'unknown'}, {built}")
     wanted = config.model.device == "cuda"
+    if driver is not None:
+        why = f"NVIDIA driver {driver} is there, but {built} sees no GPU: install a torch that fits the driver"
+        return Row("GPU", "fail" if wanted else "warn", why)
     return Row(
         "GPU", "fail" if wanted else "ok", "none, but model.device=cuda" if wanted else "none; the canvas needs none"
     )
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's kernel driver."""
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8").splitlines()[0])
+    except (OSError, IndexError):
+        return None
+    return found.group() if found else None
 
 
 def _memory() -> Row:
@@ -88,15 +115,16 @@ def _memory() -> Row:
     return Row("shared memory", "ok" if enough else "warn", f"{free:.1f} GiB free{hint}")
 
 
-def _output(config: Config) -> Row:
-    path = Path(config.output).absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+def check_folder(name: str, path: Path) -> Row:
+    """Whether a folder, or the nearest one above it that is there, can be written to, and has room."""
+    path = path.absolute()
+    there = next(above for above in (path, *path.parents) if above.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free / GIGABYTE
     except OSError as error:
-        return Row("output folder", "fail", f"{path}: {error.strerror}")
-    return Row("output folder", "ok" if free >= 1 else "warn", f"{path}: writable, {free:.0f} GiB free")
+        return Row(name, "fail", f"{path}: {error.strerror}")
+    return Row(name, "ok" if free >= 1 else "warn", f"{path}: writable, {free:.0f} GiB free")
 
 
 def _weights() -> Row:
@@ -109,15 +137,42 @@ def _weights() -> Row:
     )
 
 
-def _ray(config: Config, start: bool) -> Row:
-    if find_spec("ray") is None:
-        return Row("Ray", "fail", "cannot be imported; install the project's dependencies")
-    if not start:
-        return Row("Ray", "ok", "installed; --ray tries a start")
-    from cluster.program import ray_cluster
+def _model(config: Config) -> Row:
+    """Where the model is; the hub is asked only for a hub id."""
+    path, revision = config.model.path, config.model.revision
+    if path == "canvas":
+        return Row("model", "ok", "the canvas, shipped")
+    if Path(path).exists():
+        whole = (Path(path) / "model_index.json").is_file()
+        return Row("model", "ok" if whole else "fail", path if whole else f"{path} has no model_index.json")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        return Row("model", "fail", f"{path} is no folder and no hub id")
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with ray_cluster(config):
-            return Row("Ray", "ok", "starts" if config.cluster.address is None else f"{config.cluster.address} answers")
-    except Exception as error:
-        return Row("Ray", "fail", " ".join(str(error).split())[:200])
+        HfApi().model_info(path, revision=revision, timeout=HUB_SECONDS)
+        return Row("model", "ok", f"{path} is on the hub")
+    except GatedRepoError:
+        return Row("model", "fail", f"{path} must be asked for on the hub, and HF_TOKEN set")
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return Row("model", "fail", f"{path} (revision {revision or 'default'}) is not on the hub, or not for you")
+    except Exception as error:  # no network, offline mode, a proxy: all the same here
+        cached = isinstance(try_to_load_from_cache(path, "model_index.json", revision=revision), str)
+        why = f"the hub does not answer ({type(error).__name__})"
+        return Row(
+            "model", "ok" if cached else "fail", f"{path}: {why}; " + ("cached here" if cached else "not cached")
+        )
+
+
+def _trackers(config: Config) -> Iterator[Row]:
+    for name, package in PACKAGES.items():
+        if not tracking.installed(name):
+            asked = name in config.trackers
+            yield Row(name, "fail" if asked else "ok", f"not installed; trackers={name} needs pip install {package}")
+            continue
+        variable = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}[name]
+        where = (
+            f"{variable} is set" if os.environ.get(variable) else f"without {variable} it writes below {config.output}"
+        )
+        yield Row(name, "ok", f"{metadata.version(package)}; {where}")

@@ -95,6 +95,8 @@ class Lines:
         """Print one line."""
         if event == "phase":
             self._print(str(row.get("phase", "")))
+        elif event == "dashboard":
+            self._print(f"dashboard: {row['url']}")
         elif event in ("warning", "restart"):
             self._print(f"warning: {row.get('message', '')}")
         elif event == "selection":
@@ -137,6 +139,8 @@ class LiveView:
         """Redraw with the new numbers."""
         if event == "phase":
             self._bar.update(self._task, description=str(row.get("phase", "")))
+        elif event == "dashboard":
+            self._console.print(f"dashboard: {row['url']}", markup=False)
         elif event in ("warning", "restart"):
             self._console.print(f"warning: {row.get('message', '')}", markup=False)
         elif event == "selection":

@@ -1,7 +1,8 @@
-"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard and to the screen."""
+"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard, trackers and the screen."""
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -12,16 +13,20 @@ from experiments.ledger import LEDGER, append
 from experiments.progress import Progress
 from experiments.resuming import trim
 from experiments.run_folder import RunFolder
+from experiments.tracking import Tracker, scalars
 
 
 class Recorder:
-    """The `listen` of `cluster.program.train`; a broken TensorBoard is a warning, a broken disk ends the run."""
+    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken TensorBoard or tracker warns."""
 
-    def __init__(self, folder: RunFolder, progress: Progress, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: RunFolder, progress: Progress, tensorboard: bool, trackers: Iterable[Tracker] = ()
+    ) -> None:
         self._folder = folder
         self._progress = progress
         self._metrics, self._ledger = self._open()
         self._board = _open_board(folder / "tensorboard") if tensorboard else None
+        self._trackers = tuple(trackers)
         self._start = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -31,6 +36,10 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        stopped = isinstance(error, KeyboardInterrupt)
+        for tracker in self._trackers:
+            tracker.close("finished" if error is None else "stopped" if stopped else "failed")
+        self._warn()
         self._progress.stop()
         self._metrics.close()
         self._ledger.close()
@@ -53,9 +62,20 @@ class Recorder:
         self._metrics.flush()
         if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") != "starting actors":
             self._folder.update(state="running")
+        if event == "dashboard":
+            self._folder.update(dashboard=row["url"])
         if event in ("round", "selection"):
             self._scalars(event, row)
+            for tracker in self._trackers:
+                tracker.log(scalars(event, row), int(row.get("round", 0)))
         self._progress.show(event, row)
+        if event != "warning":
+            self._warn()
+
+    def _warn(self) -> None:
+        for tracker in self._trackers:
+            if (trouble := tracker.trouble()) is not None:
+                self("warning", {"message": trouble})
 
     def _open(self) -> tuple[TextIO, TextIO]:
         return (self._folder / "metrics.jsonl").open("a", encoding="utf-8"), (self._folder / LEDGER).open("a")

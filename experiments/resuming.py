@@ -10,8 +10,9 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 
 MAY_CHANGE = (
-    "name", "output", "tensorboard", "cluster", "evaluation", "attack", "rollout.actors", "loop.rounds", "loop.timeout",
-    "loop.heartbeat", "loop.restarts", "loop.checkpoint_every", "loop.checkpoints",
+    "name", "output", "tensorboard", "trackers", "cluster", "evaluation", "attack", "rollout.actors",
+    "rollout.actors_min", "loop.rounds", "loop.timeout", "loop.heartbeat", "loop.restarts", "loop.checkpoint_every",
+    "loop.checkpoints",
 )  # fmt: skip
 """Keys that change how long or where a run goes, not what it computes."""
 

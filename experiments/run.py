@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.program import Result, train
-from experiments import measuring, pictures, plots, samples
+from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
 from experiments.files import write_bytes, write_json
@@ -19,6 +19,7 @@ from experiments.recorder import Recorder
 from experiments.report import write_report
 from experiments.resuming import trim
 from experiments.run_folder import RunFolder
+from experiments.tracking import Tracker
 from learner.loop import Listener
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
@@ -44,6 +45,7 @@ def carry_out(
     it has been recorded.
     """
     start = time.monotonic()
+    tracking.check(config)
     book = PromptBook.from_config(config)
     with console.status("loading the model and the judges"):
         judge = load_judge(config) if evaluated else None
@@ -75,7 +77,8 @@ def _train(config: Config, folder: RunFolder, console: Console, resumed: bool, l
         if found is not None:
             verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
     try:
-        with Recorder(folder, make_progress(console), config.tensorboard) as recorder:
+        trackers = [Tracker(name, folder, config) for name in config.trackers]
+        with Recorder(folder, make_progress(console), config.tensorboard, trackers) as recorder:
 
             def record(event: str, row: dict[str, Any]) -> None:
                 recorder(event, row)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from learner import diagnostics
 from learner.diagnostics import Metrics
 from learner.estimator import Advantages, Estimator
+from learner.ranks import Ranks
 from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
@@ -63,9 +64,24 @@ class Learner:
         )
         self._estimator = Estimator(config, self._policy.dimensions)
         self._retention = Retention(config, self._policy, self._embeddings)
+        self._ranks = Ranks()
         self._version = 0
         self._skipped = 0
         self._last: Metrics = {}
+
+    def listen(self, host: str) -> str:
+        """Where the other ranks find this one, which will be rank 0; ``host`` is an address of its machine."""
+        return self._ranks.listen(host, self._config.loop.timeout)
+
+    def join(self, rank: int, count: int, address: str) -> None:
+        """Learns together with ``count - 1`` others of the same configuration from here on.
+
+        :meth:`update` and :meth:`restore` must then be called on all of them with the same arguments; any one of them
+        speaks for all. Raises MachineError if they cannot meet, TrainingError if they differ.
+        """
+        self._ranks.join(rank, count, address, self._policy.device, self._config.loop.timeout)
+        self._ranks.agree("the models", self.base_digest())
+        self._agree()
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the rollout actors'."""
@@ -105,6 +121,7 @@ class Learner:
         self._retention.weight = values["kl_weight"]
         self._estimator.load(values["estimator"])
         self._scaler.load_state_dict(values["scaler"])
+        self._agree()
         return states
 
     def update(self, scored: Scored, version: int | None = None) -> Metrics:
@@ -132,6 +149,7 @@ class Learner:
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
             group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
+        self._agree()
         self._last = {
             "weights": digest(self._policy.adapter_state()),
             "lr": self._optimizer.param_groups[0]["lr"],
@@ -147,21 +165,29 @@ class Learner:
         }
         return self._last
 
+    def _agree(self) -> None:
+        """What is handed over next is bit for bit the same on all ranks, and so will be the next step."""
+        state = (self._version, self._optimizer.param_groups[0]["lr"], self._retention.weight)
+        self._ranks.agree("the weights", f"{digest(self._policy.adapter_state())} {state}")
+
     def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
 
     @torch.no_grad()
     def _log_ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
         """Joint log-ratios of all steps under the policy as it stands."""
-        columns = []
-        for k in range(trajectory.log_probs.shape[1]):
+        share = self._ranks.share(len(trajectory))
+        ratios = torch.zeros_like(trajectory.log_probs)
+        trajectory = trajectory[share]
+        for k in range(ratios.shape[1] if len(trajectory) else 0):
             latents = trajectory.latents[:, k].to(self._policy.device)
             output = self._policy.predict(latents, k, self._embeddings[trajectory.prompts])
             _, log_probs, _ = step(
                 output, latents, self._policy.schedule, k, action=trajectory.latents[:, k + 1].to(latents.device)
             )
-            columns.append(joint_log_ratio(log_probs.cpu(), trajectory.log_probs[:, k], self._policy.dimensions))
-        return torch.stack(columns, dim=1)
+            ratios[share, k] = joint_log_ratio(log_probs.cpu(), trajectory.log_probs[:, k], self._policy.dimensions)
+        self._ranks.sum(ratios)
+        return ratios
 
     def _optimizer_step(
         self,
@@ -171,13 +197,16 @@ class Learner:
         number: int,
     ) -> _Step:
         self._optimizer.zero_grad(set_to_none=True)
-        log_ratios, losses = [], []
-        for part in pairs.split(self._config.learner.microbatch):
-            log_ratio, loss = self._policy_loss(scored, advantages, part)
-            self._scaler.scale(loss.sum() / len(pairs)).backward()
-            log_ratios.append(log_ratio)
-            losses.append(loss.detach())
-        kl = self._retention.backward(self._scaler, self._version, number)
+        log_ratios, losses = torch.zeros(2, len(pairs), device=self._policy.device).unbind()
+        share = self._ranks.share(len(pairs))
+        for part in torch.arange(share.start, share.stop).split(self._config.learner.microbatch):
+            if len(part):
+                log_ratio, loss = self._policy_loss(scored, advantages, pairs[part])
+                self._scaler.scale(loss.sum() / len(pairs)).backward()
+                log_ratios[part], losses[part] = log_ratio, loss.detach()
+        kl = self._retention.backward(self._scaler, self._version, number, self._ranks)
+        self._ranks.sum(log_ratios, losses)
+        self._ranks.sum(*self._gradients())
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.learner.max_grad_norm)
         finite = bool(torch.isfinite(norm))
@@ -193,12 +222,19 @@ class Learner:
         if finite and kl is not None:
             self._retention.adjust(kl)
         return _Step(
-            torch.cat(log_ratios).cpu(),
-            torch.cat(losses).mean().item(),
+            log_ratios.cpu(),
+            losses.mean().item(),
             math.nan if kl is None else kl,
             norm.item(),
             finite,
         )
+
+    def _gradients(self) -> list[Tensor]:
+        """Of the adapter; zeros where this rank's share was empty."""
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def _policy_loss(
         self, scored: Scored, advantages: Advantages, pairs: Int[Tensor, "pairs 2"]

@@ -4,9 +4,10 @@ The handles are Ray's or inline ones, and the loop cannot tell. It holds referen
 """
 
 import asyncio
+import functools
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,14 +25,21 @@ MAX_POISONED = 3
 _ANY_ROUND = 2**31
 
 
+def _never(*_: object) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Handles:
     """Actors whose methods are called as ``handle.method.remote(...)`` and give awaitable references."""
 
-    rollouts: list[Any]
+    rollouts: Sequence[Any]
+    """May become more or fewer during a run."""
     critic: Any
     replay: Any
     learner: Any
+    left: Callable[[Any, Exception], bool] = _never
+    """Whether the error of a call says that the rollout actor has left, so that another one should be asked."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +165,16 @@ class Loop:
             await board.passed(round)
 
     async def _collect(self, round: int, prompts: list[int], weights: Any, fresh: bool) -> None:
-        size, actors = self._config.rollout.batch, self._handles.rollouts
-        added = []
+        def add(actor: Any, request: Request) -> Any:
+            return self._handles.replay.add.remote(actor.sample.remote(request, weights), fresh)
+
+        size, added = self._config.rollout.batch, []
         for chunk, offset in enumerate(range(0, len(prompts), size)):
             request = Request(round, tuple(prompts[offset : offset + size]), offset)
-            actor = actors[(round + chunk) % len(actors)]
-            added.append(self._handles.replay.add.remote(actor.sample.remote(request, weights), fresh))
+            added.append(self._ask(round + chunk, functools.partial(add, request=request)))
         kept = 0
-        for reference in added:
-            kept += await self._wait(reference, "rollout")
+        for answer in added:
+            kept += await answer()
         await self._judge(round, len(prompts), len(prompts) - kept)
 
     async def _judge(self, round: int, images: int, refused: int) -> None:
@@ -241,8 +250,7 @@ class Loop:
         )
 
     async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
-        actor = self._handles.rollouts[round % len(self._handles.rollouts)]
-        look: Look = await self._wait(actor.look.remote(self._look_prompts, weights), "rollout")
+        look: Look = await self._ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))()
         board.first = board.first or look  # of the untouched model: no update has been made by then
         may_lose = self._config.selection.may_lose
         allowed = min(look.retained - board.first.retained, look.other - board.first.other) >= -may_lose
@@ -262,6 +270,28 @@ class Loop:
                 "best": best,
             },
         )
+
+    def _ask(self, number: int, call: Callable[[Any], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Calls a rollout actor at once; what is returned waits for the answer, another one's if that one has left."""
+
+        def send() -> tuple[Any, Awaitable[Any]]:
+            actors = self._handles.rollouts
+            actor = actors[number % len(actors)]
+            return actor, call(actor)
+
+        sent = send()
+
+        async def answer() -> Any:
+            actor, reference = sent
+            while True:
+                try:
+                    return await self._wait(reference, "rollout")
+                except Exception as error:
+                    if not self._handles.left(actor, error):
+                        raise
+                    actor, reference = send()
+
+        return answer
 
     async def _fetch_weights(self, reference: Any) -> Weights:
         """The weights behind a reference; those of a checkpoint are there already."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from learner.ranks import Ranks
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import reverse_kernel
 from rl_unlearn.losses import gaussian_kl, next_kl_weight
@@ -50,20 +51,26 @@ class Retention:
         self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if means else None
         return len(steps)
 
-    def backward(self, scaler: torch.amp.GradScaler, version: int, number: int) -> float | None:
-        """Adds the gradient of the weighted KL on some states of the pool; returns the KL in nats per step."""
+    def backward(self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks) -> float | None:
+        """Adds this rank's share of the gradient of the weighted KL on some states of the pool.
+
+        Returns the KL over all of these states, in nats per step.
+        """
         if self._pool is None:
             return None
         pool, count = self._pool, min(self._config.kl_states, len(self._pool.steps))
         chosen = torch.randperm(len(pool.steps), generator=generator(self._seed, "pool", version, number))[:count]
         total = 0.0
-        for part in chosen.split(self._config.microbatch):
+        for part in chosen[ranks.share(count)].split(self._config.microbatch):
+            if not len(part):
+                continue
             mean = self._mean(pool.latents[part], pool.steps[part], pool.prompts[part])
             std = self._policy.schedule.std[pool.steps[part]].to(mean.device)
             kl = gaussian_kl(mean, pool.reference[part].to(mean.device), std).sum() / count
             scaler.scale(self.weight * kl).backward()
             total += kl.item()
-        return total
+        ranks.sum(whole := torch.tensor(total, dtype=torch.float64))
+        return whole.item()
 
     def adjust(self, kl: float) -> None:
         """Moves the multiplier towards holding the budget."""

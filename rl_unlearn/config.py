@@ -9,6 +9,12 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _CONCEPT = r"((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 CONCEPT = rf"^{_CONCEPT}(, ?{_CONCEPT})*$"
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+Labels = dict[
+    Annotated[str, Field(pattern=rf"^([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")],
+    Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")],
+]
+Trackers = Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
 
@@ -159,6 +165,9 @@ class Estimator(Section):
 
 
 class Learner(Section):
+    ranks: int = Field(1, ge=1, le=64)
+    """Learner actors that share every optimizer step: each computes its part of a minibatch, the gradients are summed,
+    the weights stay bit-equal. The sum's rounding depends on it; otherwise an update does not."""
     lr: float = Field(3e-3, gt=0, lt=1)
     """Largest AdamW step size of the adapter, and the first one; it follows step_kl."""
     lr_floor: float = Field(0.02, gt=0, le=1)
@@ -196,7 +205,10 @@ class Learner(Section):
 
 class Rollout(Section):
     actors: int = Field(1, ge=1, le=4096)
-    """Rollout actors."""
+    """Rollout actors, at most."""
+    actors_min: int | None = Field(None, ge=1)
+    """Rollout actors without which the run does not start; the others come and go with room on the cluster. None: all
+    of them."""
     images: int = Field(32, ge=1)
     """Images of a round, all actors together."""
     batch: int = Field(32, ge=1)
@@ -218,7 +230,7 @@ class Loop(Section):
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
     inside the rate limit."""
-    pipeline: int = Field(1, ge=0, le=16)
+    pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)
     """Rounds between two checkpoints, which `resume` goes on from; 0 makes none."""
@@ -309,6 +321,8 @@ class Cluster(Section):
     """Run every actor in this process, without Ray."""
     address: str | None = None
     """Ray address of an existing cluster (`auto` inside a job); None starts a private local one."""
+    dashboard: bool = False
+    """Give the private local cluster a dashboard, on the loopback interface; an existing cluster has its own."""
     threads: int = Field(1, ge=1)
     """CPU threads of each actor (the same inline, so that results agree)."""
     actor_cpus: float = Field(0.4, gt=0)
@@ -318,7 +332,13 @@ class Cluster(Section):
     critic_gpus: float = Field(0.0, ge=0)
     """GPUs of the critic actor."""
     learner_gpus: float = Field(0.0, ge=0)
-    """GPUs of the learner."""
+    """GPUs of each learner rank."""
+    rollout_labels: Labels = {}
+    """Labels of the nodes for rollout actors, with Ray's selectors as values: `a`, `!a`, `in(a, b)`, `!in(a, b)`."""
+    critic_labels: Labels = {}
+    """Labels of the nodes for the critic actor."""
+    learner_labels: Labels = {}
+    """Labels of the nodes for learner actors."""
 
 
 class Config(Section):
@@ -333,6 +353,9 @@ class Config(Section):
     """Source of every random number."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run folder."""
+    trackers: Trackers = ()
+    """Experiment trackers that hear of the run, too: `wandb`, `mlflow`. Where they are and who may write there comes
+    from their own environment variables; without these they write below `output`."""
     model: Model = Model()
     sampler: Sampler = Sampler()
     lora: Lora = Lora()

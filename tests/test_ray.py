@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from actors.drawing import Brush
-from cluster import drawing, program
+from cluster import drawing, placement, program
 from experiments.answers import answer
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation import plan
@@ -58,6 +58,19 @@ def test_ray_gives_the_bits_of_the_inline_run(inline):
         inline.policy_version,
     )
     assert [row["round"] for row in rounds] == [1, 2, 3]
+
+
+def test_two_learner_ranks_end_where_one_does(inline):
+    rounds = []
+    result = program.train(
+        tiny.config(**SETTINGS, **RAY, learner={"ranks": 2}),
+        lambda name, row: rounds.append(row) if name == "round" else None,
+    )
+    assert (result.updates, result.images) == (inline.updates, inline.images)
+    assert [row["skipped_steps"] for row in rounds] == [0, 0, 0]
+    moved = max(inline.adapter[name].abs().max().item() for name in inline.adapter if "lora_B" in name)
+    for name, tensor in inline.adapter.items():  # B is zero at the start: what it holds is what was learned
+        torch.testing.assert_close(result.adapter[name], tensor, atol=0.02 * moved, rtol=0.02)
 
 
 def test_two_drawing_actors_share_the_images_of_one(tmp_path):
@@ -108,7 +121,7 @@ def test_an_error_in_a_constructor_is_one_line(tmp_path):
 
 
 def test_what_does_not_fit_the_cluster_is_said(monkeypatch):
-    monkeypatch.setattr(program, "_PLACEMENT_SECONDS", 2)
+    monkeypatch.setattr(placement, "PLACEMENT_SECONDS", 2)
     with pytest.raises(MachineError, match="cannot place") as caught:
         program.train(tiny.config(**SETTINGS, cluster={"inline": False, "actor_cpus": 50.0}), lambda *_: None)
     assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from experiments.sweep.summary import summarize
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
 
+CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
 STUDY = """
 space:
   concept: [cat, horse]
@@ -297,8 +298,8 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "holds no trial yet" in fails(capsys, out, "--table", "mine", code=5)
 
 
-def test_the_shipped_space_is_valid() -> None:
-    configs = Path(__file__).parents[1] / "experiments" / "configs"
-    base = settings.load([str(configs / "canvas.yaml")])
-    for file in sorted((configs / "sweeps").glob("*.yaml")):
-        assert read(file, base).trials <= 12
+@pytest.mark.parametrize("file", sorted((CONFIGS / "sweeps").glob("*.yaml")), ids=lambda file: file.name)
+def test_a_shipped_space_is_valid_and_says_how_it_is_used(file: Path) -> None:
+    space = read(file, settings.load([str(CONFIGS / "canvas.yaml")]))
+    assert space.trials == len({Namer(space).name(found) for found in space.enumerated()}) > 1
+    assert f"--space experiments/configs/sweeps/{file.name}" in file.read_text(encoding="utf-8")

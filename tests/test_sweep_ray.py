@@ -16,7 +16,8 @@ import pytest
 import tiny
 from conftest import ROOT
 
-from cluster import tuning
+from cluster import placement, tuning
+from cluster.placement import Place
 from cluster.tuning import Draw, Plan, Report
 from experiments import settings
 from experiments.sweep.space import read
@@ -45,7 +46,7 @@ def search(plan: Plan, trial: tuning.Trial) -> list[tuple[str, Any, str | None]]
     """What is told of each trial that ended: event, x, cause."""
     told: list[tuple[str, Any, str | None]] = []
     tuning.search(
-        plan, trial, lambda _: [{"CPU": 1.0}], lambda drawn: f"x{drawn['x']}",
+        plan, trial, lambda _: [Place({"CPU": 1.0}, {})], lambda drawn: f"x{drawn['x']}",
         lambda event, drawn, error: told.append((event, drawn["x"], error)),
     )  # fmt: skip
     return [news for news in told if news[0] != "started"]
@@ -90,7 +91,7 @@ def test_optuna_draws_for_two_objectives(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("one_ray")
 def test_what_no_machine_can_hold_is_said() -> None:
     with pytest.raises(MachineError, match="needs 51 CPUs"):
-        tuning.check_room([{"CPU": 1.0}, {"CPU": 50.0}])
+        placement.check_room([Place({"CPU": 1.0}, {}), Place({"CPU": 50.0}, {})])
 
 
 # -- real runs on the tiny world ---------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_a_trial_with_its_own_actors_lives_in_its_placement_group(tmp_path: Path
     base = settings.load([str(tmp_path / "tiny.yaml")], ["cluster.inline=false", "cluster.actor_cpus=0.3"])
     trials = Trials(tmp_path, base, read(tmp_path / "space.yaml", base))
     # 0.2 + 4 * 0.3 of 2 CPUs: a second group for the actors would not fit beside this one.
-    assert trials.bundles({"seed": 0}) == [{"CPU": 0.2}, *[{"CPU": 0.3}] * 4]
+    assert trials.places({"seed": 0}) == [Place({"CPU": 0.2}, {}), *[Place({"CPU": 0.3}, {})] * 4]
     plan = Plan(draws=trials.space.draws(), folder=tmp_path, seed=0)
-    tuning.search(plan, trials, trials.bundles, trials.name, lambda *_: None)
-    assert states(tmp_path) == {"seed0": "finished"}
+    tuning.search(plan, trials, trials.places, trials.name, lambda *_: None)
+    assert states(tmp_path) == {"seed0": "finished"}, (tmp_path / "seed0" / "run_state.json").read_text()

@@ -38,7 +38,8 @@ class Namer:
         mix = self._space.mix(settings)
         named = {key for one in self._space.mixes if one.name == mix for key in one.settings} if mix else set()
         parts = [mix] if mix else []
-        parts += [self._part(key, value) for key, value in settings.items() if key not in named]
+        last = sorted(settings.items(), key=lambda setting: setting[0] == "seed")  # as in the names of single runs
+        parts += [self._part(key, value) for key, value in last if key not in named]
         return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part for part in parts if part)).strip("-._") or "trial"
 
     def _part(self, key: str, value: Any) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from cluster import program
+from cluster import placement
+from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
 from experiments.files import read_json, write_json
 from experiments.plots import read_metrics
@@ -40,18 +41,18 @@ class Trials:
         found = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
         return configured(self.base, found, "space")
 
-    def bundles(self, drawn: Mapping[str, Any]) -> list[dict[str, float]]:
+    def places(self, drawn: Mapping[str, Any]) -> list[Place]:
         """What the trial that Tune drew reserves."""
         return self.needs(configured(self.base, self.space.settings(drawn), "space"))
 
-    def needs(self, config: Config) -> list[dict[str, float]]:
-        """A bundle for the trial's own process, its actors', then those of drawing actors beyond its rollout actors."""
+    def needs(self, config: Config) -> list[Place]:
+        """A place for the trial's own process, its actors', then those of drawing actors beyond its rollout actors."""
         own = self.space.file.per_trial
-        bundles = [{"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}]
+        found = [Place({"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}, {})]
         if not config.cluster.inline:
-            actors = program.actor_bundles(config)
-            bundles += actors + [actors[0]] * max(0, config.evaluation.actors - config.rollout.actors)
-        return bundles
+            actors = placement.places(config)
+            found += actors.all + [actors.rollouts[0]] * max(0, config.evaluation.actors - len(actors.rollouts))
+        return found
 
     def __call__(self, drawn: Settings, report: Report) -> None:
         """Carry it out, unless its run folder says that this has been done."""
@@ -74,8 +75,13 @@ class Trials:
     def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
         from experiments.run import carry_out
 
+        told = (0, -1)
+
         def listen(event: str, row: dict[str, Any]) -> None:
-            if event == "selection":
+            nonlocal told
+            # After a restart looks are taken again; the searcher has heard of them.
+            if event == "selection" and (look := (row["round"], row["policy_version"])) > told:
+                told = look
                 report({key: row[key] for key in LOOK})
 
         overrides = [f"{key}={_text(value)}" for key, value in found.items()]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster import program, tuning
+from cluster import placement, program, tuning
 from experiments import signals
 from experiments.files import read_json
 from experiments.sweep.space import Settings, Space, configured
@@ -27,8 +27,8 @@ def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> N
     try:
         with program.ray_cluster(base):
             signals.install()  # Ray sets its own handlers
-            tuning.check_room(trials.needs(configured(base, next(space.enumerated(), {}), "space")))
-            tuning.search(plan, trials, trials.bundles, trials.name, progress)
+            placement.check_room(trials.needs(configured(base, next(space.enumerated(), {}), "space")))
+            tuning.search(plan, trials, trials.places, trials.name, progress)
     finally:  # after Ray is gone: no trial writes any more
         for drawn, (verdict, reason) in progress.known.values():
             note(root / trials.name(drawn), trials.about(drawn), verdict, reason)

@@ -10,22 +10,26 @@ from experiments import settings
 from experiments.verbs import common
 from rl_unlearn.errors import MachineError
 
-HELP = "check versions, devices, disk, Ray and the shipped weights"
+HELP = "check versions, devices, disk, models, trackers, Ray, its ports and who may use it"
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `doctor` takes."""
     common.add_config(parser)
-    parser.add_argument("--ray", action="store_true", help="also start and stop Ray on this machine")
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="also start and stop Ray (a cluster that cluster.address or RAY_ADDRESS names is always asked)",
+    )
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """All checks as rows; fails with exit code 3 if one row does."""
     config = settings.load(args.config, args.overrides)
-    from experiments import health
+    from experiments import health, health_cluster
 
-    rows = health.check(config, start_ray=args.ray)
+    rows = health.check(config) + health_cluster.check(config, start=args.ray)
     table = Table()
     for heading in ("check", "state", "found"):
         table.add_column(heading)

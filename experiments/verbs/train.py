@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import address, resuming, run_folder, settings
+from experiments import address, resuming, run_folder, settings, submitting
 from experiments.verbs import common
 from rl_unlearn.config import Config
 
@@ -24,6 +24,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--resume", choices=["auto"], help="auto: go on from this run's newest checkpoint if it was started before"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run of this name")
+    parser.add_argument(
+        "--submit", metavar="URL", help="run as a job on the Ray cluster whose head is at http://HOST:8265"
+    )
 
 
 def _on_top(run: Path) -> list[str]:
@@ -34,6 +37,8 @@ def _on_top(run: Path) -> list[str]:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
     overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
+    if args.submit:  # other runs are looked up where the job will be
+        return submitting.carry_out(settings.load(args.config, overrides), args, console)
     overrides += _on_top(Path(args.on)) if args.on else []
     overrides += [f"critic.start={args.critic_from}"] if args.critic_from else []
     config = settings.load(args.config, overrides)

@@ -1,0 +1,109 @@
+"""Experiment trackers hear of a run from a thread of their own: one that is slow, down or broken is a warning."""
+
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from experiments.backends import OPENERS, PACKAGES, Opened
+from experiments.run_folder import RunFolder
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
+
+WAITING = 1000
+"""Events that may wait for a slow tracker; further ones are not told to it, and the run says so."""
+CLOSING_SECONDS = 30.0
+_SECRET = re.compile("KEY|TOKEN|PASSWORD|SECRET")
+_SHORTEST_SECRET = 6
+
+Scalars = dict[str, float]
+_Item = tuple[Scalars, int] | str
+
+
+def check(config: Config) -> None:
+    """ConfigError if the package of a tracker that was asked for is not installed."""
+    for name in config.trackers:
+        if not installed(name):
+            raise ConfigError(f"trackers={name}: not installed; pip install {PACKAGES[name]}, or leave it out")
+
+
+def installed(package: str) -> bool:
+    """Whether it can be imported; a mere folder of that name, as W&B leaves behind, cannot."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def scalars(event: str, row: dict[str, Any]) -> Scalars:
+    """The numbers of an event's row by the names that trackers show; those of a field of fields, too."""
+    found: Scalars = {}
+    for key, value in row.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for part, number in parts:
+            if isinstance(number, int | float) and key != "round":
+                found[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)
+    return found
+
+
+def redacted(text: str) -> str:
+    """One line without what the environment holds as a secret, and without user and password of an address."""
+    for name, value in os.environ.items():
+        if _SECRET.search(name.upper()) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return " ".join(re.sub(r"//[^/@\s]+@", "//***@", text).split())[:300]
+
+
+class Tracker:
+    """One backend behind a queue; nothing that it does holds the run up or ends it."""
+
+    def __init__(self, name: str, folder: RunFolder, config: Config):
+        self.name = name
+        self._items: queue.Queue[_Item] = queue.Queue(WAITING)
+        self._trouble: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._off = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, args=(lambda: OPENERS[name](folder, config),), name=f"tracker-{name}", daemon=True
+        )
+        self._thread.start()
+
+    def log(self, numbers: Scalars, step: int) -> None:
+        """Hands numbers over, unless the tracker is off; never waits."""
+        if numbers and not self._off.is_set():
+            try:
+                self._items.put_nowait((numbers, step))
+            except queue.Full:
+                self._give_up(f"is {WAITING} events behind")
+
+    def close(self, state: str) -> None:
+        """Says how the run ended, `finished`, `failed` or `stopped`, and waits a little for what is under way."""
+        if not self._off.is_set():
+            try:
+                self._items.put_nowait(state)
+            except queue.Full:
+                self._give_up(f"is {WAITING} events behind")
+        self._thread.join(0 if self._off.is_set() else CLOSING_SECONDS)
+        if self._thread.is_alive() and not self._off.is_set():
+            self._give_up(f"had not written everything {CLOSING_SECONDS:g} s after the end")
+
+    def trouble(self) -> str | None:
+        """What went wrong, once."""
+        return None if self._trouble.empty() else self._trouble.get()
+
+    def _give_up(self, why: str) -> None:
+        if not self._off.is_set():
+            self._off.set()
+            self._trouble.put(f"{self.name} is off: {redacted(why)}")
+
+    def _work(self, opener: Callable[[], Opened]) -> None:
+        try:
+            backend = opener()
+            while not self._off.is_set():
+                item = self._items.get()
+                if isinstance(item, str):
+                    backend.close(item)
+                    return
+                backend.log(*item)
+        except BaseException as error:  # some backends raise SystemExit
+            self._give_up(f"{type(error).__name__}: {error}")
