@@ -50,6 +50,9 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
+        # A busy machine starts a node's agent late, which ends the node, and answers late, which counts as death.
+        patch.setenv("RAY_agent_register_timeout_ms", "600000")
+        patch.setenv("RAY_health_check_timeout_ms", "120000")
         patch.setattr(services, "get_node", patient(services.get_node))
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **agent_ports()})
