@@ -40,13 +40,14 @@ class Crew(Sequence[Any]):
         return [*self._steady, *self._guests][index]
 
     def left(self, actor: Any, error: Exception) -> bool:
-        """Whether the error of a call says that the actor is a guest that has left; it is then no longer at hand."""
-        from ray.exceptions import RayActorError
-
-        if not isinstance(error, RayActorError) or any(actor is one for one in self._steady):
+        """Whether the error of a call says that the actor, a guest, has left; it is then no longer at hand."""
+        if any(actor is one for one in self._steady) or not _lost(actor, error):
             return False
         if any(actor is guest for guest in self._guests):  # else an earlier call has told
+            import ray
+
             self._guests = [guest for guest in self._guests if guest is not actor]
+            ray.kill(actor)  # where only its answer was lost
             self._invite()
         return True
 
@@ -85,3 +86,14 @@ class Crew(Sequence[Any]):
             logging.getLogger(__name__).info(
                 "a rollout actor has joined: %d now", len(self._steady) + len(self._guests)
             )
+
+
+def _lost(actor: Any, error: Exception) -> bool:
+    """Whether it was this very actor, or an answer of it, that was lost."""
+    from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
+        error = error.cause  # the actor's answer was to be another call's argument
+    if isinstance(error, RayActorError):
+        return error.actor_id in (None, actor._actor_id.hex())
+    return isinstance(error, ObjectLostError)

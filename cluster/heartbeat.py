@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from learner.loop import Listener, first_of
 from rl_unlearn.errors import LostError
@@ -18,12 +18,15 @@ GROUP = "heartbeat"
 """Concurrency group, and so thread, of the heartbeat."""
 _SLICES = 6
 
+Loss = Literal["fatal", "replaced", "leaves"]
+"""What the death of an actor means: the end of the run, nothing because Ray replaces it, or that there is one fewer."""
+
 
 @dataclass(frozen=True)
 class _Member:
     name: str
     actor: Any
-    replaceable: bool
+    loss: Loss
 
 
 def beating(actor: type) -> type:
@@ -39,7 +42,7 @@ def _beat(_: object, seconds: float) -> None:
 class Heartbeats:
     """Follows actors while a run goes on.
 
-    One that hangs is killed if Ray replaces it and repeats its call; the death or hang of any other one ends the run.
+    One that hangs is killed if the run can do without it; the death or hang of any other one ends the run.
     """
 
     def __init__(self, seconds: float, listen: Listener):
@@ -49,9 +52,9 @@ class Heartbeats:
         self._group: asyncio.TaskGroup | None = None
         self._following: list[asyncio.Task[None]] = []
 
-    def follow(self, name: str, actor: Any, replaceable: bool) -> None:
+    def follow(self, name: str, actor: Any, loss: Loss) -> None:
         """Follows one more actor; also while a run goes on."""
-        self._members.append(_Member(name, actor, replaceable))
+        self._members.append(_Member(name, actor, loss))
         if self._group is not None:
             self._following.append(self._group.create_task(self._follow(self._members[-1])))
 
@@ -81,7 +84,7 @@ class Heartbeats:
                 answer = asyncio.ensure_future(_result(beat.remote(self._seconds / _SLICES)))
                 if await self._answered(answer):
                     alive = True
-                elif alive and member.replaceable:
+                elif alive and member.loss != "fatal":
                     alive = False
                     self._listen("warning", {"message": f"{member.name} hangs, gave no heartbeat in "
                                              f"{self._seconds:g} s: it is killed and replaced"})  # fmt: skip
@@ -89,8 +92,10 @@ class Heartbeats:
                 elif alive:
                     raise LostError(f"{member.name} hangs: it gave no heartbeat in {self._seconds:g} s")
             except RayActorError:
-                if not member.replaceable:
+                if member.loss == "fatal":
                     raise
+                if member.loss == "leaves":
+                    return
                 alive = False
                 await asyncio.sleep(self._seconds / _SLICES)
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import placement, telemetry
 from cluster.crew import Crew
-from cluster.heartbeat import GROUP, Heartbeats, beating
+from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from cluster.inline import InlineHandle
 from cluster.learners import Learners
 from cluster.supervision import supervised
@@ -52,21 +53,20 @@ def train(
         handles = _inline_actors(config, _of_generation(spill), image_rewards)
         return asyncio.run(Loop(config, handles, listen, keeper).run(start))
 
+    def on_ray(hear: Listener, start: Resumption | None) -> Result:
+        heartbeats = Heartbeats(config.loop.heartbeat, hear)
+        try:
+            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
+                return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper).run(start)))
+        except Exception as error:
+            raise explain(error) from error
+
     if config.cluster.inline:
         return supervised(inline, config.loop.restarts, listen, keeper, start)
     with ray_cluster(config) as dashboard, telemetry.published(config, listen) as hear:
         if dashboard is not None:
             hear("dashboard", {"url": dashboard})
-
-        def on_ray(start: Resumption | None) -> Result:
-            heartbeats = Heartbeats(config.loop.heartbeat, hear)
-            try:
-                with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                    return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper).run(start)))
-            except Exception as error:
-                raise explain(error) from error
-
-        return supervised(on_ray, config.loop.restarts, hear, keeper, start)
+        return supervised(partial(on_ray, hear), config.loop.restarts, hear, keeper, start)
 
 
 def _of_generation(spill: Path | None) -> Path | None:
@@ -162,13 +162,13 @@ def _ray_actors(
     actors: list[Any] = []
     crew: Crew | None = None
 
-    def start(actor: type, *args: object, **options: object) -> Any:
-        remote = ray.remote(concurrency_groups={GROUP: 1})(beating(actor))
-        return remote.options(**options).remote(*args)
+    def begin(actor: type, loss: Loss, *args: object, **options: object) -> Any:
+        made = ray.remote(concurrency_groups={GROUP: 1})(beating(actor)).options(**options).remote(*args)
+        heartbeats.follow(actor.__name__, made, loss)
+        return made
 
     def spawn(actor: type, *args: object, **options: object) -> Any:
-        actors.append(start(actor, *args, **options))
-        heartbeats.follow(f"{actor.__name__} {len(actors)}", actors[-1], replaceable="max_restarts" in options)
+        actors.append(begin(actor, "replaced" if "max_restarts" in options else "fatal", *args, **options))
         return actors[-1]
 
     rooms = placement.places(config)
@@ -179,9 +179,7 @@ def _ray_actors(
         def hire() -> Any:
             place = rooms.rollouts[0]
             labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
-            guest = start(RolloutActor, config, image_rewards, **placement.resources(place), **labels)
-            heartbeats.follow("RolloutActor (guest)", guest, replaceable=True)
-            return guest
+            return begin(RolloutActor, "leaves", config, image_rewards, **placement.resources(place), **labels)
 
         # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
         # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.heartbeat import GROUP, Heartbeats, beating
+from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from rl_unlearn.errors import LostError
 
 pytestmark = pytest.mark.slow
@@ -86,10 +86,10 @@ def gone(pid: int, seconds: float) -> bool:
     return not psutil.pid_exists(pid)
 
 
-def follow(actor: Any, replaceable: bool, run: Any) -> tuple[Any, list[str]]:
+def follow(actor: Any, loss: Loss, run: Any) -> tuple[Any, list[str]]:
     told: list[str] = []
     heartbeats = Heartbeats(SECONDS, lambda event, row: told.append(row["message"]))
-    heartbeats.follow("Worker 1", actor, replaceable)
+    heartbeats.follow("Worker 1", actor, loss)
     return asyncio.run(heartbeats.during(run)), told
 
 
@@ -100,7 +100,7 @@ async def result(reference: Any) -> Any:
 @pytest.mark.parametrize(("kind", "method"), [(Worker, "sleep"), (Worker, "compute"), (Store, "block")])
 def test_a_long_call_is_no_silence(made, kind, method):
     actor, pid = made(kind)
-    assert follow(actor, False, result(getattr(actor, method).remote(2 * SECONDS))) == (pid, [])
+    assert follow(actor, "fatal", result(getattr(actor, method).remote(2 * SECONDS))) == (pid, [])
 
 
 def test_a_stopped_actor_without_state_is_replaced_and_its_call_repeated(made):
@@ -112,7 +112,7 @@ def test_a_stopped_actor_without_state_is_replaced_and_its_call_repeated(made):
         os.kill(pid, signal.SIGSTOP)
         return await answer
 
-    other, told = follow(actor, True, run())
+    other, told = follow(actor, "replaced", run())
     assert other != pid
     assert told == ["Worker 1 hangs, gave no heartbeat in 12 s: it is killed and replaced"]
     assert gone(pid, 0), "a stopped process is really ended"
@@ -131,7 +131,7 @@ def test_a_stopped_actor_with_state_is_a_loss(made, kind):
 
     begun = time.monotonic()
     with pytest.raises(LostError, match="Worker 1 hangs: it gave no heartbeat in 12 s"):
-        follow(actor, False, run())
+        follow(actor, "fatal", run())
     assert time.monotonic() - begun < 6 * SECONDS
     ray.kill(actor)
     assert gone(pid, 120), "a stopped process is really ended"
@@ -149,7 +149,7 @@ def test_a_death_is_noticed_at_once(made):
 
     begun = time.monotonic()
     with pytest.raises(RayActorError):
-        follow(actor, False, run())
+        follow(actor, "fatal", run())
     assert time.monotonic() - begun < 2 + SECONDS
 
 
@@ -166,7 +166,7 @@ def test_an_actor_that_still_starts_may_take_its_time():
 
     starting = Starting()
     starting.beat = starting
-    heartbeats.follow("Worker 1", starting, False)
+    heartbeats.follow("Worker 1", starting, "fatal")
 
     async def run() -> str:
         await asyncio.sleep(0.5)
