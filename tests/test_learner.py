@@ -334,3 +334,14 @@ def test_the_batch_is_not_changed(name):
     after = batch.trajectory.tensors()
     assert before.keys() == after.keys() >= {"means" if name == "qprop" else "predicted"}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_repeated_update_only_answers_again():
+    learner, batch = ready()
+    metrics = learner.update(batch, 0)
+    updated = learner.weights()
+    assert learner.update(batch, 0) == metrics
+    assert learner.weights().digest == updated.digest == metrics["weights"]
+    assert learner.weights().version == 1
+    with pytest.raises(TrainingError, match="an update of policy version 5 reached a learner at version 1"):
+        learner.update(batch, 5)
