@@ -27,7 +27,7 @@ MEASURES = (
     Measure("rl_unlearn_kl_budget_nats_per_step", "start", "kl_budget", "learner.kl_budget"),
     Measure("rl_unlearn_policy_lag_limit_updates", "start", "max_lag", "replay.max_lag"),
     Measure("rl_unlearn_output_free_bytes", "any", "free", "free space where the run folder is"),
-    Measure("rl_unlearn_progress_timestamp_seconds", "progress", "now", "Unix time of the last phase or round"),
+    Measure("rl_unlearn_progress_timestamp_seconds", "progress", "now", "Unix time of the last phase or update"),
     Measure("rl_unlearn_warnings_total", "warning", "one", "warnings", "more"),
     Measure("rl_unlearn_restarts_total", "restart", "one", "times that the actors were made anew", "more"),
     Measure("rl_unlearn_nonfinite_values_total", "round", "nonfinite", "values that are not finite", "more", "value"),

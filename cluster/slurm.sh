@@ -31,8 +31,10 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 # symmetric-run ends well, too, where Ray did not start: the command leaves a mark.
 mkdir -p outputs
 mark="$PWD/outputs/.slurm-$SLURM_JOB_ID"
+rm -f "$mark"
 
 # Two nodes roll out, the third has learner and critic. The dashboard listens on the first one's loopback.
+# shellcheck disable=SC2016  # the inner shell expands
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" -- \
     bash -c 'touch "$0" && exec "$@"' "$mark" \
@@ -40,6 +42,8 @@ srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:$port" --min-nodes 
     output="$PWD/outputs" rollout.actors=2 evaluation.actors=2 cluster.rollout_gpus=1 \
     cluster.learner_gpus=0.7 cluster.critic_gpus=0.3 cluster.actor_cpus=2 "$@" &
 # `wait` is left by the signal, too: the second one waits for the run.
-wait $! || wait $!
+code=0
+wait $! || wait $! || code=$?
 [ -e "$mark" ] || { echo "error: Ray did not start on $head:$port; its output above says why" >&2; exit 3; }
 rm "$mark"
+exit "$code"

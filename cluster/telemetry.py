@@ -18,7 +18,7 @@ from learner.loop import Listener
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import spread
 
-PROGRESS = ("phase", "warm-up", "round")
+PROGRESS = ("phase", "warm-up", "update", "round")
 """Events that show that the run goes on."""
 LEVELS = 11
 """Values shown, at most, of a list with one for each noise level; evenly spread."""

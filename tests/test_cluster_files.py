@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from cluster.program import actor_bundles
+from cluster.placement import places
 from experiments import settings
 from experiments.__main__ import parse
 from experiments.verbs import common
@@ -89,21 +89,25 @@ def test_the_actors_fit_into_the_pools(name: str) -> None:
     spec = content.get("spec", content)
     spec = spec.get("rayClusterSpec", spec)
     if name == "ray-up.yaml":
-        pools = [(node["min_workers"], node["resources"]) for node in spec["available_node_types"].values()
-                 if node["max_workers"]]  # fmt: skip
+        pools = [(node["min_workers"], node["resources"], node["labels"])
+                 for node in spec["available_node_types"].values() if node["max_workers"]]  # fmt: skip
     else:
-        pools = [(group["replicas"], quantities(group)) for group in spec["workerGroupSpecs"]]
-    room = [dict(resources) for count, resources in pools for _ in range(count)]
-    words = shlex.split(spec_entry) if (spec_entry := content.get("spec", {}).get("entrypoint")) else None
-    config = resolved(words[3:] if words else next(iter(commands(FILES / name))))
+        pools = [(group["replicas"], quantities(group), group["labels"]) for group in spec["workerGroupSpecs"]]
+    room = [(dict(resources), labels) for count, resources, labels in pools for _ in range(count)]
+    entrypoint = content.get("spec", {}).get("entrypoint")
+    config = resolved(shlex.split(entrypoint)[3:] if entrypoint else next(iter(commands(FILES / name))))
     assert config.rollout.actors == 2
-    for bundle in sorted(actor_bundles(config), key=lambda bundle: -bundle.get("GPU", 0)):
-        fits = [place for place in room if all(place.get(kind, 0) >= amount - 1e-9 for kind, amount in bundle.items())]
-        assert fits, (bundle, room)
-        place = min(fits, key=lambda place: place.get("GPU", 0))
-        for kind, amount in bundle.items():
-            place[kind] = place.get(kind, 0) - amount
-    assert sum(place.get("GPU", 0) for place in room) == pytest.approx(0), "no GPU is paid for and not used"
+    for place in sorted(places(config).all, key=lambda place: -place.resources.get("GPU", 0)):
+        fitting = [
+            free for free, labels in room
+            if labels.items() >= place.labels.items()
+            and all(free.get(kind, 0) >= amount - 1e-9 for kind, amount in place.resources.items())
+        ]  # fmt: skip
+        assert fitting, (place, room)
+        taken = min(fitting, key=lambda free: free.get("GPU", 0))
+        for kind, amount in place.resources.items():
+            taken[kind] -= amount
+    assert sum(free.get("GPU", 0) for free, _ in room) == pytest.approx(0), "no GPU is paid for and not used"
 
 
 def quantities(group: dict[str, Any]) -> dict[str, float]:

@@ -131,7 +131,7 @@ tests:
       - eval_time: 40m
         alertname: RlUnlearnStalled
         exp_alerts: [{{exp_labels: {{run: a, severity: critical}}, exp_annotations: {{
-          summary: 'a: no phase or round for 40m 0s',
+          summary: 'a: no phase or update for 40m 0s',
           description: An actor hangs or waits; look at its log. loop.timeout ends the run by itself in the end.}}}}]
       - eval_time: 40m
         alertname: RlUnlearnKLOverBudget

@@ -1,20 +1,26 @@
 """What Prometheus is told: by which events, under which names, and that nothing of it can end a run."""
 
 import contextlib
+import json
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 import tiny
+from rich.console import Console
 from test_monitoring import FROM_RAY
 from tiny import quick  # noqa: F401
 
 from cluster import program, telemetry
 from cluster.measures import MEASURES, PREFIX
 from cluster.telemetry import Telemetry
+from experiments.progress import make_progress
+from experiments.recorder import Recorder
+from experiments.run_folder import RunFolder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
@@ -147,7 +153,7 @@ def connected(config: Config) -> Iterator[str | None]:
 
 
 @pytest.mark.slow
-def test_the_nodes_endpoint_serves_them_all() -> None:
+def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
     """A whole run on a private Ray; its node is asked when the run ends."""
     served: dict[str, str] = {}
     warnings = []
@@ -173,7 +179,10 @@ def test_the_nodes_endpoint_serves_them_all() -> None:
                         served[name] = line
 
     config = tiny.config(
-        name="seen", loop={"rounds": 3, "timeout": 600.0}, cluster={"inline": False, "actor_cpus": 0.1}
+        name="seen",
+        output=str(tmp_path),
+        loop={"rounds": 3, "timeout": 600.0},
+        cluster={"inline": False, "actor_cpus": 0.1},
     )
     with connected(config):
         program.train(config, listen)
@@ -192,6 +201,13 @@ def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(TrainingError, match="enough"):
         program.train(tiny.config(cluster={"inline": False}), lambda *said: heard.append(said))
     assert heard == [("dashboard", {"url": "http://127.0.0.1:8265"})]
+
+
+def test_the_dashboard_is_printed_and_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Recorder(RunFolder(tmp_path), make_progress(Console(stderr=True)), tensorboard=False) as record:
+        record("dashboard", {"url": "http://127.0.0.1:8265"})
+    assert "dashboard: http://127.0.0.1:8265" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run_state.json").read_text())["dashboard"] == "http://127.0.0.1:8265"
 
 
 @pytest.mark.slow

@@ -75,8 +75,13 @@ class Trials:
     def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
         from experiments.run import carry_out
 
+        told = (0, -1)
+
         def listen(event: str, row: dict[str, Any]) -> None:
-            if event == "selection":
+            nonlocal told
+            # After a restart looks are taken again; the searcher has heard of them.
+            if event == "selection" and (look := (row["round"], row["policy_version"])) > told:
+                told = look
                 report({key: row[key] for key in LOOK})
 
         overrides = [f"{key}={_text(value)}" for key, value in found.items()]
