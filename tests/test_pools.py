@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
-from cluster import placement, program
-from rl_unlearn.errors import MachineError
+from cluster import program
 
 pytestmark = pytest.mark.slow
 
@@ -124,17 +123,6 @@ def test_each_pool_gets_its_actors(cluster: Any, inline: Any) -> None:
     assert seen["Learner"] == {learners.node_id: ["ALIVE"]}
     assert len(seen["ReplayActor"]) == 1
     assert result.digest == inline.digest, "a machine without a GPU computes on its CPU"
-
-
-def test_a_label_that_no_node_has_is_named(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "PLACEMENT_SECONDS", 2)
-    settings = {"inline": False, "actor_cpus": 0.1, "critic_labels": {"pool": "nowhere"}}
-    with nodes(cluster, {"labels": {"pool": "here"}}), pytest.raises(MachineError) as caught:
-        program.train(tiny.config(**SETTINGS, cluster=settings), lambda *_: None)
-    message = str(caught.value)
-    assert "no node of the cluster has the labels pool=nowhere (there are pool=here)" in message
-    assert "\n" not in message
-    assert caught.value.exit_code == 3
 
 
 def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:

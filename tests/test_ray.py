@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from actors.drawing import Brush
 from cluster import drawing, placement, program
+from cluster.crew import Crew
 from experiments.answers import answer
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation import plan
@@ -34,7 +36,7 @@ def one_ray() -> Iterator[None]:
     """One private Ray for all tests here, instead of one for each run."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, labels={"pool": "here"}, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
@@ -107,6 +109,44 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     assert result.digest == inline.digest
 
 
+def test_a_guest_that_is_killed_leaves_and_another_comes():
+    """One of two rollout actors is a guest; when it dies, the other takes its work over until a new one comes."""
+    import ray
+
+    killed: list[int] = []
+    guests: list[Any] = []
+    crews: list[Crew] = []
+
+    class Watched(Crew):
+        def __init__(self, *args: Any):
+            super().__init__(*args)
+            crews.append(self)
+
+    def listen(name: str, row: dict[str, Any]) -> None:
+        (crew,) = crews
+        if name == "round":
+            met = time.monotonic() + 300
+            while len(crew) < 2:
+                assert time.monotonic() < met, "no guest has come"
+                time.sleep(0.2)
+            if not killed:
+                pid = ray.get(crew[1].__ray_call__.remote(lambda _: os.getpid()))
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+                guests.append(crew[1])
+
+    settings = {**SETTINGS, "rollout": {"actors": 2, "actors_min": 1, "batch": 2}}
+    pool = {"inline": False, "actor_cpus": 0.1, "rollout_labels": {"pool": "in(here, there)"}}
+    expected = program.train(tiny.config(**settings), lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "Crew", Watched)
+        result = program.train(tiny.config(**settings, cluster=pool), listen)
+    assert len(killed) == 1
+    assert guests[0] not in crews[0].hired, "the dead one is still called"
+    assert len(crews[0].hired) == 1
+    assert result.digest == expected.digest
+
+
 def test_an_error_in_a_constructor_is_one_line(tmp_path):
     folder = Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "broken"))
     (weights,) = (folder / "unet").glob("*.safetensors")
@@ -125,3 +165,14 @@ def test_what_does_not_fit_the_cluster_is_said(monkeypatch):
     with pytest.raises(MachineError, match="cannot place") as caught:
         program.train(tiny.config(**SETTINGS, cluster={"inline": False, "actor_cpus": 50.0}), lambda *_: None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_no_node_has_is_named(monkeypatch):
+    monkeypatch.setattr(placement, "PLACEMENT_SECONDS", 2)
+    pool = {"inline": False, "actor_cpus": 0.1, "critic_labels": {"pool": "!here"}}
+    with pytest.raises(MachineError) as caught:
+        program.train(tiny.config(**SETTINGS, cluster=pool), lambda *_: None)
+    message = str(caught.value)
+    assert "no node of the cluster has the labels pool=!here (there are pool=here)" in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 3
