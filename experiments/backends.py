@@ -36,7 +36,7 @@ class _WandB:
     def __init__(self, folder: RunFolder, config: Config):
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         settings = wandb.Settings(
             silent=True, console="off", disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True,
             init_timeout=30,
