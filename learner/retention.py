@@ -48,7 +48,7 @@ class Retention:
         with self._policy.adapter_enabled(False):
             for part in torch.arange(len(steps)).split(self._config.microbatch):
                 means.append(self._mean(latents[part], steps[part], prompts[part]).cpu())
-        self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if means else None
+        self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if len(steps) else None
         return len(steps)
 
     def backward(self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks) -> float | None:

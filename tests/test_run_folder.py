@@ -21,8 +21,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
 FILES = {
-    "adapter", "checkpoints", "config.yaml", "critic.safetensors", "curves.png", "evaluation.json", "metrics.jsonl",
-    "report.html", "run_state.json",
+    "adapter", "checkpoints", "config.yaml", "critic.safetensors", "curves.png", "evaluation.json", "ledger.jsonl",
+    "metrics.jsonl", "report.html", "run_state.json",
     "samples", "samples.png", "tensorboard",
 }  # fmt: skip
 TRAIN = (sys.executable, "-m", "experiments", "train", "--config")
