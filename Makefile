@@ -6,11 +6,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := rl_unlearn actors learner cluster experiments
 
-.PHONY: demo test lint canvas clean help
+.PHONY: demo test faults lint canvas clean help
 
 help:
 	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog)"
-	@echo "make test    run all tests"
+	@echo "make test    run all tests but those of make faults"
+	@echo "make faults  break runs on Ray on purpose: half an hour"
 	@echo "make lint    check format, style and types"
 	@echo "make canvas  rebuild the emoji canvas from its sources"
 	@echo "make clean   remove the virtual environment and caches; outputs/ stays"
@@ -20,6 +21,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+faults: $(READY)
+	$(BIN)/python -m pytest -m faults
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from experiments.recorder import Recorder
 from experiments.run_folder import RunFolder
 from rl_unlearn.errors import TrainingError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 4
 PATIENCE = 60.0

@@ -24,7 +24,7 @@ from rl_unlearn.adapter import digest, read_adapter
 from rl_unlearn.errors import MachineError
 from rl_unlearn.snapshot import Snapshot
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 6
 

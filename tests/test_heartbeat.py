@@ -14,7 +14,7 @@ import pytest
 from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from rl_unlearn.errors import LostError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 SECONDS = 12.0
 """Of silence. Enough for a busy machine to answer."""

@@ -11,7 +11,7 @@ import tiny
 
 from cluster import program
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 SETTINGS: dict[str, Any] = {"rollout": {"batch": 2}, "loop": {"rounds": 3, "timeout": 600.0}}
 PATIENCE = 300
