@@ -222,6 +222,14 @@ def test_a_wrong_command_line_is_explained(argv: list[str], hint: str, capsys: p
 # -- output ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", [[], ["--inline"]])
+def test_the_demo_is_a_train_command(mode: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """As far as that goes before anything heavy starts: the concept is looked up on the canvas."""
+    said = fails(capsys, "demo", *mode, "--seed", "1", "concept=unicorn", f"output={tmp_path}")
+    assert "concept 'unicorn' is not in this world" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "show", "learner.lr=1e-5"]) == 0
     assert strict_yaml.parse(capsys.readouterr().out, "stdout")["learner"]["lr"] == 1e-5

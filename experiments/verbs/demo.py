@@ -19,8 +19,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Train with the canvas's configuration."""
-    args.config = [str(common.CONFIGS / "canvas.yaml")]
-    args.overrides = args.overrides + ([f"seed={args.seed}"] if args.seed else [])
-    args.name, args.overwrite, args.critic_from = "demo", True, None
-    args.on = args.resume = None
-    return train.run(args, console)
+    everything = ArgumentParser()
+    train.add_arguments(everything)
+    whole = Namespace(**vars(everything.parse_args([])) | vars(args))
+    whole.config = [str(common.CONFIGS / "canvas.yaml")]
+    whole.overrides = args.overrides + ([f"seed={args.seed}"] if args.seed else [])
+    whole.name, whole.overwrite = "demo", True
+    return train.run(whole, console)
