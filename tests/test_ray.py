@@ -62,17 +62,23 @@ def test_ray_gives_the_bits_of_the_inline_run(inline):
     assert [row["round"] for row in rounds] == [1, 2, 3]
 
 
-def test_two_learner_ranks_end_where_one_does(inline):
-    rounds = []
-    result = program.train(
-        tiny.config(**SETTINGS, **RAY, learner={"ranks": 2}),
-        lambda name, row: rounds.append(row) if name == "round" else None,
-    )
-    assert (result.updates, result.images) == (inline.updates, inline.images)
-    assert [row["skipped_steps"] for row in rounds] == [0, 0, 0]
-    moved = max(inline.adapter[name].abs().max().item() for name in inline.adapter if "lora_B" in name)
-    for name, tensor in inline.adapter.items():  # B is zero at the start: what it holds is what was learned
-        torch.testing.assert_close(result.adapter[name], tensor, atol=0.02 * moved, rtol=0.02)
+def test_two_learner_ranks_learn_what_one_does():
+    alone, together = [], []
+    program.train(tiny.config(**SETTINGS), lambda *event: alone.append(event))
+    result = program.train(tiny.config(**SETTINGS, **RAY, learner={"ranks": 2}), lambda *event: together.append(event))
+    assert result.updates == 3
+    assert len(set(weights_of(together))) == 3
+    one, two = ([row for name, row in events if name == "round"] for events in (alone, together))
+    assert [row["skipped_steps"] for row in two] == [0, 0, 0]
+    assert two[-1]["kl"] > 1e-6, "the policy has moved"
+    for key in ("loss", "grad_norm", "kl", "step_kl", "log_ratio_quantiles", "kl_weight", "lr"):
+        for alone_row, row in zip(one, two, strict=True):
+            assert row[key] == pytest.approx(alone_row[key], rel=0.02, abs=1e-4), (key, row["round"])
+
+
+def weights_of(events: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Digests of all policy versions; the selected one is often the untouched model in so small a world."""
+    return [row["weights"] for name, row in events if name == "update"]
 
 
 def test_two_drawing_actors_share_the_images_of_one(tmp_path):
@@ -115,6 +121,8 @@ def test_a_guest_that_is_killed_leaves_and_another_comes():
 
     killed: list[int] = []
     guests: list[Any] = []
+    told: list[Any] = []
+    expected: list[Any] = []
     crews: list[Crew] = []
 
     class Watched(Crew):
@@ -123,6 +131,7 @@ def test_a_guest_that_is_killed_leaves_and_another_comes():
             crews.append(self)
 
     def listen(name: str, row: dict[str, Any]) -> None:
+        told.append((name, row))
         (crew,) = crews
         if name == "round":
             met = time.monotonic() + 300
@@ -137,14 +146,15 @@ def test_a_guest_that_is_killed_leaves_and_another_comes():
 
     settings = {**SETTINGS, "rollout": {"actors": 2, "actors_min": 1, "batch": 2}}
     pool = {"inline": False, "actor_cpus": 0.1, "rollout_labels": {"pool": "in(here, there)"}}
-    expected = program.train(tiny.config(**settings), lambda *_: None)
+    program.train(tiny.config(**settings), lambda *event: expected.append(event))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "Crew", Watched)
-        result = program.train(tiny.config(**settings, cluster=pool), listen)
+        program.train(tiny.config(**settings, cluster=pool), listen)
     assert len(killed) == 1
     assert guests[0] not in crews[0].hired, "the dead one is still called"
     assert len(crews[0].hired) == 1
-    assert result.digest == expected.digest
+    assert weights_of(told) == weights_of(expected)
+    assert len(set(weights_of(told))) == 3
 
 
 def test_an_error_in_a_constructor_is_one_line(tmp_path):
