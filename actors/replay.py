@@ -5,7 +5,6 @@ that was paid for with GPU seconds is dropped because the other side is slow.
 """
 
 import asyncio
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from rl_unlearn.config import Config
+from rl_unlearn.durable import settle
 from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
@@ -202,6 +202,4 @@ class ReplayActor:
         temporary = final.with_suffix(".tmp")
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.rename(final)
+        settle(temporary, final)

@@ -17,8 +17,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from experiments.files import make_folder, sync_folder, to_json, write_bytes
+from experiments.files import make_folder, to_json, write_bytes
 from learner.board import Resumption
+from rl_unlearn.durable import sync_folder
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.trajectory import Trajectory

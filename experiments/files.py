@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rl_unlearn.durable import settle
 from rl_unlearn.errors import MachineError
 
 
@@ -21,12 +22,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step; a crash leaves the old file or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
+        aside.write_bytes(content)
+        settle(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise MachineError(f"cannot write {path}: {error.strerror}; free space or choose another place") from error
@@ -46,15 +43,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no file."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def to_json(content: Any, indent: int | None = None) -> str:

@@ -149,9 +149,8 @@ class Learner:
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
             group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
-        self._agree()
         self._last = {
-            "weights": digest(self._policy.adapter_state()),
+            "weights": self._agree(),
             "lr": self._optimizer.param_groups[0]["lr"],
             "step_kl": step_kl,
             "policy_version": self._version,
@@ -165,10 +164,15 @@ class Learner:
         }
         return self._last
 
-    def _agree(self) -> None:
-        """What is handed over next is bit for bit the same on all ranks, and so will be the next step."""
+    def _agree(self) -> str:
+        """What is handed over next is bit for bit the same on all ranks, and so will be the next step.
+
+        Returns the digest of the weights.
+        """
+        weights = digest(self._policy.adapter_state())
         state = (self._version, self._optimizer.param_groups[0]["lr"], self._retention.weight)
-        self._ranks.agree("the weights", f"{digest(self._policy.adapter_state())} {state}")
+        self._ranks.agree("the weights", f"{weights} {state}")
+        return weights
 
     def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)

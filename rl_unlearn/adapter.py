@@ -1,7 +1,6 @@
 """LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain diffusers."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rl_unlearn.config import Config
+from rl_unlearn.durable import settle
 from rl_unlearn.errors import DataError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -45,14 +45,7 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
     }
     temporary = folder / (FILE_NAME + ".tmp")
     save_file(tensors, temporary, metadata=metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(folder / FILE_NAME)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    settle(temporary, folder / FILE_NAME)
 
 
 def locate(path: str | Path) -> Path:

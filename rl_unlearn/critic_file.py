@@ -1,7 +1,6 @@
 """A critic on disk: safetensors, with the names of the outcomes that it predicts."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rl_unlearn.critic import Critic
+from rl_unlearn.durable import settle
 from rl_unlearn.errors import DataError
 
 FILE_NAME = "critic.safetensors"
@@ -29,9 +29,7 @@ def save_critic(folder: Path, state: CriticState) -> None:
     temporary = folder / (FILE_NAME + ".tmp")
     weights = {name: tensor.contiguous() for name, tensor in state.weights.items()}
     save_file(weights, temporary, metadata={"outcomes": json.dumps(state.outcomes), "format": "pt"})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(folder / FILE_NAME)
+    settle(temporary, folder / FILE_NAME)
 
 
 def load_critic(run: str | Path, critic: Critic, outcomes: tuple[str, ...]) -> None:

@@ -93,6 +93,13 @@ def follow(actor: Any, loss: Loss, run: Any) -> tuple[Any, list[str]]:
     return asyncio.run(heartbeats.during(run)), told
 
 
+async def struck(pid: int, blow: signal.Signals) -> None:
+    """A run in which the process is hit after two seconds, and that would go on for long."""
+    await asyncio.sleep(2)
+    os.kill(pid, blow)
+    await asyncio.sleep(600)
+
+
 async def result(reference: Any) -> Any:
     return await reference
 
@@ -124,14 +131,9 @@ def test_a_stopped_actor_with_state_is_a_loss(made, kind):
 
     actor, pid = made(kind)
 
-    async def run() -> None:
-        await asyncio.sleep(2)
-        os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(600)
-
     begun = time.monotonic()
     with pytest.raises(LostError, match="Worker 1 hangs: it gave no heartbeat in 12 s"):
-        follow(actor, "fatal", run())
+        follow(actor, "fatal", struck(pid, signal.SIGSTOP))
     assert time.monotonic() - begun < 6 * SECONDS
     ray.kill(actor)
     assert gone(pid, 120), "a stopped process is really ended"
@@ -142,14 +144,9 @@ def test_a_death_is_noticed_at_once(made):
 
     actor, pid = made(Worker)
 
-    async def run() -> None:
-        await asyncio.sleep(2)
-        os.kill(pid, signal.SIGKILL)
-        await asyncio.sleep(600)
-
     begun = time.monotonic()
     with pytest.raises(RayActorError):
-        follow(actor, "fatal", run())
+        follow(actor, "fatal", struck(pid, signal.SIGKILL))
     assert time.monotonic() - begun < 2 + SECONDS
 
 

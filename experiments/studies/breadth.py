@@ -17,13 +17,13 @@ from rich.console import Console
 
 from experiments import measuring, pictures
 from experiments.files import read_json, write_bytes, write_json
+from experiments.measures import HEADLINE
 from experiments.samples import Sheet
 from experiments.verbs import common
 from rl_unlearn.adapter import locate, read_adapter
 from rl_unlearn.judges import load_judge
 from rl_unlearn.prompts import PromptBook
 
-JUDGED = ("ua", "coherence", "ira", "cra")
 PANEL = "canvas:panel"
 TILE = 48
 
@@ -42,7 +42,7 @@ def row(run: Path, console: Console) -> dict[str, Any]:
     return {
         "concept": found["concept"],
         "seed": found["seed"],
-        **{name: found["after"][name] for name in JUDGED},
+        **{name: found["after"][name] for name in HEADLINE},
         "before": found["before"],
         "panel": judge_by_panel(run, console),
         "seen_as": found["models"][1]["seen_as"],
@@ -59,12 +59,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
-        figures = [*(one[name] for name in JUDGED), *(one["panel"][name] for name in JUDGED)]
+        figures = [*(one[name] for name in HEADLINE), *(one["panel"][name] for name in HEADLINE)]
         seen = ", ".join(f"{name} {count}" for name, count in list(one["seen_as"].items())[:3])
         cells = [one["concept"], str(one["seed"]), *(f"{value:.1f}" for value in figures), seen]
         lines.append("| " + " | ".join(cells) + " |")
-    means = [statistics.mean(one[name] for one in rows) for name in JUDGED]
-    means += [statistics.mean(one["panel"][name] for one in rows) for name in JUDGED]
+    means = [statistics.mean(one[name] for one in rows) for name in HEADLINE]
+    means += [statistics.mean(one["panel"][name] for one in rows) for name in HEADLINE]
     lines.append("| **mean** | | " + " | ".join(f"**{value:.1f}**" for value in means) + " | |")
     return "\n".join(lines)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import read_json
+from experiments.measures import HEADLINE
 from experiments.plots import read_metrics
 
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as forgotten."""
-MEASURES = ("ua", "coherence", "ira", "cra", "images", "updates", "seconds", "images_until")
+MEASURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
 HEADINGS = ("UA %", "coherence %", "IRA %", "CRA %", "images", "updates", "seconds", f"images until {FORGOTTEN:g}")
 _DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1}
 
@@ -96,7 +97,7 @@ def _trial(folder: Path) -> Trial:
 def _figures(evaluation: dict[str, Any], looks: Sequence[dict[str, Any]]) -> dict[str, float]:
     if "after" not in evaluation:
         return {}
-    found = {name: float(evaluation["after"][name]) for name in ("ua", "coherence", "ira", "cra")}
+    found = {name: float(evaluation["after"][name]) for name in HEADLINE}
     found |= {
         "images": float(evaluation["images_used"]),
         "updates": float(evaluation["updates"]),

@@ -12,6 +12,7 @@ from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
 from experiments.files import read_json, write_json
+from experiments.measures import HEADLINE
 from experiments.plots import read_metrics
 from experiments.run_folder import RunFolder, now
 from experiments.sweep.folder import turn
@@ -20,7 +21,6 @@ from experiments.sweep.space import Settings, Space, configured
 from rl_unlearn.config import Config
 
 LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
-JUDGED = ("ua", "coherence", "ira", "cra")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def final(folder: Path) -> dict[str, Any]:
     evaluation = read_json(folder / "evaluation.json")
     return (
         {key: best[key] for key in LOOK}
-        | {f"judge_{key}": evaluation["after"][key] for key in JUDGED}
+        | {f"judge_{key}": evaluation["after"][key] for key in HEADLINE}
         | {"images": evaluation["images_used"], "round": looks[-1]["round"]}
         | {key: evaluation[key] for key in ("updates", "wall_seconds")}
     )
