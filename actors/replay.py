@@ -59,7 +59,8 @@ class ReplayActor:
     async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
         """Commits all rows at once; waits while more rows were never sampled than ``loop.pipeline`` + 1 rounds hold.
 
-        With ``fresh=False`` the rows count as sampled before (warm-up). Returns how many rows were new and finite.
+        With ``fresh=False`` the rows count as sampled before (the warm-up's, of round 0). Returns how many rows were new
+        and finite.
         """
         finite, batch = trajectory.finite().tolist(), trajectory.to_arrow()
         async with self._changed:
@@ -91,9 +92,10 @@ class ReplayActor:
         """``count`` trajectories without replacement (all, if there are fewer) for an update of policy ``version``.
 
         Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform
-        over the eligible ones: rounds up to ``up_to_round``, policies at most ``max_lag`` updates behind. Older rows
-        are evicted. Deterministic in the store's content and ``seed``; the same ``seed`` and version once more are a
-        repeated call, which gives the same rows and counts nothing.
+        over the eligible ones: rounds 1 to ``up_to_round``, policies at most ``max_lag`` updates behind. The warm-up is
+        not learned from: its prompts are drawn for the critic. Older rows are evicted. Deterministic in the store's
+        content and ``seed``; the same ``seed`` and version once more are a repeated call, which gives the same rows and
+        counts nothing.
         """
         call = (version, *seed)
         if call in self._drawn:
@@ -102,12 +104,13 @@ class ReplayActor:
         def ready() -> bool:
             self._evict(version)  # again at each look: what arrives meanwhile may be stale, too
             fresh = len(self._fresh(up_to_round)) + sum(id // PER_ROUND <= up_to_round for id in self._owed)
-            return bool(self._rows) and fresh >= minimum_fresh
+            return fresh >= minimum_fresh and any(row.round > 0 for row in self._rows.values())
 
         async with self._changed:
             await self._changed.wait_for(ready)
             first = self._fresh(up_to_round)[:count]
-            chosen = sorted(first + self._uniform(count - len(first), up_to_round, set(first), seed))
+            rounds = range(1, up_to_round + 1)
+            chosen = sorted(first + self._uniform(count - len(first), rounds, set(first), seed))
             for id in chosen:
                 self._rows[id].draws += 1
             self._counts["sampled"] += len(chosen)
@@ -120,13 +123,13 @@ class ReplayActor:
             return self._read(chosen)
 
     async def recent(self, count: int, up_to_round: int, seed: tuple[int | str, ...]) -> Trajectory:
-        """Uniformly drawn trajectories for the critic; does not count as sampling.
+        """Uniformly drawn trajectories for the critic, the warm-up's too; does not count as sampling.
 
         Waits until a batch of ``up_to_round`` was sampled, so that it sees the same rows whatever the timing.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._served >= up_to_round)
-            return self._read(sorted(self._uniform(count, up_to_round, set(), seed)))
+            return self._read(sorted(self._uniform(count, range(up_to_round + 1), set(), seed)))
 
     async def refused(self, round: int) -> Trajectory:
         """What was refused in a round; forgets that of earlier ones."""
@@ -178,8 +181,8 @@ class ReplayActor:
     def _fresh(self, up_to_round: int) -> list[int]:
         return sorted(id for id, row in self._rows.items() if row.draws == 0 and row.round <= up_to_round)
 
-    def _uniform(self, count: int, up_to_round: int, without: set[int], seed: tuple[int | str, ...]) -> list[int]:
-        ids = sorted(id for id, row in self._rows.items() if row.round <= up_to_round and id not in without)
+    def _uniform(self, count: int, rounds: range, without: set[int], seed: tuple[int | str, ...]) -> list[int]:
+        ids = sorted(id for id, row in self._rows.items() if row.round in rounds and id not in without)
         order = torch.randperm(len(ids), generator=generator(*seed)).tolist()
         return [ids[i] for i in order[:count]]
 

@@ -188,6 +188,18 @@ def test_warm_up_rows_neither_wait_nor_count_as_fresh():
     run(scenario())
 
 
+def test_the_warm_up_is_for_the_critic_and_never_learned_from():
+    async def scenario() -> None:
+        replay = store(images=2)
+        await replay.add(rows(0, count=20, version=0), False)
+        await replay.add(rows(1, count=2))
+        for number in range(5):
+            assert names(await draw(replay, 8, fresh=0 if number else 2)) == [100, 101]
+        assert any(id < 100 for id in names(await replay.recent(16, 1, ("recent",))))
+
+    run(scenario())
+
+
 def test_sample_waits_for_fresh_rows_of_its_rounds():
     async def scenario() -> None:
         replay = store(images=4, pipeline=2)
