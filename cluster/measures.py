@@ -43,7 +43,7 @@ MEASURES = (
     Measure("rl_unlearn_retain_share", "round", "retain_rate", "probability of what was asked on retained prompts"),
     Measure("rl_unlearn_kl_nats_per_step", "round", "kl", "KL to the frozen model on retained prompts"),
     Measure("rl_unlearn_kl_weight", "round", "kl_weight", "Lagrange multiplier of the KL budget"),
-    Measure("rl_unlearn_step_kl_nats_per_step", "round", "step_kl", "KL between a batch's policy and the one after it"),
+    Measure("rl_unlearn_step_kl_nats_per_step", "round", "step_kl", "KL that one update brings about"),
     Measure("rl_unlearn_learning_rate", "round", "lr", "AdamW step size of the adapter"),
     Measure("rl_unlearn_gradient_norm", "round", "grad_norm", "gradient norm before the clip"),
     Measure("rl_unlearn_ratio_max", "round", "ratio_max", "largest importance ratio, per latent dimension"),

@@ -16,7 +16,7 @@ from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
-from rl_unlearn.losses import annealed, behaviour_kl, joint_log_ratio, next_lr
+from rl_unlearn.losses import annealed, joint_log_ratio, next_lr, update_kl
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
@@ -143,7 +143,7 @@ class Learner:
         batch = diagnostics.of_batch(scored, self._target(trajectory), self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
-        step_kl = behaviour_kl(steps[-1].log_ratio)
+        step_kl = update_kl(steps[-1].log_ratio, self._version - trajectory.policy_versions[minibatches[-1][:, 0]])
         learner = self._config.learner
         progress = min(1.0, self._version / (self._config.loop.rounds * learner.updates_per_round))
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)

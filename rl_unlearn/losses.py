@@ -78,12 +78,14 @@ def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> floa
     return min(max(weight * float(torch.tensor(rate * violation).exp()), 1e-6), 1e6)
 
 
-def behaviour_kl(log_ratio: Float[Tensor, " batch"]) -> float:
-    """KL(behaviour || policy) of one denoising step in nats, estimated on behaviour actions from joint log-ratios.
+def update_kl(log_ratio: Float[Tensor, " batch"], updates: Int[Tensor, " batch"]) -> float:
+    """KL of one denoising step in nats that a single update brings about, from joint log-ratios of behaviour actions.
 
-    Their negative mean: unbiased, so it may fall a little below 0.
+    Behind each action's policy lie ``updates`` updates, 1 or more. A log-ratio's negative mean estimates the KL to that
+    policy without bias, so it may fall a little below 0; as long as the policy goes straight on, that KL grows with the
+    square of the way. Age alone does not count: a replayed action is far from the policy however small its steps are.
     """
-    return -float(log_ratio.mean())
+    return -float((log_ratio / updates.square()).mean())
 
 
 def next_lr(lr: float, kl: float, target: float, lowest: float, highest: float) -> float:

@@ -8,7 +8,6 @@ import torch
 
 from rl_unlearn.losses import (
     annealed,
-    behaviour_kl,
     control_variate,
     correlation_within,
     effective_sample_size,
@@ -20,6 +19,7 @@ from rl_unlearn.losses import (
     next_kl_weight,
     next_lr,
     pathwise_loss,
+    update_kl,
 )
 
 
@@ -180,13 +180,15 @@ def test_a_critic_that_only_knows_the_prompt_has_no_correlation_within():
     assert correlation_within(returns, returns, torch.arange(4)) == 0, "one image a prompt says nothing"
 
 
-def test_behaviour_kl_estimates_the_kl_of_two_gaussians():
+def test_update_kl_is_that_of_one_of_several_equal_updates_whatever_the_ages_of_the_actions():
     generator = torch.Generator().manual_seed(0)
     dimensions, std, shift = 64, 0.5, 0.05
-    action = std * torch.randn(20_000, dimensions, generator=generator, dtype=torch.float64)
+    updates = torch.tensor([1, 2, 5]).repeat(20_000)
+    action = std * torch.randn(len(updates), dimensions, generator=generator, dtype=torch.float64)
     exact = dimensions * shift**2 / (2 * std**2)
-    log_ratio = (action.square() - (action - shift).square()).sum(dim=1) / (2 * std**2)
-    assert behaviour_kl(log_ratio) == pytest.approx(exact, rel=0.05)
+    log_ratio = (action.square() - (action - shift * updates[:, None]).square()).sum(dim=1) / (2 * std**2)
+    for chosen in (updates == 1, updates == 5, updates > 0):
+        assert update_kl(log_ratio[chosen], updates[chosen]) == pytest.approx(exact, rel=0.05)
 
 
 def test_next_lr_falls_fast_and_rises_slowly():
