@@ -59,7 +59,7 @@ class ReplayActor:
     async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
         """Commits all rows at once; waits while more rows were never sampled than ``loop.pipeline`` + 1 rounds hold.
 
-        With ``fresh=False`` the rows count as sampled before (the warm-up's, of round 0). Returns how many rows were new
+        With ``fresh=False`` the rows count as sampled before (the warm-up's, of round 0). Returns how many were new
         and finite.
         """
         finite, batch = trajectory.finite().tolist(), trajectory.to_arrow()
