@@ -35,6 +35,10 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first."""
+    """Fast tests first; of several processes, a single one runs the files that start Ray, and no file is split."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("slow" if item.path in slow else item.path.name))
