@@ -1,0 +1,187 @@
+"""A sweep's settings side by side, each over all its concepts and seeds: a table, and the curves of every single run.
+
+    python -m experiments.studies.compare outputs/reuse docs/studies/reuse.json docs/pictures/reuse.png
+
+Curves are what the selection CLIP saw in its looks. Images are those of warm-up and rounds; the looks, the measuring
+instrument here, are left out.
+"""
+
+import argparse
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from experiments import settings, strict_yaml
+from experiments.files import write_bytes, write_json
+from experiments.measures import HEADLINE
+from experiments.plots import read_metrics
+from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
+
+PANELS = {"forgotten": "forgotten", "coherence": "coherence", "retained": "retained", "other": "rest of retained"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished trial and its looks."""
+
+    setting: str
+    """Its label without the concept."""
+    concept: str
+    trial: Trial
+    warmup: int
+    """Images of the warm-up."""
+    per_round: int
+    """Images of a round."""
+    looks: tuple[dict[str, Any], ...]
+
+    def images(self, look: dict[str, Any]) -> int:
+        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two before."""
+        return self.warmup + self.per_round * int(look["round"])
+
+    @property
+    def reached(self) -> dict[str, Any] | None:
+        """The first look that finds the concept forgotten."""
+        return next((look for look in self.looks if look["forgotten"] >= FORGOTTEN), None)
+
+
+def read_runs(root: Path) -> list[Run]:
+    """All judged trials of a sweep."""
+    return [_run(trial) for trial in read_trials(root) if trial.finished]
+
+
+def _run(trial: Trial) -> Run:
+    config = settings.load([str(trial.path / "config.yaml")], [], environ={})
+    concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
+    looks = [row for row in read_metrics(trial.path / "metrics.jsonl") if row.get("event") == "selection"]
+    label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
+    return Run(label, config.concept, trial, config.critic.warmup_images, config.rollout.images, tuple(looks))
+
+
+def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval, counts as medians."""
+    found: dict[str, Any] = {"setting": setting, "n": len(runs)}
+    for name in HEADLINE:
+        values = [run.trial.figures[name] for run in runs]
+        one = mean(values)
+        found[name] = {"mean": one.value, "half": one.half, "min": min(values)}
+    reached = [(run, look) for run in runs if (look := run.reached)]
+    never = [math.inf] * (len(runs) - len(reached))
+    found["reached"] = len(reached)
+    found["updates_until"] = _median([float(look["policy_version"]) for _, look in reached] + never)
+    found["rollouts_until"] = _median([float(run.per_round * look["round"]) for run, look in reached] + never)
+    found["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
+    found["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
+    return found
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """None where at least half of the runs never got there."""
+    middle = statistics.median(values)
+    return middle if math.isfinite(middle) else None
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table; what is first reached counts images of the rounds, and with those of the warm-up."""
+    lines = [
+        "| setting | runs | UA (lowest) | coherence | IRA | CRA | forgotten in | updates | rollouts | + warm-up |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for one in rows:
+        cells = [_interval(one[name]) for name in HEADLINE]
+        cells[0] += f" ({one['ua']['min']:.1f})"
+        medians = [
+            "" if one[key] is None else f"{one[key]:,.0f}"
+            for key in ("updates_until", "rollouts_until", "images_until")
+        ]
+        lines.append(
+            f"| {one['setting']} | {one['n']} | {' | '.join(cells)} | {one['reached']} of {one['n']} "
+            f"| {' | '.join(medians)} |"
+        )
+    return "\n".join(lines)
+
+
+def _interval(one: dict[str, float | None]) -> str:
+    return f"{one['mean']:.1f}" + (f" ± {one['half']:.1f}" if one["half"] else "")
+
+
+def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
+    """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their mean is thick."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    concepts = list(dict.fromkeys(run.concept for run in runs))
+    size = (3.4 * len(PANELS), 2.5 * len(concepts) + 0.9)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(concepts), len(PANELS), sharex=True, sharey=True, squeeze=False)
+    for line, concept in zip(grid, concepts, strict=True):
+        for axes, (key, title) in zip(line, PANELS.items(), strict=True):
+            for i, name in enumerate(names):
+                curves = [
+                    [(_place(run, look, against), float(look[key])) for look in run.looks]
+                    for run in runs
+                    if run.concept == concept and run.setting == name
+                ]
+                look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
+                for curve in curves:
+                    axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
+                if curves:
+                    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=False)]
+                    thick = [(statistics.mean(xs), statistics.mean(ys)) for xs, ys in columns]
+                    axes.plot(*zip(*thick, strict=True), linewidth=1.9, label=name, **look)
+            axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
+            axes.set_ylim(-0.03, 1.05)
+            axes.set_xlim(left=0)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel({"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8)
+    figure.suptitle("share, seen by the selection CLIP (thin: one seed, thick: their mean)", fontsize=10)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _place(run: Run, look: dict[str, Any], against: str) -> float:
+    return float(run.images(look) if against == "images" else look["seconds"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table; writes the rows with all their runs as JSON, and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep")
+    parser.add_argument("json", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--against", choices=("images", "seconds"), default="images", help="the picture's abscissa")
+    args = parser.parse_args(argv)
+    runs = read_runs(args.sweep)
+    order = {found: place for place, found in enumerate(_order(args.sweep))}
+    names = sorted({run.setting for run in runs}, key=lambda name: (order.get(name, len(order)), name))
+    rows = [row(name, [run for run in runs if run.setting == name]) for name in names]
+    every = [
+        {"setting": run.setting, "concept": run.concept, "seed": run.trial.settings.get("seed"), **run.trial.figures}
+        for run in runs
+    ]
+    write_json(args.json, {"rows": rows, "runs": every})
+    write_bytes(args.picture, draw(runs, names, args.against))
+    print(markdown(rows))  # noqa: T201
+
+
+def _order(sweep: Path) -> list[str]:
+    """Settings as the sweep's file lists them, where it names them."""
+    listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
+    return [re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))) for one in listed]
+
+
+if __name__ == "__main__":
+    main()
