@@ -50,9 +50,11 @@ def one_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Any:
-    config = settings()
-    return program.train(config.model_copy(update={"cluster": tiny.config().cluster}), lambda *_: None)
+def undisturbed() -> tuple[Any, list[str]]:
+    """Result of the inline run, and the digests of all its versions."""
+    told: list[tuple[str, dict[str, Any]]] = []
+    config = settings().model_copy(update={"cluster": tiny.config().cluster})
+    return program.train(config, lambda *event: told.append(event)), tiny.versions(told)
 
 
 class Silence:
@@ -84,13 +86,14 @@ def run(folder: Path, config: Any) -> tuple[Any, Silence]:
     return result, shown
 
 
-def whole(folder: Path) -> None:
-    """The records have no gap and no repetition."""
+def whole(folder: Path) -> list[str]:
+    """The records have no gap and no repetition; returns the digests of all versions."""
     verify(folder / LEDGER, ROUNDS)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, ROUNDS + 1))
     looks = [row["policy_version"] for row in rows if row["event"] == "selection"]
     assert len(looks) == len(set(looks))
+    return [json.loads(line)["weights"] for line in (folder / LEDGER).read_text().splitlines()]
 
 
 def gone(mark: Path) -> bool:
@@ -132,9 +135,10 @@ def test_whoever_is_lost_the_bits_are_those_of_an_undisturbed_run(
     result, shown = run(tmp_path / "run", settings(loop={"heartbeat": HEARTBEAT} if fault == "stop" else {}))
     assert mark.exists(), "the fault was never met: the test has lost its point"
     record_property("seconds", round(recovery(mark, shown), 1))
-    assert result.digest == undisturbed.digest
-    assert (result.images, result.updates) == (undisturbed.images, undisturbed.updates)
-    whole(tmp_path / "run")
+    expected, versions = undisturbed
+    assert whole(tmp_path / "run") == versions
+    assert len(set(versions)) == ROUNDS
+    assert (result.digest, result.images, result.updates) == (expected.digest, expected.images, expected.updates)
     assert gone(mark)
     restarts, warnings = shown.messages("restart"), shown.messages("warning")
     if who == "rollout":

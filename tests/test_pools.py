@@ -67,7 +67,7 @@ def cluster() -> Iterator[Any]:
 def inline() -> list[str]:
     """Digests of all policy versions."""
     digests: list[str] = []
-    program.train(tiny.config(**SETTINGS), lambda name, row: digests.extend(digest_in(name, row)))
+    program.train(tiny.config(**SETTINGS), lambda name, row: digests.extend(tiny.versions([(name, row)])))
     return digests
 
 
@@ -94,11 +94,6 @@ def living(class_name: str) -> dict[str, list[str]]:
     return found
 
 
-def digest_in(name: str, row: dict[str, Any]) -> list[str]:
-    """Of the weights after an update, if the event is one."""
-    return [row["weights"]] if name == "update" else []
-
-
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not true():
@@ -116,7 +111,7 @@ def test_each_pool_gets_its_actors(cluster: Any, inline: list[str]) -> None:
     digests: list[str] = []
 
     def listen(name: str, row: dict[str, Any]) -> None:
-        digests.extend(digest_in(name, row))
+        digests.extend(tiny.versions([(name, row)]))
         if name == "round" and not seen:
             seen.update({kind: living(kind) for kind in ("RolloutActor", "CriticActor", "Learner", "ReplayActor")})
 
@@ -141,11 +136,11 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
     settings = {**SETTINGS, "loop": loop}
     expected: list[str] = []
     found: list[str] = []
-    program.train(tiny.config(**settings), lambda name, row: expected.extend(digest_in(name, row)))
+    program.train(tiny.config(**settings), lambda name, row: expected.extend(tiny.versions([(name, row)])))
     room: list[Any] = []
 
     def listen(name: str, row: dict[str, Any]) -> None:
-        found.extend(digest_in(name, row))
+        found.extend(tiny.versions([(name, row)]))
         if name != "round":
             return
         if row["round"] == 1:

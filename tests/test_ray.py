@@ -43,42 +43,44 @@ def one_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+Events = list[tuple[str, dict[str, Any]]]
+
+
+def train(**changes: Any) -> tuple[Any, Events]:
+    events: Events = []
+    return program.train(tiny.config(**(SETTINGS | changes)), lambda *event: events.append(event)), events
+
+
 @pytest.fixture(scope="module")
-def inline() -> Any:
-    return program.train(tiny.config(**SETTINGS), lambda *_: None)
+def inline() -> tuple[Any, Events]:
+    return train()
 
 
 def test_ray_gives_the_bits_of_the_inline_run(inline):
-    rounds = []
-    result = program.train(
-        tiny.config(**SETTINGS, **RAY), lambda name, row: rounds.append(row) if name == "round" else None
-    )
-    assert result.digest == inline.digest
+    expected, alone = inline
+    result, events = train(**RAY)
+    assert tiny.versions(events) == tiny.versions(alone)
+    assert len(set(tiny.versions(events))) == 3
+    assert result.digest == expected.digest
     assert (result.images, result.updates, result.policy_version) == (
-        inline.images,
-        inline.updates,
-        inline.policy_version,
+        expected.images,
+        expected.updates,
+        expected.policy_version,
     )
-    assert [row["round"] for row in rounds] == [1, 2, 3]
+    assert [row["round"] for name, row in events if name == "round"] == [1, 2, 3]
 
 
-def test_two_learner_ranks_learn_what_one_does():
-    alone, together = [], []
-    program.train(tiny.config(**SETTINGS), lambda *event: alone.append(event))
-    result = program.train(tiny.config(**SETTINGS, **RAY, learner={"ranks": 2}), lambda *event: together.append(event))
+def test_two_learner_ranks_learn_what_one_does(inline):
+    _, alone = inline
+    result, together = train(**RAY, learner={"ranks": 2})
     assert result.updates == 3
-    assert len(set(weights_of(together))) == 3
+    assert len(set(tiny.versions(together))) == 3
     one, two = ([row for name, row in events if name == "round"] for events in (alone, together))
     assert [row["skipped_steps"] for row in two] == [0, 0, 0]
     assert two[-1]["kl"] > 1e-6, "the policy has moved"
     for key in ("loss", "grad_norm", "kl", "step_kl", "log_ratio_quantiles", "kl_weight", "lr"):
         for alone_row, row in zip(one, two, strict=True):
             assert row[key] == pytest.approx(alone_row[key], rel=0.02, abs=1e-4), (key, row["round"])
-
-
-def weights_of(events: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Digests of all policy versions; the selected one is often the untouched model in so small a world."""
-    return [row["weights"] for name, row in events if name == "update"]
 
 
 def test_two_drawing_actors_share_the_images_of_one(tmp_path):
@@ -101,8 +103,10 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
 
 def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     killed: list[int] = []
+    told: Events = []
 
     def listen(name: str, row: dict[str, Any]) -> None:
+        told.append((name, row))
         if name == "round" and row["round"] == 1:
             for process in psutil.Process().children(recursive=True):  # our own Ray's workers, no one else's
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -112,7 +116,9 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
 
     result = program.train(tiny.config(**SETTINGS, **RAY), listen)
     assert killed, "no worker was found: the test has lost its point"
-    assert result.digest == inline.digest
+    expected, alone = inline
+    assert tiny.versions(told) == tiny.versions(alone)
+    assert result.digest == expected.digest
 
 
 def test_a_guest_that_is_killed_leaves_and_another_comes():
@@ -153,8 +159,8 @@ def test_a_guest_that_is_killed_leaves_and_another_comes():
     assert len(killed) == 1
     assert guests[0] not in crews[0].hired, "the dead one is still called"
     assert len(crews[0].hired) == 1
-    assert weights_of(told) == weights_of(expected)
-    assert len(set(weights_of(told))) == 3
+    assert tiny.versions(told) == tiny.versions(expected)
+    assert len(set(tiny.versions(told))) == 3
 
 
 def test_an_error_in_a_constructor_is_one_line(tmp_path):
