@@ -2,7 +2,8 @@
 
     python -m experiments.studies.breadth outputs/breadth docs/studies/breadth.json docs/pictures/breadth.png
 
-Every adapter is judged again by the canvas's panel (other seeds and kinds of networks); its images are in the cache.
+With `--keep`, rows of other runs that the JSON file holds already stay in it. Every adapter is judged again by the
+canvas's panel (other seeds and kinds of networks); its images are in the cache.
 """
 
 import argparse
@@ -93,12 +94,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", type=Path, help="folder of run folders")
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
+    parser.add_argument("--keep", action="store_true", help="add to the rows of the JSON file")
     args = parser.parse_args(argv)
     console = Console(stderr=True)
     runs = sorted(path.parent for path in args.runs.glob("*/evaluation.json"))
-    rows = [row(run, console) for run in runs]
+    new = [row(run, console) for run in runs]
+    done = {(one["concept"], one["seed"]) for one in new}
+    kept = read_json(args.json).get("rows", []) if args.keep else []
+    rows = [one for one in kept if (one["concept"], one["seed"]) not in done] + new
     write_json(args.json, {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows})
-    first = [run for run, one in zip(runs, rows, strict=True) if one["seed"] == 0]
+    first = [run for run, one in zip(runs, new, strict=True) if one["seed"] == 0]
     write_bytes(args.picture, pictures.to_png(gallery(first)))
     print(table(rows))  # noqa: T201
     print(json.dumps({"runs": len(rows)}), file=sys.stderr)  # noqa: T201
