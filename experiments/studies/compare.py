@@ -23,6 +23,8 @@ from experiments.plots import read_metrics
 from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
 
 PANELS = {"forgotten": "forgotten", "coherence": "coherence", "retained": "retained", "other": "rest of retained"}
+FLAT = 0.95
+"""A share that never falls below is said and not drawn."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", ":", "-.")
 
@@ -117,12 +119,15 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     from matplotlib.figure import Figure
 
     concepts = list(dict.fromkeys(run.concept for run in runs))
-    size = (3.4 * len(PANELS), 2.5 * len(concepts) + 0.9)
+    lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}
+    panels = {key: title for key, title in PANELS.items() if lowest[key] < FLAT}
+    flat = "".join(f"; {title}: at least {lowest[key]:.2f}" for key, title in PANELS.items() if key not in panels)
+    size = (4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(concepts), len(PANELS), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(len(concepts), len(panels), sharex=True, sharey=True, squeeze=False)
     for line, concept in zip(grid, concepts, strict=True):
-        for axes, (key, title) in zip(line, PANELS.items(), strict=True):
+        for axes, (key, title) in zip(line, panels.items(), strict=True):
             for i, name in enumerate(names):
                 curves = [
                     [(_place(run, look, against), float(look[key])) for look in run.looks]
@@ -146,7 +151,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel({"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8)
-    figure.suptitle("share, seen by the selection CLIP (thin: one seed, thick: their mean)", fontsize=10)
+    figure.suptitle(f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
