@@ -18,8 +18,9 @@ import psutil
 
 PATIENCE = 600  # seconds, on a busy machine
 TRIES = 5  # Ray gives a node 30 seconds to start, which a busy machine may not have
-PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "node-manager-port",
-         "object-manager-port", "metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")  # fmt: skip
+HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
+PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "node-manager-port", "object-manager-port",
+         "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Head:
 
     url: str
     environment: dict[str, str]
+    address: str = ""
+    """Where nodes join it."""
+
+    def join(self, cpus: int) -> subprocess.Popen[bytes]:
+        """One more node on this machine; ends with the head at the latest."""
+        return _started([f"--address={self.address}"], PORTS, cpus, Path(self.environment["RAY_AUTH_TOKEN_PATH"]))[0]
 
 
 @contextlib.contextmanager
@@ -37,6 +44,25 @@ def running_head(cpus: int = 2) -> Iterator[Head]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
+    own = {name: value for name, value in _variables(token).items() if name.startswith("RAY_AUTH")}
+    head = None
+    try:
+        words = ["--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray"]
+        head, ports = _started(words, HEAD_PORTS + PORTS, cpus, token)
+        yield Head(f"http://127.0.0.1:{ports['dashboard-port']}", own, f"127.0.0.1:{ports['port']}")
+    finally:
+        if head is not None:
+            head.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(30)
+        _end(folder)
+        if head is not None:
+            head.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not _of(folder), "processes are left over"
+
+
+def _variables(token: Path) -> dict[str, str]:
     binaries = str(Path(sys.executable).parent)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {
         "RAY_AUTH_MODE": "token",
@@ -44,36 +70,36 @@ def running_head(cpus: int = 2) -> Iterator[Head]:
         "PATH": f"{binaries}:{os.environ['PATH']}",  # a job says `python`, as a cluster's image would have it
     }
     environment.pop("PYTHONPATH", None)  # what runs is what the job brought along
-    own = {name: value for name, value in environment.items() if name.startswith("RAY_AUTH")}
-    head = None
-    try:
-        for _ in range(TRIES):
-            ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
-            command = [
-                f"{binaries}/ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-                "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray", f"--num-cpus={cpus}", "--min-worker-port=0",
-                "--max-worker-port=0", "--object-store-memory=100000000",
-                *(f"--{name}={port}" for name, port in ports.items()),
-            ]  # fmt: skip
-            with (folder / "log").open("w") as log:
-                head = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-            if _is_up(head, folder / "log", ports["dashboard-port"]):
-                break
-            _end(head, folder)
-        else:
-            raise AssertionError((folder / "log").read_text())
-        yield Head(f"http://127.0.0.1:{ports['dashboard-port']}", own)
-    finally:
-        if head is not None:
-            _end(head, folder)
-        shutil.rmtree(folder, ignore_errors=True)
-    assert not _of(folder), "processes are left over"
+    return environment
 
 
-def _is_up(head: subprocess.Popen[bytes], log: Path, port: int) -> bool:
+def _started(
+    words: list[str], names: tuple[str, ...], cpus: int, token: Path
+) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    """A node that is up, and its ports."""
+    log, environment = token.parent / f"log-{secrets.token_hex(4)}", _variables(token)
+    for _ in range(TRIES):
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        command = [
+            f"{Path(sys.executable).parent}/ray", "start", "--block", "--node-ip-address=127.0.0.1", *words,
+            f"--num-cpus={cpus}", "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000",
+            *(f"--{name}={port}" for name, port in ports.items()),
+        ]  # fmt: skip
+        with log.open("w") as output:
+            node = subprocess.Popen(command, env=environment, cwd=token.parent, stdout=output, stderr=subprocess.STDOUT)
+        if _is_up(node, log, ports.get("dashboard-port")):
+            return node, ports
+        node.kill()
+        node.wait(30)
+        if "--head" in words:
+            _end(token.parent)
+    raise AssertionError(log.read_text())
+
+
+def _is_up(node: subprocess.Popen[bytes], log: Path, port: int | None) -> bool:
     deadline = time.monotonic() + PATIENCE
-    while "Ray runtime started" not in log.read_text() or not _answers(port):
-        if head.poll() is not None or time.monotonic() > deadline:
+    while "Ray runtime started" not in log.read_text() or not (port is None or _answers(port)):
+        if node.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(0.5)
     return True
@@ -97,17 +123,13 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _end(head: subprocess.Popen[bytes], folder: Path) -> None:
-    head.send_signal(signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(30)
+def _end(folder: Path) -> None:
     for _ in range(5):  # one that is killed may have just started another
         left = _of(folder)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=30)
-    head.wait(30)
 
 
 def _of(folder: Path) -> list[psutil.Process]:
