@@ -1,0 +1,94 @@
+"""The tables of the studies, from run folders made up for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from experiments import strict_yaml
+from experiments.studies import breadth, compare
+
+
+def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int) -> None:
+    folder = root / f"{label}-{concept}-seed{seed}".replace(":", "-")
+    folder.mkdir(parents=True)
+    trial = {"label": f"{label}-{concept}".replace(":", "-"), "settings": {"concept": concept, "seed": seed}}
+    (folder / "run_state.json").write_text(json.dumps({"trial": trial, "state": "finished"}))
+    (folder / "config.yaml").write_text(
+        strict_yaml.dump(
+            {"concept": concept, "seed": seed, "rollout": {"images": per_round}, "critic": {"warmup_images": 100}}
+        )
+    )
+    after = {"ua": 100 * forgotten[-1], "coherence": 100.0, "ira": 99.0, "cra": 98.0}
+    (folder / "evaluation.json").write_text(
+        json.dumps({"after": after, "images_used": 1, "updates": len(forgotten), "wall_seconds": 1.0})
+    )
+    looks = [
+        {"event": "selection", "round": round, "policy_version": round - 1, "images": 9, "seconds": 2.0 * round,
+         "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share}
+        for round, share in enumerate(forgotten, 1)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    root = tmp_path / "sweep"
+    for seed in (0, 1, 2):
+        run_folder(root, "k1", "cat", seed, [0.0, 0.5, 0.9, 1.0], 24)
+        run_folder(root, "k4", "cat", seed, [0.0, 0.2, 0.4, 0.6 if seed == 2 else 0.9], 6)
+    run_folder(root, "k4", "style:noto", 0, [0.0, 0.9], 6)
+    (root / "space.yaml").write_text("together:\n  - {name: k4}\n  - {name: k1}\n")
+    return root
+
+
+def test_settings_are_compared_over_concepts_and_seeds(sweep, tmp_path, capsys):
+    compare.main([str(sweep), str(tmp_path / "out.json"), str(tmp_path / "out.png")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    four, one = found["rows"]
+    assert (four["setting"], one["setting"]) == ("k4", "k1"), "in the order of the space file"
+    assert (one["n"], one["reached"], four["n"], four["reached"]) == (3, 3, 4, 3)
+    assert (one["updates_until"], one["rollouts_until"], one["images_until"]) == (2, 72, 172)
+    assert four["rollouts_until"] == 24, "the median of 12, 24, 24 and never"
+    assert four["ua"]["min"] == pytest.approx(60)
+    assert four["ua"]["mean"] == pytest.approx(82.5)
+    assert {run["concept"] for run in found["runs"]} == {"cat", "style:noto"}
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "| k1 | 3 | 100.0 (100.0) | 100.0 | 99.0 | 98.0 | 3 of 3 | 2 | 72 | 172 |" in printed
+
+
+def test_what_half_of_the_runs_never_reach_has_no_median(tmp_path, capsys):
+    for seed, last in enumerate((0.9, 0.1)):
+        run_folder(tmp_path / "sweep", "k1", "cat", seed, [0.0, last], 24)
+    (tmp_path / "sweep" / "space.yaml").write_text("space: {seed: [0, 1]}\n")
+    compare.main([str(tmp_path / "sweep"), str(tmp_path / "a.json"), str(tmp_path / "a.png"), "--against", "seconds"])
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (row["reached"], row["images_until"]) == (1, None)
+    assert "| 1 of 2 |  |  |  |" in capsys.readouterr().out
+
+
+def test_rows_of_earlier_runs_are_kept_on_request(tmp_path, monkeypatch, capsys):
+    def row(run: Path, _: Any) -> dict[str, Any]:
+        concept, _, seed = run.name.partition("-seed")
+        figures = dict.fromkeys(("ua", "coherence", "ira", "cra"), 90.0 if concept == "cat" else 100.0)
+        return {"concept": concept, "seed": int(seed), **figures, "panel": figures, "seen_as": {"dog": 3}}
+
+    monkeypatch.setattr(breadth, "row", row)
+    monkeypatch.setattr(breadth, "gallery", lambda runs: Image.new("RGB", (8, 8)))
+    arguments = [str(tmp_path), str(tmp_path / "rows.json"), str(tmp_path / "rows.png")]
+    for folders, more in ((("dog-seed0", "cat-seed0"), []), (("fox-seed0", "cat-seed0"), ["--keep"])):
+        for folder in tmp_path.glob("*-seed*"):
+            (folder / "evaluation.json").unlink()
+            folder.rmdir()
+        for name in folders:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "evaluation.json").write_text("{}")
+        breadth.main([*arguments, *more])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert sorted((one["concept"], one["seed"]) for one in rows) == [("cat", 0), ("dog", 0), ("fox", 0)]
+    table = capsys.readouterr().out.rpartition("| concept")[2].splitlines()
+    assert table[2].startswith("| cat | 0 | 90.0 |"), "the lowest first"
+    assert table[-1].startswith("| **mean** | | **96.7** |")
