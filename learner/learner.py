@@ -143,16 +143,19 @@ class Learner:
         batch = diagnostics.of_batch(scored, self._target(trajectory), self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
-        step_kl = update_kl(steps[-1].log_ratio, self._version - trajectory.policy_versions[minibatches[-1][:, 0]])
+        drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
+        # What the last minibatch saw is the policy before its own optimizer step.
+        step_kl = update_kl(steps[-1].log_ratio, self._version - drawn_by - 1 / len(minibatches))
         learner = self._config.learner
         progress = min(1.0, self._version / (self._config.loop.rounds * learner.updates_per_round))
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
-            group["lr"] = next_lr(group["lr"], step_kl, learner.step_kl, learner.lr * learner.lr_floor, highest)
+            known = learner.step_kl if step_kl is None else step_kl  # unknown: neither too far nor too little
+            group["lr"] = next_lr(group["lr"], known, learner.step_kl, learner.lr * learner.lr_floor, highest)
         self._last = {
             "weights": self._agree(),
             "lr": self._optimizer.param_groups[0]["lr"],
-            "step_kl": step_kl,
+            "step_kl": math.nan if step_kl is None else step_kl,
             "policy_version": self._version,
             "kl_weight": self._retention.weight,
             "skipped_steps": sum(not step.finite for step in steps),

@@ -174,7 +174,7 @@ class Learner(Section):
     """Smallest step size, as a share of lr; 1 keeps the step size fixed."""
     lr_constant: float = Field(0.6, ge=0, le=1)
     """Share of the run after which the largest step size falls linearly to lr_floor; 1 never."""
-    step_kl: float = Field(0.75, gt=0)
+    step_kl: float = Field(4 / 3, gt=0)
     """How far one update should move the policy: joint KL in nats per denoising step. The critic is only right near the
     data it was fitted on."""
     weight_decay: float = Field(0.0, ge=0)

@@ -78,14 +78,16 @@ def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> floa
     return min(max(weight * float(torch.tensor(rate * violation).exp()), 1e-6), 1e6)
 
 
-def update_kl(log_ratio: Float[Tensor, " batch"], updates: Int[Tensor, " batch"]) -> float:
+def update_kl(log_ratio: Float[Tensor, " batch"], updates: Float[Tensor, " batch"]) -> float | None:
     """KL of one denoising step in nats that a single update brings about, from joint log-ratios of behaviour actions.
 
-    Behind each action's policy lie ``updates`` updates, 1 or more. A log-ratio's negative mean estimates the KL to that
-    policy without bias, so it may fall a little below 0; as long as the policy goes straight on, that KL grows with the
-    square of the way. Age alone does not count: a replayed action is far from the policy however small its steps are.
+    Since each action was drawn the policy has gone ``updates`` updates, or parts of one. A log-ratio's negative mean
+    estimates the KL to the policy that drew it without bias, so it may fall a little below 0; as long as the policy
+    goes straight on, that KL grows with the square of the way. Age alone does not count: a replayed action is far from
+    the policy however small its steps are. None where no way lies behind any action.
     """
-    return -float((log_ratio / updates.square()).mean())
+    gone = updates > 0
+    return -float((log_ratio[gone] / updates[gone].square()).mean()) if gone.any() else None
 
 
 def next_lr(lr: float, kl: float, target: float, lowest: float, highest: float) -> float:

@@ -183,12 +183,14 @@ def test_a_critic_that_only_knows_the_prompt_has_no_correlation_within():
 def test_update_kl_is_that_of_one_of_several_equal_updates_whatever_the_ages_of_the_actions():
     generator = torch.Generator().manual_seed(0)
     dimensions, std, shift = 64, 0.5, 0.05
-    updates = torch.tensor([1, 2, 5]).repeat(20_000)
+    updates = torch.tensor([0.5, 2.0, 5.0]).repeat(20_000)
     action = std * torch.randn(len(updates), dimensions, generator=generator, dtype=torch.float64)
     exact = dimensions * shift**2 / (2 * std**2)
     log_ratio = (action.square() - (action - shift * updates[:, None]).square()).sum(dim=1) / (2 * std**2)
-    for chosen in (updates == 1, updates == 5, updates > 0):
+    for chosen in (updates == 0.5, updates == 5, updates > 0):
         assert update_kl(log_ratio[chosen], updates[chosen]) == pytest.approx(exact, rel=0.05)
+    assert update_kl(torch.tensor([-3.0, 0.0]), torch.tensor([2.0, 0.0])) == 3 / 4, "one that just came says nothing"
+    assert update_kl(torch.zeros(2), torch.zeros(2)) is None
 
 
 def test_next_lr_falls_fast_and_rises_slowly():
