@@ -133,13 +133,14 @@ class RolloutActor:
             traces.append(evidence[own][:, list(book.concepts)].exp().sum(dim=1).cpu())
             likeliest.append(evidence[own][:, other_classes].exp().max(dim=1).values.cpu())
         target = torch.tensor([book.prompts[i].target for i in prompts])
-        kept_so_far = torch.tensor([not book.prompts[i].target and not book.prompts[i].gone for i in prompts])
+        gone = torch.tensor([book.prompts[i].gone for i in prompts])
         seen, kept = torch.cat(traces), torch.cat(right[other])
+        watched = ~target & ~gone
         return Look(
             forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
-            retained=torch.cat(right[own])[kept_so_far].mean().item(),
-            coherence=kept[target].mean().item(),
-            other=kept[kept_so_far].mean().item(),
+            retained=torch.cat(right[own])[watched].mean().item(),
+            coherence=kept[target & ~gone].mean().item(),
+            other=kept[watched].mean().item(),
             presence=(torch.cat(likeliest)[target] > 0.5).float().mean().item(),
             trace=seen[target].mean().item(),
         )

@@ -66,7 +66,7 @@ class Loop:
         self._book = PromptBook.from_config(config)
         self._started = time.monotonic()
         self._poisoned = 0
-        self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5))
+        self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched))
 
     async def run(self, start: Resumption | None = None) -> Result:
         """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""

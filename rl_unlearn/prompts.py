@@ -30,7 +30,7 @@ class Prompt:
     target: bool
     """Whether it asks for the concept to forget."""
     gone: bool = False
-    """Whether it asks for what an earlier adapter (model.adapters) forgot: its images stay as they are by now."""
+    """Whether it asks for what an earlier adapter (model.adapters) forgot: nobody wants that back, or counts it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class PromptBook:
     concept_domain: str
     concepts: tuple[int, ...]
     """Classes of that domain to forget."""
+    gone: frozenset[int] = frozenset()
+    """Other classes of that domain, which earlier adapters forgot."""
 
     @property
     def targets(self) -> list[int]:
@@ -51,8 +53,13 @@ class PromptBook:
 
     @property
     def retained(self) -> list[int]:
-        """Indices of the prompts to keep."""
+        """Indices of the prompts to keep as they are."""
         return [i for i, p in enumerate(self.prompts) if not p.target]
+
+    @property
+    def watched(self) -> list[int]:
+        """Those of them that must still show what they ask for."""
+        return [i for i in self.retained if not self.prompts[i].gone]
 
     @property
     def other_domain(self) -> str:
@@ -80,12 +87,13 @@ class PromptBook:
         known = {"object": objects, "style": styles}
         domain, concepts = _concepts(concept, known)
         earlier = {part for concepts_before in gone for part in _parts(concepts_before)}
+        earlier -= {f"{domain}:{known[domain][i]}" for i in concepts}
         fill = _filler(config.template, "prompts.template")
         grid = tuple(
             Prompt(
                 fill(o, s), i, j,
-                target=(asked := (i if domain == "object" else j) in concepts),
-                gone=not asked and bool(earlier & {f"object:{o}", f"style:{s}"}),
+                target=(i if domain == "object" else j) in concepts,
+                gone=bool(earlier & {f"object:{o}", f"style:{s}"}),
             )
             for i, o in enumerate(objects)
             for j, s in enumerate(styles)
@@ -98,7 +106,8 @@ class PromptBook:
             "object": tuple(by_object(o, "") for o in objects),
             "style": tuple(by_style("", s) for s in styles),
         }
-        return cls(grid, known, phrases, domain, concepts)
+        before = frozenset(i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier)
+        return cls(grid, known, phrases, domain, concepts, before)
 
     @classmethod
     def _from_lists(cls, concept: str, target: list[str], retain: list[str]) -> "PromptBook":
@@ -112,14 +121,17 @@ class PromptBook:
         names = {"object": (concept, *kept), "style": ("clear", "broken")}
         return cls(tuple(prompts), names, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,))
 
-    def draw(self, seed: int, round: int, images: int, target_fraction: float) -> list[int]:
+    def draw(
+        self, seed: int, round: int, images: int, target_fraction: float, kept: list[int] | None = None
+    ) -> list[int]:
         """Prompts of a round: every target prompt (every retained one) comes up equally often over the rounds.
 
-        Deterministic in (seed, round). At least one image is drawn for a target prompt.
+        ``kept``: other prompts to take than ``retained``. Deterministic in (seed, round). At least one image is drawn
+        for a target prompt.
         """
         wanted = max(1, min(images, int(images * target_fraction + 0.5)))
         pick = self._cycle(self.targets, "target", seed, round, wanted)
-        return pick + self._cycle(self.retained, "retain", seed, round, images - wanted)
+        return pick + self._cycle(self.retained if kept is None else kept, "retain", seed, round, images - wanted)
 
     @staticmethod
     def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:

@@ -61,14 +61,14 @@ def anchor_classes(book: PromptBook, config: Reward, classes: Float[Tensor, "cla
             raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
     own, concepts = book.names[book.concept_domain], list(book.concepts)
     for name in config.anchor:
-        if name == "nearest" and len(concepts) < len(own):
+        if name == "nearest" and len(concepts) + len(book.gone) < len(own):
             similarity = classes @ classes[concepts].T
-            similarity[concepts] = float("-inf")
+            similarity[[*concepts, *book.gone]] = float("-inf")
             return tuple(similarity.argmax(dim=0).tolist())
-        if name in own and own.index(name) not in concepts:
+        if name in own and own.index(name) not in {*concepts, *book.gone}:
             return (own.index(name),) * len(concepts)
     raise ConfigError(
-        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than what is forgotten: "
+        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than what is or was forgotten: "
         "add one, or `nearest`"
     )
 
@@ -77,8 +77,8 @@ def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -
     """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes . weights[prompt]``.
 
     Target prompts: forget (negative log-odds of the concept), presence of its anchor, and coherence on the rest of the
-    prompt (its style, or its object), log-probabilities both. Retained ones: retain on both things asked for, but for
-    what an earlier adapter forgot. All of them: the rewards that see nothing but the image.
+    prompt (its style, or its object), log-probabilities both. Retained ones: retain on both things asked for. What an
+    earlier adapter forgot is not asked back by either. All of them: the rewards that see nothing but the image.
     """
     column = {name: place for place, name in enumerate(outcome_names(book, config))}
     own, other = book.concept_domain, book.other_domain
@@ -90,7 +90,7 @@ def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -
             anchor = book.names[own][anchors[book.concepts.index(asked)]]
             row[column[f"log-odds {own} {name}"]] = -config.forget
             row[column[f"log-prob {own} {anchor}"]] = config.presence
-            row[column[f"log-prob {other} {rest}"]] = config.coherence
+            row[column[f"log-prob {other} {rest}"]] = 0.0 if prompt.gone else config.coherence
         elif not prompt.gone:
             row[column[f"log-prob {own} {name}"]] = row[column[f"log-prob {other} {rest}"]] = config.retain
         for image, weight in config.images.items():

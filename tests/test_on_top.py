@@ -9,10 +9,10 @@ from experiments import settings
 from experiments.verbs import train
 from rl_unlearn.adapter import FILE_NAME, metadata, save_adapter
 from rl_unlearn.config import Model
-from rl_unlearn.errors import DataError
+from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy, load_pipeline
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.rewards import reward_weights
+from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 
 PROMPTS, SEEDS = ["A cat image in noto style.", "A dog image."], [1, 2]
 
@@ -67,6 +67,31 @@ def test_what_the_first_forgot_is_neither_wanted_back_nor_drawn_over(first):
         assert bool(row.any()) != prompt.gone
     assert all(i in book.retained for i, p in enumerate(book.prompts) if p.gone), "its KL to the model as it is counts"
     assert not any(p.gone for p in PromptBook.from_config(tiny.config(concept="dog")).prompts)
+
+
+def test_nothing_becomes_what_the_first_forgot(first):
+    folder, _, _ = first  # no cat any more; now the dog shall go
+    config = on_top(folder, reward={"anchor": ("cat", "nearest")})
+    book = PromptBook.from_config(config)
+    classes = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])  # a dog is most like a cat
+    assert anchor_classes(book, config.reward, classes) == (book.names["object"].index("fish"),)
+    with pytest.raises(ConfigError, match="names no other object than what is or was forgotten"):
+        anchor_classes(book, config.reward.model_copy(update={"anchor": ("cat", "dog")}), classes)
+
+
+def test_the_rest_of_a_target_prompt_is_not_asked_back_either(first, tmp_path):
+    _, _, made = first
+    save_adapter(tmp_path, made.adapter_state(), tiny.config(concept="style:noto"))
+    config = on_top(tmp_path)
+    book = PromptBook.from_config(config)
+    weights, names = reward_weights(book, config.reward, (2,)), outcome_names(book, config.reward)
+    noto = next(i for i, p in enumerate(book.prompts) if p.target and p.gone)
+    assert book.prompts[noto].text == "A dog image in noto style."
+    assert [names[i] for i in weights[noto].nonzero().flatten()] == ["log-odds object dog", "log-prob object fish"]
+    assert not book.gone, "no object was forgotten before"
+    assert not any(book.prompts[i].gone for i in book.watched)
+    with pytest.raises(ConfigError, match="no prompt is left to retain"):
+        PromptBook.from_config(on_top(tmp_path, prompts={"styles": ("noto",)}))
 
 
 def test_the_adapter_on_top_says_what_it_stands_on(first, tmp_path):

@@ -39,10 +39,13 @@ def concern(overrides: list[str], *sections: str) -> bool:
 
 
 def run_config(path: Path, overrides: list[str]) -> Config:
-    """The configuration an adapter was trained with, from its run folder or its own metadata."""
+    """The configuration an adapter was trained with, from its run folder or its own metadata, and `overrides`.
+
+    Variables of the environment are for new runs: they would judge a run as another one than it was.
+    """
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file():
-            return settings.load([str(folder / "config.yaml")], overrides)
+            return settings.load([str(folder / "config.yaml")], overrides, environ={})
     from experiments.adapters import described
 
-    return settings.load([], [*described(path), *overrides])
+    return settings.load([], [*described(path), *overrides], environ={})

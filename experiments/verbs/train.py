@@ -54,7 +54,9 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     if resuming.is_finished(path, config):
         console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)
         return {"run": str(path), "finished": True}
-    return _start(config, run_folder.RunFolder(path), args, console, resumed=True)
+    before = read_json(path / "run_state.json")
+    trial = {"trial": before["trial"]} if "trial" in before else {}  # it stays one of its sweep
+    return _start(config, run_folder.RunFolder(path, trial), args, console, resumed=True)
 
 
 def _start(
