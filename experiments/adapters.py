@@ -7,12 +7,12 @@ from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save
 
 from experiments import merging
-from experiments.card import write_card
+from experiments.card import NAME, write_card
 from experiments.files import make_folder, write_bytes
 from experiments.models import load_model
 from rl_unlearn.adapter import FILE_NAME, locate, metadata, read_adapter
 from rl_unlearn.config import Config
-from rl_unlearn.errors import DataError
+from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy
 
 FORMATS = ("diffusers", "kohya", "merged")
@@ -30,6 +30,9 @@ def described(path: Path) -> list[str]:
         "adapters": "model.adapters",
         "concept": "concept",
         "seed": "seed",
+        "steps": "sampler.steps",
+        "eta": "sampler.eta",
+        "guidance": "sampler.guidance",
     }
     known = [f"{key}={about[name]}" for name, key in keys.items() if about.get(name)]
     return [*known, f"lora.rank={rank}", f"lora.layers={layers}"]
@@ -38,8 +41,8 @@ def described(path: Path) -> list[str]:
 def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]:
     """Writes the adapter in `format` with a model card into folder `out`, checked to give the same in plain diffusers.
 
-    `merged` writes a whole pipeline folder with the adapter in its weights. DataError if the copy differs or `out`
-    already holds something else or the adapter does not fit the model, MachineError if it cannot be written.
+    `merged` writes a whole pipeline folder with the adapter in its weights. ConfigError if it would replace a file,
+    DataError if the copy differs or the adapter does not fit the model, MachineError if it cannot be written.
     """
     # diffusers leaves out what has no place in the model without an error.
     DiffusionPolicy(load_model(config.model), config).load_adapter(read_adapter(path))
@@ -52,9 +55,10 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME
+    for file in (target, out / NAME):
+        if file.exists():
+            raise ConfigError(f"{file} exists already; choose another --out, or remove it")
     make_folder(out, "choose another --out")
-    if target.exists() and target.samefile(source):
-        raise DataError(f"{target} is the adapter itself; choose another --out")
     pipeline = load_model(config.model)
     content = save(state, metadata=metadata(path) | {"format": "pt"})
     aside = out / f".check-{target.name}"

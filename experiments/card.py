@@ -73,6 +73,8 @@ def _usage(config: Config, format: str, file: str) -> str:
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
         lines += ["", f"pipe = StableDiffusionPipeline.from_pretrained({base})"]
+        for below in config.model.adapters:  # what it stands on is part of the model
+            lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']
     words = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
     if format == "kohya":

@@ -14,7 +14,7 @@ MAY_CHANGE = (
     "rollout.actors_min", "loop.rounds", "loop.timeout", "loop.heartbeat", "loop.restarts", "loop.checkpoint_every",
     "loop.checkpoints",
 )  # fmt: skip
-"""Keys that change how long or where a run goes, not what it computes."""
+"""Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
 
 
 def is_run(folder: Path) -> bool:

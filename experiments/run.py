@@ -51,7 +51,9 @@ def carry_out(
         judge = load_judge(config) if evaluated else None
         load_model(_for_driver(config).model)
     with folder.running(config, argv, resumed):
+        begun = time.monotonic()
         result = _train(config, folder, console, resumed, listen)
+        earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
         save_adapter(folder / "adapter", result.adapter, config)
         if result.critic is not None:
             save_critic(folder.path, result.critic)
@@ -59,7 +61,8 @@ def carry_out(
         outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
         if judge is not None:
             outcome |= _look(config, folder, result, book, judge, console)
-        outcome |= {"wall_seconds": round(time.monotonic() - start, 1), "seed": config.seed, "concept": config.concept}
+        seconds = time.monotonic() - start + max(0.0, earlier)
+        outcome |= {"wall_seconds": round(seconds, 1), "seed": config.seed, "concept": config.concept}
         if judge is not None:
             write_json(folder / "evaluation.json", outcome)
         folder.update(training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")})

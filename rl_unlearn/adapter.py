@@ -30,7 +30,7 @@ def digest(state: AdapterState) -> str:
 
 
 def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> None:
-    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically; metadata names base model, concept and digest."""
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what :func:`metadata` gives back."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
@@ -40,6 +40,9 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
         "adapters": ",".join(config.model.adapters),
         "concept": config.concept,
         "seed": str(config.seed),
+        "steps": str(config.sampler.steps),
+        "eta": str(config.sampler.eta),
+        "guidance": str(config.sampler.guidance),
         "digest": digest(state),
         "format": "pt",
     }
@@ -61,7 +64,7 @@ def locate(path: str | Path) -> Path:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What an adapter says about itself: base_model, adapters below it, concept, seed and digest, if it is ours."""
+    """What an adapter says about itself, if it is ours: base_model, adapters below it, concept, sampler, digest ..."""
     found = locate(path)
     try:
         with safe_open(found, framework="pt") as file:

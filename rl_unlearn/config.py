@@ -348,7 +348,7 @@ class Config(Section):
     """Folder of all runs."""
     concept: str = Field("cat", pattern=CONCEPT)
     """What to forget: an object, `style:<style>`, several of one kind with commas between them, or with prompt files
-    any phrase."""
+    a phrase of letters, digits, spaces and `._-`."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Source of every random number."""
     tensorboard: bool = True
@@ -382,4 +382,5 @@ class Config(Section):
     @property
     def run_name(self) -> str:
         """`name`, or one made of concept and seed; a long list of concepts is cut off: it names a folder."""
-        return self.name or f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.concept)[:80]}-seed{self.seed}"
+        seed = f"-seed{self.seed}"
+        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", self.concept)[: 64 - len(seed)] + seed

@@ -135,22 +135,54 @@ def test_kohya_names(adapter: Path, config: Config, tmp_path: Path) -> None:
 
 def test_export_never_replaces_its_source(adapter: Path, config: Config) -> None:
     before = (adapter / FILE_NAME).read_bytes()
-    with pytest.raises(DataError, match="the adapter itself"):
+    with pytest.raises(ConfigError, match="exists already"):
         adapters.export(adapter, "diffusers", adapter, config)
     assert (adapter / FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_export_replaces_nothing(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"README\.md exists already; choose another --out"):
+        adapters.export(adapter, format, tmp_path, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_erasure_on_top_is_merged_with_what_it_stands_on(adapter: Path, config: Config, tmp_path: Path) -> None:
+    above = config.model_copy(update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})})
+    state = {name: tensor / 2 for name, tensor in read_adapter(adapter).items()}
+    save_adapter(tmp_path / "above", state, above)
+    written = adapters.export(tmp_path / "above", "merged", tmp_path / "merged", above)
+    policy = DiffusionPolicy(load_model(above.model), above)
+    policy.load_adapter(state)
+    merged = config.model.model_copy(update={"path": written["file"]})
+    found = DiffusionPolicy(load_model(merged), config).generate(["a dog"], [0])
+    torch.testing.assert_close(found, policy.generate(["a dog"], [0]), rtol=0, atol=1e-3)
+    exported = adapters.export(tmp_path / "above", "diffusers", tmp_path / "out", above)
+    assert f"pipe.load_lora_weights({str(adapter)!r})" in Path(exported["card"]).read_text()
 
 
 def test_an_adapter_tells_what_it_was_trained_with(adapter: Path, config: Config) -> None:
     found = run_config(adapter, [])
     assert (found.model.path, found.concept, found.seed) == (config.model.path, "dog", 3)
     assert found.lora == config.lora
+    assert found.sampler == config.sampler
     assert run_config(adapter, ["seed=9"]).seed == 9
 
 
-def test_a_run_tells_what_it_was_trained_with(tmp_path: Path, config: Config) -> None:
+def test_an_adapter_knows_its_sampler(adapter: Path, config: Config, tmp_path: Path) -> None:
+    other = config.model_copy(update={"sampler": Sampler(steps=7, eta=0.5, guidance=2.5)})
+    save_adapter(tmp_path, read_adapter(adapter), other)
+    assert run_config(tmp_path, []).sampler == other.sampler
+    assert main(["generate", "--config", "x.yaml", "--prompt", "x", "--adapter", str(tmp_path)]) == 2
+
+
+def test_a_run_tells_what_it_was_trained_with(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.yaml").write_text(settings.dump(config))
     (tmp_path / "run_state.json").write_text("{}")
-    assert run_config(tmp_path, []) == config
+    monkeypatch.setenv("RL_UNLEARN__CONCEPT", "fish")
+    assert run_config(tmp_path, []) == config, "variables are for new runs"
 
 
 def test_generate_with_and_without(

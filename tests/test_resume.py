@@ -203,7 +203,7 @@ def test_metrics_of_later_rounds_and_cut_lines_go(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
 
 
-def test_another_configuration_is_refused_with_its_keys(tmp_path):
+def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):
     from experiments import settings as layers
 
     (tmp_path / "run_state.json").write_text("{}")
@@ -214,6 +214,10 @@ def test_another_configuration_is_refused_with_its_keys(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"learner\.lr \(0\.003 before, 0\.1 now\)"):
         check(tmp_path, layers.load(overrides=["concept=frog", "learner.lr=0.1"]))
+    with monkeypatch.context() as patch:
+        patch.setenv("RL_UNLEARN__LEARNER__LR", "0.1")
+        with pytest.raises(ConfigError, match=r"learner\.lr \(0\.003 before, 0\.1 now\)"):
+            check(tmp_path, layers.load(overrides=["concept=frog"]))
     with pytest.raises(DataError, match="holds no run to resume"):
         check(tmp_path / "no", before)
 
@@ -235,7 +239,10 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert json.loads((tmp_path / "killed" / "run_state.json").read_text())["state"] != "finished"
+    state = tmp_path / "killed" / "run_state.json"
+    before = json.loads(state.read_text())
+    assert before["state"] != "finished"
+    state.write_text(json.dumps(before | {"trial": {"label": "one of a sweep"}}))
     # Asked to start again by the same command, as a cluster would; and with another configuration, which is refused.
     assert main([*argv, "killed", "--resume", "auto", "learner.lr=0.5"]) == 2
     assert "learner.lr (0.003 before, 0.5 now)" in capsys.readouterr().err
@@ -243,9 +250,12 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     assert main([*argv, "straight"]) == 0
     killed, straight = read_adapter(tmp_path / "killed"), read_adapter(tmp_path / "straight")
     assert all(torch.equal(killed[name], straight[name]) for name in straight)
-    rounds = [json.loads(line)["round"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-              if json.loads(line)["event"] == "round"]  # fmt: skip
-    assert rounds == list(range(1, 41)), "no gap and no repetition"
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    rounds = [row for row in rows if row["event"] == "round"]
+    assert [row["round"] for row in rounds] == list(range(1, 41)), "no gap and no repetition"
+    after = json.loads(state.read_text())
+    assert after["trial"] == {"label": "one of a sweep"}
+    assert after["training"]["wall_seconds"] > rounds[-1]["seconds"], "with the time before it was killed"
     assert main(["resume", str(tmp_path / "killed"), "--no-evaluate"]) == 0
     assert "is finished; raise loop.rounds" in capsys.readouterr().err
     assert main(["resume", str(tmp_path)]) == 5

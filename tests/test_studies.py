@@ -27,7 +27,7 @@ def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[
     )
     looks = [
         {"event": "selection", "round": round, "policy_version": round - 1, "images": 9, "seconds": 2.0 * round,
-         "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share}
+         "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share, "best": True}
         for round, share in enumerate(forgotten, 1)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))

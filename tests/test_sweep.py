@@ -169,11 +169,23 @@ def run_folder(root: Path, label: str, seed: int, ua: float, kept: float, forgot
     evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     looks = [
-        {"event": "selection", "round": i, "images": 100 * i, "forgotten": share, "score": share}
+        {
+            "event": "selection",
+            "round": i,
+            "images": 100 * i,
+            "forgotten": share,
+            "score": share,
+            "best": share > max(forgotten[: i - 1], default=-1),
+        }
         for i, share in enumerate(forgotten, start=1)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks))
     return folder
+
+
+def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
+    looks = [{"score": score, "best": best} for score, best in ((0.5, True), (0.9, True), (0.97, False), (0.8, False))]
+    assert table.chosen(looks)["score"] == 0.9, "0.97 lost too much of the rest"
 
 
 @pytest.fixture

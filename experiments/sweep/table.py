@@ -90,8 +90,13 @@ def _trial(folder: Path) -> Trial:
         reason=state.get("reason"),
         figures=_figures(read_json(folder / "evaluation.json"), looks) if state.get("state") == "finished" else {},
         curve=tuple((float(row["images"]), float(row["forgotten"])) for row in looks),
-        score=max((float(row["score"]) for row in looks), default=None),
+        score=float(chosen(looks)["score"]) if looks else None,
     )
+
+
+def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The look at the version that a run returned, or would return: of those allowed, the one liked best."""
+    return next(row for row in reversed(looks) if row["best"])
 
 
 def _figures(evaluation: dict[str, Any], looks: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from experiments.run_folder import RunFolder, now
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.space import Settings, Space, configured
+from experiments.sweep.table import chosen
 from rl_unlearn.config import Config
 
 LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
@@ -92,7 +93,7 @@ class Trials:
 def final(folder: Path) -> dict[str, Any]:
     """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
     looks = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == "selection"]
-    best = max(looks, key=lambda row: row["score"])
+    best = chosen(looks)
     evaluation = read_json(folder / "evaluation.json")
     return (
         {key: best[key] for key in LOOK}

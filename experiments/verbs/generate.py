@@ -53,6 +53,10 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError("nothing to draw: give --prompt TEXT or --prompts FILE")
     if args.scale and len(args.scale) != len(args.adapter):
         raise ConfigError(f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or none")
+    if args.config and args.adapter:
+        raise ConfigError(
+            "an adapter brings its own configuration along: leave --config out, and say what differs as KEY=VALUE"
+        )
     config = settings.load(args.config, args.overrides)
     from rl_unlearn.prompts import MAX_PROMPT_CHARACTERS, read_prompts
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import address, resuming, run_folder, settings, submitting
+from experiments.files import read_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
 
