@@ -41,7 +41,7 @@ class ReplayActor:
         self._spill = Path(spill) if spill else None
         self._rows: dict[int, _Row] = {}
         self._seen: set[int] = set()
-        self._served = 0
+        self._served = -1
         self._refused: dict[int, Trajectory] = {}
         self._owed: set[int] = set()
         """Refused rows that no batch has gone without yet."""
@@ -71,7 +71,7 @@ class ReplayActor:
                 if not finite[i]:
                     self._refuse(trajectory[i : i + 1], fresh)
             if new and self._spill:
-                self._write(batch, trajectory)
+                self._write(trajectory[torch.tensor(new)])
             for i in new:
                 id = int(trajectory.ids[i])
                 self._rows[id] = _Row(
@@ -115,20 +115,20 @@ class ReplayActor:
                 self._rows[id].draws += 1
             self._counts["sampled"] += len(chosen)
             self._owed = {id for id in self._owed if id // PER_ROUND > up_to_round}
-            self._served = max(self._served, up_to_round)
+            self._served = max(self._served, version)
             self._drawn[call] = chosen
             if len(self._drawn) > _REMEMBERED:
                 del self._drawn[next(iter(self._drawn))]
             self._changed.notify_all()
             return self._read(chosen)
 
-    async def recent(self, count: int, up_to_round: int, seed: tuple[int | str, ...]) -> Trajectory:
+    async def recent(self, count: int, version: int, up_to_round: int, seed: tuple[int | str, ...]) -> Trajectory:
         """Uniformly drawn trajectories for the critic, the warm-up's too; does not count as sampling.
 
-        Waits until a batch of ``up_to_round`` was sampled, so that it sees the same rows whatever the timing.
+        Waits until the batch for the update of policy ``version`` was sampled: that batch is among what it draws from.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._served >= up_to_round)
+            await self._changed.wait_for(lambda: self._served >= version)
             return self._read(sorted(self._uniform(count, range(up_to_round + 1), set(), seed)))
 
     async def refused(self, round: int) -> Trajectory:
@@ -152,7 +152,7 @@ class ReplayActor:
         counts = self._counts | {
             "added": self._counts["added"] - len(later) + refused, "refused": self._counts["refused"] - refused
         }  # fmt: skip
-        return Snapshot(tensors, {"served": self._served, "counts": counts, "owed": sorted(self._owed - later)})
+        return Snapshot(tensors, {"counts": counts, "owed": sorted(self._owed - later)})
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Goes on where ``snapshot`` was taken."""
@@ -164,7 +164,7 @@ class ReplayActor:
             for i, (id, round, version, draws) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
                 self._rows[id] = _Row(batch.slice(i, 1), round, version, draws)
         self._seen = set(snapshot.tensors["seen"].tolist())
-        self._served, self._counts = snapshot.values["served"], dict(snapshot.values["counts"])
+        self._counts = dict(snapshot.values["counts"])
         self._owed = set(snapshot.values["owed"])
 
     def _refuse(self, row: Trajectory, fresh: bool) -> None:
@@ -197,12 +197,12 @@ class ReplayActor:
         if stale:  # an `add` may be waiting for this room
             self._changed.notify_all()
 
-    def _write(self, batch: pa.RecordBatch, trajectory: Trajectory) -> None:
+    def _write(self, trajectory: Trajectory) -> None:
         # One file a batch, renamed into place: a reader sees a whole batch or none.
         assert self._spill is not None
         self._spill.mkdir(parents=True, exist_ok=True)
         final = self._spill / f"round-{int(trajectory.rounds[0]):06d}-{int(trajectory.ids[0]):016x}.arrow"
-        temporary = final.with_suffix(".tmp")
+        temporary, batch = final.with_name(f".{final.name}.tmp"), trajectory.to_arrow()
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         settle(temporary, final)

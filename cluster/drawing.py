@@ -16,7 +16,6 @@ Keep = Callable[[int, Drawn], None]
 """Takes batch number and images as soon as they are there, in any order, on the driver."""
 
 _RESTARTS = 10
-_PLACEMENT_SECONDS = 120
 
 
 class Studio(Protocol):
@@ -64,7 +63,7 @@ class _Shared:
         remote = ray.remote(DrawingActor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options)
         threads = config.cluster.threads
         self._actors = [remote.remote(config, threads) for _ in range(config.evaluation.actors)]
-        digests = self._get([actor.model_digest.remote() for actor in self._actors], _PLACEMENT_SECONDS)
+        digests = self._get([actor.model_digest.remote() for actor in self._actors])
         if len(set(digests)) != 1:
             raise MachineError(f"model.path {config.model.path!r} holds different models on the cluster's machines")
         self._digest = digests[0]
@@ -90,19 +89,19 @@ class _Shared:
                 )
             for reference in done:
                 actor, number = in_hand.pop(reference)
-                keep(number, self._get(reference, self._timeout))
+                keep(number, self._get(reference))
                 idle.append(actor)
 
-    def _get(self, references: Any, seconds: float) -> Any:
+    def _get(self, references: Any) -> Any:
         import ray
         from ray.exceptions import GetTimeoutError
 
         try:
-            return ray.get(references, timeout=seconds)
+            return ray.get(references, timeout=self._timeout)
         except GetTimeoutError as error:
             raise MachineError(
-                f"the drawing actors did not answer in {seconds:g} seconds (this machine has {os.cpu_count()} CPUs): "
-                "lower evaluation.actors or cluster.actor_cpus"
+                f"the drawing actors did not answer in {self._timeout:g} seconds (this machine has {os.cpu_count()} "
+                "CPUs): lower evaluation.actors or cluster.actor_cpus, or raise loop.timeout"
             ) from error
         except Exception as error:
             raise program.explain(error) from error

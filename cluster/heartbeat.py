@@ -80,17 +80,18 @@ class Heartbeats:
         beat = member.actor.beat.options(concurrency_group=GROUP, max_task_retries=0)
         alive = False  # one that still starts may take its time
         while True:
+            answer = asyncio.ensure_future(_result(beat.remote(self._seconds / _SLICES)))
             try:
-                answer = asyncio.ensure_future(_result(beat.remote(self._seconds / _SLICES)))
-                if await self._answered(answer):
-                    alive = True
-                elif alive and member.loss != "fatal":
-                    alive = False
+                while not await self._answered(answer):
+                    if not alive:
+                        continue  # asked once: its thread would answer all questions one after the other
+                    if member.loss == "fatal":
+                        raise LostError(f"{member.name} hangs: it gave no heartbeat in {self._seconds:g} s")
                     self._listen("warning", {"message": f"{member.name} hangs, gave no heartbeat in "
                                              f"{self._seconds:g} s: it is killed and replaced"})  # fmt: skip
                     ray.kill(member.actor, no_restart=False)
-                elif alive:
-                    raise LostError(f"{member.name} hangs: it gave no heartbeat in {self._seconds:g} s")
+                    break
+                alive = answer.done()
             except RayActorError:
                 if member.loss == "fatal":
                     raise
@@ -98,6 +99,8 @@ class Heartbeats:
                     return
                 alive = False
                 await asyncio.sleep(self._seconds / _SLICES)
+            finally:
+                answer.cancel()
 
     async def _answered(self, answer: asyncio.Task[None]) -> bool:
         # In slices: a pause of this very process counts as one of them, not as a silence of the actors.
@@ -106,7 +109,6 @@ class Heartbeats:
             if done:
                 answer.result()
                 return True
-        answer.cancel()
         return False
 
 

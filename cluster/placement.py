@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl_unlearn.config import Cluster, Config
-from rl_unlearn.errors import MachineError
+from rl_unlearn.errors import MachineError, NoRoomError
 
 PLACEMENT_SECONDS = 60
 
@@ -75,7 +75,7 @@ def resources(place: Place) -> dict[str, Any]:
 
 @contextmanager
 def reserved(wanted: list[Place]) -> Iterator[Group]:
-    """A group of these places. Raises MachineError, which says what is missing, if there is none within a minute.
+    """A group of these places. Raises NoRoomError, which says what is missing, if there is none within a minute.
 
     A trial of a sweep lives in a group that has them after its own bundle, and that outlives the run.
     """
@@ -92,7 +92,7 @@ def reserved(wanted: list[Place]) -> Iterator[Group]:
     )
     try:
         if not group.wait(PLACEMENT_SECONDS):  # nodes may be on their way
-            raise MachineError(_missing(wanted))
+            raise NoRoomError(_missing(wanted))
         yield Group(group, 0, own=True)
     finally:
         remove_placement_group(group)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from learner.board import Keeper, Resumption
 from learner.loop import Listener, Result
-from rl_unlearn.errors import LostError, MachineError, NonFiniteError, TrainingError
+from rl_unlearn.errors import LostError, NonFiniteError, NoRoomError, TrainingError
 
 Attempt = Callable[[Resumption | None], Result]
 """One generation of actors from a checkpoint, or from the start, to the end of the run. None of them outlives it."""
@@ -28,9 +28,9 @@ def supervised(
     while True:
         try:
             return attempt(start)
-        except (LostError, NonFiniteError, MachineError) as error:
+        except (LostError, NonFiniteError, NoRoomError) as error:
             # A cluster that has just lost a node may lack room for a while.
-            if isinstance(error, MachineError) and not tries[LostError]:
+            if isinstance(error, NoRoomError) and not tries[LostError]:
                 raise
             cause = error
         kind, allowed = (NonFiniteError, _ROLLBACKS) if isinstance(cause, NonFiniteError) else (LostError, restarts)

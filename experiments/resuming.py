@@ -59,7 +59,7 @@ def trim(folder: Path, round: int | None) -> None:
 
 
 def trim_rows(path: Path, round: int) -> None:
-    """Removes what was said of later rounds, which will be said again; a line cut by a crash goes, too.
+    """Removes what was said of later rounds, and the final look, which will be said again; and a line cut by a crash.
 
     That there was a restart stays on record.
     """
@@ -69,6 +69,6 @@ def trim_rows(path: Path, round: int) -> None:
             row = json.loads(line)
         except ValueError:
             continue
-        if row.get("round", 0) <= round or row.get("event") == "restart":
+        if (row.get("round", 0) <= round and not row.get("final")) or row.get("event") == "restart":
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -112,7 +112,7 @@ def _check_writable(path: Path) -> None:
 
 def _verdict(error: BaseException) -> dict[str, Any]:
     if isinstance(error, KeyboardInterrupt):
-        return {"state": "stopped", "reason": signals.cause(error).name}
+        return {"state": "stopped", "reason": getattr(error, "name", signals.cause(error).name)}
     if not isinstance(error, UserError):
         return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return {"state": "failed", "reason": str(error)} | (

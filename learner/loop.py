@@ -64,7 +64,7 @@ class Loop:
     def __init__(self, config: Config, handles: Handles, listen: Listener, keeper: Keeper | None = None):
         self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
         self._book = PromptBook.from_config(config)
-        self._started = time.monotonic()
+        self._started = self._heard = time.monotonic()
         self._poisoned = 0
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched))
 
@@ -111,7 +111,7 @@ class Loop:
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = self._book.draw(config.seed, 0, images, share)
         await self._collect(0, prompts, await board.weights(0), fresh=False)
-        warm = handles.replay.recent.remote(images, 0, (config.seed, "warm-up"))
+        warm = handles.replay.recent.remote(images, -1, 0, (config.seed, "warm-up"))
         keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
         states, fit = await self._wait(keep, "learner"), await self._wait(fitted, "critic")
         if self._keeper is not None:
@@ -192,6 +192,8 @@ class Loop:
     async def _training(self, board: Board) -> None:
         config, handles, keeper = self._config, self._handles, self._keeper
         per_round, total = config.learner.updates_per_round, config.loop.rounds * config.learner.updates_per_round
+        if board.version >= total:  # resumed from the last checkpoint: only the final look is missing
+            return
         prepared = self._prepare(board.version)
         for version in range(board.version, total):
             scored, fit = prepared
@@ -230,7 +232,7 @@ class Loop:
         batch = handles.replay.sample.remote(
             config.learner.batch, version, up_to, fresh, (config.seed, "batch", version)
         )
-        recent = handles.replay.recent.remote(config.critic.window, up_to, (config.seed, "recent", version))
+        recent = handles.replay.recent.remote(config.critic.window, version, up_to, (config.seed, "recent", version))
         fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
         return handles.critic.score.remote(batch), fit
 
@@ -266,6 +268,7 @@ class Loop:
                 "seconds": time.monotonic() - self._started,
                 "score": look.score,
                 "allowed": allowed,
+                "final": final,
                 **asdict(look),
                 "best": best,
             },
@@ -298,14 +301,26 @@ class Loop:
         return reference if isinstance(reference, Weights) else await self._wait(reference, "learner")
 
     async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
+        # An actor may itself wait for others: time counts from the last answer of any of them.
+        begun, timeout = time.monotonic(), self._config.loop.timeout
+        answer = asyncio.ensure_future(_awaited(reference))
         try:
-            # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the answer.
-            async with asyncio.timeout(self._config.loop.timeout):
-                return await reference
-        except TimeoutError as error:
-            raise LostError(
-                f"the {who} actor gave no answer in {self._config.loop.timeout:g} s: see its log, or raise loop.timeout"
-            ) from error
+            while not answer.done():
+                left = max(begun, self._heard) + timeout - time.monotonic()
+                if left <= 0:
+                    raise LostError(
+                        f"the {who} actor gave no answer in {timeout:g} s, nor did any other: see its log, or raise "
+                        "loop.timeout"
+                    )
+                await asyncio.wait([answer], timeout=left)
+            self._heard = time.monotonic()
+            return answer.result()
+        finally:
+            answer.cancel()
+
+
+async def _awaited(reference: Awaitable[Any]) -> Any:
+    return await reference
 
 
 def _ledger_row(round: int, version: int, metrics: dict[str, Any]) -> dict[str, Any]:

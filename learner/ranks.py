@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rl_unlearn.errors import MachineError, TrainingError
+from rl_unlearn.errors import LostError, MachineError, TrainingError
 
 
 class Ranks:
@@ -72,7 +72,7 @@ class Ranks:
         try:
             dist.all_reduce(flat)
         except (dist.DistError, RuntimeError) as error:
-            raise TrainingError(
+            raise LostError(
                 f"learner rank {self._rank} lost the others ({str(error).splitlines()[0]}): see their logs"
             ) from error
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

@@ -237,7 +237,7 @@ class Loop(Section):
     checkpoints: int = Field(2, ge=1)
     """Checkpoints kept, the newest ones."""
     timeout: float = Field(600.0, gt=0)
-    """Seconds that any single wait on an actor may take before it counts as lost."""
+    """Seconds in which no actor has answered any call, after which one counts as lost."""
     heartbeat: float = Field(30.0, gt=0)
     """Seconds without a sign of life after which an actor counts as hung. A long call is no silence."""
     restarts: int = Field(5, ge=0)

@@ -17,6 +17,10 @@ class MachineError(UserError):
     exit_code = 3
 
 
+class NoRoomError(MachineError):
+    """The cluster has no room for the actors, perhaps only for a while."""
+
+
 class TrainingError(UserError):
     """Training started and could not be finished (exit code 4)."""
 

@@ -169,7 +169,8 @@ def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None
     alone = _updates(0, 1, None, *arguments)
     one, other = together(_updates, *arguments)
     assert one["digest"] == other["digest"] != alone["digest"]
-    assert (one["metrics"], one["again"]) == (other["metrics"], other["again"])
+    # As text: with one minibatch of fresh rows the movement is not known, and NaN does not equal itself.
+    assert str((one["metrics"], one["again"])) == str((other["metrics"], other["again"]))
     size = max(np.abs(gradient).max() for gradient in alone["gradients"])
     assert size > 0
     for shared, whole in zip(one["gradients"], alone["gradients"], strict=True):

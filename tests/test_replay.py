@@ -127,7 +127,7 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
         drawn = await draw(replay, 3)
         assert names(drawn) == [100, 101, 102]
         assert drawn.means.shape == (3, 2, 2, 2, 2)
-        last = await replay.recent(8, ANY, (0,))
+        last = await replay.recent(8, 0, ANY, (0,))
         assert torch.equal(last.means[4:], means)
         assert torch.equal(last.predicted[4:], predicted)
         with pa.memory_map(str(sorted(tmp_path.glob("*.arrow"))[1])) as source:
@@ -195,7 +195,7 @@ def test_the_warm_up_is_for_the_critic_and_never_learned_from():
         await replay.add(rows(1, count=2))
         for number in range(5):
             assert names(await draw(replay, 8, fresh=0 if number else 2)) == [100, 101]
-        assert any(id < 100 for id in names(await replay.recent(16, 1, ("recent",))))
+        assert any(id < 100 for id in names(await replay.recent(16, 1, 1, ("recent",))))
 
     run(scenario())
 
@@ -328,7 +328,7 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
         await replay.add(rows(1))
-        waiting = asyncio.create_task(replay.recent(99, 1, ("recent",)))
+        waiting = asyncio.create_task(replay.recent(99, 1, 1, ("recent",)))
         assert not await settled(waiting)
         await replay.add(rows(2))
         assert not await settled(waiting)
@@ -337,6 +337,20 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
         counts = await replay.counts()
         assert counts["sampled"] == 4
         assert names(await draw(replay, 4, up_to=2, fresh=4)) == [200, 201, 202, 203]
+
+    run(scenario())
+
+
+def test_recent_waits_for_its_batch_in_asynchronous_mode_too():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=3)
+        await replay.add(rows(1))
+        await draw(replay, 4, version=1, up_to=ANY, fresh=4)
+        waiting = asyncio.create_task(replay.recent(99, 2, ANY, ("recent",)))
+        assert not await settled(waiting), "it would see none of what the batch holds"
+        await replay.add(rows(2))
+        await draw(replay, 4, version=2, up_to=ANY, fresh=4)
+        assert set(names(await waiting)) >= {200, 201, 202, 203}
 
     run(scenario())
 

@@ -24,7 +24,7 @@ from experiments.run_folder import RunFolder
 from learner.board import Resumption
 from learner.learner import Learner
 from learner.loop import MAX_POISONED, Result
-from rl_unlearn.errors import DataError, LostError, MachineError, NonFiniteError, TrainingError
+from rl_unlearn.errors import DataError, LostError, MachineError, NonFiniteError, NoRoomError, TrainingError
 from rl_unlearn.requests import Request
 from rl_unlearn.trajectory import Trajectory
 
@@ -105,7 +105,7 @@ def test_numbers_that_are_not_finite_are_tried_once_more(pauses):
     assert str(error) == "given up after 1 restarts from round 0: nan"
 
 
-@pytest.mark.parametrize("error", [DataError("no model"), MachineError("no room"), ValueError("a bug")])
+@pytest.mark.parametrize("error", [DataError("no model"), MachineError("full disk"), ValueError("a bug")])
 def test_what_would_happen_again_is_raised_at_once(error):
     starts, events, result = follow([error])
     assert result is error
@@ -113,8 +113,15 @@ def test_what_would_happen_again_is_raised_at_once(error):
     assert len(starts) == 1
 
 
+@pytest.mark.parametrize("error", [MachineError("full disk"), DataError("no model")])
+def test_a_loss_before_makes_no_other_error_worth_a_restart(error):
+    starts, _, result = follow([LostError("node"), error])
+    assert result is error
+    assert len(starts) == 2
+
+
 def test_a_cluster_without_room_after_a_loss_is_waited_for():
-    starts, _, result = follow([LostError("node"), MachineError("no room"), DONE])
+    starts, _, result = follow([LostError("node"), NoRoomError("no room"), DONE])
     assert result is DONE
     assert len(starts) == 3
 
