@@ -19,6 +19,7 @@ EXCLUDES = [
     "/.git",
     "/.venv",
     "/outputs",
+    "/canvas-work",
     "/build",
     "/dist",
     "/.*_cache",

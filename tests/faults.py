@@ -28,9 +28,11 @@ def faulty(
     function as fault changes what the method returns.
     """
 
+    counter = f"_calls_seen_{mark.name}"  # one class may meet several faults
+
     def due(self: Any) -> bool:
-        self._calls_seen = getattr(self, "_calls_seen", 0) + 1
-        if self._calls_seen != call or mark.exists():
+        setattr(self, counter, getattr(self, counter, 0) + 1)
+        if getattr(self, counter) != call or mark.exists():
             return False
         mark.write_text(str(os.getpid()))
         return True

@@ -122,7 +122,7 @@ def test_a_bad_second_start_leaves_the_first_run(refuses: Refuses, outputs: Path
     assert state.read_text() == "{}"
 
 
-@pytest.mark.parametrize("verb", [["evaluate"], ["export", "--format", "kohya", "--out", "exported"]])
+@pytest.mark.parametrize("verb", [["evaluate"], ["export", "--format", "kohya", "--out", "OUT"]])
 @pytest.mark.parametrize(
     ("content", "hint"),
     [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "no UNet LoRA")],
@@ -135,8 +135,9 @@ def test_bad_adapters(
         save_file({"weight": tiny.torch.zeros(2)}, tmp_path / FILE_NAME)
     elif isinstance(content, bytes):
         (tmp_path / FILE_NAME).write_bytes(content)
-    refuses(5, hint, verb[0], str(tmp_path), *verb[1:])
-    assert not (ROOT / "exported").exists()
+    out = tmp_path / "exported"
+    refuses(5, hint, verb[0], str(tmp_path), *(str(out) if word == "OUT" else word for word in verb[1:]))
+    assert not out.exists()
 
 
 def test_a_pickled_adapter(refuses: Refuses, tmp_path: Path) -> None:

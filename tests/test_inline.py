@@ -32,7 +32,7 @@ class Recorder:
 
 
 def run(coroutine: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 10))
+    return asyncio.run(asyncio.wait_for(coroutine, 120))
 
 
 def test_calls_to_one_actor_run_in_order_though_an_argument_is_late():

@@ -23,6 +23,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, TrainingError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.requests import Look, Request
+from rl_unlearn.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -189,6 +190,19 @@ def test_selection_keeps_the_best_look():
     ]
     assert looks[-1]["policy_version"] == 5
     assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "presence"))
+
+
+@pytest.mark.parametrize("liked", [0, 2, 5])
+def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
+    untouched = Learner(tiny.config()).weights().digest
+
+    def look(self: RolloutActor, prompts: tuple[int, ...], weights: Weights) -> Look:
+        return Look(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0)
+
+    monkeypatch.setattr(RolloutActor, "look", look)
+    result, events = train(loop={"rounds": 5}, selection={"every": 1})
+    assert result.policy_version == liked
+    assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
 
 
 class Looks:
@@ -362,7 +376,7 @@ def test_the_board_keeps_what_is_needed_and_the_newest():
         await board.publish(3, "w3", 99)
         assert await board.weights(3) == "w3", "the newest version is always there"
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_every_image_is_learned_from():

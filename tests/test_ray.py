@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS: dict[str, Any] = {
     "rollout": {"actors": 2, "batch": 4},
-    "loop": {"rounds": 3, "pipeline": 1, "timeout": 600.0},
+    "loop": {"rounds": 3, "pipeline": 1, "timeout": 600.0, "heartbeat": 300.0},
 }
 RAY = {"cluster": {"inline": False, "actor_cpus": 0.1}}
 

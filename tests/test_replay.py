@@ -41,7 +41,7 @@ def store(images: int = 4, pipeline: int = 0, spill: str | None = None, **replay
 
 
 def run(coroutine: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 10))
+    return asyncio.run(asyncio.wait_for(coroutine, 120))
 
 
 async def settled(task: "asyncio.Task[Any]") -> bool:

@@ -16,7 +16,9 @@ from tiny import quick  # noqa: F401
 
 from cluster import program
 from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.ledger import LEDGER
 from experiments.resuming import check, trim_rows
+from learner.learner import Learner
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.snapshot import Snapshot
 
@@ -103,6 +105,37 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
         assert tiny.versions(again.rows) == tiny.versions(straight.rows)[round:]
         for away in tmp_path.glob("away-*"):
             away.rename(tmp_path / "checkpoints" / f"round-{int(away.name.removeprefix('away-')):06d}")
+
+
+def test_an_asynchronous_run_goes_on_without_gap_or_repetition(tmp_path):
+    config = settings(loop={"mode": "async"})
+    with pytest.raises(DeathError):
+        run(tmp_path, config, Record(die_at=4))
+    again = Record()
+    result = run(tmp_path, config, again, resumed=True)
+    assert result.updates == ROUNDS
+    rounds = [row for event, row in again.rows if event == "round"]
+    assert [row["round"] for row in rounds] == [4, 5, 6]
+    assert all(row["policy_lag_max"] <= config.replay.max_lag for row in rounds)
+    assert rounds[-1]["replay"]["repeated"] == 0
+
+
+def test_the_time_of_a_resumed_run_includes_that_before(tmp_path, monkeypatch):
+    from experiments import run as runs
+    from experiments.__main__ import main
+    from learner.loop import Result
+
+    def trained(config: Any, *_: Any) -> Result:
+        state = {name: torch.zeros_like(tensor) for name, tensor in Learner(config).weights().state.items()}
+        return Result(state, 1, "", None, images=8, updates=1, seconds=1000.0)
+
+    monkeypatch.setattr(runs, "_train", trained)
+    from experiments import settings as layers
+
+    (tmp_path / "tiny.yaml").write_text(layers.dump(tiny.config(output=str(tmp_path), tensorboard=False)))
+    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate", "--name", "run"]) == 0
+    told = json.loads((tmp_path / "run" / "run_state.json").read_text())["training"]
+    assert 1000 <= told["wall_seconds"] < 1300
 
 
 def test_more_rounds_can_be_asked_for(tmp_path):
@@ -239,6 +272,7 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
         time.sleep(0.05)
     process.kill()
     process.wait()
+    assert list(checkpoints.glob("round-*")), "there is something to go on from"
     state = tmp_path / "killed" / "run_state.json"
     before = json.loads(state.read_text())
     assert before["state"] != "finished"
@@ -253,9 +287,15 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     rounds = [row for row in rows if row["event"] == "round"]
     assert [row["round"] for row in rounds] == list(range(1, 41)), "no gap and no repetition"
-    after = json.loads(state.read_text())
-    assert after["trial"] == {"label": "one of a sweep"}
-    assert after["training"]["wall_seconds"] > rounds[-1]["seconds"], "with the time before it was killed"
+    assert [row["phase"] for row in rows if row["event"] == "phase"].count("restoring") == 1
+    assert (tmp_path / "killed" / LEDGER).read_bytes() == (tmp_path / "straight" / LEDGER).read_bytes()
+    assert json.loads(state.read_text())["trial"] == {"label": "one of a sweep"}
+    assert main(["resume", str(tmp_path / "killed"), "--no-evaluate", "loop.rounds=41"]) == 0
+    assert len((tmp_path / "killed" / LEDGER).read_text().splitlines()) == 41
+    ledger = tmp_path / "straight" / LEDGER
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[1:]))
+    assert main(["resume", str(tmp_path / "straight"), "--no-evaluate", "loop.rounds=41"]) == 5
+    assert "does not hold the 40 updates" in capsys.readouterr().err
     assert main(["resume", str(tmp_path / "killed"), "--no-evaluate"]) == 0
     assert "is finished; raise loop.rounds" in capsys.readouterr().err
     assert main(["resume", str(tmp_path)]) == 5

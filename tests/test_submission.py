@@ -21,9 +21,10 @@ import tiny
 from conftest import ROOT
 from head import PATIENCE, Head, running_head
 
-from cluster import submission
+from cluster import program, submission
 from experiments import settings, submitting
 from experiments.__main__ import main, parse
+from experiments.ledger import LEDGER
 from rl_unlearn.errors import MachineError
 
 SHARED = "output=/shared/outputs"
@@ -451,3 +452,7 @@ def test_a_run_is_stopped_twice_and_ends_as_if_it_never_was(real: Head, tmp_path
     assert state(run) == "finished"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, 31)), "no gap, no repetition"
+    events: list[tuple[str, dict[str, Any]]] = []
+    program.train(config.model_copy(update={"cluster": tiny.config().cluster}), lambda *event: events.append(event))
+    ledger = [json.loads(line)["weights"] for line in (run / LEDGER).read_text().splitlines()]
+    assert ledger == tiny.versions(events), "the bits of a run that nobody stopped"

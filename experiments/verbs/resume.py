@@ -26,5 +26,6 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if not resuming.is_run(folder):
         raise DataError(f"{args.run} holds no run to resume: give a run folder, or start one with train")
     place = [f"output={folder.parent}", f"name={folder.name}"]
-    config = settings.load([str(folder / "config.yaml")], args.overrides + common.cluster_overrides(args) + place)
+    overrides = args.overrides + common.cluster_overrides(args) + place
+    config = settings.load([str(folder / "config.yaml")], overrides, environ={})
     return train.go_on(config, args, console)
