@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from learner.loop import Listener, first_of
+from learner.loop import Listener, awaited, first_of
 from rl_unlearn.errors import LostError
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Heartbeats:
         beat = member.actor.beat.options(concurrency_group=GROUP, max_task_retries=0)
         alive = False  # one that still starts may take its time
         while True:
-            answer = asyncio.ensure_future(_result(beat.remote(self._seconds / _SLICES)))
+            answer = awaited(beat.remote(self._seconds / _SLICES))
             try:
                 while not await self._answered(answer):
                     if not alive:
@@ -102,7 +102,7 @@ class Heartbeats:
             finally:
                 answer.cancel()
 
-    async def _answered(self, answer: asyncio.Task[None]) -> bool:
+    async def _answered(self, answer: asyncio.Task[Any]) -> bool:
         # In slices: a pause of this very process counts as one of them, not as a silence of the actors.
         for _ in range(_SLICES):
             done, _pending = await asyncio.wait([answer], timeout=self._seconds / _SLICES)
@@ -110,7 +110,3 @@ class Heartbeats:
                 answer.result()
                 return True
         return False
-
-
-async def _result(reference: Any) -> None:
-    await reference

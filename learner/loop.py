@@ -303,7 +303,7 @@ class Loop:
     async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
         # An actor may itself wait for others: time counts from the last answer of any of them.
         begun, timeout = time.monotonic(), self._config.loop.timeout
-        answer = asyncio.ensure_future(_awaited(reference))
+        answer = awaited(reference)
         try:
             while not answer.done():
                 left = max(begun, self._heard) + timeout - time.monotonic()
@@ -319,8 +319,15 @@ class Loop:
             answer.cancel()
 
 
-async def _awaited(reference: Awaitable[Any]) -> Any:
-    return await reference
+def awaited(reference: Awaitable[Any]) -> asyncio.Task[Any]:
+    """A task of the answer. Where its waiter is cancelled first, an error in it is nobody's any more, and not told."""
+
+    async def answer() -> Any:
+        return await reference
+
+    task = asyncio.ensure_future(answer())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 def _ledger_row(round: int, version: int, metrics: dict[str, Any]) -> dict[str, Any]:

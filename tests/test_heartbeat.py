@@ -150,26 +150,3 @@ def test_a_death_is_noticed_at_once(made):
     with pytest.raises(RayActorError):
         follow(actor, "fatal", struck(pid, signal.SIGKILL))
     assert time.monotonic() - begun < FIRST + SECONDS
-
-
-def test_an_actor_that_still_starts_may_take_its_time():
-    told: list[Any] = []
-    heartbeats = Heartbeats(0.06, lambda *event: told.append(event))
-
-    class Starting:
-        def options(self, **_: Any) -> Any:
-            return self
-
-        def remote(self, _: float) -> Any:
-            return asyncio.get_running_loop().create_future()
-
-    starting = Starting()
-    starting.beat = starting
-    heartbeats.follow("Worker 1", starting, "fatal")
-
-    async def run() -> str:
-        await asyncio.sleep(0.5)
-        return "done"
-
-    assert asyncio.run(heartbeats.during(run())) == "done"
-    assert not told

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import gc
 import math
 from typing import Any
 
@@ -17,10 +18,10 @@ from cluster import program
 from cluster.inline import InlineHandle
 from learner.board import Board
 from learner.learner import Learner
-from learner.loop import Handles, Loop
+from learner.loop import Handles, Loop, awaited
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, TrainingError
+from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.weights import Weights
@@ -177,6 +178,47 @@ def test_a_cancellation_that_comes_together_with_an_answer_is_not_swallowed():
 
     config = tiny.config()
     assert asyncio.run(scenario())
+
+
+class Slow:
+    """Answers after some seconds, or at once."""
+
+    async def work(self, seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+
+def test_a_long_wait_is_no_silence_while_another_actor_answers():
+    async def scenario() -> float:
+        loop = Loop(tiny.config(loop={"timeout": 1.0}), Handles([], None, None, None), lambda *_: None)
+        one, other = InlineHandle(Slow()), InlineHandle(Slow())
+
+        async def chatter() -> None:
+            for _ in range(12):
+                await loop._wait(other.work.remote(0.25), "rollout")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(chatter())
+            found = await loop._wait(one.work.remote(2.5), "critic")
+        with pytest.raises(LostError, match=r"the critic actor gave no answer in 1 s, nor did any other"):
+            await loop._wait(one.work.remote(60.0), "critic")
+        return found
+
+    assert asyncio.run(scenario()) == 2.5
+
+
+def test_an_error_that_nobody_waits_for_is_not_told(capfd):
+    async def scenario() -> None:
+        async def fails() -> None:
+            raise ValueError("of no interest")
+
+        awaited(fails())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_selection_keeps_the_best_look():
