@@ -5,12 +5,16 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 from experiments import settings, strict_yaml
 from experiments.__main__ import VERBS, main
+from experiments.verbs.common import CONFIGS
+from rl_unlearn.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
@@ -228,6 +232,57 @@ def test_the_demo_is_a_train_command(mode: list[str], capsys: pytest.CaptureFixt
     said = fails(capsys, "demo", *mode, "--seed", "1", "concept=unicorn", f"output={tmp_path}")
     assert "concept 'unicorn' is not in this world" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def carried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
+    """Configuration and folder of every run that a command would have carried out."""
+    found: list[tuple[Config, Path]] = []
+
+    def carry_out(config: Config, folder: Any, *_: Any) -> dict[str, Any]:
+        found.append((config, folder.path))
+        return {"images_used": 1, "updates": 1, "wall_seconds": 1.0, "report": "report.html"}
+
+    monkeypatch.setattr("experiments.run.carry_out", carry_out)
+    return found
+
+
+def test_the_demo_trains_with_the_canvas_configuration(carried: list[tuple[Config, Path]], tmp_path: Path) -> None:
+    for _ in range(2):  # it replaces itself
+        assert main(["demo", "--inline", "--seed", "3", "concept=frog", f"output={tmp_path}"]) == 0
+    (config, folder), _ = carried
+    expected = load("concept=frog", "seed=3", files=(CONFIGS / "canvas.yaml",))
+    assert folder == tmp_path / "demo"
+    assert (config.concept, config.seed, config.cluster.inline) == ("frog", 3, True)
+    assert (config.rollout, config.critic, config.loop, config.reward) == (
+        expected.rollout, expected.critic, expected.loop, expected.reward
+    )  # fmt: skip
+
+
+def test_train_stands_on_a_run_and_starts_from_its_critic(carried: list[tuple[Config, Path]], tmp_path: Path) -> None:
+    config = Config(concept="cat", output=str(tmp_path))
+    save_adapter(
+        tmp_path / "first" / "adapter", {f"a.attn2.to_q.lora_{side}.weight": torch.zeros(1, 1) for side in "AB"}, config
+    )
+    argv = ["train", "--inline", "concept=frog", f"output={tmp_path}", "--on", str(tmp_path / "first")]
+    assert main([*argv, "--critic-from", str(tmp_path / "first")]) == 0
+    ((found, _),) = carried
+    assert found.model.adapters == (str(tmp_path / "first"),)
+    assert found.critic.start == str(tmp_path / "first")
+
+
+def test_a_bug_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> dict[str, Any]:
+        raise ZeroDivisionError("no reason")
+
+    monkeypatch.setattr("experiments.run.carry_out", broken)
+    assert main(["train", "--inline", f"output={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "ZeroDivisionError" in error
+    assert "--debug" in error
 
 
 def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:

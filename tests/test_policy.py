@@ -101,12 +101,13 @@ def test_layers_chosen_by_name(layers, found):
     assert projections == {"to_q", "to_k", "to_v", "to_out.0"}
 
 
-def test_the_same_images_as_plain_diffusers_with_the_same_noise():
+@pytest.mark.parametrize("folder", [tiny.pipeline_folder, tiny.epsilon_folder])
+def test_the_same_images_as_plain_diffusers_with_the_same_noise(folder):
     # The loop of a diffusers pipeline: its own scheduler, our noise.
-    made = policy(sampler={"steps": 6})
+    made = policy(sampler={"steps": 6}, model={"path": str(folder())})
     latents, *_ = made.rollout(made.encode(PROMPTS), SEEDS)
-    pipeline = plain(tiny.pipeline_folder())
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline = plain(folder())
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     scheduler.set_timesteps(6)
     noise = trajectory_noise(SEEDS, 6, tiny.SHAPE)
     with torch.no_grad():
@@ -216,10 +217,15 @@ def test_long_prompt_lists_are_encoded_in_parts():
     torch.testing.assert_close(made.encode(many)[[0, 256, 299]], made.encode(["0", "256", "299"]), atol=1e-5, rtol=1e-4)
 
 
-def test_shape_and_schedule_from_the_folder_alone():
-    config = tiny.config()
+@pytest.mark.parametrize(
+    ("folder", "predicts"), [(tiny.pipeline_folder, "v_prediction"), (tiny.epsilon_folder, "epsilon")]
+)
+def test_shape_and_schedule_from_the_folder_alone(folder, predicts):
+    config = tiny.config(model={"path": str(folder())})
     shape, schedule = read_shape_and_schedule(config)
     made = policy(config)
+    assert schedule.prediction_type == made.schedule.prediction_type == predicts
+    assert torch.equal(schedule.signal, made.schedule.signal)
     assert shape == made.latent_shape == tiny.SHAPE
     assert torch.equal(schedule.std, made.schedule.std)
     assert torch.equal(schedule.timesteps, made.schedule.timesteps)

@@ -42,6 +42,10 @@ def first_ratios(config: Config) -> tuple[float, float]:
     return metrics["first_ratio_min"], metrics["first_ratio_max"]
 
 
+def test_first_ratios_are_exactly_one_where_the_noise_is_predicted():
+    assert first_ratios(tiny.config(model={"path": str(tiny.epsilon_folder())})) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("dtype", "guidance", "images", "batch", "microbatch"),
     [

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import open_clip
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -71,6 +71,19 @@ def pipeline_folder() -> Path:
     )  # fmt: skip
     folder = _root() / "pipeline"
     pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@functools.cache
+def epsilon_folder() -> Path:
+    """The same as Stable Diffusion 1.x comes: it predicts the noise, and its scheduler is PNDM."""
+    folder = Path(shutil.copytree(pipeline_folder(), _root() / "epsilon"))
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     return folder
 
 
