@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--against", choices=("images", "seconds"), default="images", help="the picture's abscissa")
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
-    order = {found: place for place, found in enumerate(_order(args.sweep))}
+    order = {found: place for place, found in enumerate(dict.fromkeys(_order(args.sweep)))}
     names = sorted({run.setting for run in runs}, key=lambda name: (order.get(name, len(order)), name))
     rows = [row(name, [run for run in runs if run.setting == name]) for name in names]
     every = [
