@@ -80,7 +80,8 @@ class Heartbeats:
         beat = member.actor.beat.options(concurrency_group=GROUP, max_task_retries=0)
         alive = False  # one that still starts may take its time
         while True:
-            answer = awaited(beat.remote(self._seconds / _SLICES))
+            # The first one is answered at once: from then on silence counts.
+            answer = awaited(beat.remote(self._seconds / _SLICES if alive else 0.0))
             try:
                 while not await self._answered(answer):
                     if not alive:
