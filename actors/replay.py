@@ -71,7 +71,7 @@ class ReplayActor:
                 if not finite[i]:
                     self._refuse(trajectory[i : i + 1], fresh)
             if new and self._spill:
-                self._write(trajectory[torch.tensor(new)])
+                self._write(batch.take(pa.array(new)), int(trajectory.rounds[new[0]]), int(trajectory.ids[new[0]]))
             for i in new:
                 id = int(trajectory.ids[i])
                 self._rows[id] = _Row(
@@ -197,12 +197,12 @@ class ReplayActor:
         if stale:  # an `add` may be waiting for this room
             self._changed.notify_all()
 
-    def _write(self, trajectory: Trajectory) -> None:
+    def _write(self, batch: pa.RecordBatch, round: int, first: int) -> None:
         # One file a batch, renamed into place: a reader sees a whole batch or none.
         assert self._spill is not None
         self._spill.mkdir(parents=True, exist_ok=True)
-        final = self._spill / f"round-{int(trajectory.rounds[0]):06d}-{int(trajectory.ids[0]):016x}.arrow"
-        temporary, batch = final.with_name(f".{final.name}.tmp"), trajectory.to_arrow()
+        final = self._spill / f"round-{round:06d}-{first:016x}.arrow"
+        temporary = final.with_name(f".{final.name}.tmp")
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         settle(temporary, final)
