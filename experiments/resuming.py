@@ -26,7 +26,7 @@ def is_finished(folder: Path, config: Config) -> bool:
     """Whether the run ended as it should, with at least as many rounds as are asked for."""
     return (
         read_json(folder / "run_state.json").get("state") == "finished"
-        and settings.load([str(folder / "config.yaml")], environ={}).loop.rounds >= config.loop.rounds
+        and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
     )
 
 
@@ -37,7 +37,7 @@ def check(folder: Path, config: Config) -> None:
     """
     if not is_run(folder):
         raise DataError(f"{folder} holds no run to resume: give a run folder, or start one with train")
-    before = settings.load([str(folder / "config.yaml")], environ={})
+    before = settings.recorded(folder / "config.yaml")
     different = [
         key
         for key, field in settings.fields().items()

@@ -63,6 +63,11 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = (), environ: Mapp
     return validate(settings)
 
 
+def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:
+    """The configuration that a folder holds, which the environment does not change: variables are for new runs."""
+    return load([str(file)], overrides, environ={})
+
+
 def validate(settings: Mapping[str, Setting]) -> Config:
     """Config from dotted keys."""
     tree: dict[str, Any] = {}

@@ -94,7 +94,7 @@ def read(path: Path, number: int) -> Run:
         path.resolve().name,
         number,
         path,
-        settings.load([str(path / "config.yaml")], environ={}),
+        settings.recorded(path / "config.yaml"),
         state if isinstance(state, dict) else {},
         contract.read(path / "evaluation.json", contract.Evaluation),
         contract.read(path / "attacks.json", contract.Attacks),

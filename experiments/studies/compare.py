@@ -59,7 +59,7 @@ def read_runs(root: Path) -> list[Run]:
 
 
 def _run(trial: Trial) -> Run:
-    config = settings.load([str(trial.path / "config.yaml")], [], environ={})
+    config = settings.recorded(trial.path / "config.yaml")
     concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
     looks = [row for row in read_metrics(trial.path / "metrics.jsonl") if row.get("event") == "selection"]
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"

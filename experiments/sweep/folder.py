@@ -48,7 +48,7 @@ class SweepFolder:
 
     def check_same(self, base: Config, space: Space) -> None:
         """ConfigError, naming the differing keys, if the sweep here was asked for otherwise."""
-        was, now = settings.load([str(self.base)], environ={}), base
+        was, now = settings.recorded(self.base), base
         keys = [key for key, field in settings.fields().items() if not settings.is_section(field)]
         different = [k for k in keys if k not in MAY_CHANGE and settings.value(was, k) != settings.value(now, k)]
         stored, asked = strict_yaml.read(self.space), space.file.model_dump(exclude_unset=True)

@@ -45,7 +45,7 @@ def run_config(path: Path, overrides: list[str]) -> Config:
     """
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file():
-            return settings.load([str(folder / "config.yaml")], overrides, environ={})
+            return settings.recorded(folder / "config.yaml", overrides)
     from experiments.adapters import described
 
     return settings.load([], [*described(path), *overrides], environ={})

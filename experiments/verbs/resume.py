@@ -27,5 +27,5 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise DataError(f"{args.run} holds no run to resume: give a run folder, or start one with train")
     place = [f"output={folder.parent}", f"name={folder.name}"]
     overrides = args.overrides + common.cluster_overrides(args) + place
-    config = settings.load([str(folder / "config.yaml")], overrides, environ={})
+    config = settings.recorded(folder / "config.yaml", overrides)
     return train.go_on(config, args, console)

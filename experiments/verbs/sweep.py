@@ -68,7 +68,7 @@ def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Conf
         raise ConfigError("--resume needs --name N, the sweep to go on with")
     folder = _folder(args, name)
     folder.check_resumable()
-    base = _base(args.config, overrides) if args.config else settings.load([str(folder.base)], overrides, environ={})
+    base = _base(args.config, overrides) if args.config else settings.recorded(folder.base, overrides)
     space = read(Path(args.space) if args.space else folder.space, base)
     folder.check_same(base, space)
     return folder, base, space
