@@ -1,0 +1,101 @@
+"""How noisy each estimator's policy gradient is, and whether the estimators agree on where to go.
+
+    python -m experiments.benchmarks.gradients RUN [override ...]
+
+RUN is a run folder: its configuration, its adapter (the policy that is measured) and its critic. Every estimator that
+this critic serves sees the same rounds of trajectories, drawn by that policy. One line for each:
+
+``noise``: trace of the covariance of one round's gradient over the squared length of its mean; so many rounds must be
+averaged until signal and noise are even. None where no signal is seen.
+``signal``: that squared length over its own standard error (t of the pairs' products, by jackknife over rounds).
+``agrees``: cosine of the mean gradients with those of the estimators before, free of the noise that both share.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from actors.critic import CriticActor
+from actors.rollout import RolloutActor
+from experiments import settings
+from learner.learner import Learner
+from rl_unlearn.adapter import digest, read_adapter
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.requests import Request
+from rl_unlearn.weights import Weights
+
+TIMED = ("terminal", "group", "critic", "vtrace", "x0hat", "qprop", "pathwise")
+BLIND = ("critic_no_t", "pathwise_no_t")
+_FORMER = 8
+"""Rounds that only fill the running statistics of `terminal`."""
+_ROUNDS = 32
+
+
+def squared_mean(products: Float[Tensor, "rounds rounds"]) -> tuple[float, float]:
+    """Unbiased estimate of the inner product of two means from all inner products but a round's with itself, and its
+    standard error by jackknife over rounds."""
+    count = len(products)
+    off = products - products.diag().diag()
+    total = off.sum()
+    without = (total - off.sum(dim=0) - off.sum(dim=1)) / ((count - 1) * (count - 2))
+    error = ((count - 1) / count * (without - without.mean()).square().sum()).sqrt()
+    return (total / (count * (count - 1))).item(), error.item()
+
+
+def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds parameters"]:
+    """One row for each round; retention plays no part."""
+    rollout, critic, learner = RolloutActor(config), CriticActor(config), Learner(config)
+    learner._policy.load_adapter(weights.state)
+    book, found = PromptBook.from_config(config), []
+    for round in range(1, _FORMER + _ROUNDS + 1):
+        prompts = book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
+        scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
+        trajectory = scored.trajectory
+        advantages = learner._estimator.advantages(scored, lambda: learner._log_ratios(trajectory))  # noqa: B023
+        if round <= _FORMER:
+            continue
+        learner._optimizer.zero_grad()
+        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner._policy.schedule.learned)
+        for part in pairs.split(config.learner.microbatch):
+            _, loss = learner._policy_loss(scored, advantages, part)
+            (loss.sum() / len(pairs)).backward()
+        found.append(torch.cat([gradient.flatten() for gradient in learner._gradients()]))
+    return torch.stack(found).double()
+
+
+def main(run: str, overrides: list[str]) -> None:
+    """Prints one JSON object a line."""
+    folder = Path(run)
+    state = read_adapter(folder)
+    # Version 0 whatever it is: the policy that draws is the one whose gradient is asked for.
+    weights = Weights(0, state, digest(state))
+    timed = settings.recorded(folder / "config.yaml").estimator.timed
+    before: dict[str, tuple[Tensor, float]] = {}
+    for name in TIMED if timed else BLIND:
+        config = settings.recorded(
+            folder / "config.yaml", [*overrides, f"estimator.name={name}", f"critic.start={folder}"]
+        )
+        rows = gradients(config, weights)
+        signal, error = squared_mean(rows @ rows.T)
+        noise = rows.square().sum(dim=1).mean().item() - signal
+        agrees = {
+            other: round(squared_mean(rows @ theirs.T)[0] / (signal * size) ** 0.5, 2)
+            for other, (theirs, size) in before.items()
+            if signal > 0 and size > 0
+        }
+        row = {
+            "estimator": name,
+            "noise": round(noise / signal, 1) if signal > 0 else None,
+            "signal": round(signal / error, 1),
+        }
+        print(json.dumps(row | {"agrees": agrees}), flush=True)
+        before[name] = rows, signal
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
