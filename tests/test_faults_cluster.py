@@ -1,7 +1,8 @@
-"""A cluster of two nodes, the demo's configuration as a job, and everything that can die dying once."""
+"""The demo as a job on a real cluster: everything that can die dies once, and it is stopped ten times."""
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -17,12 +18,14 @@ from head import Head, running_head
 
 from cluster import program
 from experiments import settings
+from experiments.checkpoints import Checkpoints
 from experiments.files import read_json
 from experiments.ledger import LEDGER, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 CONFIG = "experiments/configs/canvas.yaml"
+ROUNDS = 32
 PATIENCE = 1800
 KILLS = {3: "RolloutActor", 6: "CriticActor", 11: "ReplayActor", 17: "Learner"}
 """Updates after which an actor is killed."""
@@ -45,6 +48,20 @@ def until(true: Callable[[], Any], job: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+def submitted(head: Head, run: Path, *words: str) -> list[str]:
+    """The command that submits the demo without its evaluation; it writes its run into ``run``."""
+    return [f"{Path(sys.executable).parent}/ray", "job", "submit", "--address", head.url, "--working-dir", str(ROOT),
+            *words, "--", "python", "-m", "experiments", "train", "--config", CONFIG, "--name", run.name,
+            f"output={run.parent}", "cluster.address=auto"]  # fmt: skip
+
+
+def undisturbed() -> list[str]:
+    """Digests of all versions of a run in one process."""
+    config, events = settings.load([str(ROOT / CONFIG)], ["cluster.inline=true"]), []
+    program.train(config, lambda *event: events.append(event))
+    return tiny.versions(events)
+
+
 def workers(head: Head, kind: str) -> list[psutil.Process]:
     """Processes of this cluster's actors of a class."""
     found = []
@@ -60,9 +77,7 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
     with running_head(cpus=1) as head:
         node = head.join(cpus=1)
         job = subprocess.Popen(
-            [f"{Path(sys.executable).parent}/ray", "job", "submit", "--address", head.url, "--working-dir", str(ROOT),
-             "--", "python", "-m", "experiments", "train", "--config", CONFIG, "--name", "demo",
-             f"output={run.parent}", "loop.heartbeat=60", "cluster.address=auto"],
+            [*submitted(head, run), "loop.heartbeat=60"],
             env={**os.environ, **head.environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         for number, kind in KILLS.items():
@@ -77,14 +92,42 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
         told, _ = job.communicate(timeout=PATIENCE)
     record_property("seconds", round(time.monotonic() - begun))
     assert job.returncode == 0, told
-    config = settings.load([str(ROOT / CONFIG)], ["cluster.inline=true"])
-    verify(run / LEDGER, config.loop.rounds)
+    verify(run / LEDGER, ROUNDS)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, config.loop.rounds + 1))
+    assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, ROUNDS + 1))
     assert sum(row["event"] == "restart" for row in rows) >= 4, "three actors with state, and a node"
     figures = read_json(run / "evaluation.json")["after"]
     assert figures["ua"] >= 95, figures
     assert min(figures["coherence"], figures["ira"], figures["cra"]) >= 95, figures
-    events: list[tuple[str, dict[str, Any]]] = []
-    program.train(config, lambda *event: events.append(event))
-    assert updates(run) == tiny.versions(events), "the bits of an undisturbed run in one process"
+    assert updates(run) == undisturbed(), "the bits of an undisturbed run in one process"
+
+
+def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record_property):
+    """Ray's own command, which kills after three seconds of grace; then the same job once more, to its end."""
+    run, dice = tmp_path / "out" / "demo", random.Random(0)
+    states = []
+    with running_head(cpus=2) as head:
+        environment = {**os.environ, **head.environment}
+        ray = submitted(head, run)[0]
+
+        def submit(*words: str) -> str:
+            command = [*submitted(head, run, *words), "loop.checkpoint_every=1", "--resume", "auto", "--no-evaluate"]
+            done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=PATIENCE)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        for number in range(10):
+            submit("--no-wait", "--submission-id", f"stopped-{number}")
+            time.sleep(dice.uniform(10, 30))
+            committed = max((int(path.name[-6:]) for path in run.glob("checkpoints/round-*")), default=0)
+            stop = [ray, "job", "stop", "--address", head.url, f"stopped-{number}"]
+            subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=PATIENCE)
+            found = Checkpoints(run, 1, 2).newest(pytest.fail)  # fails for one that is not whole
+            assert (found[0] if found else 0) >= committed
+            states.append((committed, read_json(run / "run_state.json")["state"] if run.exists() else "unborn"))
+        submit()
+    record_property("rounds committed and state at each stop", states)
+    verify(run / LEDGER, ROUNDS)
+    assert read_json(run / "run_state.json")["state"] == "finished"
+    assert len({round for round, _ in states}) >= 4, "the stops met no different moments"
+    assert updates(run) == undisturbed(), "the bits of a run that nobody stopped"

@@ -1,8 +1,11 @@
 """Faults from outside: signals at any moment, a full disk, lost answers, a lost node; and nothing is left behind."""
 
+import collections
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,10 +30,12 @@ from rl_unlearn.snapshot import Snapshot
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROUNDS = 6
+_MANY, _KILLING = 400, 300.0
+"""Rounds of the run that a random killer accompanies, and for how many seconds."""
 
 
-def settings(folder: Path, **changes: Any) -> Any:
-    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "heartbeat": 60.0, "restarts": 20, "timeout": 600.0}
+def settings(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **changes: Any) -> Any:
+    loop = {"rounds": rounds, "checkpoint_every": 1, "heartbeat": heartbeat, "restarts": 20, "timeout": 600.0}
     return tiny.config(loop=loop, output=str(folder), tensorboard=False, **changes)
 
 
@@ -42,9 +47,9 @@ def undisturbed(config: Any) -> tuple[str, list[str]]:
     return result.digest, tiny.versions(told)
 
 
-def of(run: Path) -> tuple[str, list[str]]:
+def of(run: Path, rounds: int = ROUNDS) -> tuple[str, list[str]]:
     """The same of a run folder, whose ledger has no gap and no repetition."""
-    verify(run / LEDGER, ROUNDS)
+    verify(run / LEDGER, rounds)
     return digest(read_adapter(run)), [row["weights"] for row in rows(run / LEDGER)]
 
 
@@ -136,8 +141,8 @@ def _warm_up() -> Any:
     return trajectories(0)
 
 
-def on_ray(folder: Path, **cluster: Any) -> Any:
-    return settings(folder, rollout={"actors": 2, "batch": 4},
+def on_ray(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **cluster: Any) -> Any:
+    return settings(folder, rounds, heartbeat, rollout={"actors": 2, "batch": 4},
                     cluster={"inline": False, "actor_cpus": 0.1, **cluster})  # fmt: skip
 
 
@@ -169,6 +174,53 @@ def test_a_killed_driver_leaves_no_process(tmp_path):
     while rays() and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not rays()
+    assert shared_memory() <= before
+
+
+def victims() -> dict[str, list[int]]:
+    """Process ids of the actors that live now, by class."""
+    found: dict[str, list[int]] = {}
+    for pid in rays():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            name = re.match(r"ray::(\w+Actor|Learner)\b", " ".join(process.cmdline()))
+            if name and process.status() != psutil.STATUS_STOPPED:
+                found.setdefault(name[1], []).append(pid)
+    return found
+
+
+def test_a_random_killer_is_survived(tmp_path, record_property):
+    """For five minutes an actor is killed or stopped, or the driver killed, every few seconds; the driver is started
+    again by whoever started it."""
+    config, dice = on_ray(tmp_path, rounds=_MANY, heartbeat=15.0), random.Random(0)
+    run, struck = tmp_path / "run", collections.Counter[str]()
+    before = shared_memory()
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment())
+
+    process, end = start(), time.monotonic() + _KILLING
+    while time.monotonic() < end:
+        time.sleep(dice.uniform(5, 20))
+        assert process.poll() is None, f"the run ended by itself with code {process.returncode} after {struck}"
+        if dice.random() < 0.15 and rows(run / LEDGER):
+            process.kill()
+            process.wait()
+            struck["driver killed"] += 1
+            process = start()
+        elif alive := victims():
+            kind = dice.choice(sorted(alive))
+            fault = dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(dice.choice(alive[kind]), fault)
+                struck[f"{kind} {fault.name}"] += 1
+    record_property("struck", dict(struck))
+    record_property("updates when the killer stopped", len(rows(run / LEDGER)))
+    assert process.wait(1200) == 0
+    assert struck.total() >= 10, "it was spared: the test has lost its point"
+    assert of(run, _MANY) == undisturbed(config)
+    assert not list(run.rglob(".*.tmp"))
+    assert not rays(), "no process is left"
     assert shared_memory() <= before
 
 
