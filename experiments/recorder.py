@@ -64,7 +64,7 @@ class Recorder:
             self._folder.update(state="running")
         if event == "dashboard":
             self._folder.update(dashboard=row["url"])
-        if event in ("round", "selection"):
+        if event in ("round", "selection", "evaluation"):
             self._scalars(event, row)
             for tracker in self._trackers:
                 tracker.log(scalars(event, row), int(row.get("round", 0)))

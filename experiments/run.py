@@ -20,6 +20,7 @@ from experiments.report import write_report
 from experiments.resuming import trim
 from experiments.run_folder import RunFolder
 from experiments.tracking import Tracker
+from learner.board import Resumption
 from learner.loop import Listener
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
@@ -51,16 +52,22 @@ def carry_out(
         judge = load_judge(config) if evaluated else None
         load_model(_for_driver(config).model)
     with folder.running(config, argv, resumed):
-        begun = time.monotonic()
-        result = _train(config, folder, console, resumed, listen)
-        earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
-        save_adapter(folder / "adapter", result.adapter, config)
-        if result.critic is not None:
-            save_critic(folder.path, result.critic)
-        write_bytes(folder / "curves.png", plots.draw_curves(plots.read_metrics(folder / "metrics.jsonl")))
-        outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
-        if judge is not None:
-            outcome |= _look(config, folder, result, book, judge, console)
+        begun, progress = time.monotonic(), make_progress(console)
+        keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
+        resumption = _left(folder, keeper, console) if resumed else None
+        trackers = [Tracker(name, folder, config) for name in config.trackers]
+        with Recorder(folder, progress, config.tensorboard, trackers) as recorder:
+            result = _train(config, folder, _both(recorder, listen), keeper, resumption)
+            progress.stop()  # what follows has a display of its own
+            earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
+            save_adapter(folder / "adapter", result.adapter, config)
+            if result.critic is not None:
+                save_critic(folder.path, result.critic)
+            write_bytes(folder / "curves.png", plots.draw_curves(plots.read_metrics(folder / "metrics.jsonl")))
+            outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
+            if judge is not None:
+                outcome |= _look(config, folder, result, book, judge, console)
+                recorder("evaluation", {"round": config.loop.rounds, "final": True, **outcome["after"]})
         seconds = time.monotonic() - start + max(0.0, earlier)
         outcome |= {"wall_seconds": round(seconds, 1), "seed": config.seed, "concept": config.concept}
         if judge is not None:
@@ -71,24 +78,31 @@ def carry_out(
     return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
 
 
-def _train(config: Config, folder: RunFolder, console: Console, resumed: bool, listen: Listener | None) -> Result:
+def _left(folder: RunFolder, keeper: Checkpoints, console: Console) -> Resumption | None:
+    """What the newest checkpoint holds, to which metrics and ledger are cut back; None if there is none yet."""
+    found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
+    trim(folder.path, found[0] if found else None)
+    if found is None:
+        return None
+    verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
+    return found[1]
+
+
+def _both(recorder: Recorder, listen: Listener | None) -> Listener:
+    def record(event: str, row: dict[str, Any]) -> None:
+        recorder(event, row)
+        if listen is not None:
+            listen(event, row)
+
+    return record
+
+
+def _train(
+    config: Config, folder: RunFolder, listen: Listener, keeper: Checkpoints, start: Resumption | None
+) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
-    keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
-    found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False)) if resumed else None
-    if resumed:
-        trim(folder.path, found[0] if found else None)
-        if found is not None:
-            verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
     try:
-        trackers = [Tracker(name, folder, config) for name in config.trackers]
-        with Recorder(folder, make_progress(console), config.tensorboard, trackers) as recorder:
-
-            def record(event: str, row: dict[str, Any]) -> None:
-                recorder(event, row)
-                if listen is not None:
-                    listen(event, row)
-
-            result = train(config, record, spill, keeper=keeper, start=found[1] if found else None)
+        result = train(config, listen, spill, keeper=keeper, start=start)
         verify(folder / LEDGER, result.updates)
         return result
     except UserError:

@@ -67,6 +67,7 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"phase", "round", "selection"} <= {row["event"] for row in rows}
+    assert {key: rows[-1][key] for key in SIDE} == evaluation["after"], "trackers hear the judged figures last"
     assert [row["round"] for row in rows if row["event"] == "round"] == [1, 2, 3]
     assert all(row["elapsed"] >= 0 for row in rows)
     state = state_of(run)
