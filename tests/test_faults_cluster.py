@@ -40,10 +40,10 @@ def updates(run: Path) -> list[str]:
     return [json.loads(line)["weights"] for line in lines if line.endswith("}")]
 
 
-def until(true: Callable[[], Any], job: subprocess.Popen[str]) -> None:
+def until(true: Callable[[], Any], job: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + PATIENCE
     while not true():
-        assert job.poll() is None, "".join(job.communicate())
+        assert job is None or job.poll() is None, "".join(job.communicate())
         assert time.monotonic() < deadline, "in vain"
         time.sleep(0.1)
 
@@ -103,7 +103,8 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
 
 
 def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record_property):
-    """Ray's own command, which kills after three seconds of grace; then the same job once more, to its end."""
+    """By Ray's own command, which kills after three seconds of grace: in turn while the run starts and while it learns.
+    Then the same job once more, to its end."""
     run, dice = tmp_path / "out" / "demo", random.Random(0)
     states = []
     with running_head(cpus=2) as head:
@@ -117,8 +118,11 @@ def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record
             return done.stdout
 
         for number in range(10):
+            learned = len(updates(run))
             submit("--no-wait", "--submission-id", f"stopped-{number}")
-            time.sleep(dice.uniform(10, 30))
+            if number % 2:
+                until(lambda learned=learned: len(updates(run)) > learned)
+            time.sleep(dice.uniform(0, 4 if number % 2 else 15))
             committed = max((int(path.name[-6:]) for path in run.glob("checkpoints/round-*")), default=0)
             stop = [ray, "job", "stop", "--address", head.url, f"stopped-{number}"]
             subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=PATIENCE)
