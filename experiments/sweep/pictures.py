@@ -105,12 +105,15 @@ def _limits(axes: Any, found: Sequence[Row]) -> None:
     judged = [trial for row in found for trial in row.finished]
     if not judged:
         return
-    for values, set_limits in (
-        ([(t.figures["ira"] + t.figures["cra"]) / 2 for t in judged], axes.set_xlim),
-        ([t.figures["ua"] for t in judged], axes.set_ylim),
+    for values, axis, set_limits in (
+        ([(t.figures["ira"] + t.figures["cra"]) / 2 for t in judged], axes.xaxis, axes.set_xlim),
+        ([t.figures["ua"] for t in judged], axes.yaxis, axes.set_ylim),
     ):
         room = max(2.0, 0.12 * (max(values) - min(values)))
-        set_limits(max(-1.5, min(values) - room), min(101.5, max(values) + room))
+        low, high = max(-1.5, min(values) - room), min(101.5, max(values) + room)
+        ticks = axis.get_major_locator().tick_values(low, high)
+        axis.set_ticks([tick for tick in ticks if 0 <= tick <= 100])  # there is room beyond, but nothing in it
+        set_limits(low, high)
 
 
 def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
