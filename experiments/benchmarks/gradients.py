@@ -8,7 +8,8 @@ this critic serves sees the same rounds of trajectories, drawn by that policy. O
 ``noise``: trace of the covariance of one round's gradient over the squared length of its mean; so many rounds must be
 averaged until signal and noise are even. None where no signal is seen.
 ``signal``: that squared length over its own standard error (t of the pairs' products, by jackknife over rounds).
-``agrees``: cosine of the mean gradients with those of the estimators before, free of the noise that both share.
+``agrees``: cosine of the mean gradients with those of the estimators before, free of the noise that both share; only
+between those whose signal is above two standard errors.
 """
 
 import json
@@ -83,10 +84,11 @@ def main(run: str, overrides: list[str]) -> None:
         rows = gradients(config, weights)
         signal, error = squared_mean(rows @ rows.T)
         noise = rows.square().sum(dim=1).mean().item() - signal
+        seen = signal > 2 * error
         agrees = {
             other: round(squared_mean(rows @ theirs.T)[0] / (signal * size) ** 0.5, 2)
             for other, (theirs, size) in before.items()
-            if signal > 0 and size > 0
+            if seen
         }
         row = {
             "estimator": name,
@@ -94,7 +96,8 @@ def main(run: str, overrides: list[str]) -> None:
             "signal": round(signal / error, 1),
         }
         print(json.dumps(row | {"agrees": agrees}), flush=True)
-        before[name] = rows, signal
+        if seen:
+            before[name] = rows, signal
 
 
 if __name__ == "__main__":
