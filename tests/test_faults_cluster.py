@@ -49,7 +49,7 @@ def until(true: Callable[[], Any], job: subprocess.Popen[str] | None = None) -> 
 
 
 def submitted(head: Head, run: Path, *words: str) -> list[str]:
-    """The command that submits the demo without its evaluation; it writes its run into ``run``."""
+    """The command that submits the demo, which writes its run into ``run``; ``words`` are Ray's own options."""
     return [f"{Path(sys.executable).parent}/ray", "job", "submit", "--address", head.url, "--working-dir", str(ROOT),
             *words, "--", "python", "-m", "experiments", "train", "--config", CONFIG, "--name", run.name,
             f"output={run.parent}", "cluster.address=auto"]  # fmt: skip
@@ -111,11 +111,10 @@ def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record
         environment = {**os.environ, **head.environment}
         ray = submitted(head, run)[0]
 
-        def submit(*words: str) -> str:
+        def submit(*words: str) -> None:
             command = [*submitted(head, run, *words), "loop.checkpoint_every=1", "--resume", "auto", "--no-evaluate"]
             done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=PATIENCE)
             assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
 
         for number in range(10):
             learned = len(updates(run))
