@@ -68,11 +68,14 @@ class World:
         )
 
     def weights(self) -> str:
-        """SHA-256 of every frozen weight and of the adapter: all tensors of the UNet, text encoder and autoencoder."""
+        """SHA-256 of every frozen weight and of the adapter: all tensors of the UNet, text encoder and autoencoder.
+
+        peft keeps its empty wrapper around a layer whose last adapter is deleted; the weight has a longer name then.
+        """
         sha = hashlib.sha256(digest(self.policy.adapter_state()).encode())
         for part in (self.policy.unet, self.policy.pipeline.text_encoder, self.policy.pipeline.vae):
             for name, tensor in part.state_dict().items():
-                sha.update(name.encode())
+                sha.update(name.replace(".base_layer.", ".").encode())
                 sha.update(tensor.detach().cpu().numpy().tobytes())
         return sha.hexdigest()
 
