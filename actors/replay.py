@@ -5,6 +5,7 @@ that was paid for with GPU seconds is dropped because the other side is slow.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,17 +32,23 @@ class _Row:
 class ReplayActor:
     """A store of single trajectories by id; adding an id twice is a no-op, for calls may be delivered twice.
 
+    Batches are drawn from whole rounds only, and rows leave only when a batch is drawn: what a batch holds is a
+    function of the newest round it may hold, never of which call came first.
     A trajectory that is not finite is refused: counted, kept aside to be looked at, never given to critic or learner.
     """
 
     def __init__(self, config: Config, spill: str | None = None):
         """``spill``: folder to which committed batches are also written."""
         self._capacity, self._max_lag = config.replay.capacity, config.replay.max_lag
-        self._max_ahead = config.rollout.images * (config.loop.pipeline + 1)
+        self._images = config.rollout.images
+        self._max_ahead = self._images * (config.loop.pipeline + 1)
         self._spill = Path(spill) if spill else None
         self._rows: dict[int, _Row] = {}
         self._seen: set[int] = set()
-        self._served = -1
+        self._arrived: Counter[int] = Counter()
+        """Rows seen of each round, the refused ones, too."""
+        self._newest = {-1: 0}
+        """Newest round that the batch for each update could hold; before the first one, -1, that is the warm-up's."""
         self._refused: dict[int, Trajectory] = {}
         self._owed: set[int] = set()
         """Refused rows that no batch has gone without yet."""
@@ -59,12 +66,15 @@ class ReplayActor:
     async def add(self, trajectory: Trajectory, fresh: bool = True) -> int:
         """Commits all rows at once; waits while more rows were never sampled than ``loop.pipeline`` + 1 rounds hold.
 
-        With ``fresh=False`` the rows count as sampled before (the warm-up's, of round 0). Returns how many were new
-        and finite.
+        A round that has begun is let in whole. With ``fresh=False`` the rows count as sampled before (the warm-up's, of
+        round 0). Returns how many were new and finite.
         """
+        begun = [id // PER_ROUND for id in trajectory.ids.tolist()]
         finite, batch = trajectory.finite().tolist(), trajectory.to_arrow()
         async with self._changed:
-            await self._changed.wait_for(lambda: not fresh or self._unsampled() <= self._max_ahead)
+            await self._changed.wait_for(
+                lambda: not fresh or self._unsampled() <= self._max_ahead or any(self._arrived[r] for r in begun)
+            )
             unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
             new = [i for i in unseen if finite[i]]
             for i in unseen:
@@ -78,58 +88,69 @@ class ReplayActor:
                     batch.slice(i, 1), int(trajectory.rounds[i]), int(trajectory.policy_versions[i]), int(not fresh)
                 )
                 self._seen.add(id)
+            self._arrived.update(begun[i] for i in unseen)
             self._counts["added"] += len(new)
             self._counts["repeated"] += len(trajectory) - len(unseen)
-            while len(self._rows) > self._capacity:
-                del self._rows[min(self._rows)]
-                self._counts["evicted_capacity"] += 1
             self._changed.notify_all()
         return len(new)
 
     async def sample(
-        self, count: int, version: int, up_to_round: int, minimum_fresh: int, seed: tuple[int | str, ...]
+        self, count: int, version: int, newest: int | None, minimum_fresh: int, seed: tuple[int | str, ...]
     ) -> Trajectory:
         """``count`` trajectories without replacement (all, if there are fewer) for an update of policy ``version``.
 
-        Waits for ``minimum_fresh`` rows that were never sampled; those come first (oldest first), the rest is uniform
-        over the eligible ones: rounds 1 to ``up_to_round``, policies at most ``max_lag`` updates behind. The warm-up is
-        not learned from: its prompts are drawn for the critic. Older rows are evicted. Deterministic in the store's
-        content and ``seed``; the same ``seed`` and version once more are a repeated call, which gives the same rows and
-        counts nothing.
+        Waits until round ``newest`` is whole; without one, until there are ``minimum_fresh`` rows of whole rounds that
+        were never sampled, and takes the newest of these rounds. Rows that were never sampled come first (oldest
+        first), the rest is uniform over the eligible ones: rounds 1 to ``newest``, policies at most ``max_lag`` updates
+        behind. Older rows, and the oldest ones beyond the capacity, are evicted. The warm-up is not learned from: its
+        prompts are drawn for the critic. Deterministic in ``newest``, the batches before and ``seed``; the same
+        ``seed`` and version once more are a repeated call, which gives the same rows and counts nothing.
         """
         call = (version, *seed)
         if call in self._drawn:
             return self._read(self._drawn[call])
 
         def ready() -> bool:
-            self._evict(version)  # again at each look: what arrives meanwhile may be stale, too
-            fresh = len(self._fresh(up_to_round)) + sum(id // PER_ROUND <= up_to_round for id in self._owed)
-            return fresh >= minimum_fresh and any(row.round > 0 for row in self._rows.values())
+            up_to = self._whole() if newest is None else newest
+            if self._whole() < up_to:
+                return False
+            self._evict_stale(version, up_to)  # again at each look: what arrives meanwhile may be stale, too
+            fresh = len(self._fresh(up_to)) + sum(id // PER_ROUND <= up_to for id in self._owed)
+            return (newest is not None or fresh >= minimum_fresh) and any(
+                0 < r.round <= up_to for r in self._rows.values()
+            )
 
         async with self._changed:
             await self._changed.wait_for(ready)
-            first = self._fresh(up_to_round)[:count]
-            rounds = range(1, up_to_round + 1)
-            chosen = sorted(first + self._uniform(count - len(first), rounds, set(first), seed))
+            up_to = self._whole() if newest is None else newest
+            self._evict_oldest(up_to)
+            first = self._fresh(up_to)[:count]
+            chosen = sorted(first + self._uniform(count - len(first), range(1, up_to + 1), set(first), seed))
             for id in chosen:
                 self._rows[id].draws += 1
             self._counts["sampled"] += len(chosen)
-            self._owed = {id for id in self._owed if id // PER_ROUND > up_to_round}
-            self._served = max(self._served, version)
+            self._owed = {id for id in self._owed if id // PER_ROUND > up_to}
+            self._newest[version] = up_to
             self._drawn[call] = chosen
             if len(self._drawn) > _REMEMBERED:
                 del self._drawn[next(iter(self._drawn))]
             self._changed.notify_all()
             return self._read(chosen)
 
-    async def recent(self, count: int, version: int, up_to_round: int, seed: tuple[int | str, ...]) -> Trajectory:
+    async def newest_round(self, version: int) -> int:
+        """Newest round that the batch for the update of policy ``version`` could hold; waits until it was sampled."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: version in self._newest)
+            return self._newest[version]
+
+    async def recent(self, count: int, version: int, seed: tuple[int | str, ...]) -> Trajectory:
         """Uniformly drawn trajectories for the critic, the warm-up's too; does not count as sampling.
 
-        Waits until the batch for the update of policy ``version`` was sampled: that batch is among what it draws from.
+        They are of the rounds that the batch for the update of policy ``version`` could hold (-1: the warm-up); waits
+        until that was sampled.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._served >= version)
-            return self._read(sorted(self._uniform(count, range(up_to_round + 1), set(), seed)))
+        newest = await self.newest_round(version)
+        return self._read(sorted(self._uniform(count, range(newest + 1), set(), seed)))
 
     async def refused(self, round: int) -> Trajectory:
         """What was refused in a round; forgets that of earlier ones."""
@@ -140,9 +161,10 @@ class ReplayActor:
         """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""
         return {"held": len(self._rows), **self._counts}
 
-    async def snapshot(self, up_to_round: int) -> Snapshot:
-        """The store as if nothing of later rounds had arrived yet."""
-        later = {id for id in self._seen if id // PER_ROUND > up_to_round}
+    async def snapshot(self) -> Snapshot:
+        """The store as if nothing had arrived of rounds after the newest one that the last batch could hold."""
+        newest = self._newest[max(self._newest)]
+        later = {id for id in self._seen if id // PER_ROUND > newest}
         refused = sum(id in self._refused for id in later)
         ids = sorted(self._rows.keys() - later)
         rows = [self._rows[id] for id in ids]
@@ -164,6 +186,8 @@ class ReplayActor:
             for i, (id, round, version, draws) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
                 self._rows[id] = _Row(batch.slice(i, 1), round, version, draws)
         self._seen = set(snapshot.tensors["seen"].tolist())
+        self._arrived = Counter(id // PER_ROUND for id in self._seen)
+        self._newest = {-1: self._whole()}
         self._counts = dict(snapshot.values["counts"])
         self._owed = set(snapshot.values["owed"])
 
@@ -189,12 +213,23 @@ class ReplayActor:
     def _read(self, ids: list[int]) -> Trajectory:
         return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in ids])
 
-    def _evict(self, version: int) -> None:
-        stale = [id for id, row in self._rows.items() if version - row.version > self._max_lag]
-        for id in stale:
+    def _whole(self) -> int:
+        """The newest round all rows of which have come; rounds come one after another."""
+        return max((round for round, count in self._arrived.items() if round and count == self._images), default=0)
+
+    def _evict_stale(self, version: int, up_to: int) -> None:
+        stale = [i for i, row in self._rows.items() if row.round <= up_to and version - row.version > self._max_lag]
+        self._evict(stale, "evicted_stale")
+
+    def _evict_oldest(self, up_to: int) -> None:
+        there = sorted(id for id, row in self._rows.items() if row.round <= up_to)
+        self._evict(there[: max(0, len(there) - self._capacity)], "evicted_capacity")
+
+    def _evict(self, ids: list[int], count: str) -> None:
+        for id in ids:
             del self._rows[id]
-        self._counts["evicted_stale"] += len(stale)
-        if stale:  # an `add` may be waiting for this room
+        self._counts[count] += len(ids)
+        if ids:  # an `add` may be waiting for this room
             self._changed.notify_all()
 
     def _write(self, batch: pa.RecordBatch, round: int, first: int) -> None:

@@ -25,6 +25,7 @@ from cluster.supervision import supervised
 from learner.board import Keeper, Resumption
 from learner.learner import Learner
 from learner.loop import Handles, Listener, Loop, Result
+from learner.order import Order
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
@@ -39,25 +40,28 @@ def train(
     image_rewards: Mapping[str, ImageReward] | None = None,
     keeper: Keeper | None = None,
     start: Resumption | None = None,
+    order: Order | None = None,
 ) -> Result:
     """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
 
     ``spill``: folder for replay batches, in it one for each generation of actors. ``image_rewards``: functions for
-    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from.
+    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from,
+    ``order`` what is on record of the run beyond it: an asynchronous run repeats these updates as they were.
     When an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds
     will be told again). Raises UserError with one line that names the cause.
     """
     _check(config)
+    order = order or Order(config)
 
     def inline(start: Resumption | None) -> Result:
         handles = _inline_actors(config, _of_generation(spill), image_rewards)
-        return asyncio.run(Loop(config, handles, listen, keeper).run(start))
+        return asyncio.run(Loop(config, handles, listen, keeper, order).run(start))
 
     def on_ray(hear: Listener, start: Resumption | None) -> Result:
         heartbeats = Heartbeats(config.loop.heartbeat, hear)
         try:
             with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper).run(start)))
+                return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper, order).run(start)))
         except Exception as error:
             raise explain(error) from error
 
@@ -101,9 +105,7 @@ def _check(config: Config) -> None:
             f"replay.max_lag {config.replay.max_lag} evicts images before they are learned from: use at least "
             f"{ahead * updates - 1}, or lower loop.pipeline"
         )
-    # Eviction by capacity depends on timing; in synchronous mode it must never be needed.
-    rounds = config.replay.max_lag // updates + ahead + 1 if config.loop.mode == "sync" else ahead + 1
-    needed = config.critic.warmup_images + rounds * images
+    needed = config.critic.warmup_images + (ahead + 1) * images
     if config.replay.capacity < needed:
         raise ConfigError(
             f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at least {needed}"

@@ -48,6 +48,7 @@ def supervised(
             "restart",
             {
                 "round": round,
+                "newest_round": start.newest_round if start is not None else 0,
                 "cause": str(cause),
                 "message": f"{cause}; goes on from round {round} in {pause:g} s (restart {tries[kind]} of {allowed})",
             },

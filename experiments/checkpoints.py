@@ -26,7 +26,7 @@ from rl_unlearn.trajectory import Trajectory
 
 PARTS = ("learner", "critic", "replay", "loop")
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"round-(\d{6,})")
 
 

@@ -12,16 +12,27 @@ LEDGER = "ledger.jsonl"
 
 
 def append(ledger: TextIO, row: dict[str, Any]) -> None:
-    """Adds a row: update, round, version in and out, number and digest of the trajectories, digest of the weights."""
+    """Adds a row: update, round, version in and out, which rounds it saw and who drew them, number and digest of the
+    trajectories, digest of the weights."""
     ledger.write(to_json(row) + "\n")
     ledger.flush()
     os.fsync(ledger.fileno())
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ledger, in their order; none if there is no file. A line cut by a crash is no row."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
 def verify(path: Path, updates: int) -> None:
     """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read(path)
     found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
     for number in range(1, max(updates, len(found)) + 1):
         if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:

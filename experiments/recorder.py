@@ -56,7 +56,7 @@ class Recorder:
         if event == "restart":  # what came after the checkpoint will be said again
             self._metrics.close()
             self._ledger.close()
-            trim(self._folder.path, row["round"] or None)
+            trim(self._folder.path, row["round"] or None, row["newest_round"])
             self._metrics, self._ledger = self._open()
         self._metrics.write(to_json({"event": event, "elapsed": elapsed, **row}) + "\n")
         self._metrics.flush()

@@ -15,6 +15,8 @@ MAY_CHANGE = (
     "loop.checkpoints",
 )  # fmt: skip
 """Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
+_OF_ROLLOUTS = ("selection", "warning")
+"""Events whose round is one of rollouts."""
 
 
 def is_run(folder: Path) -> bool:
@@ -52,13 +54,16 @@ def check(folder: Path, config: Config) -> None:
         raise ConfigError(f"{folder} was run with another configuration: {told}; start another run, or leave them")
 
 
-def trim(folder: Path, round: int | None) -> None:
-    """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None: to no checkpoint."""
+def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
+    """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None: to no checkpoint.
+
+    ``newest_round``: up to which the checkpoint knows the rollouts, which may be ahead of the training.
+    """
     for name in ("metrics.jsonl", LEDGER):
-        trim_rows(folder / name, -1 if round is None else round)
+        trim_rows(folder / name, *((-1, -1) if round is None else (round, newest_round)))
 
 
-def trim_rows(path: Path, round: int) -> None:
+def trim_rows(path: Path, round: int, newest_round: int) -> None:
     """Removes what was said of later rounds, and the final look, which will be said again; and a line cut by a crash.
 
     That there was a restart stays on record.
@@ -69,6 +74,7 @@ def trim_rows(path: Path, round: int) -> None:
             row = json.loads(line)
         except ValueError:
             continue
-        if (row.get("round", 0) <= round and not row.get("final")) or row.get("event") == "restart":
+        reached = newest_round if row.get("event") in _OF_ROLLOUTS else round
+        if (row.get("round", 0) <= reached and not row.get("final")) or row.get("event") == "restart":
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))

@@ -12,7 +12,7 @@ from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
 from experiments.files import write_bytes, write_json
-from experiments.ledger import LEDGER, verify
+from experiments.ledger import LEDGER, read, verify
 from experiments.models import load_model
 from experiments.progress import make_progress
 from experiments.recorder import Recorder
@@ -22,6 +22,7 @@ from experiments.run_folder import RunFolder
 from experiments.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
+from learner.order import Order
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
@@ -54,10 +55,11 @@ def carry_out(
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
+        order = Order(config, read(folder / LEDGER) if resumed else ())
         resumption = _left(folder, keeper, console) if resumed else None
         trackers = [Tracker(name, folder, config) for name in config.trackers]
         with Recorder(folder, progress, config.tensorboard, trackers) as recorder:
-            result = _train(config, folder, _both(recorder, listen), keeper, resumption)
+            result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
             save_adapter(folder / "adapter", result.adapter, config)
@@ -81,9 +83,10 @@ def carry_out(
 def _left(folder: RunFolder, keeper: Checkpoints, console: Console) -> Resumption | None:
     """What the newest checkpoint holds, to which metrics and ledger are cut back; None if there is none yet."""
     found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
-    trim(folder.path, found[0] if found else None)
     if found is None:
+        trim(folder.path, None)
         return None
+    trim(folder.path, found[0], found[1].newest_round)
     verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
     return found[1]
 
@@ -98,11 +101,16 @@ def _both(recorder: Recorder, listen: Listener | None) -> Listener:
 
 
 def _train(
-    config: Config, folder: RunFolder, listen: Listener, keeper: Checkpoints, start: Resumption | None
+    config: Config,
+    folder: RunFolder,
+    listen: Listener,
+    keeper: Checkpoints,
+    start: Resumption | None,
+    order: Order,
 ) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
     try:
-        result = train(config, listen, spill, keeper=keeper, start=start)
+        result = train(config, listen, spill, keeper=keeper, start=start, order=order)
         verify(folder / LEDGER, result.updates)
         return result
     except UserError:

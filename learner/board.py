@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from learner.order import Order
 from rl_unlearn.requests import Look
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.trajectory import Trajectory
@@ -17,6 +18,11 @@ class Resumption:
 
     warm_up: Trajectory
     parts: dict[str, Snapshot]
+
+    @property
+    def newest_round(self) -> int:
+        """Newest round of rollouts that it knows; in asynchronous mode these may be ahead of the training's."""
+        return int(self.parts["loop"].values["newest_round"])
 
 
 @runtime_checkable
@@ -52,8 +58,9 @@ class Choice:
 class Board:
     """What both coroutines share: references to the policy versions, the newest version, and the best ones."""
 
-    def __init__(self, version: int, weights: dict[int, Any]):
+    def __init__(self, version: int, weights: dict[int, Any], order: Order):
         self.version = version
+        self.order = order
         self.first: Look | None = None
         self.choices: list[Choice] = []
         self.rounds = 0
@@ -62,24 +69,33 @@ class Board:
         self._published = asyncio.Condition()
 
     @property
+    def newest(self) -> Any:
+        """The reference to the newest version."""
+        return self._weights[self.version]
+
+    @property
     def best(self) -> Choice | None:
         """The version to return so far."""
         return self.choices[-1] if self.choices else None
 
-    async def publish(self, version: int, weights: Any, oldest_needed: int) -> None:
-        """Makes a version available and forgets those before ``oldest_needed``."""
+    async def publish(self, version: int, weights: Any, newest_round: int) -> None:
+        """Makes a version available and forgets those that no round after ``newest_round`` is drawn by."""
         async with self._published:
             self.version = version
             self._weights[version] = weights
-            for old in [v for v in self._weights if v < min(oldest_needed, version)]:
+            needed = self.order.drawn_by(newest_round + 1)  # later rounds are not drawn by earlier versions
+            for old in [v for v in self._weights if v < min(version if needed is None else needed, version)]:
                 del self._weights[old]
             self._published.notify_all()
 
-    async def weights(self, version: int) -> Any:
-        """The reference to exactly this version, once there is one."""
+    async def behaviour(self, round: int) -> tuple[int, Any]:
+        """The version that draws a round and the reference to it, once there is one; notes it in the order."""
         async with self._published:
+            ordered = self.order.drawn_by(round)
+            version = self.version if ordered is None else ordered
             await self._published.wait_for(lambda: self.version >= version)
-            return self._weights[version]
+            self.order.drew(round, version)
+            return version, self._weights[version]
 
     async def passed(self, round: int) -> None:
         """A round's rollouts and look are done."""
@@ -92,9 +108,9 @@ class Board:
         async with self._published:
             await self._published.wait_for(lambda: self.rounds >= round)
 
-    async def snapshot(self, round: int, seconds: float, fetch: Callable[[Any], Awaitable[Weights]]) -> Snapshot:
-        """The board as it was when ``round`` had passed; ``fetch`` gets the weights behind a reference."""
-        chosen = [choice for choice in self.choices if choice.round <= round][-1]
+    async def snapshot(self, newest_round: int, seconds: float, fetch: Callable[[Any], Awaitable[Weights]]) -> Snapshot:
+        """The board as if no round after ``newest_round`` had been drawn; ``fetch`` gets the weights of a reference."""
+        chosen = [choice for choice in self.choices if choice.round <= newest_round][-1]
         best = await fetch(chosen.weights)
         needed = {version: await fetch(reference) for version, reference in dict(self._weights).items()}
         assert self.first is not None
@@ -105,6 +121,7 @@ class Board:
             tensors,
             {
                 "updates": self.version,
+                "newest_round": newest_round,
                 "weights": {str(version): weights.digest for version, weights in needed.items()},
                 "first": asdict(self.first),
                 "best": {
@@ -118,14 +135,15 @@ class Board:
         )
 
     @classmethod
-    def restored(cls, snapshot: Snapshot) -> "Board":
+    def restored(cls, snapshot: Snapshot, order: Order) -> "Board":
         """Inverse of :meth:`snapshot`; the weights are there themselves, in place of references."""
         values, chosen = snapshot.values, snapshot.values["best"]
         weights = {
             int(version): Weights(int(version), snapshot.part(f"weights.{version}"), digest)
             for version, digest in values["weights"].items()
         }
-        board = cls(values["updates"], dict(weights))
+        board = cls(values["updates"], dict(weights), order)
+        board.rounds = values["newest_round"]
         board.first = Look(**values["first"])
         best = Weights(chosen["version"], snapshot.part("best"), chosen["digest"])
         board.choices = [Choice(chosen["round"], chosen["version"], chosen["score"], best)]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
+from learner.order import Order
 from rl_unlearn.config import Config
 from rl_unlearn.errors import LostError, NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook
@@ -22,7 +23,6 @@ from rl_unlearn.weights import Weights
 Listener = Callable[[str, dict[str, Any]], None]
 MAX_POISONED = 3
 """Rounds in a row with trajectories that are not finite, after which a run does not just go on."""
-_ANY_ROUND = 2**31
 
 
 def _never(*_: object) -> bool:
@@ -61,8 +61,17 @@ class Result:
 class Loop:
     """One run. ``run`` reads top to bottom; ``_rollouts`` and ``_training`` are the two coroutines."""
 
-    def __init__(self, config: Config, handles: Handles, listen: Listener, keeper: Keeper | None = None):
+    def __init__(
+        self,
+        config: Config,
+        handles: Handles,
+        listen: Listener,
+        keeper: Keeper | None = None,
+        order: Order | None = None,
+    ):
+        """``order``: of the run so far, if it is gone on with."""
         self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
+        self._order = order or Order(config)
         self._book = PromptBook.from_config(config)
         self._started = self._heard = time.monotonic()
         self._poisoned = 0
@@ -74,7 +83,7 @@ class Loop:
         await self._same_model()
         if start is None:
             self._listen("phase", {"phase": "warm-up"})
-            board = Board(0, {0: self._handles.learner.weights.remote()})
+            board = Board(0, {0: self._handles.learner.weights.remote()}, self._order)
             await self._warm_up(board)
         else:
             self._listen("phase", {"phase": "restoring"})
@@ -90,7 +99,7 @@ class Loop:
         except* Exception as errors:
             raise first_of(errors) from errors
         rounds = self._config.loop.rounds
-        await self._look(board, rounds, board.version, await board.weights(board.version), final=True)
+        await self._look(board, rounds, board.version, board.newest, final=True)
         assert board.best is not None
         best = await self._fetch_weights(board.best.weights)
         critic = await self._wait(self._handles.critic.state.remote(), "critic")
@@ -110,8 +119,8 @@ class Loop:
         config, handles = self._config, self._handles
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = self._book.draw(config.seed, 0, images, share)
-        await self._collect(0, prompts, await board.weights(0), fresh=False)
-        warm = handles.replay.recent.remote(images, -1, 0, (config.seed, "warm-up"))
+        await self._collect(0, prompts, board.newest, fresh=False)
+        warm = handles.replay.recent.remote(images, -1, (config.seed, "warm-up"))
         keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
         states, fit = await self._wait(keep, "learner"), await self._wait(fitted, "critic")
         if self._keeper is not None:
@@ -129,17 +138,19 @@ class Loop:
         for reference, who in restored:
             await self._wait(reference, who)
         self._started -= parts["loop"].values["seconds"]
-        return Board.restored(parts["loop"])
+        return Board.restored(parts["loop"], self._order)
 
-    async def _checkpoint(self, keeper: Keeper, board: Board, round: int, parts: dict[str, Any]) -> None:
+    async def _checkpoint(
+        self, keeper: Keeper, board: Board, round: int, newest_round: int, parts: dict[str, Any]
+    ) -> None:
         """Commits what the actors held between two updates, and the driver's own share of it."""
-        await board.wait_for_round(round)  # its look may be the best one
+        await board.wait_for_round(newest_round)  # its look may be the best one
         found: dict[str, Snapshot] = {}
         for who, reference in parts.items():
             found[who] = await self._wait(reference, who)
-        own = await board.snapshot(round, time.monotonic() - self._started, self._fetch_weights)
+        own = await board.snapshot(newest_round, time.monotonic() - self._started, self._fetch_weights)
         keeper.commit(round, found | {"loop": own})
-        board.settle(round)
+        board.settle(newest_round)
 
     def _images(self, board: Board, round: int, final: bool = False) -> int:
         """Images of the warm-up, the rounds so far and their looks; those drawn ahead count in their own round."""
@@ -151,13 +162,10 @@ class Loop:
     async def _rollouts(self, board: Board) -> None:
         # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the
         # training can say when it has had enough.
-        config, first = self._config, board.version // self._config.learner.updates_per_round + 1
+        config, first = self._config, board.rounds + 1
         sync = config.loop.mode == "sync"
         for round in range(first, config.loop.rounds + 1) if sync else itertools.count(first):
-            version = board.version
-            if sync:
-                version = max(0, round - 1 - config.loop.pipeline) * config.learner.updates_per_round
-            weights = await board.weights(version)
+            version, weights = await board.behaviour(round)
             prompts = self._book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
             await self._collect(round, prompts, weights, fresh=True)
             if (round - 1) % config.selection.every == 0:
@@ -194,47 +202,49 @@ class Loop:
         per_round, total = config.learner.updates_per_round, config.loop.rounds * config.learner.updates_per_round
         if board.version >= total:  # resumed from the last checkpoint: only the final look is missing
             return
+        newest = board.rounds  # no rollouts have begun
         prepared = self._prepare(board.version)
         for version in range(board.version, total):
-            scored, fit = prepared
+            scored, fit, looked = prepared
             update = handles.learner.update.remote(scored, version)
             fitted = await self._wait(fit, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             due = keeper is not None and ends and keeper.due(round)
             # Asked for before the next update's calls, so that they show the actors between the two.
             parts = (
-                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote(round)}
-                if due
-                else {}
+                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote()} if due else {}
             )
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
             metrics = dict(await self._wait(update, "learner"))
-            self._listen("update", _ledger_row(round, version, metrics))
-            oldest = max(0, round - config.loop.pipeline) * per_round
-            await board.publish(metrics["policy_version"], handles.learner.weights.remote(), oldest)
+            before, newest = newest, await self._wait(looked, "replay")
+            self._order.learned(version, newest)
+            drawn_by = self._order.between(before, newest)
+            self._listen("update", _ledger_row(round, version, metrics, newest, drawn_by))
+            await board.publish(metrics["policy_version"], handles.learner.weights.remote(), newest)
             if ends:
                 await self._report(board, round, metrics | fitted)
             if due:
                 assert keeper is not None
-                await self._checkpoint(keeper, board, round, parts | {"learner": handles.learner.snapshot.remote()})
+                parts["learner"] = handles.learner.snapshot.remote()
+                await self._checkpoint(keeper, board, round, newest, parts)
 
-    def _prepare(self, version: int) -> tuple[Any, Any]:
-        """A scored batch for the update of policy ``version``, and the metrics of the critic's fit before it.
+    def _prepare(self, version: int) -> tuple[Any, Any, Any]:
+        """A scored batch for the update of policy ``version``, the metrics of the critic's fit before it, and the
+        newest round that the batch could hold.
 
         The critic is fitted on the newest trajectories before it scores them: its gradient is right only near what it
         has seen. The next call must wait for the fit, which reads the replay store after the batch was drawn.
         """
         config, handles = self._config, self._handles
-        round, number = version // config.learner.updates_per_round + 1, version % config.learner.updates_per_round
-        up_to = round if config.loop.mode == "sync" else _ANY_ROUND
-        fresh = 0 if number else config.rollout.images
+        fresh = 0 if version % config.learner.updates_per_round else config.rollout.images
         batch = handles.replay.sample.remote(
-            config.learner.batch, version, up_to, fresh, (config.seed, "batch", version)
+            config.learner.batch, version, self._order.newest_round(version), fresh, (config.seed, "batch", version)
         )
-        recent = handles.replay.recent.remote(config.critic.window, version, up_to, (config.seed, "recent", version))
+        looked = handles.replay.newest_round.remote(version)
+        recent = handles.replay.recent.remote(config.critic.window, version, (config.seed, "recent", version))
         fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
-        return handles.critic.score.remote(batch), fit
+        return handles.critic.score.remote(batch), fit, looked
 
     async def _report(self, board: Board, round: int, metrics: dict[str, Any]) -> None:
         metrics["replay"] = await self._wait(self._handles.replay.counts.remote(), "replay")
@@ -330,11 +340,16 @@ def awaited(reference: Awaitable[Any]) -> asyncio.Task[Any]:
     return task
 
 
-def _ledger_row(round: int, version: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What is on record of one update: which policy became which one, and by which trajectories."""
+def _ledger_row(
+    round: int, version: int, metrics: dict[str, Any], newest_round: int, drawn_by: dict[int, int]
+) -> dict[str, Any]:
+    """What is on record of one update: which policy became which one, by which trajectories, and who drew them.
+
+    ``newest_round`` and ``drawn_by``, of the rounds that are new since the update before, are what `Order` reads.
+    """
     row = {"update": version + 1, "round": round, "version_in": version, "version_out": metrics["policy_version"]}
-    taken = {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}
-    return row | {"policy_lag_max": metrics["policy_lag_max"]} | taken
+    drawn = {"policy_lag_max": metrics["policy_lag_max"], "newest_round": newest_round, "drawn_by": drawn_by}
+    return row | drawn | {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}
 
 
 def first_of(errors: BaseExceptionGroup) -> BaseException:

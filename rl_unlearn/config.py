@@ -217,7 +217,7 @@ class Rollout(Section):
 
 class Replay(Section):
     capacity: int = Field(2048, ge=1)
-    """Trajectories kept; the oldest leave first, and are counted."""
+    """Trajectories kept when a batch is drawn; the oldest leave first, and are counted."""
     max_lag: int = Field(8, ge=0)
     """Trajectories whose policy is more than this many updates old are evicted and never trained on."""
     spill: bool = False
@@ -229,7 +229,7 @@ class Loop(Section):
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
-    inside the rate limit."""
+    inside the rate limit, and the ledger holds what timing decided, so that lost updates can be repeated."""
     pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)

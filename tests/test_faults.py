@@ -17,6 +17,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.ledger import LEDGER, verify
 from experiments.recorder import Recorder
 from experiments.run_folder import RunFolder
+from learner.order import Order
 from rl_unlearn.errors import TrainingError
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -150,6 +151,27 @@ def test_whoever_is_lost_the_bits_are_those_of_an_undisturbed_run(
         assert "unavailable" in told if fault == "stop" and "hangs" not in told else CLASSES[who] in told
         assert fault == "stop" or "hangs" not in told
         assert "\n" not in told
+
+
+def test_an_asynchronous_run_repeats_what_was_lost_and_its_ledger_repeats_it_all(monkeypatch, tmp_path):
+    loop = {"mode": "async", "pipeline": 2, "rounds": 6, "checkpoint_every": 3}
+    config = settings(loop=loop)
+    mark = meets(monkeypatch, tmp_path, "critic", "score", 6, "before", "kill")
+    told: list[tuple[str, dict[str, Any]]] = []
+    keeper = Checkpoints(tmp_path, 3, 2)
+    program.train(config, lambda *event: told.append(event), keeper=keeper)
+    assert mark.exists(), "the fault was never met: the test has lost its point"
+    updates = [row for event, row in told if event == "update"]
+    (restart,) = [row for event, row in told if event == "restart"]
+    assert restart["round"] == 3
+    lost = updates[3 : len(updates) - 3]
+    assert lost
+    ledger = updates[:3] + updates[-3:]
+    assert lost == ledger[3 : 3 + len(lost)]
+    again: list[tuple[str, dict[str, Any]]] = []
+    alone = config.model_copy(update={"cluster": tiny.config().cluster})
+    program.train(alone, lambda *event: again.append(event), order=Order(alone, ledger))
+    assert [row for event, row in again if event == "update"] == ledger, "in one process, too"
 
 
 def test_when_nothing_helps_the_cause_is_named(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ from cluster.inline import InlineHandle
 from learner.board import Board
 from learner.learner import Learner
 from learner.loop import Handles, Loop, awaited
+from learner.order import Order
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
@@ -275,7 +276,7 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
     async def scenario() -> int:
         handles = Handles([InlineHandle(Looks(*looks))], None, None, None)
         loop = Loop(tiny.config(selection={"may_lose": may_lose}), handles, lambda *event: events.append(event))
-        board = Board(0, {0: "weights"})
+        board = Board(0, {0: "weights"}, Order(tiny.config()))
         for version in range(len(looks)):
             await loop._look(board, version, version, "weights")
         return board.best.version
@@ -404,19 +405,38 @@ def test_another_model_on_a_rollout_actor_is_noticed():
 
 def test_the_board_keeps_what_is_needed_and_the_newest():
     async def scenario() -> None:
-        board = Board(0, {0: "w0"})
-        waiting = asyncio.create_task(board.weights(2))
-        await board.publish(1, "w1", 0)
-        assert await board.weights(0) == "w0"
+        order = Order(tiny.config(loop={"pipeline": 1}))
+        board = Board(0, {0: "w0"}, order)
+        assert await board.behaviour(2) == (0, "w0")
+        waiting = asyncio.create_task(board.behaviour(4))
+        await board.publish(1, "w1", 1)
+        assert await board.behaviour(2) == (0, "w0"), "round 2 is still to be drawn"
         await asyncio.sleep(0)
         assert not waiting.done()
-        await board.publish(2, "w2", 1)
-        assert await waiting == "w2"
-        assert await board.weights(1) == "w1"
+        await board.publish(2, "w2", 2)
+        assert await waiting == (2, "w2")
+        assert await board.behaviour(3) == (1, "w1")
         with pytest.raises(KeyError):
-            await board.weights(0)
+            await board.behaviour(2)
         await board.publish(3, "w3", 99)
-        assert await board.weights(3) == "w3", "the newest version is always there"
+        assert board.newest == "w3", "the newest version is always there"
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_an_asynchronous_board_draws_by_the_newest_and_keeps_who_draws_what_no_batch_held_yet():
+    async def scenario() -> None:
+        order = Order(tiny.config(loop={"mode": "async"}))
+        board = Board(0, {0: "w0"}, order)
+        assert await board.behaviour(1) == (0, "w0")
+        assert await board.behaviour(2) == (0, "w0")
+        await board.publish(1, "w1", 1)
+        assert await board.behaviour(3) == (1, "w1")
+        assert await board.behaviour(2) == (0, "w0"), "drawn again, it would be drawn by the same one"
+        await board.publish(2, "w2", 2)
+        assert sorted(board._weights) == [1, 2]
+        await board.publish(3, "w3", 3)
+        assert sorted(board._weights) == [3], "round 4 has not begun"
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
 

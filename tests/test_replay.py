@@ -14,8 +14,6 @@ import torch
 from actors.replay import ReplayActor
 from rl_unlearn.trajectory import Trajectory
 
-ANY = 2**31
-
 
 def rows(round: int, count: int = 4, version: int | None = None, offset: int = 0) -> Trajectory:
     """Rows of a round whose latents name them: all equal to the id's last digits."""
@@ -58,8 +56,10 @@ def names(trajectory: Trajectory) -> list[int]:
 CALLS = itertools.count()
 
 
-async def draw(replay: ReplayActor, count: int, version: int = 1, up_to: int = ANY, fresh: int = 0, seed: Any = None):
-    return await replay.sample(count, version, up_to, fresh, seed or ("call", next(CALLS)))
+async def draw(
+    replay: ReplayActor, count: int, version: int = 1, newest: int | None = None, fresh: int = 0, seed: Any = None
+):
+    return await replay.sample(count, version, newest, fresh, seed or ("call", next(CALLS)))
 
 
 def test_a_repeated_draw_gives_the_same_rows_and_counts_nothing():
@@ -90,24 +90,26 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
         assert (counts["added"], counts["refused"], counts["repeated"], counts["held"]) == (2, 2, 4, 2)
         kept = await replay.refused(1)
         assert names(kept) == [101, 102]
-        snapshot = await replay.snapshot(1)
         assert names(await draw(replay, 4, fresh=4)) == [100, 103], "the round is complete without them"
         resumed = store()
-        await resumed.restore(snapshot)
+        await resumed.restore(await replay.snapshot())
         assert await resumed.add(spoiled) == 0, "they stay refused"
-        assert names(await draw(resumed, 4, fresh=4)) == [100, 103]
+        assert names(await draw(resumed, 4)) == [100, 103]
         waiting = asyncio.create_task(draw(replay, 4, fresh=4))
         assert not await settled(waiting), "of the next round all rows are waited for again"
-        await replay.add(rows(2))
-        assert {201, 202} <= set(names(await waiting))
-        assert (await replay.snapshot(1)).values["counts"]["refused"] == 2
+        spoiled = rows(2)
+        spoiled.rewards[1] = math.nan
+        await replay.add(spoiled)
+        assert {200, 202} <= set(names(await waiting))
+        await replay.add(rows(3))
+        assert (await replay.snapshot()).values["counts"]["refused"] == 3
 
     run(scenario())
 
 
 def test_adding_twice_is_a_no_op():
     async def scenario() -> None:
-        replay = store(images=8)
+        replay = store(images=6)
         assert await replay.add(rows(1)) == 4
         assert await replay.add(rows(1)) == 0
         assert await replay.add(rows(1, count=6)) == 2
@@ -120,14 +122,14 @@ def test_adding_twice_is_a_no_op():
 
 def test_optional_fields_come_back_and_are_spilled(tmp_path):
     async def scenario() -> None:
-        replay = store(images=8, spill=str(tmp_path))
+        replay = store(images=4, pipeline=1, spill=str(tmp_path))
         for round in (1, 2):
             means, predicted = torch.randn(4, 2, 2, 2, 2), torch.randn(4, 2)
             await replay.add(dataclasses.replace(rows(round), means=means, predicted=predicted))
         drawn = await draw(replay, 3)
         assert names(drawn) == [100, 101, 102]
         assert drawn.means.shape == (3, 2, 2, 2, 2)
-        last = await replay.recent(8, 0, ANY, (0,))
+        last = await replay.recent(8, 1, (0,))
         assert torch.equal(last.means[4:], means)
         assert torch.equal(last.predicted[4:], predicted)
         with pa.memory_map(str(sorted(tmp_path.glob("*.arrow"))[1])) as source:
@@ -177,7 +179,7 @@ def test_add_waits_while_the_learner_lags_and_wakes():
 
 def test_warm_up_rows_neither_wait_nor_count_as_fresh():
     async def scenario() -> None:
-        replay = store(images=2)
+        replay = store(images=2, pipeline=1)
         await replay.add(rows(0, count=20, version=0), False)
         await replay.add(rows(1, count=2))
         waiting = asyncio.create_task(draw(replay, 4, fresh=3))
@@ -195,24 +197,80 @@ def test_the_warm_up_is_for_the_critic_and_never_learned_from():
         await replay.add(rows(1, count=2))
         for number in range(5):
             assert names(await draw(replay, 8, fresh=0 if number else 2)) == [100, 101]
-        assert any(id < 100 for id in names(await replay.recent(16, 1, 1, ("recent",))))
+        assert any(id < 100 for id in names(await replay.recent(16, 1, ("recent",))))
 
     run(scenario())
 
 
-def test_sample_waits_for_fresh_rows_of_its_rounds():
+def test_sample_waits_until_its_round_is_whole():
     async def scenario() -> None:
         replay = store(images=4, pipeline=2)
-        waiting = asyncio.create_task(draw(replay, 4, up_to=1, fresh=4))
+        waiting = asyncio.create_task(draw(replay, 6, newest=2))
+        await replay.add(rows(1))
         assert not await settled(waiting)
-        await replay.add(rows(2))
-        assert not await settled(waiting), "rows of a later round must not be drawn"
-        await replay.add(rows(1, count=2))
+        await replay.add(rows(2, count=2))
         assert not await settled(waiting)
-        await replay.add(rows(1, count=2, offset=2))
-        assert names(await waiting) == [100, 101, 102, 103]
+        await replay.add(rows(2, count=2, offset=2))
+        assert names(await waiting) == [100, 101, 102, 103, 200, 201]
+        await replay.add(rows(3))
+        assert names(await draw(replay, 99, newest=2)) == [100, 101, 102, 103, 200, 201, 202, 203]
+        assert await replay.newest_round(1) == 2
 
     run(scenario())
+
+
+def test_without_a_round_the_newest_whole_one_is_taken():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=2)
+        waiting = asyncio.create_task(draw(replay, 99, fresh=4))
+        told = asyncio.create_task(replay.newest_round(1))
+        await replay.add(rows(1, count=3))
+        assert not await settled(waiting)
+        await replay.add(rows(1, count=1, offset=3))
+        assert names(await waiting) == [100, 101, 102, 103]
+        assert await told == 1
+        await replay.add(rows(2))
+        await replay.add(rows(3, count=3))
+        assert names(await draw(replay, 99, version=2)) == [100, 101, 102, 103, 200, 201, 202, 203]
+        assert await replay.newest_round(2) == 2
+        assert await replay.newest_round(1) == 1
+        assert len(await replay.recent(99, 2, ("recent",))) == 8
+
+    run(scenario())
+
+
+def test_a_round_that_has_begun_is_let_in_whole():
+    # Half of a round is never drawn from: were the rest kept out, neither side could go on.
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=0)
+        await replay.add(rows(1, count=4))
+        await replay.add(rows(2, count=1))
+        assert await replay.add(rows(2, count=3, offset=1)) == 3
+        waiting = asyncio.create_task(replay.add(rows(3, count=1)))
+        assert not await settled(waiting)
+        assert names(await draw(replay, 4, fresh=4)) == [100, 101, 102, 103]
+        assert await waiting == 1
+
+    run(scenario())
+
+
+def test_what_comes_earlier_or_later_changes_no_batch():
+    # The same newest round for the same update: the same batches, whatever else has arrived by then.
+    async def scenario(early: int) -> list[list[int]]:
+        replay = store(images=4, pipeline=9, capacity=10, max_lag=2)
+        drawn, added = [], 0
+        for version, newest in enumerate((1, 1, 3, 4, 6, 6)):
+            while added < newest + early:
+                added += 1
+                await replay.add(rows(added, version=max(0, added - 2)))
+            drawn.append(names(await draw(replay, 6, version, newest, seed=("batch", version))))
+            drawn.append(names(await replay.recent(5, version, ("recent", version))))
+        snapshot = await replay.snapshot()
+        drawn.append(snapshot.tensors["seen"].tolist())
+        drawn.append(sorted(snapshot.values["counts"].items()))
+        return drawn
+
+    assert run(scenario(0)) == run(scenario(1)) == run(scenario(3))
 
 
 def test_fresh_rows_come_first_and_the_rest_is_old():
@@ -283,15 +341,15 @@ def test_eviction_makes_room_for_an_add_that_waits():
 
 def test_capacity_keeps_the_newest_and_the_counts_add_up():
     async def scenario() -> None:
-        replay = store(images=32, capacity=10)
+        replay = store(images=3, capacity=10)
         for round in range(1, 8):
             await replay.add(rows(round, count=3))
+            held = names(await draw(replay, 99))
             counts = await replay.counts()
             assert counts["held"] <= 10
             assert counts["added"] == counts["held"] + counts["evicted_capacity"] + counts["evicted_stale"]
         assert counts["evicted_capacity"] == 11
-        held = names(await draw(replay, 99))
-        assert held == [402, 500, 501, 502, 600, 601, 602, 700, 701, 702][-len(held) :]
+        assert held == [402, 500, 501, 502, 600, 601, 602, 700, 701, 702]
 
     run(scenario())
 
@@ -328,15 +386,15 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
         await replay.add(rows(1))
-        waiting = asyncio.create_task(replay.recent(99, 1, 1, ("recent",)))
+        waiting = asyncio.create_task(replay.recent(99, 1, ("recent",)))
         assert not await settled(waiting)
         await replay.add(rows(2))
         assert not await settled(waiting)
-        await draw(replay, 4, up_to=1, fresh=4)
+        await draw(replay, 4, newest=1)
         assert names(await waiting) == [100, 101, 102, 103], "rows of round 2 came early and must not be seen"
         counts = await replay.counts()
         assert counts["sampled"] == 4
-        assert names(await draw(replay, 4, up_to=2, fresh=4)) == [200, 201, 202, 203]
+        assert names(await draw(replay, 4, newest=2)) == [200, 201, 202, 203]
 
     run(scenario())
 
@@ -345,11 +403,11 @@ def test_recent_waits_for_its_batch_in_asynchronous_mode_too():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
         await replay.add(rows(1))
-        await draw(replay, 4, version=1, up_to=ANY, fresh=4)
-        waiting = asyncio.create_task(replay.recent(99, 2, ANY, ("recent",)))
+        await draw(replay, 4, version=1, fresh=4)
+        waiting = asyncio.create_task(replay.recent(99, 2, ("recent",)))
         assert not await settled(waiting), "it would see none of what the batch holds"
         await replay.add(rows(2))
-        await draw(replay, 4, version=2, up_to=ANY, fresh=4)
+        await draw(replay, 4, version=2, fresh=4)
         assert set(names(await waiting)) >= {200, 201, 202, 203}
 
     run(scenario())

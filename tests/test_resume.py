@@ -1,10 +1,13 @@
 """Checkpoints and resume: the same bits as a run that was never stopped, and damage is named, never loaded."""
 
+import asyncio
 import json
+import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import quick  # noqa: F401
 
-from cluster import program
+from cluster import inline, program
 from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.ledger import LEDGER
 from experiments.resuming import check, trim_rows
 from learner.learner import Learner
-from rl_unlearn.errors import ConfigError, DataError, MachineError
+from learner.order import Order
+from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
 from rl_unlearn.snapshot import Snapshot
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -105,6 +109,114 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
         assert tiny.versions(again.rows) == tiny.versions(straight.rows)[round:]
         for away in tmp_path.glob("away-*"):
             away.rename(tmp_path / "checkpoints" / f"round-{int(away.name.removeprefix('away-')):06d}")
+
+
+# Runs well ahead of the learner, so that timing has much to decide.
+ASYNC = {"loop": {"mode": "async", "pipeline": 2, "checkpoint_every": 2}, "selection": {"every": 1}}
+
+
+@pytest.fixture
+def timing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the calls of inline actors take other turns, those that a number names."""
+    resolved, source = inline._resolved, random.Random(0)
+
+    async def later(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if any(isinstance(arg, asyncio.Future) for arg in args):
+            for _ in range(source.randrange(30)):
+                await asyncio.sleep(0)
+        return await resolved(args, kwargs)
+
+    monkeypatch.setattr(inline, "_resolved", later)
+    return source.seed
+
+
+def updates(record: Record) -> list[dict[str, Any]]:
+    return [row for event, row in record.rows if event == "update"]
+
+
+def asynchronous(folder: Path, record: Record, resumed: bool = False, ledger: Any = ()) -> Any:
+    """A run in asynchronous mode, gone on with by what its ledger on disk would say."""
+    config = settings(**ASYNC)
+    keeper = Checkpoints(folder, 2, ROUNDS)
+    found = keeper.newest(lambda line: None) if resumed else None
+    order = Order(config, json.loads(json.dumps(list(ledger))))
+    return program.train(config, record, keeper=keeper, start=found[1] if found else None, order=order)
+
+
+def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timing):
+    died, freely, from_checkpoint, from_start = Record(die_at=ROUNDS - 1), Record(), Record(), Record()
+    timing(1)
+    with pytest.raises(DeathError):
+        asynchronous(tmp_path / "died", died)
+    told = updates(died)
+    assert len(told) == ROUNDS - 1
+    timing(2)
+    asynchronous(tmp_path / "free", freely)
+    assert [row["weights"] for row in updates(freely)[: len(told)]] != [row["weights"] for row in told]
+    timing(2)
+    result = asynchronous(tmp_path / "died", from_checkpoint, resumed=True, ledger=told)
+    assert updates(from_checkpoint)[:-1] == told[4:], "goes on from round 4; nothing of the row is another"
+    assert result.updates == ROUNDS
+    timing(3)
+    asynchronous(tmp_path / "again", from_start, ledger=told)
+    assert updates(from_start)[:-1] == told
+
+
+@pytest.mark.parametrize("loss", [2, 3, 5])
+def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(tmp_path, monkeypatch, timing, loss):
+    monkeypatch.setattr("cluster.supervision.time.sleep", lambda seconds: None)
+
+    class Losing(Record):
+        def __call__(self, event: str, row: dict[str, Any]) -> None:
+            super().__call__(event, row)
+            if event == "update" and row["update"] == loss and not self.lost:
+                self.lost = True
+                raise LostError("CriticActor was lost")
+
+        lost = False
+
+    record = Losing()
+    timing(loss)
+    assert asynchronous(tmp_path, record).updates == ROUNDS
+    (restart,) = [row for event, row in record.rows if event == "restart"]
+    assert restart["round"] == (loss - 1) // 2 * 2
+    rows = updates(record)
+    again = rows[loss : loss + loss - restart["round"]]
+    assert again == rows[restart["round"] : loss]
+    assert [row["update"] for row in rows] == [*range(1, loss + 1), *range(restart["round"] + 1, ROUNDS + 1)]
+    # What the metrics keep of looks, and what is said again, is each round once.
+    cut = next(i for i, (event, _) in enumerate(record.rows) if event == "restart")
+    before, after = (
+        [row["round"] for event, row in part if event == "selection" and not row["final"]]
+        for part in (record.rows[:cut], record.rows[cut:])
+    )
+    kept = [round for round in before if round <= restart["newest_round"]]
+    assert kept + after == list(range(1, len(kept + after) + 1))
+
+
+def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing):
+    from experiments import settings as layers
+    from experiments.__main__ import main
+
+    loop = ASYNC["loop"] | {"rounds": 40, "checkpoint_every": 5}
+    config = tiny.config(**ASYNC | {"loop": loop}, output=str(tmp_path), tensorboard=False)
+    (tmp_path / "tiny.yaml").write_text(layers.dump(config))
+    argv = ["train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate", "--name", "killed"]
+    process = subprocess.Popen([sys.executable, "-m", "experiments", *argv], stderr=subprocess.DEVNULL)
+    ledger, deadline = tmp_path / "killed" / LEDGER, time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if ledger.is_file() and ledger.read_bytes().count(b"\n") > 8:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    told = ledger.read_text().splitlines()
+    assert 8 < len(told) < 40, "killed between checkpoints"
+    timing(4)
+    assert main([*argv, "--resume", "auto"]) == 0
+    again = ledger.read_text().splitlines()
+    assert again[: len(told)] == told
+    assert len(again) == 40
 
 
 def test_an_asynchronous_run_goes_on_without_gap_or_repetition(tmp_path):
@@ -229,11 +341,12 @@ def test_metrics_of_later_rounds_and_cut_lines_go(tmp_path):
         {"event": "phase"},
         {"event": "round", "round": 1},
         {"event": "selection", "round": 2},
+        {"event": "selection", "round": 3},
         {"event": "round", "round": 2},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "rou')
-    trim_rows(path, 1)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    trim_rows(path, 1, 2)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:3], "rollouts are ahead by a round"
 
 
 def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):

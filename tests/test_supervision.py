@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import tiny
@@ -41,6 +41,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return asked
 
 
+class Start(NamedTuple):
+    """What a run goes on from: no more than its numbers."""
+
+    round: int
+    newest_round: int = 0
+
+
 class Kept:
     """A keeper of checkpoints that are only numbers."""
 
@@ -48,7 +55,7 @@ class Kept:
         self.rounds: list[int] = []
 
     def newest(self, warn: Any) -> Any:
-        return (self.rounds[-1], f"round {self.rounds[-1]}") if self.rounds else None
+        return (self.rounds[-1], Start(self.rounds[-1], self.rounds[-1] + 1)) if self.rounds else None
 
 
 def follow(outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: Any = None) -> tuple[Any, Any, Any]:
@@ -75,10 +82,10 @@ def follow(outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: An
 def test_a_loss_leads_back_to_the_newest_checkpoint(pauses):
     lost = LostError("CriticActor was lost: killed")
     starts, events, result = follow([lost, (4, lost), lost, DONE], Kept())
-    assert starts == [None, None, "round 4", "round 4"]
+    assert starts == [None, None, Start(4, 5), Start(4, 5)]
     assert result is DONE
-    assert [(name, row["round"], row["cause"]) for name, row in events] == [
-        ("restart", round, str(lost)) for round in (0, 4, 4)
+    assert [(name, row["round"], row["newest_round"], row["cause"]) for name, row in events] == [
+        ("restart", round, newest, str(lost)) for round, newest in ((0, 0), (4, 5), (4, 5))
     ]
     assert events[2][1]["message"] == f"{lost}; goes on from round 4 in 2 s (restart 2 of 2)"
     assert pauses == [1, 1, 2], "twice the pause each time, and short again after a new checkpoint"
@@ -95,7 +102,8 @@ def test_a_run_that_does_not_get_on_is_given_up(pauses):
 
 
 def test_what_was_resumed_is_resumed_again_without_a_keeper():
-    assert follow([LostError("x"), DONE], None, start="given")[0] == ["given", "given"]
+    given = Start(3)
+    assert follow([LostError("x"), DONE], None, start=given)[0] == [given, given]
 
 
 def test_numbers_that_are_not_finite_are_tried_once_more(pauses):
