@@ -118,12 +118,13 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Path) -> None:
-    """Two concepts, one of them unknown, times two seeds, one after the other; killed -9 once one has finished."""
-    argv = tiny_files(tmp_path, "space:\n  seed: [0, 1]\n  concept: [cat, cow]\nconcurrent: 1\n", loop={"rounds": 2})
+    """Two concepts, one of them unknown, times two seeds, one after the other; killed -9 while a second one trains."""
+    loop = {"rounds": 20, "checkpoint_every": 1}
+    argv = tiny_files(tmp_path, "space:\n  seed: [0, 1]\n  concept: [cat, cow]\nconcurrent: 1\n", loop=loop)
     root = tmp_path / "out" / "s"
     first = sweep(*argv)
     until = time.monotonic() + PATIENCE
-    while "finished" not in states(root).values() or len(states(root)) < 2:
+    while list(states(root).values()).count("finished") != 1 or not list(root.glob("cat-seed1/checkpoints/round-*")):
         assert first.poll() is None, first.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.2)
@@ -151,6 +152,9 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Pa
     run = json.loads((root / "cat-seed1" / "run_state.json").read_text())
     assert run["trial"]["settings"] == {"seed": 1, "concept": "cat"}
     assert (root / "cat-seed1" / "report.html").is_file()
+    rows = [json.loads(line) for line in (root / "cat-seed1" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows if row["event"] == "phase"].count("restoring") == 1, "not from the start"
+    assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, 21))
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:

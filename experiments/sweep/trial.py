@@ -11,6 +11,7 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
+from experiments import resuming
 from experiments.files import read_json, write_json
 from experiments.measures import HEADLINE
 from experiments.plots import read_metrics
@@ -56,7 +57,7 @@ class Trials:
         return found
 
     def __call__(self, drawn: Settings, report: Report) -> None:
-        """Carry it out, unless its run folder says that this has been done."""
+        """Carry it out, from its newest checkpoint if there is one, unless its run folder says that this is done."""
         found, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
         with turn(self.root / EXPERIMENT / f"{name}.lock"):
@@ -87,7 +88,10 @@ class Trials:
 
         overrides = [f"{key}={_text(value)}" for key, value in found.items()]
         argv = ["python", "-m", "experiments", "train", "--config", str(self.root / "base.yaml"), *overrides]
-        carry_out(config, folder, [*argv, f"name={folder.path.name}"], True, Console(quiet=True), listen=listen)
+        argv.append(f"name={folder.path.name}")
+        if begun := resuming.is_run(folder.path):
+            resuming.check(folder.path, config)
+        carry_out(config, folder, argv, True, Console(quiet=True), begun, listen)
 
 
 def final(folder: Path) -> dict[str, Any]:
