@@ -4,7 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rl_unlearn.durable import settle
 from rl_unlearn.errors import MachineError
@@ -37,6 +37,17 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`write_bytes` for JSON, readable by people."""
     write_text(path, to_json(content, indent=2) + "\n")
+
+
+def append(file: TextIO, row: Any, synced: bool = False) -> None:
+    """Adds a line of JSON at once, `synced` onto the disk; raises MachineError if that does not take it."""
+    try:
+        file.write(to_json(row) + "\n")
+        file.flush()
+        if synced:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise MachineError(f"cannot write {file.name}: {error.strerror}; free space and resume the run") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

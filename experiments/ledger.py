@@ -1,22 +1,16 @@
-"""The ledger of a run: one row for each update, on disk before the checkpoint that holds it; no gap, no repetition."""
+"""The ledger of a run: one row for each update, on disk before the checkpoint that holds it; no gap, no repetition.
+
+A row: update, round, version in and out, which rounds it saw and who drew them, number and digest of the trajectories,
+digest of the weights.
+"""
 
 import json
-import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from experiments.files import to_json
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"
-
-
-def append(ledger: TextIO, row: dict[str, Any]) -> None:
-    """Adds a row: update, round, version in and out, which rounds it saw and who drew them, number and digest of the
-    trajectories, digest of the weights."""
-    ledger.write(to_json(row) + "\n")
-    ledger.flush()
-    os.fsync(ledger.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

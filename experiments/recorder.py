@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from experiments import signals
-from experiments.files import to_json
-from experiments.ledger import LEDGER, append
+from experiments.files import append
+from experiments.ledger import LEDGER
 from experiments.progress import Progress
 from experiments.resuming import trim
 from experiments.run_folder import RunFolder
@@ -41,25 +42,23 @@ class Recorder:
             tracker.close("finished" if error is None else "stopped" if stopped else "failed")
         self._warn()
         self._progress.stop()
-        self._metrics.close()
-        self._ledger.close()
-        if self._board is not None:
-            self._board.close()
+        for file in filter(None, (self._metrics, self._ledger, self._board)):
+            with suppress(OSError) if error is not None else nullcontext():  # nothing hides the first cause
+                file.close()
 
     def __call__(self, event: str, row: dict[str, Any]) -> None:
         """Take one event; called on the driver."""
         signals.install()
         elapsed = round(time.monotonic() - self._start, 3)
         if event == "update":
-            append(self._ledger, row)
+            append(self._ledger, row, synced=True)
             return
         if event == "restart":  # what came after the checkpoint will be said again
             self._metrics.close()
             self._ledger.close()
             trim(self._folder.path, row["round"] or None, row["newest_round"])
             self._metrics, self._ledger = self._open()
-        self._metrics.write(to_json({"event": event, "elapsed": elapsed, **row}) + "\n")
-        self._metrics.flush()
+        append(self._metrics, {"event": event, "elapsed": elapsed, **row})
         if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") != "starting actors":
             self._folder.update(state="running")
         if event == "dashboard":

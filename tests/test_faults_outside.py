@@ -135,6 +135,31 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_good(small_disk):
     assert not list(small_disk.rglob(".*.tmp")), "and nothing half written is left"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize("every", [1, 4], ids=["at a checkpoint", "at a record"])
+def test_a_run_whose_disk_fills_says_so_and_goes_on_when_there_is_room(small_disk, tmp_path, every):
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    config = settings(small_disk, rounds=40)
+    config = config.model_copy(update={"loop": config.loop.model_copy(update={"checkpoint_every": every})})
+    argv, run = command(tmp_path, config), small_disk / "run"
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not list(run.glob("checkpoints/round-*")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == MachineError.exit_code, said
+    assert re.search(r"error: cannot write .*No space left on device; free space and resume the run$", said.strip())
+    assert "Traceback" not in said
+    filler.unlink()
+    assert not list((run / "checkpoints").glob(".*.tmp"))
+    assert subprocess.run(argv, capture_output=True, text=True).returncode == 0
+    assert of(run, 40) == undisturbed(config)
+
+
 def _warm_up() -> Any:
     from test_replay import rows as trajectories
 

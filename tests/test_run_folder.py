@@ -175,6 +175,20 @@ def test_failures_are_on_record(
     assert ("traceback" in found) == isinstance(error, ZeroDivisionError)
 
 
+class Silent:
+    """A progress that keeps the names of what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def show(self, event: str, row: dict[str, Any]) -> None:
+        self.shown.append(event)
+
+
 def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import recorder
 
@@ -184,25 +198,27 @@ def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monkey
 
         def close(self) -> None: ...
 
-    class Silent:
-        shown: list[str]
-
-        def __init__(self) -> None:
-            self.shown = []
-
-        def start(self) -> None: ...
-
-        def stop(self) -> None: ...
-
-        def show(self, event: str, row: dict[str, Any]) -> None:
-            self.shown.append(event)
-
     monkeypatch.setattr(recorder, "_open_board", lambda _: Broken())
     progress = Silent()
     with recorder.Recorder(run_folder.RunFolder(tmp_path), progress, tensorboard=True) as record:
         record("round", {"round": 1, "reward": 1.0})
         record("round", {"round": 2, "reward": 2.0})
     assert progress.shown == ["warning", "round", "round"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")])
+def test_a_record_that_the_disk_does_not_take_is_one_line(tmp_path: Path, name: str, event: str) -> None:
+    from experiments import recorder
+
+    (tmp_path / name).symlink_to("/dev/full")
+
+    def record() -> None:
+        with recorder.Recorder(run_folder.RunFolder(tmp_path), Silent(), tensorboard=False) as listen:
+            listen(event, {"round": 1})
+
+    with pytest.raises(MachineError, match=f"cannot write .*{name}: No space left on device; free space and resume"):
+        record()
 
 
 def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
