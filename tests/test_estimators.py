@@ -265,6 +265,7 @@ def gradients(
     *,
     nu: float = 1.0,
     critic: str = "exact",
+    wrong_values: bool = False,
     at: str = "mean",
     behaviour: torch.Tensor = THETA,
     exponent: float = 1.0,
@@ -272,12 +273,15 @@ def gradients(
 ) -> torch.Tensor:
     """Single-trajectory policy gradients at THETA by one estimator, put together as the learner does (no scaling).
 
-    ``at``: where qprop's critic gradient is taken. ``shift``: of the levels whose values the critic gives.
+    ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken. ``shift``: of the levels whose
+    values the critic gives, ``wrong_values``: another function of them.
     """
     states = chain.rollout(behaviour, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
     levels = range(chain.steps + 1)
     values = torch.stack([chain.value(states[:, k], min(k + shift, chain.steps), THETA) for k in levels], dim=1)
+    if wrong_values:
+        values = values.sin() - 3
     slope = chain.exact_gradient if critic == "exact" else chain.wrong_gradient
     ones = torch.ones(COUNT, chain.steps, dtype=torch.float64)
     # Each sample gets its own copy of theta: one backward pass gives all single gradients.
@@ -322,6 +326,7 @@ UNBIASED = {
     "critic 0": {},
     "critic 0.5": {},
     "critic 1": {},
+    "critic 1, wrong values": {"wrong_values": True},
     "vtrace": {},
     "qprop, nu=0": {"nu": 0.0},
     "qprop, nu=0.5": {"nu": 0.5},
@@ -355,10 +360,16 @@ def test_a_group_with_its_own_mean_as_baseline_finds_a_smaller_gradient():
     ("name", "settings"),
     [
         ("critic 0", {"shift": 1}),
+        ("critic 0", {"wrong_values": True}),
         ("pathwise", {"critic": "wrong"}),
         ("qprop", {"critic": "wrong", "at": "action"}),
     ],
-    ids=["a critic one level off", "the path through a wrong critic", "a control variate that knows the action"],
+    ids=[
+        "a critic one level off",
+        "wrong values that are all there is",
+        "the path through a wrong critic",
+        "a control variate that knows the action",
+    ],
 )
 def test_what_is_biased_would_show(name, settings):
     # The power of the test above. Only a gradient taken at the mean is a function of the state alone.

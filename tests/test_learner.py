@@ -324,6 +324,7 @@ def test_trajectories_of_several_versions():
     metrics = learner.update(scored(dataclasses.replace(batch.trajectory, policy_versions=versions)))
     assert metrics["policy_lag_max"] == 2
     assert metrics["policy_lag"] == pytest.approx((2 * 2 + 2 * 1) / 8)
+    assert metrics["policy_lag_counts"] == [4, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["qprop", "x0hat"])

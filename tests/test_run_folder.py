@@ -137,6 +137,20 @@ def test_a_second_run_of_the_name_waits_and_sigterm_stops_the_first(tmp_path: Pa
     stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
 
 
+def test_a_second_signal_ends_it_at_once() -> None:
+    code = (
+        "import time; from experiments import signals; signals.install()\n"
+        "try: print('up', flush=True); time.sleep(600)\n"
+        "except BaseException as stop: print(type(stop).__name__, flush=True); time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "Stopped\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 143
+
+
 # -- ways to end, around a training that is told how -------------------------------------------------------------------
 
 
