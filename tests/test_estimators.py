@@ -273,8 +273,8 @@ def gradients(
 ) -> torch.Tensor:
     """Single-trajectory policy gradients at THETA by one estimator, put together as the learner does (no scaling).
 
-    ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken. ``shift``: of the levels whose
-    values the critic gives, ``wrong_values``: another function of them.
+    ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken. ``shift``: of the levels
+    whose values the critic gives, ``wrong_values``: another function of them.
     """
     states = chain.rollout(behaviour, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
