@@ -14,6 +14,7 @@ import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.durable import settle
+from rl_unlearn.errors import TrainingError
 from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
@@ -112,9 +113,10 @@ class ReplayActor:
 
         def ready() -> bool:
             up_to = self._whole() if newest is None else newest
+            # At each look, for what arrives meanwhile may be stale, too; and first, for an `add` may need the room.
+            self._evict_stale(version, up_to)
             if self._whole() < up_to:
                 return False
-            self._evict_stale(version, up_to)  # again at each look: what arrives meanwhile may be stale, too
             fresh = len(self._fresh(up_to)) + sum(id // PER_ROUND <= up_to for id in self._owed)
             return (newest is not None or fresh >= minimum_fresh) and any(
                 0 < r.round <= up_to for r in self._rows.values()
@@ -161,9 +163,14 @@ class ReplayActor:
         """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""
         return {"held": len(self._rows), **self._counts}
 
-    async def snapshot(self) -> Snapshot:
-        """The store as if nothing had arrived of rounds after the newest one that the last batch could hold."""
-        newest = self._newest[max(self._newest)]
+    async def snapshot(self, version: int) -> Snapshot:
+        """The store once the batch for policy ``version`` has been drawn, without what has come of later rounds.
+
+        Raises TrainingError if a later batch has been drawn, too.
+        """
+        newest = self._newest[version]
+        if version != max(self._newest):
+            raise TrainingError(f"the batch after that of policy version {version} is drawn; its snapshot is too late")
         later = {id for id in self._seen if id // PER_ROUND > newest}
         refused = sum(id in self._refused for id in later)
         ids = sorted(self._rows.keys() - later)

@@ -83,7 +83,7 @@ def _of_generation(spill: Path | None) -> Path | None:
 
 
 def _check(config: Config) -> None:
-    """Refuses settings under which the loop would wait for ever, or depend on timing in synchronous mode."""
+    """Refuses settings under which the loop would wait for ever."""
     if config.cluster.inline and config.learner.ranks > 1:
         raise ConfigError(
             f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use learner.ranks=1 with it"

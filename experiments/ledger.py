@@ -8,20 +8,34 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.files import to_json, write_text
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"
+AHEAD = "ledger-ahead.jsonl"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ledger, in their order; none if there is no file. A line cut by a crash is no row."""
+    """The rows of a ledger, in their order, up to a line that is none, as a crash leaves one; none without a file."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             rows.append(json.loads(line))
         except ValueError:
-            continue
+            break
     return rows
+
+
+def set_ahead(folder: Path, round: int) -> None:
+    """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates are repeated."""
+    later = [row for row in read(folder / LEDGER) if row["round"] > round]
+    if later:
+        write_text(folder / AHEAD, "".join(to_json(row) + "\n" for row in [*read(folder / AHEAD), *later]))
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """All rows that a run must repeat: of what is ahead of its ledger, then of its ledger."""
+    return read(folder / AHEAD) + read(folder / LEDGER)
 
 
 def verify(path: Path, updates: int) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments import settings
 from experiments.files import read_json, write_text
-from experiments.ledger import LEDGER
+from experiments.ledger import LEDGER, set_ahead
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 
@@ -57,10 +57,13 @@ def check(folder: Path, config: Config) -> None:
 def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
     """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None: to no checkpoint.
 
-    ``newest_round``: up to which the checkpoint knows the rollouts, which may be ahead of the training.
+    What is cut from the ledger is kept aside. ``newest_round``: up to which the checkpoint knows the rollouts, which
+    may be ahead of the training.
     """
+    reached = (-1, -1) if round is None else (round, newest_round)
+    set_ahead(folder, reached[0])
     for name in ("metrics.jsonl", LEDGER):
-        trim_rows(folder / name, *((-1, -1) if round is None else (round, newest_round)))
+        trim_rows(folder / name, *reached)
 
 
 def trim_rows(path: Path, round: int, newest_round: int) -> None:

@@ -12,7 +12,7 @@ from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
 from experiments.files import write_bytes, write_json
-from experiments.ledger import LEDGER, read, verify
+from experiments.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.models import load_model
 from experiments.progress import make_progress
 from experiments.recorder import Recorder
@@ -55,8 +55,8 @@ def carry_out(
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
-        order = Order(config, read(folder / LEDGER) if resumed else ())
         resumption = _left(folder, keeper, console) if resumed else None
+        order = Order(config, recorded(folder.path))
         trackers = [Tracker(name, folder, config) for name in config.trackers]
         with Recorder(folder, progress, config.tensorboard, trackers) as recorder:
             result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
@@ -112,6 +112,7 @@ def _train(
     try:
         result = train(config, listen, spill, keeper=keeper, start=start, order=order)
         verify(folder / LEDGER, result.updates)
+        (folder / AHEAD).unlink(missing_ok=True)
         return result
     except UserError:
         raise

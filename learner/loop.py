@@ -80,6 +80,7 @@ class Loop:
     async def run(self, start: Resumption | None = None) -> Result:
         """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""
         self._listen("phase", {"phase": "starting actors"})
+        self._order.forget_unseen()
         await self._same_model()
         if start is None:
             self._listen("phase", {"phase": "warm-up"})
@@ -212,7 +213,9 @@ class Loop:
             due = keeper is not None and ends and keeper.due(round)
             # Asked for before the next update's calls, so that they show the actors between the two.
             parts = (
-                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote()} if due else {}
+                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote(version)}
+                if due
+                else {}
             )
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns

@@ -23,9 +23,14 @@ class Order:
         self._per_round = config.learner.updates_per_round
         self._drawn_by: dict[int, int] = {}
         self._newest: dict[int, int] = {}
-        for row in ledger:
+        for row in () if self._sync else ledger:
             self._newest[row["version_in"]] = row["newest_round"]
             self._drawn_by |= {int(round): version for round, version in row["drawn_by"].items()}
+
+    def forget_unseen(self) -> None:
+        """Rounds that no update has learned from will be drawn by whoever is the newest then."""
+        seen = max(self._newest.values(), default=0)
+        self._drawn_by = {round: version for round, version in self._drawn_by.items() if round <= seen}
 
     def drawn_by(self, round: int) -> int | None:
         """Policy version that draws a round; None: whichever is the newest then."""

@@ -8,10 +8,12 @@ import math
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import tiny
 import torch
 
 from actors.replay import ReplayActor
+from rl_unlearn.errors import TrainingError
 from rl_unlearn.trajectory import Trajectory
 
 
@@ -92,7 +94,7 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
         assert names(kept) == [101, 102]
         assert names(await draw(replay, 4, fresh=4)) == [100, 103], "the round is complete without them"
         resumed = store()
-        await resumed.restore(await replay.snapshot())
+        await resumed.restore(await replay.snapshot(1))
         assert await resumed.add(spoiled) == 0, "they stay refused"
         assert names(await draw(resumed, 4)) == [100, 103]
         waiting = asyncio.create_task(draw(replay, 4, fresh=4))
@@ -102,7 +104,7 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
         await replay.add(spoiled)
         assert {200, 202} <= set(names(await waiting))
         await replay.add(rows(3))
-        assert (await replay.snapshot()).values["counts"]["refused"] == 3
+        assert (await replay.snapshot(1)).values["counts"]["refused"] == 3
 
     run(scenario())
 
@@ -254,6 +256,24 @@ def test_a_round_that_has_begun_is_let_in_whole():
     run(scenario())
 
 
+@pytest.mark.parametrize("newest", [None, 5])
+def test_stale_rows_make_room_for_a_round_that_is_waited_for(newest):
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=0, max_lag=0)
+
+        async def rollouts() -> None:
+            for round in range(1, 6):
+                await replay.add(rows(round, version=0 if round < 5 else 1))
+
+        adding = asyncio.create_task(rollouts())
+        assert names(await draw(replay, 4, 0, newest and 1, fresh=4)) == [100, 101, 102, 103]
+        assert names(await draw(replay, 4, 1, newest, fresh=4)) == [500, 501, 502, 503]
+        assert await replay.newest_round(1) == 5
+        await adding
+
+    run(scenario())
+
+
 def test_what_comes_earlier_or_later_changes_no_batch():
     # The same newest round for the same update: the same batches, whatever else has arrived by then.
     async def scenario(early: int) -> list[list[int]]:
@@ -265,7 +285,9 @@ def test_what_comes_earlier_or_later_changes_no_batch():
                 await replay.add(rows(added, version=max(0, added - 2)))
             drawn.append(names(await draw(replay, 6, version, newest, seed=("batch", version))))
             drawn.append(names(await replay.recent(5, version, ("recent", version))))
-        snapshot = await replay.snapshot()
+        snapshot = await replay.snapshot(5)
+        with pytest.raises(TrainingError, match="snapshot is too late"):
+            await replay.snapshot(4)
         drawn.append(snapshot.tensors["seen"].tolist())
         drawn.append(sorted(snapshot.values["counts"].items()))
         return drawn
