@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import strict_yaml
-from experiments.studies import breadth, compare
+from experiments.studies import breadth, compare, front
 
 
 def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int) -> None:
@@ -58,6 +58,18 @@ def test_settings_are_compared_over_concepts_and_seeds(sweep, tmp_path, capsys):
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "| k1 | 3 | 100.0 (100.0) | 100.0 | 99.0 | 98.0 | 3 of 3 | 2 | 72 | 172 |" in printed
+
+
+def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_another(sweep, tmp_path, capsys):
+    front.main([str(sweep), "rollout.images", "concept", str(tmp_path / "o.json"), str(tmp_path / "o.png")])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2:] == [
+        "| 6 | cat | 3 | 80.0 ± 43.0 | 100.0 | 99.0 | 98.0 |",
+        "| 6 | style:noto | 1 | 90.0 | 100.0 | 99.0 | 98.0 |",
+        "| 24 | cat | 3 | 100.0 | 100.0 | 99.0 | 98.0 |",
+    ]
+    assert len(json.loads((tmp_path / "o.json").read_text())["runs"]) == 7
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_half_of_the_runs_never_reach_has_no_median(tmp_path, capsys):

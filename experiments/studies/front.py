@@ -1,0 +1,118 @@
+"""What is lost against what is forgotten: a line for each value of one key, a point for each value of another.
+
+    python -m experiments.studies.front outputs/retention estimator.name learner.kl_budget \\
+        docs/studies/retention.json docs/pictures/retention.png
+
+All figures are the judges'; a point is a mean over concepts and seeds with its 95 % t-interval.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from experiments import settings
+from experiments.files import write_bytes, write_json
+from experiments.measures import HEADLINE
+from experiments.studies.compare import COLOURS
+from experiments.sweep.table import Mean, Trial, mean, read_trials
+
+LOST = {"ira": "IRA %: other objects (in-domain)", "cra": "CRA %: the other domain", "coherence": "coherence %"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """All judged trials of one value on each axis of the sweep."""
+
+    line: Any
+    point: Any
+    trials: tuple[Trial, ...]
+
+    def mean(self, measure: str) -> Mean:
+        """Of a judged figure, percent."""
+        return mean([trial.figures[measure] for trial in self.trials])
+
+
+def read_points(root: Path, line: str, point: str) -> list[Point]:
+    """The finished trials of a sweep, grouped by two keys of their configurations."""
+    groups: dict[tuple[Any, Any], list[Trial]] = {}
+    for trial in read_trials(root):
+        if trial.finished:
+            config = settings.recorded(trial.path / "config.yaml")
+            groups.setdefault((settings.value(config, line), settings.value(config, point)), []).append(trial)
+    return [Point(*key, tuple(trials)) for key, trials in sorted(groups.items())]
+
+
+def markdown(points: Sequence[Point], line: str, point: str) -> str:
+    """The table of all points."""
+    rows = [f"| {line} | {point} | runs | UA | coherence | IRA | CRA |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for one in points:
+        cells = [_interval(one.mean(name)) for name in HEADLINE]
+        rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _interval(one: Mean) -> str:
+    return f"{one.value:.1f}" + (f" ± {one.half:.1f}" if one.half else "")
+
+
+def draw(points: Sequence[Point], point: str) -> bytes:
+    """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order of their values."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(LOST), 4.0), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, (measure, title) in zip(figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True):
+        for i, line in enumerate(dict.fromkeys(one.line for one in points)):
+            own = [one for one in points if one.line == line]
+            kept, forgotten = [one.mean(measure) for one in own], [one.mean("ua") for one in own]
+            axes.errorbar(
+                [m.value for m in kept], [m.value for m in forgotten], xerr=[m.half or 0.0 for m in kept],
+                yerr=[m.half or 0.0 for m in forgotten], marker="o", markersize=5, linewidth=1.2, elinewidth=0.6,
+                capsize=2, color=COLOURS[i], label=str(line),
+            )  # fmt: skip
+            for one, x, y in zip(own, kept, forgotten, strict=True):
+                axes.annotate(
+                    f"{one.point}", (x.value, y.value), textcoords="offset points", xytext=(5, -9 - 9 * (i % 2)),
+                    fontsize=7, color=COLOURS[i],
+                )  # fmt: skip
+        axes.set_xlabel(title, fontsize=9)
+        axes.set_ylim(-3, 105)
+        axes.set_xlim(right=101)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    axes = figure.axes[0]
+    axes.set_ylabel("UA %: forgotten", fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.suptitle(f"judged; the small numbers are {point}", fontsize=9)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table; writes every run as JSON, and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep")
+    parser.add_argument("line", help="key that tells the lines apart")
+    parser.add_argument("point", help="key that tells a line's points apart")
+    parser.add_argument("json", type=Path)
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args(argv)
+    points = read_points(args.sweep, args.line, args.point)
+    runs = [
+        {args.line: one.line, args.point: one.point, "seed": trial.settings.get("seed"), **trial.figures}
+        for one in points
+        for trial in one.trials
+    ]
+    write_json(args.json, {"runs": runs})
+    write_bytes(args.picture, draw(points, args.point))
+    print(markdown(points, args.line, args.point))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
