@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.throughput
 
 The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner over every step of
-every image; start-up and warm-up are left out.
+every image; start-up and warm-up are left out. Its modes take turns, three times each; figures are medians.
 """
 
 import itertools
@@ -21,6 +21,12 @@ from rl_unlearn.config import Config
 _BATCH = 64
 _BATCHES = 5
 _ROUNDS = 16
+_TURNS = 3
+MODES = {
+    "in turn": ["loop.pipeline=0"],
+    "a round ahead": ["loop.pipeline=1"],
+    "asynchronous": ["loop.pipeline=1", "loop.mode=async"],
+}
 
 
 def _sample(process: int) -> float:
@@ -48,13 +54,13 @@ def sampling() -> float:
     return 2 * _BATCH * _BATCHES / max(seconds)
 
 
-def loop() -> float:
-    """Images a second of the loop, by the median time of a round after the first two."""
+def loop(mode: str) -> float:
+    """Images a second of the loop in one of MODES, by the median time of a round after the first two."""
     from cluster.program import train
 
     canvas = Path(__file__).parents[1] / "configs" / "canvas.yaml"
     short = [f"loop.rounds={_ROUNDS}", f"selection.every={_ROUNDS}", "selection.images=2"]
-    config = settings.load([str(canvas)], short)
+    config = settings.load([str(canvas)], short + MODES[mode])
     ends: list[float] = []
 
     def listen(event: str, row: dict[str, Any]) -> None:
@@ -66,4 +72,6 @@ def loop() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"sampling_images_per_second": sampling(), "loop_images_per_second": loop()}))
+    turns = [{mode: loop(mode) for mode in MODES} for _ in range(_TURNS)]
+    medians = {mode: statistics.median(turn[mode] for turn in turns) for mode in MODES}
+    print(json.dumps({"sampling_images_per_second": sampling(), "loop_images_per_second": medians, "turns": turns}))
