@@ -30,7 +30,8 @@ def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[
          "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share, "best": True}
         for round, share in enumerate(forgotten, 1)
     ]  # fmt: skip
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+    rounds = [{"event": "round", "round": round, "kl": round - 1.0} for round in range(1, len(forgotten) + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks + rounds))
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_an
     front.main([str(sweep), "rollout.images", "concept", str(tmp_path / "o.json"), str(tmp_path / "o.png")])
     rows = capsys.readouterr().out.splitlines()
     assert rows[2:] == [
-        "| 6 | cat | 3 | 80.0 ± 43.0 | 100.0 | 99.0 | 98.0 |",
-        "| 6 | style:noto | 1 | 90.0 | 100.0 | 99.0 | 98.0 |",
-        "| 24 | cat | 3 | 100.0 | 100.0 | 99.0 | 98.0 |",
+        "| 6 | cat | 3 | 80.0 ± 43.0 | 100.0 | 99.0 | 98.0 | 1.50 |",
+        "| 6 | style:noto | 1 | 90.0 | 100.0 | 99.0 | 98.0 | 0.50 |",
+        "| 24 | cat | 3 | 100.0 | 100.0 | 99.0 | 98.0 | 1.50 |",
     ]
     assert len(json.loads((tmp_path / "o.json").read_text())["runs"]) == 7
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")

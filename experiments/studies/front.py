@@ -3,10 +3,12 @@
     python -m experiments.studies.front outputs/retention estimator.name learner.kl_budget \\
         docs/studies/retention.json docs/pictures/retention.png
 
-All figures are the judges'; a point is a mean over concepts and seeds with its 95 % t-interval.
+UA, IRA and CRA are the judges'; drift is the learner's own measure of what its budget limits. A point is a mean over
+concepts and seeds with its 95 % t-interval.
 """
 
 import argparse
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,10 +18,16 @@ from typing import Any
 from experiments import settings
 from experiments.files import write_bytes, write_json
 from experiments.measures import HEADLINE
+from experiments.plots import read_metrics
 from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
-LOST = {"ira": "IRA %: other objects (in-domain)", "cra": "CRA %: the other domain", "coherence": "coherence %"}
+LOST = {
+    "ira": "IRA %: others of its domain",
+    "cra": "CRA %: the other domain",
+    "drift": "drift: KL on prompts to keep, nats a step",
+}
+_LATE = 8
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,14 @@ class Point:
     trials: tuple[Trial, ...]
 
     def mean(self, measure: str) -> Mean:
-        """Of a judged figure, percent."""
-        return mean([trial.figures[measure] for trial in self.trials])
+        """Of a judged figure, percent, or of the drift, nats."""
+        return mean([drift(trial) if measure == "drift" else trial.figures[measure] for trial in self.trials])
+
+
+def drift(trial: Trial) -> float:
+    """KL to the frozen model on prompts to keep, nats per denoising step: median of the last rounds."""
+    rounds = [row for row in read_metrics(trial.path / "metrics.jsonl") if row.get("event") == "round"]
+    return statistics.median(float(row["kl"]) for row in rounds[-_LATE:])
 
 
 def read_points(root: Path, line: str, point: str) -> list[Point]:
@@ -47,15 +61,15 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
 
 def markdown(points: Sequence[Point], line: str, point: str) -> str:
     """The table of all points."""
-    rows = [f"| {line} | {point} | runs | UA | coherence | IRA | CRA |", "|---|--:|--:|--:|--:|--:|--:|"]
+    rows = [f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for one in points:
-        cells = [_interval(one.mean(name)) for name in HEADLINE]
+        cells = [_interval(one.mean(name)) for name in HEADLINE] + [_interval(one.mean("drift"), digits=2)]
         rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _interval(one: Mean) -> str:
-    return f"{one.value:.1f}" + (f" ± {one.half:.1f}" if one.half else "")
+def _interval(one: Mean, digits: int = 1) -> str:
+    return f"{one.value:.{digits}f}" + (f" ± {one.half:.{digits}f}" if one.half else "")
 
 
 def draw(points: Sequence[Point], point: str) -> bytes:
@@ -81,7 +95,11 @@ def draw(points: Sequence[Point], point: str) -> bytes:
                 )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(-3, 105)
-        axes.set_xlim(right=101)
+        if measure == "drift":
+            axes.set_xlim(left=0)
+            axes.invert_xaxis()  # what keeps more is on the right, as in the others
+        else:
+            axes.set_xlim(min(95.0, axes.get_xlim()[0]), 100.5)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
@@ -105,7 +123,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     points = read_points(args.sweep, args.line, args.point)
     runs = [
-        {args.line: one.line, args.point: one.point, "seed": trial.settings.get("seed"), **trial.figures}
+        {
+            args.line: one.line,
+            args.point: one.point,
+            "seed": trial.settings.get("seed"),
+            **trial.figures,
+            "drift": drift(trial),
+        }
         for one in points
         for trial in one.trials
     ]
