@@ -211,12 +211,12 @@ class Loop:
             fitted = await self._wait(fit, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             due = keeper is not None and ends and keeper.due(round)
-            # Asked for before the next update's calls, so that they show the actors between the two.
-            parts = (
-                {"critic": handles.critic.snapshot.remote(), "replay": handles.replay.snapshot.remote(version)}
-                if due
-                else {}
-            )
+            parts: dict[str, Any] = {}
+            if due:  # before the next update's calls, so that they show the actors between the two
+                parts["critic"] = handles.critic.snapshot.remote()
+                # Asked before is not enough for the replay store: Ray takes an asynchronous actor's calls out of order.
+                parts["replay"] = awaited(handles.replay.snapshot.remote(version))
+                await self._wait(parts["replay"], "replay")
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
             metrics = dict(await self._wait(update, "learner"))

@@ -94,7 +94,9 @@ def test_stopped_at_random_moments_it_ends_with_the_same_bits(tmp_path):
             time.sleep(moments.random())
             process.send_signal(signal.SIGTERM)
             code = process.wait(300)
-            assert code in (0, 143)
+            # Python gives its handlers back before it has ended: a signal by then finds a finished run.
+            finished = json.loads((run / "run_state.json").read_text())["state"] == "finished"
+            assert code in (0, 143) or (finished and code == -signal.SIGTERM)
             stops += code == 143
             if code == 143:
                 assert json.loads((run / "run_state.json").read_text())["state"] == "stopped"

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import quick  # noqa: F401
 
+from actors.replay import ReplayActor
 from cluster import inline, program
 from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.ledger import AHEAD, LEDGER
@@ -228,6 +229,19 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     assert again[: len(told)] == told
     assert len(again) == 40
     assert not (tmp_path / "killed" / AHEAD).exists()
+
+
+def test_a_checkpoint_shows_the_store_before_the_next_batch_however_late_its_snapshot_comes(tmp_path, monkeypatch):
+    snapshot = ReplayActor.snapshot
+
+    async def late(replay: ReplayActor, version: int) -> Snapshot:
+        for _ in range(300):
+            await asyncio.sleep(0)
+        return await snapshot(replay, version)
+
+    monkeypatch.setattr(ReplayActor, "snapshot", late)
+    config = settings(loop={"rounds": 4})
+    assert run(tmp_path, config, Record()).updates == 4
 
 
 def test_an_asynchronous_run_goes_on_without_gap_or_repetition(tmp_path):
