@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -62,6 +63,16 @@ def command(folder: Path, config: Any) -> list[str]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def recoveries(run: Path) -> list[float]:
+    """Seconds from each restart to the next finished round."""
+    told = [row for row in rows(run / "metrics.jsonl") if row["event"] in ("restart", "round")]
+    return [
+        round(after["elapsed"] - row["elapsed"], 1)
+        for row, after in itertools.pairwise(told)
+        if (row["event"], after["event"]) == ("restart", "round")
+    ]
 
 
 def rays() -> set[int]:
@@ -173,7 +184,7 @@ def on_ray(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **cluste
                     cluster={"inline": False, "actor_cpus": 0.1, **cluster})  # fmt: skip
 
 
-def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path):
+def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path, record_property):
     config = on_ray(tmp_path)
     lost = {"num_failures": 6, "req_failure_prob": 0, "resp_failure_prob": 15, "in_flight_failure_prob": 0}
     chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": lost})
@@ -183,6 +194,7 @@ def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path):
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert [row for row in rows(run / "metrics.jsonl") if row["event"] == "restart"], "no answer was lost"
+    record_property("seconds from each restart to the next round", recoveries(run))
     assert of(run) == undisturbed(config)
     assert not rays(), "no process is left"
     assert shared_memory() <= before
@@ -244,6 +256,7 @@ def test_a_random_killer_is_survived(tmp_path, record_property):
     record_property("struck", dict(struck))
     record_property("updates when the killer stopped", len(rows(run / LEDGER)))
     assert process.wait(1200) == 0
+    record_property("seconds from each restart to the next round", recoveries(run))
     assert struck.total() >= 10, "it was spared: the test has lost its point"
     assert of(run, _MANY) == undisturbed(config)
     assert not list(run.rglob(".*.tmp"))
@@ -251,7 +264,7 @@ def test_a_random_killer_is_survived(tmp_path, record_property):
     assert shared_memory() <= before
 
 
-def test_a_lost_node_changes_nothing(tmp_path):
+def test_a_lost_node_changes_nothing(tmp_path, record_property):
     import ray
     from ray.cluster_utils import Cluster
 
@@ -260,14 +273,20 @@ def test_a_lost_node_changes_nothing(tmp_path):
     other = cluster.add_node(num_cpus=3)
     config = on_ray(tmp_path, address=cluster.address, actor_cpus=1.0)
     restarts: list[dict[str, Any]] = []
-
     told: list[tuple[str, dict[str, Any]]] = []
+    rounds: list[float] = []
+    lost: list[float] = []
 
     def listen(event: str, row: dict[str, Any]) -> None:
         told.append((event, row))
         if event == "restart":
             restarts.append(row)
+            rounds.clear()
+        if event == "round":
+            rounds.append(time.monotonic())
         if event == "round" and row["round"] == 2 and not restarts:
+            rounds.clear()
+            lost.append(time.monotonic())
             cluster.remove_node(other, allow_graceful=False)
             cluster.add_node(num_cpus=3)
 
@@ -278,6 +297,7 @@ def test_a_lost_node_changes_nothing(tmp_path):
         ray.shutdown()
         cluster.shutdown()
     assert restarts or [row for event, row in told if event == "warning"], "nobody was on the lost node"
+    record_property("seconds", round(rounds[0] - lost[0], 1))
     selected, versions = undisturbed(config)
     assert (result.digest, result.updates) == (selected, ROUNDS)
     assert set(tiny.versions(told)) == set(versions), "an update done again is the same one"
