@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -66,12 +65,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def recoveries(run: Path) -> list[float]:
-    """Seconds from each restart to the next finished round."""
-    told = [row for row in rows(run / "metrics.jsonl") if row["event"] in ("restart", "round")]
+    """Seconds from each restart to the next finished round, unless something else was lost before it."""
+    told = [row for row in rows(run / "metrics.jsonl") if row.get("phase", "starting actors") == "starting actors"]
+    told = [row for row in told if row["event"] in ("restart", "phase", "round")]
     return [
-        round(after["elapsed"] - row["elapsed"], 1)
-        for row, after in itertools.pairwise(told)
-        if (row["event"], after["event"]) == ("restart", "round")
+        round(told[i + 2]["elapsed"] - told[i]["elapsed"], 1)
+        for i in range(len(told) - 2)
+        if [row["event"] for row in told[i : i + 3]] == ["restart", "phase", "round"]
     ]
 
 
