@@ -10,7 +10,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from learner.loop import Listener, awaited, first_of
+from learner.handles import awaited, first_of
+from learner.loop import Listener
 from rl_unlearn.errors import LostError
 
 T = TypeVar("T")

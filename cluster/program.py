@@ -23,8 +23,9 @@ from cluster.inline import InlineHandle
 from cluster.learners import Learners
 from cluster.supervision import supervised
 from learner.board import Keeper, Resumption
+from learner.handles import Handles
 from learner.learner import Learner
-from learner.loop import Handles, Listener, Loop, Result
+from learner.loop import Listener, Loop, Result
 from learner.order import Order
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError

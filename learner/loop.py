@@ -7,14 +7,15 @@ import asyncio
 import functools
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
+from learner.handles import Handles, Patience, awaited, first_of
 from learner.order import Order
 from rl_unlearn.config import Config
-from rl_unlearn.errors import LostError, NonFiniteError, TrainingError
+from rl_unlearn.errors import NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.snapshot import Snapshot
@@ -23,23 +24,6 @@ from rl_unlearn.weights import Weights
 Listener = Callable[[str, dict[str, Any]], None]
 MAX_POISONED = 3
 """Rounds in a row with trajectories that are not finite, after which a run does not just go on."""
-
-
-def _never(*_: object) -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Handles:
-    """Actors whose methods are called as ``handle.method.remote(...)`` and give awaitable references."""
-
-    rollouts: Sequence[Any]
-    """May become more or fewer during a run."""
-    critic: Any
-    replay: Any
-    learner: Any
-    left: Callable[[Any, Exception], bool] = _never
-    """Whether the error of a call says that the rollout actor has left, so that another one should be asked."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,8 @@ class Loop:
         self._config, self._handles, self._listen, self._keeper = config, handles, listen, keeper
         self._order = order or Order(config)
         self._book = PromptBook.from_config(config)
-        self._started = self._heard = time.monotonic()
+        self._actors = Patience(handles, config.loop.timeout)
+        self._started = time.monotonic()
         self._poisoned = 0
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched))
 
@@ -89,7 +74,7 @@ class Loop:
         else:
             self._listen("phase", {"phase": "restoring"})
             board = await self._restore(start)
-        anchor = await self._wait(self._handles.rollouts[0].anchor.remote(), "rollout")
+        anchor = await self._actors.wait(self._handles.rollouts[0].anchor.remote(), "rollout")
         self._listen("phase", {"phase": f"training, {self._config.concept} -> {anchor}"})
         try:
             async with asyncio.TaskGroup() as group:
@@ -103,15 +88,15 @@ class Loop:
         await self._look(board, rounds, board.version, board.newest, final=True)
         assert board.best is not None
         best = await self._fetch_weights(board.best.weights)
-        critic = await self._wait(self._handles.critic.state.remote(), "critic")
+        critic = await self._actors.wait(self._handles.critic.state.remote(), "critic")
         self._listen("phase", {"phase": "done"})
         images, seconds = self._images(board, rounds, final=True), time.monotonic() - self._started
         return Result(best.state, best.version, best.digest, critic, images, board.version, seconds)
 
     async def _same_model(self) -> None:
-        expected = await self._wait(self._handles.learner.base_digest.remote(), "learner")
+        expected = await self._actors.wait(self._handles.learner.base_digest.remote(), "learner")
         for actor in self._handles.rollouts:
-            if await self._wait(actor.base_digest.remote(), "rollout") != expected:
+            if await self._actors.wait(actor.base_digest.remote(), "rollout") != expected:
                 raise TrainingError(
                     "a rollout actor loaded another model than the learner: check model.path on its node"
                 )
@@ -123,9 +108,9 @@ class Loop:
         await self._collect(0, prompts, board.newest, fresh=False)
         warm = handles.replay.recent.remote(images, -1, (config.seed, "warm-up"))
         keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
-        states, fit = await self._wait(keep, "learner"), await self._wait(fitted, "critic")
+        states, fit = await self._actors.wait(keep, "learner"), await self._actors.wait(fitted, "critic")
         if self._keeper is not None:
-            self._keeper.keep_warm_up(Snapshot((await self._wait(warm, "replay")).tensors()))
+            self._keeper.keep_warm_up(Snapshot((await self._actors.wait(warm, "replay")).tensors()))
         self._listen("warm-up", {"images": images, "pool_states": states, **fit})
 
     async def _restore(self, start: Resumption) -> Board:
@@ -137,7 +122,7 @@ class Loop:
             (handles.replay.restore.remote(parts["replay"]), "replay"),
         ]
         for reference, who in restored:
-            await self._wait(reference, who)
+            await self._actors.wait(reference, who)
         self._started -= parts["loop"].values["seconds"]
         return Board.restored(parts["loop"], self._order)
 
@@ -148,7 +133,7 @@ class Loop:
         await board.wait_for_round(newest_round)  # its look may be the best one
         found: dict[str, Snapshot] = {}
         for who, reference in parts.items():
-            found[who] = await self._wait(reference, who)
+            found[who] = await self._actors.wait(reference, who)
         own = await board.snapshot(newest_round, time.monotonic() - self._started, self._fetch_weights)
         keeper.commit(round, found | {"loop": own})
         board.settle(newest_round)
@@ -180,7 +165,7 @@ class Loop:
         size, added = self._config.rollout.batch, []
         for chunk, offset in enumerate(range(0, len(prompts), size)):
             request = Request(round, tuple(prompts[offset : offset + size]), offset)
-            added.append(self._ask(round + chunk, functools.partial(add, request=request)))
+            added.append(self._actors.ask(round + chunk, functools.partial(add, request=request)))
         kept = 0
         for answer in added:
             kept += await answer()
@@ -191,7 +176,7 @@ class Loop:
         self._poisoned = self._poisoned + 1 if refused else 0
         if not refused:
             return
-        trajectories = await self._wait(self._handles.replay.refused.remote(round), "replay")
+        trajectories = await self._actors.wait(self._handles.replay.refused.remote(round), "replay")
         where = self._keeper.keep_refused(round, Snapshot(trajectories.tensors())) if self._keeper is not None else None
         told = f"{refused} of {images} trajectories of round {round} are not finite"
         self._listen("warning", {"round": round, "message": f"{told}; refused{f', kept in {where}' if where else ''}"})
@@ -208,7 +193,7 @@ class Loop:
         for version in range(board.version, total):
             scored, fit, looked = prepared
             update = handles.learner.update.remote(scored, version)
-            fitted = await self._wait(fit, "critic")
+            fitted = await self._actors.wait(fit, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             due = keeper is not None and ends and keeper.due(round)
             parts: dict[str, Any] = {}
@@ -216,11 +201,11 @@ class Loop:
                 parts["critic"] = handles.critic.snapshot.remote()
                 # Asked before is not enough for the replay store: Ray takes an asynchronous actor's calls out of order.
                 parts["replay"] = awaited(handles.replay.snapshot.remote(version))
-                await self._wait(parts["replay"], "replay")
+                await self._actors.wait(parts["replay"], "replay")
             if version + 1 < total:
                 prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
-            metrics = dict(await self._wait(update, "learner"))
-            before, newest = newest, await self._wait(looked, "replay")
+            metrics = dict(await self._actors.wait(update, "learner"))
+            before, newest = newest, await self._actors.wait(looked, "replay")
             self._order.learned(version, newest)
             drawn_by = self._order.between(before, newest)
             self._listen("update", _ledger_row(round, version, metrics, newest, drawn_by))
@@ -250,7 +235,7 @@ class Loop:
         return handles.critic.score.remote(batch), fit, looked
 
     async def _report(self, board: Board, round: int, metrics: dict[str, Any]) -> None:
-        metrics["replay"] = await self._wait(self._handles.replay.counts.remote(), "replay")
+        metrics["replay"] = await self._actors.wait(self._handles.replay.counts.remote(), "replay")
         seconds = time.monotonic() - self._started
         self._listen(
             "round",
@@ -265,7 +250,7 @@ class Loop:
         )
 
     async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
-        look: Look = await self._ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))()
+        look: Look = await self._actors.ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))()
         board.first = board.first or look  # of the untouched model: no update has been made by then
         may_lose = self._config.selection.may_lose
         allowed = min(look.retained - board.first.retained, look.other - board.first.other) >= -may_lose
@@ -287,60 +272,9 @@ class Loop:
             },
         )
 
-    def _ask(self, number: int, call: Callable[[Any], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Calls a rollout actor at once; what is returned waits for the answer, another one's if that one has left."""
-
-        def send() -> tuple[Any, Awaitable[Any]]:
-            actors = self._handles.rollouts
-            actor = actors[number % len(actors)]
-            return actor, call(actor)
-
-        sent = send()
-
-        async def answer() -> Any:
-            actor, reference = sent
-            while True:
-                try:
-                    return await self._wait(reference, "rollout")
-                except Exception as error:
-                    if not self._handles.left(actor, error):
-                        raise
-                    actor, reference = send()
-
-        return answer
-
     async def _fetch_weights(self, reference: Any) -> Weights:
         """The weights behind a reference; those of a checkpoint are there already."""
-        return reference if isinstance(reference, Weights) else await self._wait(reference, "learner")
-
-    async def _wait(self, reference: Awaitable[Any], who: str) -> Any:
-        # An actor may itself wait for others: time counts from the last answer of any of them.
-        begun, timeout = time.monotonic(), self._config.loop.timeout
-        answer = awaited(reference)
-        try:
-            while not answer.done():
-                left = max(begun, self._heard) + timeout - time.monotonic()
-                if left <= 0:
-                    raise LostError(
-                        f"the {who} actor gave no answer in {timeout:g} s, nor did any other: see its log, or raise "
-                        "loop.timeout"
-                    )
-                await asyncio.wait([answer], timeout=left)
-            self._heard = time.monotonic()
-            return answer.result()
-        finally:
-            answer.cancel()
-
-
-def awaited(reference: Awaitable[Any]) -> asyncio.Task[Any]:
-    """A task of the answer. Where its waiter is cancelled first, an error in it is nobody's any more, and not told."""
-
-    async def answer() -> Any:
-        return await reference
-
-    task = asyncio.ensure_future(answer())
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
+        return reference if isinstance(reference, Weights) else await self._actors.wait(reference, "learner")
 
 
 def _ledger_row(
@@ -353,11 +287,3 @@ def _ledger_row(
     row = {"update": version + 1, "round": round, "version_in": version, "version_out": metrics["policy_version"]}
     drawn = {"policy_lag_max": metrics["policy_lag_max"], "newest_round": newest_round, "drawn_by": drawn_by}
     return row | drawn | {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}
-
-
-def first_of(errors: BaseExceptionGroup) -> BaseException:
-    """The error that came first and cancelled the other tasks of its group."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -17,8 +17,9 @@ from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
 from learner.board import Board
+from learner.handles import Handles, Patience, awaited
 from learner.learner import Learner
-from learner.loop import Handles, Loop, awaited
+from learner.loop import Loop
 from learner.order import Order
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
@@ -168,16 +169,15 @@ def test_async_mode_finishes(changes):
 
 def test_a_cancellation_that_comes_together_with_an_answer_is_not_swallowed():
     async def scenario() -> bool:
-        loop = Loop(config, Handles([], None, None, None), lambda *_: None)
+        patience = Patience(Handles([], None, None, None), 600.0)
         answer = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(loop._wait(answer, "test"))
+        waiting = asyncio.create_task(patience.wait(answer, "test"))
         await asyncio.sleep(0)
         answer.set_result("late")
         waiting.cancel()
         await asyncio.wait([waiting])
         return waiting.cancelled()
 
-    config = tiny.config()
     assert asyncio.run(scenario())
 
 
@@ -191,18 +191,18 @@ class Slow:
 
 def test_a_long_wait_is_no_silence_while_another_actor_answers():
     async def scenario() -> float:
-        loop = Loop(tiny.config(loop={"timeout": 1.0}), Handles([], None, None, None), lambda *_: None)
+        patience = Patience(Handles([], None, None, None), 1.0)
         one, other = InlineHandle(Slow()), InlineHandle(Slow())
 
         async def chatter() -> None:
             for _ in range(12):
-                await loop._wait(other.work.remote(0.25), "rollout")
+                await patience.wait(other.work.remote(0.25), "rollout")
 
         async with asyncio.TaskGroup() as group:
             group.create_task(chatter())
-            found = await loop._wait(one.work.remote(2.5), "critic")
+            found = await patience.wait(one.work.remote(2.5), "critic")
         with pytest.raises(LostError, match=r"the critic actor gave no answer in 1 s, nor did any other"):
-            await loop._wait(one.work.remote(60.0), "critic")
+            await patience.wait(one.work.remote(60.0), "critic")
         return found
 
     assert asyncio.run(scenario()) == 2.5
