@@ -70,11 +70,11 @@ class ReplayActor:
         A round that has begun is let in whole. With ``fresh=False`` the rows count as sampled before (the warm-up's, of
         round 0). Returns how many were new and finite.
         """
-        begun = [id // PER_ROUND for id in trajectory.ids.tolist()]
+        rounds = trajectory.rounds.tolist()
         finite, batch = trajectory.finite().tolist(), trajectory.to_arrow()
         async with self._changed:
             await self._changed.wait_for(
-                lambda: not fresh or self._unsampled() <= self._max_ahead or any(self._arrived[r] for r in begun)
+                lambda: not fresh or self._unsampled() <= self._max_ahead or any(self._arrived[r] for r in rounds)
             )
             unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
             new = [i for i in unseen if finite[i]]
@@ -82,14 +82,12 @@ class ReplayActor:
                 if not finite[i]:
                     self._refuse(trajectory[i : i + 1], fresh)
             if new and self._spill:
-                self._write(batch.take(pa.array(new)), int(trajectory.rounds[new[0]]), int(trajectory.ids[new[0]]))
+                self._write(batch.take(pa.array(new)), rounds[new[0]], int(trajectory.ids[new[0]]))
             for i in new:
                 id = int(trajectory.ids[i])
-                self._rows[id] = _Row(
-                    batch.slice(i, 1), int(trajectory.rounds[i]), int(trajectory.policy_versions[i]), int(not fresh)
-                )
+                self._rows[id] = _Row(batch.slice(i, 1), rounds[i], int(trajectory.policy_versions[i]), int(not fresh))
                 self._seen.add(id)
-            self._arrived.update(begun[i] for i in unseen)
+            self._arrived.update(rounds[i] for i in unseen)
             self._counts["added"] += len(new)
             self._counts["repeated"] += len(trajectory) - len(unseen)
             self._changed.notify_all()

@@ -50,6 +50,19 @@ def append(file: TextIO, row: Any, synced: bool = False) -> None:
         raise MachineError(f"cannot write {file.name}: {error.strerror}; free space and resume the run") from error
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of JSON that `append` wrote, up to one that is cut short, as a crash leaves it; none without a file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no file."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

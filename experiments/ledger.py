@@ -4,43 +4,31 @@ A row: update, round, version in and out, which rounds it saw and who drew them,
 digest of the weights.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from experiments.files import to_json, write_text
+from experiments.files import read_rows, to_json, write_text
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"
 AHEAD = "ledger-ahead.jsonl"
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ledger, in their order, up to a line that is none, as a crash leaves one; none without a file."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
 def set_ahead(folder: Path, round: int) -> None:
     """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates are repeated."""
-    later = [row for row in read(folder / LEDGER) if row["round"] > round]
+    later = [row for row in read_rows(folder / LEDGER) if row["round"] > round]
     if later:
-        write_text(folder / AHEAD, "".join(to_json(row) + "\n" for row in [*read(folder / AHEAD), *later]))
+        write_text(folder / AHEAD, "".join(to_json(row) + "\n" for row in [*read_rows(folder / AHEAD), *later]))
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
     """All rows that a run must repeat: of what is ahead of its ledger, then of its ledger."""
-    return read(folder / AHEAD) + read(folder / LEDGER)
+    return read_rows(folder / AHEAD) + read_rows(folder / LEDGER)
 
 
 def verify(path: Path, updates: int) -> None:
     """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order."""
-    rows = read(path)
+    rows = read_rows(path)
     found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
     for number in range(1, max(updates, len(found)) + 1):
         if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:

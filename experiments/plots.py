@@ -1,8 +1,6 @@
 """The curves of a run, for eyes of every kind: Okabe-Ito colours, different line styles, axes with units."""
 
-import json
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -24,19 +22,6 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
     ("Effective sample size", "share of the batch", (("round", "ess", "ESS", GREEN, "-"),)),
     ("Speed", "images per second", (("round", "images_per_second", "images/s", GREY, "-"),)),
 )
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def series(rows: list[dict[str, Any]], event: str, key: str) -> tuple[list[float], list[float]]:

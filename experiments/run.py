@@ -11,7 +11,7 @@ from cluster.program import Result, train
 from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
-from experiments.files import write_bytes, write_json
+from experiments.files import read_rows, write_bytes, write_json
 from experiments.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.models import load_model
 from experiments.progress import make_progress
@@ -65,7 +65,7 @@ def carry_out(
             save_adapter(folder / "adapter", result.adapter, config)
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            write_bytes(folder / "curves.png", plots.draw_curves(plots.read_metrics(folder / "metrics.jsonl")))
+            write_bytes(folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl")))
             outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
             if judge is not None:
                 outcome |= _look(config, folder, result, book, judge, console)

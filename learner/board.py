@@ -60,7 +60,7 @@ class Board:
 
     def __init__(self, version: int, weights: dict[int, Any], order: Order):
         self.version = version
-        self.order = order
+        self._order = order
         self.first: Look | None = None
         self.choices: list[Choice] = []
         self.rounds = 0
@@ -83,7 +83,7 @@ class Board:
         async with self._published:
             self.version = version
             self._weights[version] = weights
-            needed = self.order.drawn_by(newest_round + 1)  # later rounds are not drawn by earlier versions
+            needed = self._order.drawn_by(newest_round + 1)  # later rounds are not drawn by earlier versions
             for old in [v for v in self._weights if v < min(version if needed is None else needed, version)]:
                 del self._weights[old]
             self._published.notify_all()
@@ -91,10 +91,10 @@ class Board:
     async def behaviour(self, round: int) -> tuple[int, Any]:
         """The version that draws a round and the reference to it, once there is one; notes it in the order."""
         async with self._published:
-            ordered = self.order.drawn_by(round)
+            ordered = self._order.drawn_by(round)
             version = self.version if ordered is None else ordered
             await self._published.wait_for(lambda: self.version >= version)
-            self.order.drew(round, version)
+            self._order.drew(round, version)
             return version, self._weights[version]
 
     async def passed(self, round: int) -> None:

@@ -12,6 +12,7 @@ import tiny
 import torch
 
 from experiments import pictures, plots, samples, settings
+from experiments.files import read_rows
 from experiments.report import write_report
 from rl_unlearn.prompts import PromptBook
 
@@ -128,7 +129,7 @@ def test_curves_survive_a_cut_line_and_missing_values(tmp_path: Path) -> None:
     file.write_text(
         '{"event": "round", "round": 1, "reward": null}\n{"event": "round", "round": 2, "kl": [0.1, 0.3]}\n{"eve'
     )
-    rows = plots.read_metrics(file)
+    rows = read_rows(file)
     assert len(rows) == 2
     assert plots.series(rows, "round", "kl") == ([2.0], [0.2])
     assert plots.series(rows, "round", "reward") == ([], [])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import plots, settings
+from experiments import settings
+from experiments.files import read_rows
 from experiments.measures import FURTHER, HEADLINE
 from experiments.page import charts, contract, matrix, tiles
 from experiments.page.charts import Chart, Curve
@@ -98,7 +99,7 @@ def read(path: Path, number: int) -> Run:
         state if isinstance(state, dict) else {},
         contract.read(path / "evaluation.json", contract.Evaluation),
         contract.read(path / "attacks.json", contract.Attacks),
-        plots.read_metrics(path / "metrics.jsonl"),
+        read_rows(path / "metrics.jsonl"),
         tiles.read(path / "samples"),
         path.resolve().name,
     )

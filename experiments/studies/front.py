@@ -10,15 +10,14 @@ concepts and seeds with its 95 % t-interval.
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.files import write_bytes, write_json
+from experiments.files import read_rows, write_bytes, write_json
 from experiments.measures import HEADLINE
-from experiments.plots import read_metrics
 from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
@@ -32,7 +31,7 @@ _LATE = 8
 
 @dataclass(frozen=True)
 class Point:
-    """All judged trials of one value on each axis of the sweep."""
+    """All judged trials of one value on each axis of the sweep; their figures hold the drift, too."""
 
     line: Any
     point: Any
@@ -40,12 +39,12 @@ class Point:
 
     def mean(self, measure: str) -> Mean:
         """Of a judged figure, percent, or of the drift, nats."""
-        return mean([drift(trial) if measure == "drift" else trial.figures[measure] for trial in self.trials])
+        return mean([trial.figures[measure] for trial in self.trials])
 
 
 def drift(trial: Trial) -> float:
     """KL to the frozen model on prompts to keep, nats per denoising step: median of the last rounds."""
-    rounds = [row for row in read_metrics(trial.path / "metrics.jsonl") if row.get("event") == "round"]
+    rounds = [row for row in read_rows(trial.path / "metrics.jsonl") if row.get("event") == "round"]
     return statistics.median(float(row["kl"]) for row in rounds[-_LATE:])
 
 
@@ -55,7 +54,9 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
     for trial in read_trials(root):
         if trial.finished:
             config = settings.recorded(trial.path / "config.yaml")
-            groups.setdefault((settings.value(config, line), settings.value(config, point)), []).append(trial)
+            key = (settings.value(config, line), settings.value(config, point))
+            figures = trial.figures | {"drift": drift(trial)}
+            groups.setdefault(key, []).append(replace(trial, figures=figures))
     return [Point(*key, tuple(trials)) for key, trials in sorted(groups.items())]
 
 
@@ -63,13 +64,9 @@ def markdown(points: Sequence[Point], line: str, point: str) -> str:
     """The table of all points."""
     rows = [f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for one in points:
-        cells = [_interval(one.mean(name)) for name in HEADLINE] + [_interval(one.mean("drift"), digits=2)]
+        cells = [one.mean(name).text() for name in HEADLINE] + [one.mean("drift").text(digits=2)]
         rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _interval(one: Mean, digits: int = 1) -> str:
-    return f"{one.value:.{digits}f}" + (f" ± {one.half:.{digits}f}" if one.half else "")
 
 
 def draw(points: Sequence[Point], point: str) -> bytes:
@@ -123,13 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     points = read_points(args.sweep, args.line, args.point)
     runs = [
-        {
-            args.line: one.line,
-            args.point: one.point,
-            "seed": trial.settings.get("seed"),
-            **trial.figures,
-            "drift": drift(trial),
-        }
+        {args.line: one.line, args.point: one.point, "seed": trial.settings.get("seed"), **trial.figures}
         for one in points
         for trial in one.trials
     ]

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.files import read_json
+from experiments.files import read_json, read_rows
 from experiments.measures import HEADLINE
-from experiments.plots import read_metrics
 
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as forgotten."""
@@ -51,6 +50,10 @@ class Mean:
     """None for a single value."""
     n: int
 
+    def text(self, digits: int = 1) -> str:
+        """Value and interval; the same number in every trial, as of updates, needs no interval."""
+        return f"{self.value:,.{digits}f}" + (f" ± {self.half:,.{digits}f}" if self.half else "")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -81,7 +84,7 @@ def read_trials(root: Path) -> list[Trial]:
 
 def _trial(folder: Path) -> Trial:
     state = read_json(folder / "run_state.json")
-    looks = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == "selection"]
+    looks = [row for row in read_rows(folder / "metrics.jsonl") if row.get("event") == "selection"]
     return Trial(
         path=folder,
         label=state["trial"]["label"],
@@ -165,11 +168,9 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
 def _cell(row: Row, key: str) -> str:
     if key not in row.means:
         return ""
-    one, digits = row.means[key], _DIGITS.get(key, 0)
-    # The same number in every trial, as of updates, needs no interval.
-    text = f"{one.value:,.{digits}f}" + (f" ± {one.half:,.{digits}f}" if one.half else "")
+    one = row.means[key]
     missing = len(row.finished) - one.n
-    return text + (f" ({one.n} of {len(row.finished)})" if missing else "")
+    return one.text(_DIGITS.get(key, 0)) + (f" ({one.n} of {len(row.finished)})" if missing else "")
 
 
 def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:

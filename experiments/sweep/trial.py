@@ -12,9 +12,8 @@ from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
 from experiments import resuming
-from experiments.files import read_json, write_json
+from experiments.files import read_json, read_rows, write_json
 from experiments.measures import HEADLINE
-from experiments.plots import read_metrics
 from experiments.run_folder import RunFolder, now
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
@@ -96,7 +95,7 @@ class Trials:
 
 def final(folder: Path) -> dict[str, Any]:
     """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
-    looks = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("event") == "selection"]
+    looks = [row for row in read_rows(folder / "metrics.jsonl") if row.get("event") == "selection"]
     best = chosen(looks)
     evaluation = read_json(folder / "evaluation.json")
     return (
