@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import strict_yaml
-from experiments.studies import breadth, compare, front
+from experiments.studies import breadth, compare, front, rounds
 
 
 def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int) -> None:
@@ -30,8 +30,11 @@ def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[
          "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share, "best": True}
         for round, share in enumerate(forgotten, 1)
     ]  # fmt: skip
-    rounds = [{"event": "round", "round": round, "kl": round - 1.0} for round in range(1, len(forgotten) + 1)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks + rounds))
+    learned = [
+        {"event": "round", "round": round, "kl": round - 1.0, "explained_variance": [-round, None if seed else 0.5]}
+        for round in range(1, len(forgotten) + 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks + learned))
 
 
 @pytest.fixture
@@ -71,6 +74,37 @@ def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_an
     ]
     assert len(json.loads((tmp_path / "o.json").read_text())["runs"]) == 7
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_recorded_is_taken_run_by_run(sweep, tmp_path, capsys):
+    picture = tmp_path / "kl.png"
+    rounds.main([str(sweep), "kl", "explained_variance", "--last", "3", "--digits", "1", "--picture", str(picture)])
+    assert capsys.readouterr().out.splitlines() == [
+        "| setting | runs | kl | lowest, highest |",
+        "|---|--:|--:|--:|",
+        "| k4 | 4 | 1.6 ± 1.2 | 0.5, 2.0 |",  # the median of rounds 2 to 4 in three runs, of both in the fourth
+        "| k1 | 3 | 2.0 | 2.0, 2.0 |",
+        "",
+        "| explained_variance | | |",
+        "|---|--:|--:|",
+        "| k4 | -2.6 | 0.5 |",
+        "| k1 | -3.0 | 0.5 |",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_looks_have_a_lowest(sweep, capsys):
+    rounds.main([str(sweep), "forgotten", "--event", "selection", "--first", "3", "--take", "highest"])
+    assert "| k4 | 4 | 0.53 ± 0.40 | 0.40, 0.90 |" in capsys.readouterr().out
+
+
+def test_a_key_that_was_never_recorded_is_named(sweep, capsys):
+    with pytest.raises(SystemExit):
+        rounds.main([str(sweep), "loss"])
+    assert (
+        "none of these rows has a value of 'loss'; recorded are: event, explained_variance, kl"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_half_of_the_runs_never_reach_has_no_median(tmp_path, capsys):

@@ -65,6 +65,13 @@ def _run(trial: Trial) -> Run:
     return Run(label, config.concept, trial, config.critic.warmup_images, config.rollout.images, tuple(looks))
 
 
+def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
+    """Settings in the order of the sweep's file, where it names them; others by name after them."""
+    listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
+    places = {re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place for place, one in enumerate(listed)}
+    return sorted({run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name))
+
+
 def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
     """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval, counts as medians."""
     found: dict[str, Any] = {"setting": setting, "n": len(runs)}
@@ -169,8 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--against", choices=("images", "seconds"), default="images", help="the picture's abscissa")
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
-    order = {found: place for place, found in enumerate(dict.fromkeys(_order(args.sweep)))}
-    names = sorted({run.setting for run in runs}, key=lambda name: (order.get(name, len(order)), name))
+    names = setting_names(args.sweep, runs)
     rows = [row(name, [run for run in runs if run.setting == name]) for name in names]
     every = [
         {"setting": run.setting, "concept": run.concept, "seed": run.trial.settings.get("seed"), **run.trial.figures}
@@ -179,12 +185,6 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.json, {"rows": rows, "runs": every})
     write_bytes(args.picture, draw(runs, names, args.against))
     print(markdown(rows))  # noqa: T201
-
-
-def _order(sweep: Path) -> list[str]:
-    """Settings as the sweep's file lists them, where it names them."""
-    listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
-    return [re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))) for one in listed]
 
 
 if __name__ == "__main__":

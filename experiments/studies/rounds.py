@@ -1,0 +1,142 @@
+"""What the runs of a sweep recorded on the way, setting by setting: a table of any keys of their `metrics.jsonl`.
+
+    python -m experiments.studies.rounds outputs/critics explained_variance critic_correlation --first 12
+    python -m experiments.studies.rounds outputs/lag coherence --event selection --take lowest
+    python -m experiments.studies.rounds outputs/jpeg reward --last 4 --picture docs/pictures/jpeg.png
+
+In each run one value is taken of its rows (their median, unless `--take` says otherwise); the table has the mean of
+these over the setting's runs with its 95 % t-interval, and the lowest and highest run. A key that holds a list, one
+value for each noise level, gets a table of its own, without intervals.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from experiments.files import read_rows, write_bytes
+from experiments.studies.compare import COLOURS, Run, read_runs, setting_names
+from experiments.sweep.table import mean
+
+TAKE: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "lowest": min, "highest": max}
+
+
+def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict[str, Any]]:
+    """The rows of one event, all of them or the first or last so many."""
+    rows = [row for row in read_rows(run.trial.path / "metrics.jsonl") if row.get("event") == event]
+    return rows[:first] if first is not None else rows[-last:] if last is not None else rows
+
+
+def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
+    """One value of a run for the key, or for a key that holds lists one for each of their places.
+
+    What was not defined in a row is left out; NaN where it never was.
+
+    Raises
+    ------
+    ValueError
+        No row has the key.
+    """
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not values:
+        recorded = ", ".join(sorted({name for row in rows for name in row}))
+        raise ValueError(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
+    places = zip(*(value if isinstance(value, list) else [value] for value in values), strict=True)
+    defined = [[float(value) for value in place if value is not None] for place in places]
+    return [TAKE[take](place) if place else math.nan for place in defined]
+
+
+def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
+    """A table of the keys with one value, and one for each key with several; `found` is by key and setting."""
+    single = [
+        key for key, settings in found.items() if all(len(run) == 1 for runs in settings.values() for run in runs)
+    ]
+    tables = []
+    if single:
+        lines = ["| setting | runs | " + " | ".join(f"{key} | lowest, highest" for key in single) + " |"]
+        lines.append("|---|--:|" + "--:|--:|" * len(single))
+        for setting, runs in found[single[0]].items():
+            cells = []
+            for key in single:
+                values = [run[0] for run in found[key][setting]]
+                cells += [mean(values).text(digits), f"{min(values):,.{digits}f}, {max(values):,.{digits}f}"]
+            lines.append(f"| {setting} | {len(runs)} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    for key in (key for key in found if key not in single):
+        width = max(len(run) for runs in found[key].values() for run in runs)
+        lines = [f"| {key} |" + " |" * width, "|---|" + "--:|" * width]
+        for setting, runs in found[key].items():
+            places = [[value for value in place if not math.isnan(value)] for place in zip(*runs, strict=True)]
+            cells = [f"{statistics.mean(place):.{digits}f}" if place else "" for place in places]
+            lines.append(f"| {setting} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
+    """A PNG of one key against rounds: single runs are thin, their mean is thick."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for colour, (setting, runs) in zip(COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False):
+        for curve in runs:
+            axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, color=colour)
+        thick = [
+            tuple(statistics.mean(axis) for axis in zip(*points, strict=True)) for points in zip(*runs, strict=False)
+        ]
+        axes.plot(*zip(*thick, strict=True), linewidth=1.9, color=colour, label=setting)
+    axes.set_xlabel("rounds", fontsize=9)
+    axes.set_ylabel(key, fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the tables; draws the first key, if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep")
+    parser.add_argument("keys", nargs="+", metavar="KEY", help="of the rows of metrics.jsonl")
+    parser.add_argument("--event", default="round", help="whose rows are read: round (default) or selection")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--first", type=int, help="only the first so many rows of a run")
+    part.add_argument("--last", type=int, help="only the last so many")
+    parser.add_argument("--take", choices=tuple(TAKE), default="median", help="what is taken of a run's rows")
+    parser.add_argument("--digits", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="the first key against rounds, over all rows")
+    args = parser.parse_args(argv)
+    runs = read_runs(args.sweep)
+    names = setting_names(args.sweep, runs)
+    by_name = {name: [run for run in runs if run.setting == name] for name in names}
+    try:
+        found = {
+            key: {
+                name: [taken(read(run, args.event, args.first, args.last), key, args.take) for run in own]
+                for name, own in by_name.items()
+            }
+            for key in args.keys
+        }
+    except ValueError as error:
+        parser.error(str(error))
+    if args.picture:
+        key = args.keys[0]
+        curves = {
+            name: [[(float(row["round"]), float(row[key])) for row in read(run, args.event, None, None)] for run in own]
+            for name, own in by_name.items()
+        }
+        write_bytes(args.picture, draw(curves, key))
+    print(markdown(found, args.digits))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
