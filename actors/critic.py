@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients, values
-from rl_unlearn.critic_file import CriticState, load_critic
+from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.errors import NonFiniteError
+from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
@@ -46,9 +47,14 @@ class CriticActor:
                 self._conditions.shape[1],
                 self._weights.shape[1],
             )
-        self._names = outcome_names(book, config.reward)
+        self._meaning = Meaning(
+            outcome_names(book, config.reward),
+            config.estimator.timed,
+            config.reward.bound,
+            weights_digest(clip.state_dict()),
+        )
         if config.critic.start is not None:
-            load_critic(config.critic.start, self._critic, self._names)
+            load_critic(config.critic.start, self._critic, self._meaning)
         self._critic.to(self._device)
         self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
         self._rehearsed: Trajectory | None = None
@@ -70,7 +76,7 @@ class CriticActor:
         if not self._config.estimator.critic:
             return None
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._critic.state_dict().items()}
-        return CriticState(weights, self._names)
+        return CriticState(weights, self._meaning)
 
     def snapshot(self) -> Snapshot:
         """Critic and optimizer; the warm-up's images are kept once, by the loop."""
@@ -88,7 +94,8 @@ class CriticActor:
 
         A share of each minibatch, ``critic.rehearsal``, comes from the warm-up, so that the critic goes on knowing what
         the policy no longer draws. ``number`` names the random draws and the call: delivered twice, it only answers
-        twice. Returns the last squared error. Raises NonFiniteError if no step had a finite gradient.
+        twice. Returns the last squared error, nothing without steps. Raises NonFiniteError if no step had a finite
+        gradient.
         """
         if not self._config.estimator.critic:
             return {}
@@ -114,7 +121,7 @@ class CriticActor:
                 skipped += 1
         if steps and skipped == steps:
             raise NonFiniteError(f"no gradient of the critic was finite in {steps} steps: lower critic.lr")
-        self._fitted, self._last = number, {"critic_loss": loss.item()}
+        self._fitted, self._last = number, {"critic_loss": loss.item()} if steps else {}
         return self._last
 
     def _states(self, trajectory: Trajectory, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:

@@ -48,7 +48,7 @@ MEASURES = (
     Measure("rl_unlearn_gradient_norm", "round", "grad_norm", "gradient norm before the clip"),
     Measure("rl_unlearn_ratio_max", "round", "ratio_max", "largest importance ratio, per latent dimension"),
     Measure("rl_unlearn_clip_share", "round", "clip_fraction", "steps beyond the clip range"),
-    Measure("rl_unlearn_effective_sample_share", "round", "ess", "Kish's effective sample size over the batch"),
+    Measure("rl_unlearn_effective_sample_share", "round", "ess", "effective sample size (Kish) of the weights"),
     Measure("rl_unlearn_policy_lag_updates", "round", "policy_lag", "mean age of a trajectory's policy"),
     Measure("rl_unlearn_policy_lag_max_updates", "round", "policy_lag_max", "largest age of a trajectory's policy"),
     Measure("rl_unlearn_critic_loss", "round", "critic_loss", "squared error of the critic"),

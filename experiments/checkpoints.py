@@ -26,7 +26,7 @@ from rl_unlearn.trajectory import Trajectory
 
 PARTS = ("learner", "critic", "replay", "loop")
 MANIFEST = "MANIFEST.json"
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"round-(\d{6,})")
 
 

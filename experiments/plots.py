@@ -19,7 +19,11 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
     ),
     ("Drift on retained prompts", "KL (nats per step)", (("round", "kl", "KL to the frozen model", BLUE, "-"),)),
     ("Largest importance ratio", "ratio (1 = on policy)", (("round", "ratio_max", "largest ratio", ORANGE, "-"),)),
-    ("Effective sample size", "share of the batch", (("round", "ess", "ESS", GREEN, "-"),)),
+    (
+        "Effective sample size",
+        "share of the batch",
+        (("round", "ess", "of the weights used", GREEN, "-"), ("round", "ess_exact", "of exact weights", GREY, "--")),
+    ),
     ("Speed", "images per second", (("round", "images_per_second", "images/s", GREY, "-"),)),
 )
 

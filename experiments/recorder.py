@@ -14,7 +14,7 @@ from experiments.ledger import LEDGER
 from experiments.progress import Progress
 from experiments.resuming import trim
 from experiments.run_folder import RunFolder
-from experiments.tracking import Tracker, scalars
+from experiments.tracking import Scalars, Tracker, scalars
 
 
 class Recorder:
@@ -64,9 +64,10 @@ class Recorder:
         if event == "dashboard":
             self._folder.update(dashboard=row["url"])
         if event in ("round", "selection", "evaluation"):
-            self._scalars(event, row)
+            numbers, step = scalars(event, row), int(row.get("round", 0))
+            self._draw(numbers, step)
             for tracker in self._trackers:
-                tracker.log(scalars(event, row), int(row.get("round", 0)))
+                tracker.log(numbers, step)
         self._progress.show(event, row)
         if event != "warning":
             self._warn()
@@ -79,13 +80,12 @@ class Recorder:
     def _open(self) -> tuple[TextIO, TextIO]:
         return (self._folder / "metrics.jsonl").open("a", encoding="utf-8"), (self._folder / LEDGER).open("a")
 
-    def _scalars(self, event: str, row: dict[str, Any]) -> None:
+    def _draw(self, numbers: Scalars, step: int) -> None:
         if self._board is None:
             return
         try:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "round":
-                    self._board.add_scalar(f"{event}/{name}", value, int(row.get("round", 0)))
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
         except OSError as error:
             self._board = None
             self("warning", {"message": f"TensorBoard is off: {error}"})

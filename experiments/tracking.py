@@ -37,10 +37,11 @@ def installed(package: str) -> bool:
 
 
 def scalars(event: str, row: dict[str, Any]) -> Scalars:
-    """The numbers of an event's row by the names that trackers show; those of a field of fields, too."""
+    """The numbers of an event's row by the names that trackers show; those of a field of fields or of a list, too."""
     found: Scalars = {}
     for key, value in row.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
+        fields = {f"{i:02d}": one for i, one in enumerate(value)} if isinstance(value, list) else value
+        parts = fields.items() if isinstance(fields, dict) else [("", fields)]
         for part, number in parts:
             if isinstance(number, int | float) and key != "round":
                 found[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)

@@ -1,6 +1,10 @@
-"""What an update reports: ratios, lag, clipping, effective sample size, and how good the critic was per noise level."""
+"""What updates report: ratios, lag, clipping, effective sample size, and how good the critic was per noise level."""
 
 import hashlib
+import itertools
+import statistics
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,8 +16,12 @@ from rl_unlearn.trajectory import Scored
 Metrics = dict[str, float | int | str | list[float]]
 
 
-def of_ratios(steps: list[Float[Tensor, " pairs"]], dimensions: int, clip: float) -> Metrics:
-    """Of the joint log-ratios of an update's optimizer steps, in order; ``clip`` in nats."""
+def of_ratios(steps: list[Float[Tensor, " _"]], dimensions: int, exponent: float, clip: float) -> Metrics:
+    """Of the joint log-ratios of an update's optimizer steps, in order.
+
+    ``exponent`` and ``clip`` (nats) make weights of them; ``ess`` is of these, ``ess_exact`` of the bare ratios: how
+    far off policy the batch is, whatever is made of it.
+    """
     log_ratio = torch.cat(steps)
     ends = torch.tensor([0.05, 0.5, 0.95])
     return {
@@ -24,7 +32,8 @@ def of_ratios(steps: list[Float[Tensor, " pairs"]], dimensions: int, clip: float
         "first_ratio_min": (steps[0].min() / dimensions).exp().item(),
         "log_ratio_quantiles": torch.quantile(log_ratio, ends).tolist(),
         "clip_fraction": (log_ratio.abs() > clip).float().mean().item(),
-        "ess": effective_sample_size(log_ratio),
+        "ess": effective_sample_size(exponent * log_ratio.clamp(max=clip)),
+        "ess_exact": effective_sample_size(log_ratio),
     }
 
 
@@ -52,3 +61,26 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
         metrics["retain_reward"] = trajectory.rewards[~target].mean().item()
         metrics["retain_rate"] = trajectory.evidence[~target].mean().item()
     return metrics
+
+
+def of_round(updates: Sequence[Metrics]) -> Metrics:
+    """Of all updates of a round: counts are added up, extremes kept, the state is that after the last one, and what is
+    left is averaged over the updates that have it."""
+    found: Metrics = {}
+    for key in dict.fromkeys(key for update in updates for key in update):
+        values: list[Any] = [update[key] for update in updates if key in update]
+        if key in ("lr", "step_kl", "policy_version", "kl_weight"):
+            found[key] = values[-1]
+        elif key == "skipped_steps":
+            found[key] = sum(values)
+        elif key == "policy_lag_counts":
+            found[key] = [sum(place) for place in itertools.zip_longest(*values, fillvalue=0)]
+        elif key.endswith("_max"):
+            found[key] = max(values)
+        elif key.endswith("_min"):
+            found[key] = min(values)
+        elif isinstance(values[0], list):
+            found[key] = [statistics.fmean(place) for place in zip(*values, strict=True)]
+        else:
+            found[key] = statistics.fmean(values)
+    return found

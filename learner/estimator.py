@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, scale, standardised, vtrace
+from rl_unlearn.estimators import PromptStatistics, centred, gae, group_advantages, scale, standardised, vtrace
 from rl_unlearn.losses import control_variate, importance_weight, likelihood_ratio_loss, pathwise_loss
 from rl_unlearn.trajectory import Scored
 
@@ -34,15 +34,25 @@ class Estimator:
         """``dimensions``: D, the number of latent dimensions."""
         self._config, self._clip = config.estimator, config.learner.clip_range
         exponent = config.estimator.ratio_exponent
-        self._exponent = 1 / dimensions if exponent is None else exponent
+        self.exponent = 1 / dimensions if exponent is None else exponent
+        """Of the joint ratio, where it weighs a step."""
         self._statistics = PromptStatistics()
 
-    def advantages(self, scored: Scored, log_ratios: Callable[[], Float[Tensor, "batch steps"]]) -> Advantages:
-        """Of all steps of a batch; ``log_ratios`` computes the present policy's joint ones, for who needs them."""
+    def advantages(
+        self,
+        scored: Scored,
+        asks: Bool[Tensor, " batch"],
+        log_ratios: Callable[[], Float[Tensor, "batch steps"]],
+    ) -> Advantages:
+        """Of all steps of a batch.
+
+        ``asks``: whose prompt asks for the concept. ``log_ratios`` computes the present policy's joint ones, for who
+        needs them.
+        """
         trajectory, name = scored.trajectory, self._config.name
         rewards, steps = trajectory.rewards, trajectory.log_probs.shape[1]
         if name == "terminal":
-            found = self._statistics.advantages(trajectory.ids, trajectory.prompts, rewards)
+            found = self._statistics.advantages(trajectory.ids, trajectory.prompts, asks, rewards)
             return Advantages(found[:, None].expand(-1, steps), None)
         if name == "group":
             groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
@@ -51,10 +61,11 @@ class Estimator:
             return Advantages(None, scored.action_gradients)
         assert scored.values is not None
         if name == "vtrace":
-            ratios = (self._exponent * log_ratios()).exp()
-            return Advantages(standardised(vtrace(scored.values, rewards, ratios, self._config.truncation)), None)
-        found = gae(scored.values, rewards, self._config.gae_lambda)
-        gradients = scored.action_gradients
+            ratios = (self.exponent * log_ratios()).exp()
+            found = vtrace(scored.values, rewards, ratios, self._config.truncation)
+        else:
+            found = gae(scored.values, rewards, self._config.gae_lambda)
+        found, gradients = centred(found, asks), scored.action_gradients
         return Advantages(standardised(found), None if gradients is None else gradients / scale(found))
 
     def loss(
@@ -71,14 +82,14 @@ class Estimator:
         """
         if worth.values is None:
             assert worth.gradients is not None
-            return pathwise_loss(mean, worth.gradients, importance_weight(log_ratio, self._exponent, self._clip))
+            return pathwise_loss(mean, worth.gradients, importance_weight(log_ratio, self.exponent, self._clip))
         if worth.gradients is None:
-            return likelihood_ratio_loss(log_probs, log_ratio, worth.values, self._exponent, self._clip)
+            return likelihood_ratio_loss(log_probs, log_ratio, worth.values, self.exponent, self._clip)
         assert away is not None
         nu = self._config.nu
         residual = worth.values - nu * control_variate(away, worth.gradients)
         return nu * pathwise_loss(mean, worth.gradients) + likelihood_ratio_loss(
-            log_probs, log_ratio, residual, self._exponent, self._clip
+            log_probs, log_ratio, residual, self.exponent, self._clip
         )
 
     def state(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Learner:
 
     def keep(self, trajectory: Trajectory) -> int:
         """Makes the retention pool from the retained prompts among these trajectories; returns its number of states."""
-        return self._retention.keep(trajectory[~self._target(trajectory)])
+        return self._retention.keep(trajectory[~self._asks(trajectory)])
 
     def snapshot(self) -> Snapshot:
         """Adapter, optimizer, multiplier and counters; the retention pool is made again from the warm-up's images."""
@@ -136,11 +136,12 @@ class Learner:
                 return self._last
             raise TrainingError(f"an update of policy version {version} reached a learner at version {self._version}")
         trajectory = scored.trajectory
-        advantages = self._estimator.advantages(scored, lambda: self._log_ratios(trajectory))
+        asks = self._asks(trajectory)
+        advantages = self._estimator.advantages(scored, asks, lambda: self._log_ratios(trajectory))
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
         order = torch.randperm(len(pairs), generator=generator(self._config.seed, "minibatches", self._version))
         minibatches = pairs[order].tensor_split(min(self._config.learner.minibatches, len(pairs)))
-        batch = diagnostics.of_batch(scored, self._target(trajectory), self._version)
+        batch = diagnostics.of_batch(scored, asks, self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
         drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
@@ -163,7 +164,12 @@ class Learner:
             "grad_norm": sum(step.grad_norm for step in steps) / len(steps),
             "kl": sum(step.kl for step in steps) / len(steps),
             **batch,
-            **diagnostics.of_ratios([step.log_ratio for step in steps], self._policy.dimensions, learner.clip_range),
+            **diagnostics.of_ratios(
+                [step.log_ratio for step in steps],
+                self._policy.dimensions,
+                self._estimator.exponent,
+                learner.clip_range,
+            ),
         }
         return self._last
 
@@ -177,22 +183,22 @@ class Learner:
         self._ranks.agree("the weights", f"{weights} {state}")
         return weights
 
-    def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
+    def _asks(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
+        """Whose prompt asks for the concept."""
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
 
     @torch.no_grad()
     def _log_ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
-        """Joint log-ratios of all steps under the policy as it stands."""
-        share = self._ranks.share(len(trajectory))
+        """Joint log-ratios under the policy as it stands; 0 for the steps that are not learned from.
+
+        Those have the wildest ratios, which would cut all traces before them.
+        """
+        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
         ratios = torch.zeros_like(trajectory.log_probs)
-        trajectory = trajectory[share]
-        for k in range(ratios.shape[1] if len(trajectory) else 0):
-            latents = trajectory.latents[:, k].to(self._policy.device)
-            output = self._policy.predict(latents, k, self._embeddings[trajectory.prompts])
-            _, log_probs, _ = step(
-                output, latents, self._policy.schedule, k, action=trajectory.latents[:, k + 1].to(latents.device)
-            )
-            ratios[share, k] = joint_log_ratio(log_probs.cpu(), trajectory.log_probs[:, k], self._policy.dimensions)
+        for part in pairs[self._ranks.share(len(pairs))].split(self._config.learner.microbatch):
+            if len(part):
+                rows, steps = part.unbind(dim=1)
+                ratios[rows, steps] = self._again(trajectory, rows, steps)[1].cpu()
         self._ranks.sum(ratios)
         return ratios
 
@@ -248,15 +254,21 @@ class Learner:
     ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
         """Detached joint log-ratios, and the loss of each (trajectory, step)."""
         rows, steps = pairs.unbind(dim=1)
-        trajectory, device = scored.trajectory, self._policy.device
-        latents = trajectory.latents[rows, steps].to(device)
+        trajectory = scored.trajectory
+        log_probs, log_ratio, mean = self._again(trajectory, rows, steps)
+        away = None
+        if trajectory.means is not None:
+            away = (trajectory.latents[rows, steps + 1].float() - trajectory.means[rows, steps]).to(mean.device)
+        worth = advantages.at(rows, steps, mean.device)
+        return log_ratio, self._estimator.loss(worth, log_probs, log_ratio, mean, away)
+
+    def _again(
+        self, trajectory: Trajectory, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"]
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"], Float[Tensor, "pairs channels height width"]]:
+        """The stored actions under the policy as it stands: joint log-probs, detached log-ratios, and its means."""
+        device, dimensions = self._policy.device, self._policy.dimensions
+        latents, action = (trajectory.latents[rows, at].to(device) for at in (steps, steps + 1))
         output = self._policy.predict(latents, steps, self._embeddings[trajectory.prompts[rows]])
-        action = trajectory.latents[rows, steps + 1].to(device)
         _, log_probs, mean = step(output, latents, self._policy.schedule, steps, action=action)
         behaviour = trajectory.log_probs[rows, steps].to(device)
-        log_ratio = joint_log_ratio(log_probs.detach(), behaviour, self._policy.dimensions)
-        away = None if trajectory.means is None else action.float() - trajectory.means[rows, steps].to(device)
-        loss = self._estimator.loss(
-            advantages.at(rows, steps, device), self._policy.dimensions * log_probs, log_ratio, mean, away
-        )
-        return log_ratio, loss
+        return dimensions * log_probs, joint_log_ratio(log_probs.detach(), behaviour, dimensions), mean

@@ -6,12 +6,14 @@ The handles are Ray's or inline ones, and the loop cannot tell. It holds referen
 import asyncio
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from learner.board import Board, Choice, Keeper, Resumption
+from learner.diagnostics import Metrics, of_round
 from learner.handles import Handles, Patience, awaited, first_of
 from learner.order import Order
 from rl_unlearn.config import Config
@@ -61,6 +63,7 @@ class Loop:
         self._started = time.monotonic()
         self._poisoned = 0
         self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched))
+        self._watched = sum(not self._book.prompts[i].target for i in self._look_prompts)
 
     async def run(self, start: Resumption | None = None) -> Result:
         """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""
@@ -189,6 +192,7 @@ class Loop:
         if board.version >= total:  # resumed from the last checkpoint: only the final look is missing
             return
         newest = board.rounds  # no rollouts have begun
+        updates: list[Metrics] = []
         prepared = self._prepare(board.version)
         for version in range(board.version, total):
             scored, fit, looked = prepared
@@ -210,8 +214,10 @@ class Loop:
             drawn_by = self._order.between(before, newest)
             self._listen("update", _ledger_row(round, version, metrics, newest, drawn_by))
             await board.publish(metrics["policy_version"], handles.learner.weights.remote(), newest)
+            updates.append(metrics | fitted)
             if ends:
-                await self._report(board, round, metrics | fitted)
+                await self._report(board, round, of_round(updates))
+                updates = []
             if due:
                 assert keeper is not None
                 parts["learner"] = handles.learner.snapshot.remote()
@@ -221,8 +227,9 @@ class Loop:
         """A scored batch for the update of policy ``version``, the metrics of the critic's fit before it, and the
         newest round that the batch could hold.
 
-        The critic is fitted on the newest trajectories before it scores them: its gradient is right only near what it
-        has seen. The next call must wait for the fit, which reads the replay store after the batch was drawn.
+        The critic is fitted on what the store holds, these trajectories among it, before it scores them: its gradient
+        is right only near what it has seen. The next call must wait for the fit, which reads the replay store after the
+        batch was drawn.
         """
         config, handles = self._config, self._handles
         fresh = 0 if version % config.learner.updates_per_round else config.rollout.images
@@ -252,11 +259,18 @@ class Loop:
     async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
         look: Look = await self._actors.ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))()
         board.first = board.first or look  # of the untouched model: no update has been made by then
+        # In whole images: shares of them are rounded.
+        lost = self._watched * max(board.first.retained - look.retained, board.first.other - look.other)
         may_lose = self._config.selection.may_lose
-        allowed = min(look.retained - board.first.retained, look.other - board.first.other) >= -may_lose
+        allowed = math.floor(lost + 0.5) <= may_lose * self._watched + 1e-6
         best = allowed and (board.best is None or look.score > board.best.score)
         if best:
             board.choices.append(Choice(round, version, look.score, weights))
+        if final and not allowed and board.best is not None and board.best.version == 0:
+            told = f"the untouched model is returned: other versions lost more than selection.may_lose={may_lose:g}"
+            self._listen(
+                "warning", {"round": round, "message": f"{told} of the rest; lower learner.kl_budget, or raise it"}
+            )
         self._listen(
             "selection",
             {

@@ -44,6 +44,9 @@ class Reference:
     rates: Rates
     prompts: Int[Tensor, " images"]
     target: Bool[Tensor, " images"]
+    """Asked to show the concept."""
+    kept: Bool[Tensor, " images"]
+    """Asked to show the rest. Neither: what an earlier adapter forgot, which counts nowhere."""
     counts: Float[Tensor, "resamples images"]
     stranger: float
     """Percent; see :class:`rl_unlearn.verdict.Signs`."""
@@ -52,15 +55,17 @@ class Reference:
 def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Config) -> Reference:
     """The untouched model's figures."""
     prompts = torch.tensor(plan.prompts)
-    target, chosen = targets(prompts, book), config.evaluation
+    gone = torch.tensor([book.prompts[i].gone for i in plan.prompts])
+    target, kept, chosen = targets(prompts, book) & ~gone, ~targets(prompts, book) & ~gone, config.evaluation
     other = asked_labels(prompts, book)[book.other_domain]
     return Reference(
         answers,
         rates(answers.seen, prompts, book, chosen.resamples, chosen.seed),
         prompts,
         target,
+        kept,
         resample(prompts, chosen.resamples, chosen.seed),
-        stranger_similarity(answers.embeddings, target, other),
+        stranger_similarity(answers.embeddings, target, kept, other),
     )
 
 
@@ -82,7 +87,7 @@ def compare(
 ) -> tuple[Rates, dict[str, Any]]:
     """A model's rates, and its row of `models`."""
     found = rates(answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed)
-    kept = ~reference.target
+    kept = reference.kept
     cosines = 100 * (answers.embeddings * reference.answers.embeddings).sum(dim=1)
     similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
     apart = distances(reference.answers.features[kept], answers.features[kept], config.evaluation.seed)
@@ -115,14 +120,17 @@ def compare(
 
 
 def stranger_similarity(
-    embeddings: Float[Tensor, "images embedding"], target: Bool[Tensor, " images"], other: Int[Tensor, " images"]
+    embeddings: Float[Tensor, "images embedding"],
+    target: Bool[Tensor, " images"],
+    kept: Bool[Tensor, " images"],
+    other: Int[Tensor, " images"],
 ) -> float:
     """100 times the mean cosine between the concept's images and other concepts' with the same label of the other
     domain: what images of something else, well drawn in the right style, would score. 0 if there are none."""
     means = [
-        (embeddings[target & (other == label)] @ embeddings[~target & (other == label)].T).mean()
+        (embeddings[target & (other == label)] @ embeddings[kept & (other == label)].T).mean()
         for label in other[target].unique()
-        if (~target & (other == label)).any()
+        if (kept & (other == label)).any()
     ]
     return 100 * torch.stack(means).mean().item() if means else 0.0
 
@@ -133,7 +141,7 @@ def _rates_row(found: Rates) -> dict[str, Any]:
 
 
 def _clip_row(answers: Answers, reference: Reference) -> dict[str, Any]:
-    weights = by_prompt(reference.prompts, ~reference.target)
+    weights = by_prompt(reference.prompts, reference.kept)
     return {"clip_score": interval(answers.clip_scores, weights, reference.counts).row()}
 
 

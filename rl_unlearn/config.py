@@ -113,7 +113,7 @@ class Critic(Section):
     steps: int = Field(16, ge=0)
     """Critic steps before each update."""
     window: int = Field(128, ge=1)
-    """Replay rows, uniformly drawn, that these steps see."""
+    """Replay rows, uniformly drawn, that these steps see; the warm-up's are among them until they are too old."""
     renoised: float = Field(0.5, ge=0, le=1)
     """Share of the critic's states that are final latents under fresh noise rather than states of the trajectory."""
     rehearsal: float = Field(0.5, ge=0, lt=1)
@@ -141,7 +141,8 @@ class Estimator(Section):
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`, `x0hat` and `qprop`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
-    """Truncation of `vtrace`'s ratios, which are tempered by ratio_exponent."""
+    """Truncation of `vtrace`'s ratios, which are tempered by ratio_exponent, in its value targets; the weight of the
+    step itself is truncated by learner.clip_range."""
     nu: float = Field(1.0, ge=0)
     """Share of the control variate in `qprop`; 0 is `critic`."""
     ratio_exponent: float | None = Field(None, ge=0, le=1)
@@ -176,7 +177,8 @@ class Learner(Section):
     """Share of the run after which the largest step size falls linearly to lr_floor; 1 never."""
     step_kl: float = Field(4 / 3, gt=0)
     """How far one update should move the policy: joint KL in nats per denoising step. The critic is only right near the
-    data it was fitted on."""
+    data it was fitted on. With one minibatch and loop.pipeline=0 nothing has moved when the step is taken, and lr is
+    only annealed."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
     batch: int = Field(32, ge=1)
@@ -228,8 +230,8 @@ class Loop(Section):
     rounds: int = Field(36, ge=1)
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
-    """sync: bit-reproducible, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run freely
-    inside the rate limit, and the ledger holds what timing decided, so that lost updates can be repeated."""
+    """sync: bit-reproducible on CPUs, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run
+    freely inside the rate limit, and the ledger holds what timing decided, so that lost updates can be repeated."""
     pipeline: int = Field(1, ge=0, le=64)
     """Rounds of rollouts made ahead while the learner works (0: strictly in turn)."""
     checkpoint_every: int = Field(4, ge=0)
@@ -252,7 +254,8 @@ class Selection(Section):
     """Rounds between two looks at the current policy."""
     may_lose: float = Field(0.02, ge=0, le=1)
     """How much of the rest may be lost: share of retained images on which the selection CLIP no longer sees what was
-    asked, or no longer the rest of the prompt, against the untouched model. A version that loses more is not chosen."""
+    asked, or no longer the rest of the prompt, against the untouched model. A version that loses more is not chosen.
+    Half of `images` are looked at for it: of 64, 0.02 is one image, and below 1/64 it is none."""
     images: int = Field(128, ge=2)
     """Images of a look, the same prompts and noise each time, half of them on target prompts."""
 

@@ -1,7 +1,7 @@
-"""A critic on disk: safetensors, with the names of the outcomes that it predicts."""
+"""A critic on disk: safetensors, with what its numbers mean."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,28 +14,48 @@ from rl_unlearn.durable import settle
 from rl_unlearn.errors import DataError
 
 FILE_NAME = "critic.safetensors"
+_DIFFERS = {
+    "outcomes": "predicts other outcomes: use its run's prompts.objects, prompts.styles and reward.images",
+    "timed": "was told the timestep where this one is not, or the other way round: use its run's estimator.name",
+    "bound": "learned outcomes of another bound: use its run's reward.bound",
+    "clip": "learned from another reward CLIP: use its run's reward.clip",
+}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a critic reads and predicts: with another one its numbers would be taken for something else."""
+
+    outcomes: tuple[str, ...]
+    """What it predicts, in order (rewards.outcome_names)."""
+    timed: bool
+    """Whether it is told the timestep."""
+    bound: float
+    """reward.bound, nats."""
+    clip: str
+    """Digest of the reward CLIP, whose evidence the outcomes are."""
 
 
 @dataclass(frozen=True)
 class CriticState:
-    """Parameters by name, and the outcomes they predict, in order (rewards.outcome_names)."""
+    """Parameters by name, and what they mean."""
 
     weights: dict[str, Tensor]
-    outcomes: tuple[str, ...]
+    meaning: Meaning
 
 
 def save_critic(folder: Path, state: CriticState) -> None:
     """Writes ``folder/critic.safetensors`` in one step."""
     temporary = folder / (FILE_NAME + ".tmp")
     weights = {name: tensor.contiguous() for name, tensor in state.weights.items()}
-    save_file(weights, temporary, metadata={"outcomes": json.dumps(state.outcomes), "format": "pt"})
+    save_file(weights, temporary, metadata={"meaning": json.dumps(asdict(state.meaning)), "format": "pt"})
     settle(temporary, folder / FILE_NAME)
 
 
-def load_critic(run: str | Path, critic: Critic, outcomes: tuple[str, ...]) -> None:
+def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
     """Gives ``critic`` the weights of a run's critic. What it was trained to forget does not matter.
 
-    Raises DataError if there is none, or if it has another shape or predicts other outcomes.
+    Raises DataError if there is none, or if it has another shape or means something else.
     """
     path = Path(run) / FILE_NAME
     if not path.is_file():
@@ -44,15 +64,13 @@ def load_critic(run: str | Path, critic: Critic, outcomes: tuple[str, ...]) -> N
         )
     try:
         with safe_open(path, framework="pt") as file:
-            found = tuple(json.loads((file.metadata() or {}).get("outcomes", "[]")))
+            found = json.loads((file.metadata() or {}).get("meaning", "{}"))
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"critic {str(path)!r} is not a valid safetensors file: {error}") from error
-    if found != outcomes:
-        raise DataError(
-            f"critic {str(path)!r} predicts other outcomes: use its run's prompts.objects, prompts.styles and "
-            "reward.images"
-        )
+    for name, expected in json.loads(json.dumps(asdict(meaning))).items():
+        if found.get(name) != expected:
+            raise DataError(f"critic {str(path)!r} {_DIFFERS[name]}, or make a new one")
     own = critic.state_dict()
     if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
         raise DataError(

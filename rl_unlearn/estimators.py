@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -38,8 +38,8 @@ def vtrace(
     """Off-policy advantages ``r_k + v_{k+1} - V_k`` with gamma = 1 (Espeholt et al. 2018, eq. 1 and section 4.2).
 
     ``ratios`` are target over behaviour probabilities; rho and c are both truncated at ``truncation``. The factor rho_k
-    of the paper's policy gradient is left to the loss, which weighs every action by its ratio. With ratios of 1 and a
-    truncation of 1 this is ``gae(..., gae_lambda=1)``.
+    of the paper's policy gradient is left to the loss, which weighs every action by its ratio and truncates that by the
+    learner's clip range. With ratios of 1 and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
     """
     rho = ratios.clamp(max=truncation)
     bootstrap = torch.cat([values[:, 1:-1], torch.zeros_like(rewards)[:, None]], dim=1)
@@ -65,6 +65,18 @@ def group_advantages(groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " ba
     return standardised(rewards - means[group])
 
 
+def centred(advantages: Float[Tensor, "batch steps"], asks: Bool[Tensor, " batch"]) -> Float[Tensor, "batch steps"]:
+    """Less their mean over the batch at each step; those whose prompt ``asks`` for the concept and the rest apart.
+
+    Values that lag behind the policy are off by much the same for every image. What all of them share says nothing
+    about an action and is noise. Of n trajectories (n - 1) / n of the gradient is left, as in a group.
+    """
+    result = advantages.clone()
+    for some in (asks, ~asks):
+        result[some] -= advantages[some].mean(dim=0)
+    return result
+
+
 def scale(advantages: Float[Tensor, "batch *steps"]) -> float:
     """What advantages are divided by: the batch's standard deviation."""
     return advantages.std(correction=0).item() + 1e-6
@@ -82,35 +94,44 @@ class PromptStatistics:
         self._length = length
         self._minimum = minimum
         self._rewards: dict[int, deque[float]] = {}
-        self._all: deque[float] = deque(maxlen=4 * length)
+        self._pooled: dict[bool, deque[float]] = {asks: deque(maxlen=4 * length) for asks in (True, False)}
+        """Of all prompts that ask for the concept, and of all others."""
         self._counted: deque[int] = deque(maxlen=64 * length)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` takes; plain values."""
         rewards = {str(prompt): list(kept) for prompt, kept in self._rewards.items()}
-        return {"rewards": rewards, "all": list(self._all), "counted": list(self._counted)}
+        pooled = [list(self._pooled[asks]) for asks in (True, False)]
+        return {"rewards": rewards, "pooled": pooled, "counted": list(self._counted)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from another one's :meth:`state`."""
         self._rewards = {int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()}
-        self._all.extend(state["all"])
-        self._counted.extend(state["counted"])
+        for asks, kept in zip((True, False), state["pooled"], strict=True):
+            self._pooled[asks] = deque(kept, 4 * self._length)
+        self._counted = deque(state["counted"], 64 * self._length)
 
     def advantages(
-        self, ids: Int[Tensor, " batch"], prompts: Int[Tensor, " batch"], rewards: Float[Tensor, " batch"]
+        self,
+        ids: Int[Tensor, " batch"],
+        prompts: Int[Tensor, " batch"],
+        asks: Bool[Tensor, " batch"],
+        rewards: Float[Tensor, " batch"],
     ) -> Float[Tensor, " batch"]:
-        """``(r - mean) / std`` of the prompt; of all prompts while a prompt has fewer than ``minimum`` rewards.
+        """``(r - mean) / std`` of the prompt; while it has fewer than ``minimum`` rewards, of its kind.
 
-        A replayed trajectory (an id that was seen before) is judged but not counted again.
+        ``asks``: whether the prompt asks for the concept. Rewards of the two kinds are too far apart for one to be the
+        other's baseline. A replayed trajectory (an id that was seen before) is judged but not counted again.
         """
-        for id, prompt, reward in zip(ids.tolist(), prompts.tolist(), rewards.tolist(), strict=True):
+        rows = list(zip(ids.tolist(), prompts.tolist(), asks.tolist(), rewards.tolist(), strict=True))
+        for id, prompt, kind, reward in rows:
             if id not in self._counted:
                 self._counted.append(id)
                 self._rewards.setdefault(prompt, deque(maxlen=self._length)).append(reward)
-                self._all.append(reward)
+                self._pooled[kind].append(reward)
         result = []
-        for prompt, reward in zip(prompts.tolist(), rewards.tolist(), strict=True):
+        for _, prompt, kind, reward in rows:
             own = self._rewards[prompt]
-            known = torch.tensor(list(own if len(own) >= self._minimum else self._all), dtype=torch.float64)
+            known = torch.tensor(list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64)
             result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
         return torch.tensor(result, dtype=rewards.dtype)

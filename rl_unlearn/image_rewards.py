@@ -13,9 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rl_unlearn.classifier_folders import load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.judge_folders import load_folder
 from rl_unlearn.policy import device_of
 
 ImageReward = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, " batch"]]
@@ -43,11 +43,11 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
 
     Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot be used.
     """
-    known = {**BUILT_IN, **given}
+    known, folders = {**BUILT_IN, **given}, classifiers(config)
     found: dict[str, ImageReward] = {}
     for name in config.reward.images:
-        if name.startswith(f"{_CLASSIFIER}:"):
-            found[name] = _classifier(name, config)
+        if name in folders:
+            found[name] = _classifier(*folders[name], config)
         elif name in known:
             found[name] = known[name]
         else:
@@ -74,13 +74,23 @@ def evaluate(
     return torch.cat(columns, dim=1)
 
 
-def _classifier(name: str, config: Config) -> ImageReward:
-    folder, _, label = name.removeprefix(f"{_CLASSIFIER}:").rpartition(":")
-    if not folder or not label:
-        raise ConfigError(f"reward.images: {name!r} must be {_CLASSIFIER}:FOLDER:LABEL")
-    if Path(folder).resolve().is_relative_to(Path(config.evaluation.judge).resolve()):
-        raise ConfigError(f"reward.images: {name!r} is the judge that reports the results: take another classifier")
-    one = load_folder(Path(folder), (label,), device_of(config.model))
+def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
+    """Folder and label of the classifiers among ``reward.images``, by their names there.
+
+    Raises ConfigError for a name that is not whole.
+    """
+    found = {}
+    for name in config.reward.images:
+        if name.startswith(f"{_CLASSIFIER}:"):
+            folder, _, label = name.removeprefix(f"{_CLASSIFIER}:").rpartition(":")
+            if not folder or not label:
+                raise ConfigError(f"reward.images: {name!r} must be {_CLASSIFIER}:FOLDER:LABEL")
+            found[name] = Path(folder), label
+    return found
+
+
+def _classifier(folder: Path, label: str, config: Config) -> ImageReward:
+    one = load_folder(folder, (label,), device_of(config.model))
     everything = replace(one, rows=torch.arange(one.classes))
     row = int(one.rows[0])
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from rl_unlearn.canvas import OBJECTS, PANEL, STYLES, Head, Member
 from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
+from rl_unlearn.classifier_folders import is_judge_folder, load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.fingerprint import weights_digest
-from rl_unlearn.judge_folders import is_judge_folder, load_folder
+from rl_unlearn.image_rewards import classifiers
 from rl_unlearn.policy import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
@@ -59,7 +60,7 @@ def load_judge(config: Config) -> ProbabilityJudge:
     if name == "canvas" or name.startswith("canvas:"):
         return _canvas(name, book)
     if is_judge_folder(Path(name)):
-        return _classifiers(Path(name), book, device)
+        return _classifiers(Path(name), book, config, device)
     return _open_clip(name, book, config, device)
 
 
@@ -116,8 +117,14 @@ def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device
     return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", look)
 
 
-def _classifiers(folder: Path, book: PromptBook, device: torch.device) -> ProbabilityJudge:
+def _classifiers(folder: Path, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:
     parts = {domain: load_folder(folder / domain, book.names[domain], device) for domain in ("object", "style")}
+    own = {weights_digest(part.network.state_dict()) for part in parts.values()}
+    for name, (rewarding, label) in classifiers(config).items():
+        if weights_digest(load_folder(rewarding, (label,), device).network.state_dict()) in own:
+            raise ConfigError(
+                f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: judge with another one"
+            )
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:

@@ -1,6 +1,7 @@
 """What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is drawn when."""
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,13 @@ class PromptBook:
         Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a bad file.
         """
         prompts = config.prompts
+        gone = tuple(metadata(adapter).get("concept", "") for adapter in config.model.adapters)
         if (prompts.target_file is None) != (prompts.retain_file is None):
             raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
         if prompts.target_file and prompts.retain_file:
-            return cls._from_lists(config.concept, read_prompts(prompts.target_file), read_prompts(prompts.retain_file))
-        gone = tuple(metadata(adapter).get("concept", "") for adapter in config.model.adapters)
+            return cls._from_lists(
+                config.concept, gone, read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
+            )
         return cls._from_grid(config.concept, gone, prompts)
 
     @classmethod
@@ -110,12 +113,19 @@ class PromptBook:
         return cls(grid, known, phrases, domain, concepts, before)
 
     @classmethod
-    def _from_lists(cls, concept: str, target: list[str], retain: list[str]) -> "PromptBook":
+    def _from_lists(cls, concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]) -> "PromptBook":
         # The classes are the concept and each retained prompt; "style" becomes picture quality, so that broken
         # images do not pass for forgetting.
         kept = tuple(dict.fromkeys(retain))
         if concept in kept:
             raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
+        for text in retain:
+            for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
+                if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
+                    raise ConfigError(
+                        f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot {name!r}: "
+                        "remove it there, or it would be asked back"
+                    )
         prompts = [Prompt(text, 0, 0, True) for text in target]
         prompts += [Prompt(text, 1 + kept.index(text), 0, False) for text in retain]
         names = {"object": (concept, *kept), "style": ("clear", "broken")}

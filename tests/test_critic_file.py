@@ -30,7 +30,7 @@ def test_a_critic_starts_where_the_other_ended(saved):
     # Another seed and another concept: what a critic sees does not depend on what is to be forgotten.
     actor = CriticActor(tiny.config(concept="dog", critic={"start": str(folder)}))
     again = actor.state()
-    assert again.outcomes == state.outcomes
+    assert again.meaning == state.meaning
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in state.weights.items())
     other = CriticActor(tiny.config(concept="dog")).state()
     assert any(not torch.equal(other.weights[name], tensor) for name, tensor in state.weights.items())
@@ -38,7 +38,7 @@ def test_a_critic_starts_where_the_other_ended(saved):
 
 def test_its_mean_is_kept_through_the_warm_up(saved):
     folder, state = saved
-    moved = CriticState(state.weights | {"mean": state.weights["mean"] + 1}, state.outcomes)
+    moved = CriticState(state.weights | {"mean": state.weights["mean"] + 1}, state.meaning)
     save_critic(folder, moved)
     config = tiny.config(critic={"start": str(folder), "warmup_steps": 0, "steps": 0})
     result = train(config, nothing)
@@ -46,7 +46,7 @@ def test_its_mean_is_kept_through_the_warm_up(saved):
 
 
 def test_a_run_hands_its_critic_out_and_terminal_has_none():
-    assert train(tiny.config(), nothing).critic.outcomes[0] == "log-odds object cat"
+    assert train(tiny.config(), nothing).critic.meaning.outcomes[0] == "log-odds object cat"
     assert train(tiny.config(estimator={"name": "terminal"}), nothing).critic is None
 
 
@@ -56,6 +56,9 @@ def test_a_run_hands_its_critic_out_and_terminal_has_none():
         ({"critic": {"layers": 2}}, "has another shape"),
         ({"prompts": {"objects": ("cat", "dog", "bird")}}, "predicts other outcomes"),
         ({"reward": {"images": {"jpeg_kilobytes": 1.0}}}, "predicts other outcomes"),
+        ({"reward": {"bound": 3.0}}, "use its run's reward.bound"),
+        ({"reward": {"clip": str(tiny.clip_folder(2))}}, "another reward CLIP"),
+        ({"estimator": {"name": "critic_no_t"}}, "was told the timestep where this one is not"),
     ],
 )
 def test_a_critic_that_does_not_fit_is_refused(saved, overrides, said):

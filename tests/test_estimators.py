@@ -1,6 +1,7 @@
 """Advantage estimators against slow loops, RLlib, and a policy gradient that is known exactly."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from ray.rllib.algorithms.impala.torch.vtrace_torch_v2 import vtrace_torch
 
-from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, scale, standardised, vtrace
+from rl_unlearn.estimators import PromptStatistics, centred, gae, group_advantages, scale, standardised, vtrace
 from rl_unlearn.losses import control_variate, importance_weight, likelihood_ratio_loss, pathwise_loss
 
 BATCH, STEPS = 6, 7
@@ -147,38 +148,66 @@ def test_groups_are_of_one_prompt_and_one_round():
     assert not group_advantages(torch.arange(10).reshape(5, 2), rewards).any(), "alone in its group"
 
 
+def test_centred_is_a_mean_for_each_step_and_each_kind_of_prompt():
+    advantages = torch.tensor([[1.0, 10.0], [-4.0, 0.0], [3.0, 30.0], [-6.0, 4.0], [5.0, 20.0]])
+    asks = torch.tensor([True, False, True, False, True])
+    expected = torch.tensor([[-2.0, -10.0], [1.0, -2.0], [0.0, 10.0], [-1.0, 2.0], [2.0, 0.0]])
+    torch.testing.assert_close(centred(advantages, asks), expected)
+    assert advantages[0, 0] == 1, "what is given stays as it is"
+    torch.testing.assert_close(centred(advantages[::2], asks[::2]), expected[::2])  # one kind is missing
+
+
+ALL, NONE = torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
+
+
 def test_prompt_statistics_by_hand():
     statistics = PromptStatistics(length=4, minimum=2)
-    first = statistics.advantages(torch.arange(3), torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 6.0]))
-    # Prompt 0 has one reward: all three (mean 3, variance 14/3). Prompt 1: mean 4, std 2.
-    expected = torch.tensor([(1 - 3) / math.sqrt(14 / 3), -1.0, 1.0])
+    asks = torch.tensor([True, True, True, False, False])
+    first = statistics.advantages(
+        torch.arange(5), torch.tensor([0, 1, 1, 2, 3]), asks, torch.tensor([1.0, 2.0, 6.0, -70.0, -90.0])
+    )
+    # Prompt 0 has one reward: all three of its kind (mean 3, variance 14/3). Prompt 1: mean 4, std 2. Prompts 2 and 3
+    # do not ask for the concept: mean -80, std 10.
+    expected = torch.tensor([(1 - 3) / math.sqrt(14 / 3), -1.0, 1.0, 1.0, -1.0])
     torch.testing.assert_close(first, expected, atol=2e-4, rtol=0)
-    second = statistics.advantages(torch.tensor([3]), torch.tensor([0]), torch.tensor([5.0]))
+    second = statistics.advantages(torch.tensor([7]), torch.tensor([0]), ALL[:1], torch.tensor([5.0]))
     torch.testing.assert_close(second, torch.tensor([1.0]), atol=2e-4, rtol=0)  # prompt 0: {1, 5}
 
 
 def test_prompt_statistics_count_a_replayed_trajectory_once():
     statistics = PromptStatistics(minimum=2)
     prompts, rewards = torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 3.0])
-    first = statistics.advantages(torch.tensor([7, 8]), prompts, rewards)
+    first = statistics.advantages(torch.tensor([7, 8]), prompts, ALL[:2], rewards)
     for _ in range(5):
-        statistics.advantages(torch.tensor([8]), prompts[:1], rewards[1:])
-    assert torch.equal(statistics.advantages(torch.tensor([7, 8]), prompts, rewards), first)
+        statistics.advantages(torch.tensor([8]), prompts[:1], ALL[:1], rewards[1:])
+    assert torch.equal(statistics.advantages(torch.tensor([7, 8]), prompts, ALL[:2], rewards), first)
     torch.testing.assert_close(first, torch.tensor([-1.0, 1.0]), atol=2e-4, rtol=0)
 
 
 def test_prompt_statistics_forget_what_is_old():
     statistics, prompts = PromptStatistics(length=3, minimum=2), torch.zeros(3, dtype=torch.int64)
-    statistics.advantages(torch.arange(3), prompts, torch.full((3,), 1000.0))
-    after = statistics.advantages(torch.arange(3, 6), prompts, torch.tensor([1.0, 2.0, 3.0]))
+    statistics.advantages(torch.arange(3), prompts, ALL[:3], torch.full((3,), 1000.0))
+    after = statistics.advantages(torch.arange(3, 6), prompts, ALL[:3], torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(after, torch.tensor([-1.0, 0.0, 1.0]) / math.sqrt(2 / 3), atol=2e-4, rtol=0)
 
 
 def test_prompt_statistics_of_equal_rewards_are_zero():
     prompts = torch.zeros(4, dtype=torch.int64)
     assert torch.equal(
-        PromptStatistics(minimum=2).advantages(torch.arange(4), prompts, torch.full((4,), 2.5)), torch.zeros(4)
+        PromptStatistics(minimum=2).advantages(torch.arange(4), prompts, NONE[:4], torch.full((4,), 2.5)),
+        torch.zeros(4),
     )
+
+
+def test_restored_prompt_statistics_are_those_that_were_kept():
+    first, other = PromptStatistics(length=3, minimum=2), PromptStatistics(length=3, minimum=2)
+    rewards = torch.tensor([1.0, 4.0, 9.0])
+    first.advantages(torch.arange(3), torch.zeros(3, dtype=torch.int64), ALL[:3], rewards)
+    other.advantages(torch.arange(5, 8), torch.arange(3), NONE[:3], -rewards)  # of another life
+    other.load(json.loads(json.dumps(first.state())))
+    assert other.state() == first.state()
+    new = torch.arange(9, 11), torch.tensor([0, 5]), ALL[:2], torch.tensor([2.0, 3.0])
+    assert torch.equal(other.advantages(*new), first.advantages(*new))
 
 
 class Chain:
@@ -266,6 +295,8 @@ def gradients(
     nu: float = 1.0,
     critic: str = "exact",
     wrong_values: bool = False,
+    offset: float = 0.0,
+    centre: bool = False,
     at: str = "mean",
     behaviour: torch.Tensor = THETA,
     exponent: float = 1.0,
@@ -274,7 +305,8 @@ def gradients(
     """Single-trajectory policy gradients at THETA by one estimator, put together as the learner does (no scaling).
 
     ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken. ``shift``: of the levels
-    whose values the critic gives, ``wrong_values``: another function of them.
+    whose values the critic gives, ``wrong_values``: another function of them, ``offset``: is added to them.
+    ``centre``: whether advantages are centred.
     """
     states = chain.rollout(behaviour, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
@@ -282,6 +314,7 @@ def gradients(
     values = torch.stack([chain.value(states[:, k], min(k + shift, chain.steps), THETA) for k in levels], dim=1)
     if wrong_values:
         values = values.sin() - 3
+    values = values + offset
     slope = chain.exact_gradient if critic == "exact" else chain.wrong_gradient
     ones = torch.ones(COUNT, chain.steps, dtype=torch.float64)
     # Each sample gets its own copy of theta: one backward pass gives all single gradients.
@@ -303,6 +336,8 @@ def gradients(
         advantages = vtrace(values, rewards, torch.stack(log_ratios, dim=1).exp(), 1e9)
     else:
         advantages = gae(values, rewards, float(name.split()[1]) if " " in name else 1.0)
+    if centre:
+        advantages = centred(advantages, torch.ones(COUNT, dtype=torch.bool))
     for k in range(chain.steps):
         state, action, worth = states[:, k], states[:, k + 1], advantages[:, k]
         log_prob = chain.log_probs(action, state, k, theta)
@@ -327,6 +362,8 @@ UNBIASED = {
     "critic 0.5": {},
     "critic 1": {},
     "critic 1, wrong values": {"wrong_values": True},
+    "critic 1, values too low": {"offset": -5.0},
+    "critic 1, values too low, centred": {"offset": -5.0, "centre": True},
     "vtrace": {},
     "qprop, nu=0": {"nu": 0.0},
     "qprop, nu=0.5": {"nu": 0.5},
@@ -423,3 +460,6 @@ def test_the_variance_of_the_estimators():
     for lower, higher in itertools.pairwise(order):
         assert variance[lower] < 0.95 * variance[higher], (lower, higher)
     assert variance["terminal, baseline"] < variance["terminal"]
+    # What all values are wrong by is noise, and centring takes all of it away.
+    assert variance["critic 1, values too low"] > 2 * variance["critic 1"]
+    assert variance["critic 1, values too low, centred"] == pytest.approx(variance["critic 1"], rel=0.05)

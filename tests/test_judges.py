@@ -140,6 +140,17 @@ def test_a_judge_must_not_have_trained_under_any_name(seed, tmp_path):
         load(copy)
 
 
+def test_a_network_that_rewarded_does_not_judge_under_any_name(tmp_path):
+    judges, copy = transformers_judge(tmp_path / "judges"), tmp_path / "copy"
+    shutil.copytree(judges / "object", copy)
+    for folder in (judges / "object", copy):
+        with pytest.raises(ConfigError, match=r"holds the network of the reward 'classifier:.*:Dog'"):
+            load(judges, reward={"images": {f"classifier:{folder}:Dog": 1.0}})
+    head = load_file(copy / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in head.items()}, copy / "model.safetensors", {"format": "pt"})
+    assert load(judges, reward={"images": {f"classifier:{copy}:Dog": 1.0}}).name == str(judges), "another network"
+
+
 def test_the_canvas_clips_are_refused_as_judges_of_the_canvas():
     with pytest.raises(ConfigError, match="has the weights of the reward CLIP 'canvas'"):
         load_judge(Config(evaluation={"judge": str(canvas.clip_path("reward"))}))

@@ -1,6 +1,7 @@
 """The learner: an update changes the adapter and nothing else, holds the budget, and refuses to go on blindly."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from test_ratio import collect, scored
 from tiny import quick  # noqa: F401
 
+from learner import diagnostics
 from learner.learner import MAX_SKIPPED, Learner
 from rl_unlearn.adapter import digest
 from rl_unlearn.ddim import reverse_kernel
@@ -61,9 +63,10 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     """Of the mean loss of an update, one step of one trajectory at a time, with torch's own Gaussian."""
     config, policy, trajectory = learner._config, learner._policy, batch.trajectory
     estimator, clip, exponent = config.estimator, config.learner.clip_range, config.estimator.ratio_exponent
-    ratios = learner._log_ratios(trajectory)
+    ratios, asks = learner._log_ratios(trajectory), learner._asks(trajectory)
+    offsets = torch.zeros(len(trajectory), 4)
     if estimator.name == "terminal":
-        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, trajectory.rewards)
+        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, asks, trajectory.rewards)
         worth = known[:, None].expand(-1, 4)
     elif estimator.name == "group":
         groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
@@ -72,7 +75,12 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
         worth = vtrace(batch.values, trajectory.rewards, (exponent * ratios).exp(), estimator.truncation)
     elif not estimator.name.startswith("pathwise"):
         worth = gae(batch.values, trajectory.rewards, estimator.gae_lambda)
-    divisor = worth.std(correction=0) if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop") else 1
+    divisor = 1
+    if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop"):
+        for n, k in itertools.product(range(len(worth)), range(4)):
+            offsets[n, k] = sum(worth[m, k] for m in range(len(worth)) if asks[m] == asks[n]) / sum(asks == asks[n])
+        worth = worth - offsets
+        divisor = worth.std(correction=0)
     losses = []
     for n in range(len(trajectory)):
         for k in policy.schedule.learned.tolist():
@@ -130,13 +138,14 @@ def test_qprop_without_its_control_variate_is_the_critic():
 
 def test_terminal_counts_a_replayed_batch_once():
     learner, batch = ready(estimator={"name": "terminal"})
-    first = learner._estimator.advantages(batch, torch.empty(0).clone).values
-    assert torch.equal(learner._estimator.advantages(batch, torch.empty(0).clone).values, first)
+    asks = learner._asks(batch.trajectory)
+    first = learner._estimator.advantages(batch, asks, torch.empty(0).clone).values
+    assert torch.equal(learner._estimator.advantages(batch, asks, torch.empty(0).clone).values, first)
 
 
 def test_no_exponent_is_that_of_the_root():
-    assert Learner(tiny.config())._estimator._exponent == 1 / 256
-    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._estimator._exponent == 0
+    assert Learner(tiny.config())._estimator.exponent == 1 / 256
+    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._estimator.exponent == 0
 
 
 @pytest.mark.parametrize("name", ["critic", "pathwise"])
@@ -346,3 +355,47 @@ def test_a_repeated_update_only_answers_again():
     assert learner.weights().version == 1
     with pytest.raises(TrainingError, match="an update of policy version 5 reached a learner at version 1"):
         learner.update(batch, 5)
+
+
+def test_a_round_of_one_update_is_that_update():
+    learner, batch = ready()
+    learner.keep(batch.trajectory)
+    metrics = learner.update(batch)
+    assert diagnostics.of_round([metrics | {"weights": 0.0, "batch": 0.0}]) == metrics | {"weights": 0.0, "batch": 0.0}
+
+
+def test_a_round_of_several_updates_loses_nothing():
+    first = {"lr": 0.1, "policy_version": 4, "skipped_steps": 2, "ratio_max": 3.0, "ratio_min": 0.5, "ess": 0.2,
+             "policy_lag_counts": [3, 1], "explained_variance": [0.0, 1.0], "reward": -4.0}  # fmt: skip
+    second = {"lr": 0.2, "policy_version": 5, "skipped_steps": 0, "ratio_max": 2.0, "ratio_min": 0.1, "ess": 0.6,
+              "policy_lag_counts": [1, 1, 2], "explained_variance": [0.5, 0.5], "critic_loss": 7.0}  # fmt: skip
+    assert diagnostics.of_round([first, second]) == {
+        "lr": 0.2, "policy_version": 5, "skipped_steps": 2, "ratio_max": 3.0, "ratio_min": 0.1,
+        "ess": pytest.approx(0.4), "policy_lag_counts": [4, 2, 2], "explained_variance": [0.25, 0.75],
+        "reward": -4.0, "critic_loss": 7.0,
+    }  # fmt: skip
+
+
+def test_ratios_by_hand():
+    # Of 256 dimensions; weights of the bare ratios 1, 2 and 4, clipped at 2.
+    steps = [torch.tensor([0.0]), torch.tensor([2.0, 4.0]).log()]
+    found = diagnostics.of_ratios(steps, dimensions=256, exponent=0.5, clip=math.log(2.0))
+    assert found["ess_exact"] == pytest.approx(7**2 / (3 * 21))
+    assert found["ess"] == pytest.approx((1 + 2 * math.sqrt(2)) ** 2 / (3 * 5))
+    assert found["clip_fraction"] == pytest.approx(1 / 3)
+    assert found["log_ratio_quantiles"][1] == pytest.approx(math.log(2.0))
+    assert (found["first_ratio_min"], found["first_ratio_max"]) == (1.0, 1.0)
+    assert found["ratio_max"] == pytest.approx(4 ** (1 / 256))
+
+
+def test_the_critic_is_rated_level_by_level_on_target_prompts_alone():
+    config = tiny.config()
+    trajectory = collect(config, Learner(config))[:6]
+    rewards, asks = torch.tensor([1.0, 2.0, 3.0, 4.0, 90.0, -90.0]), torch.tensor([True] * 4 + [False] * 2)
+    values = torch.stack([torch.zeros(6), rewards, -rewards, rewards + 7, rewards / 2], dim=1)
+    values[4:] = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    trajectory = dataclasses.replace(trajectory, rewards=rewards, prompts=torch.tensor([0, 0, 1, 1, 2, 3]))
+    found = diagnostics.of_batch(Scored(trajectory, values, None), asks, 0)
+    assert found["explained_variance"] == pytest.approx([0.0, 1.0, -3.0, 1.0, 0.75])
+    assert found["critic_correlation"] == pytest.approx([0.0, 1.0, -1.0, 1.0, 1.0])
+    assert (found["reward"], found["retain_reward"]) == (2.5, 0.0)

@@ -2,8 +2,10 @@
 
 import asyncio
 import collections
+import dataclasses
 import gc
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -72,6 +74,41 @@ def test_the_number_of_rollout_actors_does_not_matter():
     one, two = (train(rollout={"actors": actors, "batch": 4}) for actors in (1, 2))
     assert tiny.versions(one[1]) == tiny.versions(two[1])
     assert one[0].digest == two[0].digest
+
+
+class Side:
+    """An actor whose one method is another's."""
+
+    def __init__(self, actor: object, name: str, method: Any):
+        self._actor = actor
+        setattr(self, name, method)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._actor, name)
+
+
+@pytest.mark.parametrize(("mode", "pipeline", "overlaps"), [("sync", 1, True), ("async", 1, True), ("sync", 0, False)])
+def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overlaps):
+    config = tiny.config(loop={"rounds": 3, "mode": mode, "pipeline": pipeline})
+    made, begun = handles(config), collections.defaultdict(asyncio.Event)
+    learner, rollout = made.learner._actor, made.rollouts[0]._actor
+
+    async def update(scored: object, version: int) -> Any:
+        if version + 2 <= config.loop.rounds:  # the rounds of this update and of the next one
+            await asyncio.wait_for(begun[version + 2].wait(), 60 if overlaps else 1)
+        return learner.update(scored, version)
+
+    def sample(request: Request, weights: Weights) -> Any:
+        begun[request.round].set()
+        return rollout.sample(request, weights)
+
+    made = dataclasses.replace(
+        made,
+        learner=InlineHandle(Side(learner, "update", update)),
+        rollouts=[InlineHandle(Side(rollout, "sample", sample))],
+    )
+    with nullcontext() if overlaps else pytest.raises(TimeoutError):
+        assert asyncio.run(Loop(config, made, lambda *_: None).run()).updates == 3
 
 
 @pytest.mark.parametrize("name", tiny.ESTIMATORS)
@@ -275,7 +312,8 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 
     async def scenario() -> int:
         handles = Handles([InlineHandle(Looks(*looks))], None, None, None)
-        loop = Loop(tiny.config(selection={"may_lose": may_lose}), handles, lambda *event: events.append(event))
+        config = tiny.config(selection={"may_lose": may_lose, "images": 40})  # 20 to keep: 0.05 is one of them
+        loop = Loop(config, handles, lambda *event: events.append(event))
         board = Board(0, {0: "weights"}, Order(tiny.config()))
         for version in range(len(looks)):
             await loop._look(board, version, version, "weights")
@@ -283,6 +321,23 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 
     assert asyncio.run(scenario()) == chosen
     assert [row["allowed"] for _, row in events] == [version <= chosen for version in range(len(looks))]
+
+
+@pytest.mark.parametrize(("retained", "said"), [((0.5, 0.5), 1), ((1.0, 0.5), 0), ((0.5, 1.0), 0)])
+def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said):
+    events, config = [], tiny.config(selection={"images": 40})
+
+    async def scenario() -> None:
+        looks = [Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0) for i, share in enumerate((1.0, *retained))]
+        loop = Loop(config, Handles([InlineHandle(Looks(*looks))], None, None, None), lambda *e: events.append(e))
+        board = Board(0, {0: "weights"}, Order(config))
+        for version in range(3):
+            await loop._look(board, version, version, "weights", final=version == 2)
+
+    asyncio.run(scenario())
+    warnings = [row["message"] for event, row in events if event == "warning"]
+    assert len(warnings) == said
+    assert all("the untouched model is returned" in message and "may_lose=0.02" in message for message in warnings)
 
 
 def test_replay_spills_what_it_committed(tmp_path):

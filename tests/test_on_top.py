@@ -94,6 +94,17 @@ def test_the_rest_of_a_target_prompt_is_not_asked_back_either(first, tmp_path):
         PromptBook.from_config(on_top(tmp_path, prompts={"styles": ("noto",)}))
 
 
+def test_a_list_of_prompts_to_keep_must_not_ask_back_what_the_first_forgot(first, tmp_path):
+    folder, _, _ = first
+    (tmp_path / "forget.txt").write_text("a dog\n")
+    (tmp_path / "keep.txt").write_text("a caterpillar\nthe Cat of a neighbour\n")
+    files = {"target_file": str(tmp_path / "forget.txt"), "retain_file": str(tmp_path / "keep.txt")}
+    with pytest.raises(ConfigError, match=r"holds 'the Cat of a neighbour', but an adapter .* forgot 'cat'"):
+        PromptBook.from_config(on_top(folder, prompts=files))
+    (tmp_path / "keep.txt").write_text("a caterpillar\n")
+    assert len(PromptBook.from_config(on_top(folder, prompts=files)).prompts) == 2
+
+
 def test_the_adapter_on_top_says_what_it_stands_on(first, tmp_path):
     folder, _, made = first
     save_adapter(tmp_path, made.adapter_state(), on_top(folder))

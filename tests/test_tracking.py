@@ -59,7 +59,9 @@ def test_a_tracker_hears_the_numbers_and_the_end(tmp_path: Path, monkeypatch: py
     backend = Kept()
     rows = record(tmp_path, monkeypatch, backend)
     assert [step for step, _ in backend.heard[:-1]] == [1, 2, 3]
-    assert backend.heard[0][1] == {"round/kl": 0.5, "round/ess": 0.25, "round/replay.held": 8.0}
+    assert backend.heard[0][1] == {
+        "round/kl": 0.5, "round/ess": 0.25, "round/replay.held": 8.0, "round/explained_variance.00": 0.1
+    }  # fmt: skip
     assert backend.heard[-1] == "finished"
     assert not warnings_in(rows)
 
@@ -138,9 +140,9 @@ def test_secrets_are_taken_out_of_what_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert redacted("a s3cret-word\nat http://u:p@h:5000/x ab") == "a *** at http://***@h:5000/x ab"
 
 
-def test_scalars_leave_lists_and_texts_out() -> None:
-    assert scalars("selection", {"round": 3, "score": 1, "best": True, "a": [1.0], "b": None}) == {
-        "selection/score": 1.0, "selection/best": 1.0,
+def test_scalars_leave_texts_out() -> None:
+    assert scalars("selection", {"round": 3, "score": 1, "best": True, "a": [1.0, None, 3], "b": None, "c": "x"}) == {
+        "selection/score": 1.0, "selection/best": 1.0, "selection/a.00": 1.0, "selection/a.02": 3.0,
     }  # fmt: skip
 
 

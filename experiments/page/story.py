@@ -185,7 +185,11 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             gather(*rounds, ("ratio_max", "largest"), ("ratio_min", "smallest")),
         ),
         charts.line_chart(
-            "Effective sample size", "share of the batch", "round", gather(*rounds, ("ess", "ESS")), span=(0, 1)
+            "Effective sample size",
+            "share of the batch",
+            "round",
+            gather(*rounds, ("ess", "of the weights used"), ("ess_exact", "of exact weights")),
+            span=(0, 1),
         ),
         charts.line_chart("Policy lag", "updates", "round", gather(*rounds, ("policy_lag", "lag"))),
     )

@@ -1,6 +1,7 @@
 """Classifiers from folders: transformers' layout, or a timm ViT as UnlearnCanvas trains them; safetensors only.
 
-A judge is a folder with two classifiers, `object/` and `style/`. Each holds `config.json` and `model.safetensors`:
+A classifier may judge or reward, not both; a judge is a folder with two of them, `object/` and `style/`. Each holds
+`config.json` and `model.safetensors`:
 
 - transformers: `config.json` with `architectures` and `id2label`, as `save_pretrained` writes it;
 - timm: `config.json` with `architecture` (UnlearnCanvas: `vit_large_patch16_224.augreg_in21k`) and `label_names` in the
@@ -28,7 +29,7 @@ _PICKLES = ("*.pth", "*.pt", "*.bin", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
-class FolderJudge:
+class FolderClassifier:
     """One classifier; called with images in [0, 1] of any size it gives logits of the world's classes and features."""
 
     kind: str
@@ -64,7 +65,7 @@ def is_judge_folder(folder: Path) -> bool:
     return (folder / "object").is_dir() or (folder / "style").is_dir()
 
 
-def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderJudge:
+def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderClassifier:
     """The classifier in ``folder`` for the classes ``names``, matched by label, never by position.
 
     Raises DataError for missing, pickled, altered or unfit files, ConfigError for classes it does not know.
@@ -73,7 +74,7 @@ def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> F
     if not (folder / WEIGHTS).is_file():
         pickled = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         hint = f"only {pickled[0]}, a pickle, which can run code when read: convert it to" if pickled else "no"
-        raise DataError(f"judge {str(folder)!r} has {hint} {WEIGHTS}")
+        raise DataError(f"classifier {str(folder)!r} has {hint} {WEIGHTS}")
     if "architecture" in about:
         return _timm(folder, about, names, device)
     if "architectures" in about:
@@ -81,24 +82,27 @@ def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> F
     raise DataError(f"{str(folder / 'config.json')!r} names neither timm's 'architecture' nor 'architectures'")
 
 
-def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: torch.device) -> FolderJudge:
+def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: torch.device) -> FolderClassifier:
     import timm
 
     labels = about.get("label_names")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"judge {str(folder)!r}: list the classes as label_names in config.json, in the head's order")
+        raise DataError(
+            f"classifier {str(folder)!r}: list the classes as label_names in config.json, in the head's order"
+        )
     _check_sum(folder)
     weights = _tensors(folder)
     heads = [tensor.shape[0] for name, tensor in weights.items() if name.endswith(("head.weight", "fc.weight"))]
     if heads[-1:] != [len(labels)]:
         raise DataError(
-            f"judge {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows for {len(labels)} label_names"
+            f"classifier {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows "
+            f"for {len(labels)} label_names"
         )
     try:
         network = timm.create_model(str(about["architecture"]), pretrained=False, num_classes=len(labels))
         network.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"judge {str(folder)!r} does not fit timm: {str(error).splitlines()[0]}") from error
+        raise DataError(f"classifier {str(folder)!r} does not fit timm: {str(error).splitlines()[0]}") from error
     # UnlearnCanvas normalises its images to [-1, 1] at the network's own size; a config.json may say otherwise.
     expected = network.pretrained_cfg | about.get("pretrained_cfg", {})
     size = tuple(expected.get("input_size") or (3, 224, 224))[-2:]
@@ -106,10 +110,10 @@ def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: t
         about.get("pretrained_cfg", {}).get("mean", [0.5] * 3),
         about.get("pretrained_cfg", {}).get("std", [0.5] * 3),
     )
-    return _judge("timm", network, folder, labels, names, size, mean, std, device)
+    return _classifier("timm", network, folder, labels, names, size, mean, std, device)
 
 
-def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderJudge:
+def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderClassifier:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
@@ -117,7 +121,7 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"judge {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise DataError(f"classifier {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
     mean = std = [0.5] * 3
     size: Any = getattr(network.config, "image_size", 224)
@@ -128,26 +132,26 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
         side = wanted.get("shortest_edge", size)
         size = (wanted.get("height", side), wanted.get("width", side))
     size = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    return _judge("transformers", network, folder, labels, names, size, mean, std, device)
+    return _classifier("transformers", network, folder, labels, names, size, mean, std, device)
 
 
-def _judge(
+def _classifier(
     kind: str, network: nn.Module, folder: Path, labels: list[str], names: tuple[str, ...],
     size: tuple[int, ...], mean: list[float], std: list[float], device: torch.device,
-) -> FolderJudge:  # fmt: skip
+) -> FolderClassifier:  # fmt: skip
     place = {_plain(label): row for row, label in enumerate(labels)}
     if len(place) != len(labels):
-        raise DataError(f"judge {str(folder)!r} has a label twice: its order cannot be trusted")
+        raise DataError(f"classifier {str(folder)!r} has a label twice: its order cannot be trusted")
     unknown = [name for name in names if _plain(name) not in place]
     if unknown:
         raise ConfigError(
-            f"judge {str(folder)!r} does not know {', '.join(unknown[:5])}: it knows {', '.join(labels[:10])}; "
-            "choose prompts.objects and prompts.styles among its labels, or another evaluation.judge"
+            f"classifier {str(folder)!r} does not know {', '.join(unknown[:5])}: it knows {', '.join(labels[:10])}; "
+            "take names from its labels, or another classifier"
         )
     rows = torch.tensor([place[_plain(name)] for name in names], device=device)
     centre, scale = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
     network = network.to(device).eval().requires_grad_(False)
-    return FolderJudge(kind, network, rows, (int(size[0]), int(size[1])), centre, scale, len(labels))
+    return FolderClassifier(kind, network, rows, (int(size[0]), int(size[1])), centre, scale, len(labels))
 
 
 def _plain(label: str) -> str:
@@ -165,10 +169,10 @@ def _read(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"judge {str(folder)!r} has no readable config.json: a judge holds object/ and style/"
+            f"classifier {str(folder)!r} has no readable config.json: it must be in the layout of transformers or timm"
         ) from error
     if not isinstance(about, dict):
-        raise DataError(f"judge {str(folder)!r}: config.json is no object")
+        raise DataError(f"classifier {str(folder)!r}: config.json is no object")
     return about
 
 
@@ -177,17 +181,18 @@ def _check_sum(folder: Path) -> None:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"judge {str(folder)!r} has no SHA256SUMS: run `sha256sum {WEIGHTS} > SHA256SUMS` where you trust the file"
+            f"classifier {str(folder)!r} has no SHA256SUMS: where you trust the file, "
+            f"run `sha256sum {WEIGHTS} > SHA256SUMS`"
         ) from error
     sums = {name.lstrip("*"): digest for digest, _, name in (line.strip().partition("  ") for line in lines) if name}
     with (folder / WEIGHTS).open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sums.get(WEIGHTS) != found:
-        raise DataError(f"judge {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch it again")
+        raise DataError(f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch it again")
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     try:
         return {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except (SafetensorError, OSError) as error:
-        raise DataError(f"judge {str(folder / WEIGHTS)!r} is no valid safetensors file: {error}") from error
+        raise DataError(f"classifier {str(folder / WEIGHTS)!r} is no valid safetensors file: {error}") from error
