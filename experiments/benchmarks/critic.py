@@ -7,8 +7,8 @@ pure noise) the share of unseen images whose object, and whose style, is the lik
 outcomes. The prompt is withheld, so that the critic has to look.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -69,4 +69,6 @@ def main(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml")
+    main(parser.parse_args().overrides)

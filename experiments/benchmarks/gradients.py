@@ -12,8 +12,8 @@ averaged until signal and noise are even. None where no signal is seen.
 between those whose signal is above two standard errors.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -102,4 +102,8 @@ def main(run: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a run")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the run's configuration")
+    args = parser.parse_args()
+    main(args.run, args.overrides)

@@ -6,6 +6,7 @@ The loop's figure covers rollout, scoring, critic fitting, retention and one pas
 every image; start-up and warm-up are left out. Its modes take turns, three times each; figures are medians.
 """
 
+import argparse
 import itertools
 import json
 import statistics
@@ -72,6 +73,8 @@ def loop(mode: str) -> float:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     turns = [{mode: loop(mode) for mode in MODES} for _ in range(_TURNS)]
     medians = {mode: statistics.median(turn[mode] for turn in turns) for mode in MODES}
     print(json.dumps({"sampling_images_per_second": sampling(), "loop_images_per_second": medians, "turns": turns}))

@@ -81,15 +81,16 @@ def draw(points: Sequence[Point], point: str) -> bytes:
             own = [one for one in points if one.line == line]
             kept, forgotten = [one.mean(measure) for one in own], [one.mean("ua") for one in own]
             axes.errorbar(
-                [m.value for m in kept], [m.value for m in forgotten], xerr=[m.half or 0.0 for m in kept],
-                yerr=[m.half or 0.0 for m in forgotten], marker="o", markersize=5, linewidth=1.2, elinewidth=0.6,
+                [m.value for m in kept], [m.value for m in forgotten], xerr=_arms(kept, measure != "drift"),
+                yerr=_arms(forgotten, True), marker="o", markersize=5, linewidth=1.2, elinewidth=0.6,
                 capsize=2, color=COLOURS[i], label=str(line),
             )  # fmt: skip
-            for one, x, y in zip(own, kept, forgotten, strict=True):
-                axes.annotate(
-                    f"{one.point}", (x.value, y.value), textcoords="offset points", xytext=(5, -9 - 9 * (i % 2)),
-                    fontsize=7, color=COLOURS[i],
-                )  # fmt: skip
+            for rank, (one, x, y) in enumerate(zip(own, kept, forgotten, strict=True)):
+                if measure == "drift":  # in the others the points lie on each other
+                    axes.annotate(
+                        f"{one.point}", (x.value, y.value), textcoords="offset points",
+                        xytext=(0, -12 - 9 * (rank % 2)), ha="center", fontsize=7, color=COLOURS[i],
+                    )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(-3, 105)
         if measure == "drift":
@@ -103,10 +104,19 @@ def draw(points: Sequence[Point], point: str) -> bytes:
     axes = figure.axes[0]
     axes.set_ylabel("UA %: forgotten", fontsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    figure.suptitle(f"judged; the small numbers are {point}", fontsize=9)
+    figure.suptitle(f"UA, IRA and CRA by the judges, drift by the learner; small numbers: {point}", fontsize=9)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def _arms(means: Sequence[Mean], share: bool) -> tuple[list[float], list[float]]:
+    """Lengths of the error bars, down and up; those of a share end at 0 and 100 percent."""
+    halves = [m.half or 0.0 for m in means]
+    if not share:
+        return halves, halves
+    down = [min(half, m.value) for m, half in zip(means, halves, strict=True)]
+    return down, [min(half, 100 - m.value) for m, half in zip(means, halves, strict=True)]
 
 
 def main(argv: list[str] | None = None) -> None:
