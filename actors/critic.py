@@ -10,7 +10,7 @@ from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.noise import generator
-from rl_unlearn.policy import device_of, read_shape_and_schedule
+from rl_unlearn.pipeline import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under

@@ -11,7 +11,8 @@ from torch import Tensor
 from rl_unlearn.adapter import AdapterState, digest
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.fingerprint import pipeline_digest
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.ddim import predicted_x0
 from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.noise import seed_of
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.rewards import Evidence, anchor_classes, concept_probability, outcomes, reward_weights

@@ -18,9 +18,10 @@ from experiments.measures import FURTHER, HEADLINE
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
 from rl_unlearn.config import Config, Lora
-from rl_unlearn.evaluation import ProbabilityJudge, examine, plan
+from rl_unlearn.evaluation import examine, plan
+from rl_unlearn.judges import ProbabilityJudge
 from rl_unlearn.metrics import Rates
-from rl_unlearn.policy import device_of
+from rl_unlearn.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_unlearn.losses import correlation_within, effective_sample_size, explained_variance
+from rl_unlearn.statistics import correlation_within, effective_sample_size, explained_variance
 from rl_unlearn.trajectory import Scored
 
 Metrics = dict[str, float | int | str | list[float]]

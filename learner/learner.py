@@ -14,11 +14,13 @@ from learner.ranks import Ranks
 from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
+from rl_unlearn.controllers import annealed, next_lr, update_kl
 from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
-from rl_unlearn.losses import annealed, joint_log_ratio, next_lr, update_kl
+from rl_unlearn.losses import joint_log_ratio
 from rl_unlearn.noise import generator
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.trajectory import Scored, Trajectory

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from learner.ranks import Ranks
 from rl_unlearn.config import Config
+from rl_unlearn.controllers import next_kl_weight
 from rl_unlearn.ddim import reverse_kernel
-from rl_unlearn.losses import gaussian_kl, next_kl_weight
+from rl_unlearn.losses import gaussian_kl
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.trajectory import Trajectory

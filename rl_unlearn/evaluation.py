@@ -12,13 +12,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.judges import Judge, ProbabilityJudge, load_judge
+from rl_unlearn.judges import ProbabilityJudge
 from rl_unlearn.metrics import Labels
 from rl_unlearn.noise import seed_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot
-
-__all__ = ["Answers", "Judge", "Plan", "ProbabilityJudge", "examine", "load_judge", "plan"]
 
 _TEXTS_AT_ONCE = 256
 

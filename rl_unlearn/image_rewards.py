@@ -16,7 +16,7 @@ from torch import Tensor
 from rl_unlearn.classifier_folders import load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.policy import device_of
+from rl_unlearn.pipeline import device_of
 
 ImageReward = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, " batch"]]
 """From images in [0, 1] to one finite number each."""

@@ -16,7 +16,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.image_rewards import classifiers
-from rl_unlearn.policy import device_of
+from rl_unlearn.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 

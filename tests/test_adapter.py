@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from rl_unlearn.adapter import FILE_NAME, digest, read_adapter, save_adapter
 from rl_unlearn.errors import DataError, TrainingError
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.weights import Weights
 
 

@@ -144,7 +144,8 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(settings.dump(config))
     (tmp_path / "run" / "run_state.json").write_text("{}")
-    from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+    from rl_unlearn.pipeline import load_pipeline
+    from rl_unlearn.policy import DiffusionPolicy
 
     save_adapter(
         tmp_path / "run" / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config

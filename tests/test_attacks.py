@@ -25,7 +25,8 @@ from rl_unlearn.config import Attack, Model
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.evaluation import plan
 from rl_unlearn.noise import generator, seed_of
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook, spread
 
 SMALL = {
@@ -197,7 +198,7 @@ def test_references_are_the_untouched_models_from_noise_of_their_own(world: Worl
 def test_references_show_what_was_asked_on_the_canvas() -> None:
     config = settings.load([str(CONFIGS / "canvas.yaml")], environ={})
     book, policy = PromptBook.from_config(config), DiffusionPolicy(load_pipeline(Model()), config)
-    from rl_unlearn.evaluation import load_judge
+    from rl_unlearn.judges import load_judge
 
     references = draw_references(policy, book, book.targets, 2, 0, 16)
     seen = load_judge(config)(policy.decode(references.latents))["object"]

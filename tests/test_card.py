@@ -13,7 +13,8 @@ from experiments import adapters
 from experiments.card import write_card
 from rl_unlearn.adapter import FILE_NAME, save_adapter
 from rl_unlearn.config import Config
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import torch
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.comparison import compare, measure_reference, reference_row
 from rl_unlearn.evaluation import Answers, plan
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from experiments.__main__ import main
 from rl_unlearn.adapter import FILE_NAME, save_adapter
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 
 Refuses = Callable[..., None]
 

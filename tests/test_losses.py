@@ -1,4 +1,4 @@
-"""Losses and diagnostics: hand-checked numbers, slow loops, torch.distributions, and PPO's own surrogate."""
+"""Losses, controllers, statistics: hand-checked numbers, slow loops, torch.distributions, and PPO's own surrogate."""
 
 import math
 
@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from rl_unlearn.controllers import annealed, next_kl_weight, next_lr, update_kl
 from rl_unlearn.losses import (
-    annealed,
     control_variate,
-    correlation_within,
-    effective_sample_size,
-    explained_variance,
     gaussian_kl,
     importance_weight,
     joint_log_ratio,
     likelihood_ratio_loss,
-    next_kl_weight,
-    next_lr,
     pathwise_loss,
-    update_kl,
 )
+from rl_unlearn.statistics import correlation_within, effective_sample_size, explained_variance
 
 
 def test_the_joint_log_ratio_sums_over_dimensions():

@@ -10,7 +10,8 @@ from experiments.verbs import train
 from rl_unlearn.adapter import FILE_NAME, metadata, save_adapter
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 

@@ -14,7 +14,8 @@ from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.ddim import step
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.policy import DiffusionPolicy, device_of, load_pipeline, read_shape_and_schedule
+from rl_unlearn.pipeline import device_of, load_pipeline, read_shape_and_schedule
+from rl_unlearn.policy import DiffusionPolicy
 
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]
 SEEDS = [3, 1, 2]

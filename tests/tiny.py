@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rl_unlearn.config import Config, Estimator, Model
-from rl_unlearn.policy import load_pipeline
+from rl_unlearn.pipeline import load_pipeline
 
 ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)
 OBJECTS = ("cat", "dog", "fish")

@@ -34,7 +34,8 @@ def _sample(process: int) -> float:
     """Seconds of one process for its batches, the first one (warm-up) not counted."""
     import torch
 
-    from rl_unlearn.policy import DiffusionPolicy, load_pipeline
+    from rl_unlearn.pipeline import load_pipeline
+    from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
 
     torch.set_num_threads(1)

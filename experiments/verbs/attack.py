@@ -28,7 +28,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments import attacking
     from experiments.models import load_model
     from experiments.report import write_report
-    from rl_unlearn.evaluation import load_judge
+    from rl_unlearn.judges import load_judge
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
 

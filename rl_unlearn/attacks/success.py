@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_unlearn.evaluation import Judge
+from rl_unlearn.judges import Judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.wilson import wilson
