@@ -227,9 +227,9 @@ class Loop:
         """A scored batch for the update of policy ``version``, the metrics of the critic's fit before it, and the
         newest round that the batch could hold.
 
-        The critic is fitted on what the store holds, these trajectories among it, before it scores them: its gradient
-        is right only near what it has seen. The next call must wait for the fit, which reads the replay store after the
-        batch was drawn.
+        The critic is fitted on what the store holds, these trajectories among it, before it scores them or after
+        (`Estimator.foresees`). The next call must wait for the fit, which reads the replay store after the batch was
+        drawn.
         """
         config, handles = self._config, self._handles
         fresh = 0 if version % config.learner.updates_per_round else config.rollout.images
@@ -238,6 +238,9 @@ class Loop:
         )
         looked = handles.replay.newest_round.remote(version)
         recent = handles.replay.recent.remote(config.critic.window, version, (config.seed, "recent", version))
+        if config.estimator.foresees:
+            scored = handles.critic.score.remote(batch)
+            return scored, handles.critic.fit.remote(recent, config.critic.steps, version + 1), looked
         fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
         return handles.critic.score.remote(batch), fit, looked
 

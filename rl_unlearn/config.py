@@ -164,6 +164,12 @@ class Estimator(Section):
         """Where the critic's action gradient is taken: at the stored actions, or at the behaviour means."""
         return "actions" if self.name.startswith("pathwise") else "means" if self.name == "qprop" else None
 
+    @property
+    def foresees(self) -> bool:
+        """Whether the critic must score a batch before it is fitted on it: a baseline or a control variate that has
+        seen the outcomes takes some of the gradient away. The action gradient alone is best near what it has seen."""
+        return self.gradients != "actions"
+
 
 class Learner(Section):
     ranks: int = Field(1, ge=1, le=64)

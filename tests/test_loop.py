@@ -111,6 +111,27 @@ def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overla
         assert asyncio.run(Loop(config, made, lambda *_: None).run()).updates == 3
 
 
+@pytest.mark.parametrize(("name", "first"), [("pathwise", "fit"), ("critic", "score"), ("qprop", "score")])
+def test_a_baseline_has_not_seen_the_outcomes_that_a_gradient_should_have_seen(name, first):
+    config = tiny.config(estimator={"name": name}, loop={"rounds": 2})
+    made, calls = handles(config), []
+    critic = made.critic._actor
+
+    def score(batch: object) -> Any:
+        calls.append("score")
+        return critic.score(batch)
+
+    def fit(*args: object) -> Any:
+        calls.append("fit")
+        return critic.fit(*args)
+
+    spied = Side(critic, "score", score)
+    spied.fit = fit
+    asyncio.run(Loop(config, dataclasses.replace(made, critic=InlineHandle(spied)), lambda *_: None).run())
+    other = {"fit": "score", "score": "fit"}[first]
+    assert calls == [first, other] * 2
+
+
 @pytest.mark.parametrize("name", tiny.ESTIMATORS)
 def test_every_estimator_trains_with_reuse_bit_for_bit(name):
     config = tiny.config(
