@@ -228,7 +228,7 @@ class Loop:
         newest round that the batch could hold.
 
         The critic is fitted on what the store holds, these trajectories among it, before it scores them or after
-        (`Estimator.foresees`). The next call must wait for the fit, which reads the replay store after the batch was
+        (`Estimator.scores_first`). The next call must wait for the fit, which reads the replay store after the batch was
         drawn.
         """
         config, handles = self._config, self._handles
@@ -238,7 +238,7 @@ class Loop:
         )
         looked = handles.replay.newest_round.remote(version)
         recent = handles.replay.recent.remote(config.critic.window, version, (config.seed, "recent", version))
-        if config.estimator.foresees:
+        if config.estimator.scores_first:
             scored = handles.critic.score.remote(batch)
             return scored, handles.critic.fit.remote(recent, config.critic.steps, version + 1), looked
         fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)

@@ -165,7 +165,7 @@ class Estimator(Section):
         return "actions" if self.name.startswith("pathwise") else "means" if self.name == "qprop" else None
 
     @property
-    def foresees(self) -> bool:
+    def scores_first(self) -> bool:
         """Whether the critic must score a batch before it is fitted on it: a baseline or a control variate that has
         seen the outcomes takes some of the gradient away. The action gradient alone is best near what it has seen."""
         return self.gradients != "actions"
