@@ -228,8 +228,8 @@ class Loop:
         newest round that the batch could hold.
 
         The critic is fitted on what the store holds, these trajectories among it, before it scores them or after
-        (`Estimator.scores_first`). The next call must wait for the fit, which reads the replay store after the batch was
-        drawn.
+        (`Estimator.scores_first`). The next call must wait for the fit, which reads the replay store after the batch
+        was drawn.
         """
         config, handles = self._config, self._handles
         fresh = 0 if version % config.learner.updates_per_round else config.rollout.images

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import strict_yaml
-from experiments.studies import breadth, compare, front, rounds
+from experiments.studies import breadth, compare, front, rounds, step_sizes
 
 
 def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int) -> None:
@@ -96,6 +96,34 @@ def test_what_was_recorded_is_taken_run_by_run(sweep, tmp_path, capsys):
 def test_looks_have_a_lowest(sweep, capsys):
     rounds.main([str(sweep), "forgotten", "--event", "selection", "--first", "3", "--take", "highest"])
     assert "| k4 | 4 | 0.53 ± 0.40 | 0.40, 0.90 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("curves", "chosen"),
+    [
+        ({"1e-3": [0.5, 0.6], "1e-2": [0.5, 0.8]}, 1e-2),  # the score decides
+        ({"1e-3": [0.5, 0.95], "1e-2": [0.94, 0.5]}, 1e-2),  # as good, and sooner
+        ({"1e-3": [0.5, 0.96], "1e-2": [0.94, 0.5]}, 1e-3),  # sooner, but worse
+        ({"1e-3": [0.5, 0.6], "1e-2": [0.605, 0.3]}, 1e-2),  # neither is ever forgotten
+    ],
+)
+def test_the_step_size_is_the_selections_choice(tmp_path, capsys, curves, chosen):
+    for lr, forgotten in curves.items():
+        for concept in ("cat", "horse"):
+            run_folder(tmp_path / "s", f"terminal-{lr}", concept, 0, forgotten, 24)
+            folder = tmp_path / "s" / f"terminal-{lr}-{concept}-seed0"
+            config = {"estimator": {"name": "terminal"}, "learner": {"lr": float(lr)}, "concept": concept}
+            (folder / "config.yaml").write_text(strict_yaml.dump(config))
+            looks = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            best = max(range(len(forgotten)), key=forgotten.__getitem__)
+            for place, look in enumerate(looks[: len(forgotten)]):
+                look |= {"images": 100 * place, "best": place <= best}
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+    step_sizes.main([str(tmp_path / "s"), str(tmp_path / "o.json")])
+    row = capsys.readouterr().out.splitlines()[2]
+    assert ["**" in cell for cell in row.split("|")[2:4]] == [chosen == 1e-3, chosen == 1e-2]
+    runs = json.loads((tmp_path / "o.json").read_text())["runs"]
+    assert {run["lr"] for run in runs if run["chosen"]} == {chosen}
 
 
 def test_a_key_that_was_never_recorded_is_named(sweep, capsys):

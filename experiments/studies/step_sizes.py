@@ -1,0 +1,96 @@
+"""Which step size each estimator gets, by the selection CLIP alone: a table of a sweep over `learner.lr`.
+
+    python -m experiments.studies.step_sizes outputs/step-sizes docs/studies/step-sizes.json
+
+A cell has the best look's score, mean over the concepts, and in brackets the judge's UA, which is not used. Bold is the
+choice: of the step sizes within a hundredth of the highest score the one whose runs are forgotten after the fewest
+images (a run that never is counts as infinitely many), and of these the one with the higher score.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import settings
+from experiments.files import write_json
+from experiments.sweep.table import Trial, read_trials
+
+ALIKE = 0.01
+"""Scores that differ by no more are taken for the same."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """All judged trials of one estimator with one step size."""
+
+    estimator: str
+    lr: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def score(self) -> float:
+        """The selection CLIP's, at most 1.05."""
+        return statistics.mean(trial.score for trial in self.trials if trial.score is not None)
+
+    @property
+    def images(self) -> float:
+        """Mean number of images until the concept counted as forgotten."""
+        return statistics.mean(trial.figures.get("images_until", math.inf) for trial in self.trials)
+
+
+def read_cells(root: Path) -> dict[str, list[Cell]]:
+    """By estimator, in the order of step sizes."""
+    groups: dict[tuple[str, float], list[Trial]] = {}
+    for trial in read_trials(root):
+        if trial.finished:
+            config = settings.recorded(trial.path / "config.yaml")
+            groups.setdefault((config.estimator.name, config.learner.lr), []).append(trial)
+    found: dict[str, list[Cell]] = {}
+    for (estimator, lr), trials in sorted(groups.items()):
+        found.setdefault(estimator, []).append(Cell(estimator, lr, tuple(trials)))
+    return found
+
+
+def choose(cells: Sequence[Cell]) -> Cell:
+    """The best step size of one estimator."""
+    highest = max(cell.score for cell in cells)
+    return min((c for c in cells if c.score >= highest - ALIKE), key=lambda cell: (cell.images, -cell.score))
+
+
+def markdown(found: dict[str, list[Cell]]) -> str:
+    """A row for each estimator, a column for each step size."""
+    sizes = sorted({cell.lr for cells in found.values() for cell in cells})
+    lines = [f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |", "|---|" + "--:|" * len(sizes)]
+    for estimator, cells in found.items():
+        chosen, texts = choose(cells), dict.fromkeys(sizes, "")
+        for cell in cells:
+            score = f"**{cell.score:.3f}**" if cell is chosen else f"{cell.score:.3f}"
+            judged = ", ".join(f"{trial.figures['ua']:.0f}" for trial in cell.trials)
+            texts[cell.lr] = f"{score} ({judged})"
+        lines.append(f"| `{estimator}` | {' | '.join(texts.values())} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table; writes every run as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep over estimators and learner.lr")
+    parser.add_argument("json", type=Path)
+    args = parser.parse_args(argv)
+    found = read_cells(args.sweep)
+    runs = [
+        {"estimator": cell.estimator, "lr": cell.lr, "concept": trial.settings.get("concept"), "score": trial.score}
+        | {"chosen": cell is choose(cells), **trial.figures}
+        for cells in found.values()
+        for cell in cells
+        for trial in cell.trials
+    ]
+    write_json(args.json, {"runs": runs})
+    print(markdown(found))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
