@@ -25,7 +25,7 @@ Judge = Callable[[Float[Tensor, "batch 3 height width"]], dict[str, Int[Tensor, 
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Judgement:
     """What a judge makes of a batch of images, on the CPU."""
 
     log_probs: dict[str, Float[Tensor, "batch classes"]]
@@ -41,7 +41,7 @@ class ProbabilityJudge:
     name: str
     feature_extractor: str
     """What its features are, for the reader of a KID or FID made with them."""
-    look: Callable[[Float[Tensor, "batch 3 height width"]], Evidence]
+    look: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
     """Images in [0, 1], any size."""
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Int[Tensor, " batch"]]:
@@ -78,7 +78,7 @@ def _canvas(name: str, book: PromptBook) -> ProbabilityJudge:
     members = [{head: load_canvas_judge(head, member) for head in heads} for member in known[name]]
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         images = images.cpu()
         seen, features = [], []
         for judges in members:
@@ -86,7 +86,7 @@ def _canvas(name: str, book: PromptBook) -> ProbabilityJudge:
             seen.append({head: judges[head].logits(last).log_softmax(dim=1) for head, last in maps.items()})
             features += [last.mean(dim=(2, 3)) for last in maps.values()]
         together = {head: torch.stack([one[head] for one in seen]).logsumexp(dim=0) for head in heads}
-        return Evidence(
+        return Judgement(
             {head: log_probs - math.log(len(seen)) for head, log_probs in together.items()}, torch.cat(features, dim=1)
         )
 
@@ -109,8 +109,8 @@ def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device
     zero_shot = ZeroShot(clip, tokenizer, book.phrases, device)
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
-        return Evidence(
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+        return Judgement(
             {domain: found.float().cpu() for domain, found in zero_shot(images).items()}, zero_shot.embed(images).cpu()
         )
 
@@ -127,9 +127,9 @@ def _classifiers(folder: Path, book: PromptBook, config: Config, device: torch.d
             )
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Evidence:
+    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         found = {domain: part(images.to(device)) for domain, part in parts.items()}
-        return Evidence(
+        return Judgement(
             {domain: nn.functional.log_softmax(logits, dim=1).cpu() for domain, (logits, _) in found.items()},
             torch.cat([features.cpu() for _, features in found.values()], dim=1),
         )

@@ -6,7 +6,7 @@ import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation import examine, plan
-from rl_unlearn.judges import Evidence, ProbabilityJudge
+from rl_unlearn.judges import Judgement, ProbabilityJudge
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
@@ -38,11 +38,11 @@ def test_examine_keeps_the_order_of_the_plan():
     clip = ZeroShot(*load_open_clip(str(tiny.clip_folder(1)), "selection"), book.phrases, torch.device("cpu"))
     images = torch.randint(256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
-    def look(pixels: torch.Tensor) -> Evidence:
+    def look(pixels: torch.Tensor) -> Judgement:
         bright = pixels.mean(dim=(1, 2, 3))
         objects = torch.stack([bright, 1 - bright, torch.full_like(bright, 0.2)], dim=1)
         styles = torch.tensor([[0.25, 0.75]]).expand(len(pixels), 2)
-        return Evidence({"object": objects.log(), "style": styles.log()}, pixels.flatten(1)[:, :5])
+        return Judgement({"object": objects.log(), "style": styles.log()}, pixels.flatten(1)[:, :5])
 
     texts = tuple(book.prompts[i % 3].text for i in range(7))
     found = examine([images[:3], images[3:]], texts, ProbabilityJudge("mine", "pixels", look), clip)

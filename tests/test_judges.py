@@ -16,7 +16,7 @@ from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.fingerprint import weights_digest
-from rl_unlearn.judges import Evidence, ProbabilityJudge, load_judge
+from rl_unlearn.judges import Judgement, ProbabilityJudge, load_judge
 
 LABELS = {"object": ["Fish", "dog", "CAT", "bear"], "style": ["noto", "flat"]}  # another order, and one more
 
@@ -185,7 +185,7 @@ def test_an_open_clip_judge_gives_classes():
 
 
 def test_the_panel_is_the_mean_of_its_members():
-    def seen(name: str) -> Evidence:
+    def seen(name: str) -> Judgement:
         return load_judge(Config(evaluation={"judge": name})).look(images)
 
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
