@@ -41,18 +41,18 @@ class Estimator:
     def advantages(
         self,
         scored: Scored,
-        asks: Bool[Tensor, " batch"],
+        target: Bool[Tensor, " batch"],
         log_ratios: Callable[[], Float[Tensor, "batch steps"]],
     ) -> Advantages:
         """Of all steps of a batch.
 
-        ``asks``: whose prompt asks for the concept. ``log_ratios`` computes the present policy's joint ones, for who
+        ``target``: whose prompt asks for the concept. ``log_ratios`` computes the present policy's joint ones, for who
         needs them.
         """
         trajectory, name = scored.trajectory, self._config.name
         rewards, steps = trajectory.rewards, trajectory.log_probs.shape[1]
         if name == "terminal":
-            found = self._statistics.advantages(trajectory.ids, trajectory.prompts, asks, rewards)
+            found = self._statistics.advantages(trajectory.ids, trajectory.prompts, target, rewards)
             return Advantages(found[:, None].expand(-1, steps), None)
         if name == "group":
             groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
@@ -65,7 +65,7 @@ class Estimator:
             found = vtrace(scored.values, rewards, ratios, self._config.truncation)
         else:
             found = gae(scored.values, rewards, self._config.gae_lambda)
-        found, gradients = centred(found, asks), scored.action_gradients
+        found, gradients = centred(found, target), scored.action_gradients
         return Advantages(standardised(found), None if gradients is None else gradients / scale(found))
 
     def loss(

@@ -96,7 +96,7 @@ class Learner:
 
     def keep(self, trajectory: Trajectory) -> int:
         """Makes the retention pool from the retained prompts among these trajectories; returns its number of states."""
-        return self._retention.keep(trajectory[~self._asks(trajectory)])
+        return self._retention.keep(trajectory[~self._target(trajectory)])
 
     def snapshot(self) -> Snapshot:
         """Adapter, optimizer, multiplier and counters; the retention pool is made again from the warm-up's images."""
@@ -138,12 +138,12 @@ class Learner:
                 return self._last
             raise TrainingError(f"an update of policy version {version} reached a learner at version {self._version}")
         trajectory = scored.trajectory
-        asks = self._asks(trajectory)
-        advantages = self._estimator.advantages(scored, asks, lambda: self._log_ratios(trajectory))
+        target = self._target(trajectory)
+        advantages = self._estimator.advantages(scored, target, lambda: self._log_ratios(trajectory))
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
         order = torch.randperm(len(pairs), generator=generator(self._config.seed, "minibatches", self._version))
         minibatches = pairs[order].tensor_split(min(self._config.learner.minibatches, len(pairs)))
-        batch = diagnostics.of_batch(scored, asks, self._version)
+        batch = diagnostics.of_batch(scored, target, self._version)
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
         drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
@@ -185,7 +185,7 @@ class Learner:
         self._ranks.agree("the weights", f"{weights} {state}")
         return weights
 
-    def _asks(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
+    def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         """Whose prompt asks for the concept."""
         return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
 

@@ -56,7 +56,8 @@ def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Co
     """The untouched model's figures."""
     prompts = torch.tensor(plan.prompts)
     gone = torch.tensor([book.prompts[i].gone for i in plan.prompts])
-    target, kept, chosen = targets(prompts, book) & ~gone, ~targets(prompts, book) & ~gone, config.evaluation
+    asked, chosen = targets(prompts, book), config.evaluation
+    target, kept = asked & ~gone, ~asked & ~gone
     other = asked_labels(prompts, book)[book.other_domain]
     return Reference(
         answers,

@@ -65,14 +65,14 @@ def group_advantages(groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " ba
     return standardised(rewards - means[group])
 
 
-def centred(advantages: Float[Tensor, "batch steps"], asks: Bool[Tensor, " batch"]) -> Float[Tensor, "batch steps"]:
-    """Less their mean over the batch at each step; those whose prompt ``asks`` for the concept and the rest apart.
+def centred(advantages: Float[Tensor, "batch steps"], target: Bool[Tensor, " batch"]) -> Float[Tensor, "batch steps"]:
+    """Less their mean over the batch at each step; those of ``target`` prompts and the rest apart.
 
     Values that lag behind the policy are off by much the same for every image. What all of them share says nothing
     about an action and is noise. Of n trajectories (n - 1) / n of the gradient is left, as in a group.
     """
     result = advantages.clone()
-    for some in (asks, ~asks):
+    for some in (target, ~target):
         result[some] -= advantages[some].mean(dim=0)
     return result
 
@@ -94,36 +94,36 @@ class PromptStatistics:
         self._length = length
         self._minimum = minimum
         self._rewards: dict[int, deque[float]] = {}
-        self._pooled: dict[bool, deque[float]] = {asks: deque(maxlen=4 * length) for asks in (True, False)}
-        """Of all prompts that ask for the concept, and of all others."""
+        self._pooled: dict[bool, deque[float]] = {kind: deque(maxlen=4 * length) for kind in (True, False)}
+        """Of all target prompts, and of all others."""
         self._counted: deque[int] = deque(maxlen=64 * length)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` takes; plain values."""
         rewards = {str(prompt): list(kept) for prompt, kept in self._rewards.items()}
-        pooled = [list(self._pooled[asks]) for asks in (True, False)]
+        pooled = [list(self._pooled[kind]) for kind in (True, False)]
         return {"rewards": rewards, "pooled": pooled, "counted": list(self._counted)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from another one's :meth:`state`."""
         self._rewards = {int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()}
-        for asks, kept in zip((True, False), state["pooled"], strict=True):
-            self._pooled[asks] = deque(kept, 4 * self._length)
+        for kind, kept in zip((True, False), state["pooled"], strict=True):
+            self._pooled[kind] = deque(kept, 4 * self._length)
         self._counted = deque(state["counted"], 64 * self._length)
 
     def advantages(
         self,
         ids: Int[Tensor, " batch"],
         prompts: Int[Tensor, " batch"],
-        asks: Bool[Tensor, " batch"],
+        target: Bool[Tensor, " batch"],
         rewards: Float[Tensor, " batch"],
     ) -> Float[Tensor, " batch"]:
         """``(r - mean) / std`` of the prompt; while it has fewer than ``minimum`` rewards, of its kind.
 
-        ``asks``: whether the prompt asks for the concept. Rewards of the two kinds are too far apart for one to be the
-        other's baseline. A replayed trajectory (an id that was seen before) is judged but not counted again.
+        ``target``: whether the prompt asks for the concept. Rewards of the two kinds are too far apart for one to be
+        the other's baseline. A replayed trajectory (an id that was seen before) is judged but not counted again.
         """
-        rows = list(zip(ids.tolist(), prompts.tolist(), asks.tolist(), rewards.tolist(), strict=True))
+        rows = list(zip(ids.tolist(), prompts.tolist(), target.tolist(), rewards.tolist(), strict=True))
         for id, prompt, kind, reward in rows:
             if id not in self._counted:
                 self._counted.append(id)

@@ -47,7 +47,7 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
     found: dict[str, ImageReward] = {}
     for name in config.reward.images:
         if name in folders:
-            found[name] = _classifier(*folders[name], config)
+            found[name] = _classifier(name, *folders[name], config)
         elif name in known:
             found[name] = known[name]
         else:
@@ -89,7 +89,10 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def _classifier(folder: Path, label: str, config: Config) -> ImageReward:
+def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageReward:
+    # The judge compares weights, too; by its path it is known before a night of training.
+    if folder.resolve().is_relative_to(Path(config.evaluation.judge).resolve()):
+        raise ConfigError(f"reward.images: {name!r} is the judge that reports the results: take another classifier")
     one = load_folder(folder, (label,), device_of(config.model))
     everything = replace(one, rows=torch.arange(one.classes))
     row = int(one.rows[0])

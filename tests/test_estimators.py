@@ -150,11 +150,11 @@ def test_groups_are_of_one_prompt_and_one_round():
 
 def test_centred_is_a_mean_for_each_step_and_each_kind_of_prompt():
     advantages = torch.tensor([[1.0, 10.0], [-4.0, 0.0], [3.0, 30.0], [-6.0, 4.0], [5.0, 20.0]])
-    asks = torch.tensor([True, False, True, False, True])
+    target = torch.tensor([True, False, True, False, True])
     expected = torch.tensor([[-2.0, -10.0], [1.0, -2.0], [0.0, 10.0], [-1.0, 2.0], [2.0, 0.0]])
-    torch.testing.assert_close(centred(advantages, asks), expected)
+    torch.testing.assert_close(centred(advantages, target), expected)
     assert advantages[0, 0] == 1, "what is given stays as it is"
-    torch.testing.assert_close(centred(advantages[::2], asks[::2]), expected[::2])  # one kind is missing
+    torch.testing.assert_close(centred(advantages[::2], target[::2]), expected[::2])  # one kind is missing
 
 
 ALL, NONE = torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
@@ -162,9 +162,9 @@ ALL, NONE = torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
 
 def test_prompt_statistics_by_hand():
     statistics = PromptStatistics(length=4, minimum=2)
-    asks = torch.tensor([True, True, True, False, False])
+    target = torch.tensor([True, True, True, False, False])
     first = statistics.advantages(
-        torch.arange(5), torch.tensor([0, 1, 1, 2, 3]), asks, torch.tensor([1.0, 2.0, 6.0, -70.0, -90.0])
+        torch.arange(5), torch.tensor([0, 1, 1, 2, 3]), target, torch.tensor([1.0, 2.0, 6.0, -70.0, -90.0])
     )
     # Prompt 0 has one reward: all three of its kind (mean 3, variance 14/3). Prompt 1: mean 4, std 2. Prompts 2 and 3
     # do not ask for the concept: mean -80, std 10.

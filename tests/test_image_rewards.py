@@ -125,6 +125,14 @@ def test_a_classifier_gives_the_log_probability_of_its_label(classifier):
     torch.testing.assert_close(found[:, 0], expected)
 
 
+def test_the_judge_never_rewards(classifier):
+    config = tiny.config(
+        reward={"images": {f"classifier:{classifier}:dog": 1.0}}, evaluation={"judge": str(classifier.parent)}
+    )
+    with pytest.raises(ConfigError, match="is the judge"):
+        image_rewards.find(config, {})
+
+
 @pytest.mark.parametrize("name", ["classifier:", "classifier:folder", "classifier::dog", "classifier:folder:"])
 def test_a_classifier_needs_folder_and_label(name):
     with pytest.raises(ConfigError, match="must be classifier:FOLDER:LABEL"):

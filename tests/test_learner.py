@@ -63,10 +63,10 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     """Of the mean loss of an update, one step of one trajectory at a time, with torch's own Gaussian."""
     config, policy, trajectory = learner._config, learner._policy, batch.trajectory
     estimator, clip, exponent = config.estimator, config.learner.clip_range, config.estimator.ratio_exponent
-    ratios, asks = learner._log_ratios(trajectory), learner._asks(trajectory)
+    ratios, target = learner._log_ratios(trajectory), learner._target(trajectory)
     offsets = torch.zeros(len(trajectory), 4)
     if estimator.name == "terminal":
-        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, asks, trajectory.rewards)
+        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, target, trajectory.rewards)
         worth = known[:, None].expand(-1, 4)
     elif estimator.name == "group":
         groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
@@ -78,7 +78,9 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     divisor = 1
     if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop"):
         for n, k in itertools.product(range(len(worth)), range(4)):
-            offsets[n, k] = sum(worth[m, k] for m in range(len(worth)) if asks[m] == asks[n]) / sum(asks == asks[n])
+            offsets[n, k] = sum(worth[m, k] for m in range(len(worth)) if target[m] == target[n]) / sum(
+                target == target[n]
+            )
         worth = worth - offsets
         divisor = worth.std(correction=0)
     losses = []
@@ -138,9 +140,9 @@ def test_qprop_without_its_control_variate_is_the_critic():
 
 def test_terminal_counts_a_replayed_batch_once():
     learner, batch = ready(estimator={"name": "terminal"})
-    asks = learner._asks(batch.trajectory)
-    first = learner._estimator.advantages(batch, asks, torch.empty(0).clone).values
-    assert torch.equal(learner._estimator.advantages(batch, asks, torch.empty(0).clone).values, first)
+    target = learner._target(batch.trajectory)
+    first = learner._estimator.advantages(batch, target, torch.empty(0).clone).values
+    assert torch.equal(learner._estimator.advantages(batch, target, torch.empty(0).clone).values, first)
 
 
 def test_no_exponent_is_that_of_the_root():
@@ -391,11 +393,11 @@ def test_ratios_by_hand():
 def test_the_critic_is_rated_level_by_level_on_target_prompts_alone():
     config = tiny.config()
     trajectory = collect(config, Learner(config))[:6]
-    rewards, asks = torch.tensor([1.0, 2.0, 3.0, 4.0, 90.0, -90.0]), torch.tensor([True] * 4 + [False] * 2)
+    rewards, target = torch.tensor([1.0, 2.0, 3.0, 4.0, 90.0, -90.0]), torch.tensor([True] * 4 + [False] * 2)
     values = torch.stack([torch.zeros(6), rewards, -rewards, rewards + 7, rewards / 2], dim=1)
     values[4:] = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     trajectory = dataclasses.replace(trajectory, rewards=rewards, prompts=torch.tensor([0, 0, 1, 1, 2, 3]))
-    found = diagnostics.of_batch(Scored(trajectory, values, None), asks, 0)
+    found = diagnostics.of_batch(Scored(trajectory, values, None), target, 0)
     assert found["explained_variance"] == pytest.approx([0.0, 1.0, -3.0, 1.0, 0.75])
     assert found["critic_correlation"] == pytest.approx([0.0, 1.0, -1.0, 1.0, 1.0])
     assert (found["reward"], found["retain_reward"]) == (2.5, 0.0)

@@ -57,8 +57,8 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
         prompts = book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
         scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
         trajectory = scored.trajectory
-        asks = learner._asks(trajectory)
-        advantages = learner._estimator.advantages(scored, asks, lambda: learner._log_ratios(trajectory))  # noqa: B023
+        target = learner._target(trajectory)
+        advantages = learner._estimator.advantages(scored, target, lambda: learner._log_ratios(trajectory))  # noqa: B023
         if round <= _FORMER:
             continue
         learner._optimizer.zero_grad()
