@@ -141,12 +141,8 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
                     if run.concept == concept and run.setting == name
                 ]
                 look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
-                for curve in curves:
-                    axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
                 if curves:
-                    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=False)]
-                    thick = [(statistics.mean(xs), statistics.mean(ys)) for xs, ys in columns]
-                    axes.plot(*zip(*thick, strict=True), linewidth=1.9, label=name, **look)
+                    plot_runs(axes, curves, name, **look)
             axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
             axes.set_ylim(-0.03, 1.05)
             axes.set_xlim(left=0)
@@ -161,6 +157,15 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def plot_runs(axes: Any, curves: Sequence[Sequence[tuple[float, float]]], label: str, **look: Any) -> None:
+    """Single runs thin, their mean thick and labelled; ``look`` is matplotlib's."""
+    for curve in curves:
+        axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
+    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=False)]
+    thick = [(statistics.mean(xs), statistics.mean(ys)) for xs, ys in columns]
+    axes.plot(*zip(*thick, strict=True), linewidth=1.9, label=label, **look)
 
 
 def _place(run: Run, look: dict[str, Any], against: str) -> float:

@@ -31,14 +31,14 @@ _LATE = 8
 
 @dataclass(frozen=True)
 class Point:
-    """All judged trials of one value on each axis of the sweep; their figures hold the drift, too."""
+    """All judged trials of one value on each axis of the sweep."""
 
     line: Any
     point: Any
     trials: tuple[Trial, ...]
 
     def mean(self, measure: str) -> Mean:
-        """Of a judged figure, percent, or of the drift, nats."""
+        """Of a judged figure, percent, or of the drift (`with_drift`), nats."""
         return mean([trial.figures[measure] for trial in self.trials])
 
 
@@ -55,9 +55,14 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
         if trial.finished:
             config = settings.recorded(trial.path / "config.yaml")
             key = (settings.value(config, line), settings.value(config, point))
-            figures = trial.figures | {"drift": drift(trial)}
-            groups.setdefault(key, []).append(replace(trial, figures=figures))
+            groups.setdefault(key, []).append(trial)
     return [Point(*key, tuple(trials)) for key, trials in sorted(groups.items())]
+
+
+def with_drift(point: Point) -> Point:
+    """The drift is among its trials' figures."""
+    trials = [replace(trial, figures=trial.figures | {"drift": drift(trial)}) for trial in point.trials]
+    return replace(point, trials=tuple(trials))
 
 
 def markdown(points: Sequence[Point], line: str, point: str) -> str:
@@ -128,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args(argv)
-    points = read_points(args.sweep, args.line, args.point)
+    points = [with_drift(one) for one in read_points(args.sweep, args.line, args.point)]
     runs = [
         {args.line: one.line, args.point: one.point, "seed": trial.settings.get("seed"), **trial.figures}
         for one in points

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import read_rows, write_bytes
-from experiments.studies.compare import COLOURS, Run, read_runs, setting_names
+from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
 from experiments.sweep.table import mean
 
 TAKE: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "lowest": min, "highest": max}
@@ -85,12 +85,7 @@ def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for colour, (setting, runs) in zip(COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False):
-        for curve in runs:
-            axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, color=colour)
-        thick = [
-            tuple(statistics.mean(axis) for axis in zip(*points, strict=True)) for points in zip(*runs, strict=False)
-        ]
-        axes.plot(*zip(*thick, strict=True), linewidth=1.9, color=colour, label=setting)
+        plot_runs(axes, runs, setting, color=colour)
     axes.set_xlabel("rounds", fontsize=9)
     axes.set_ylabel(key, fontsize=9)
     axes.grid(alpha=0.25)

@@ -11,65 +11,49 @@ import argparse
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import settings
 from experiments.files import write_json
-from experiments.sweep.table import Trial, read_trials
+from experiments.studies.front import Point, read_points
 
 ALIKE = 0.01
 """Scores that differ by no more are taken for the same."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """All judged trials of one estimator with one step size."""
-
-    estimator: str
-    lr: float
-    trials: tuple[Trial, ...]
-
-    @property
-    def score(self) -> float:
-        """The selection CLIP's, at most 1.05."""
-        return statistics.mean(trial.score for trial in self.trials if trial.score is not None)
-
-    @property
-    def images(self) -> float:
-        """Mean number of images until the concept counted as forgotten."""
-        return statistics.mean(trial.figures.get("images_until", math.inf) for trial in self.trials)
+def score(cell: Point) -> float:
+    """The selection CLIP's, mean over the concepts, at most 1.05."""
+    return statistics.mean(trial.score for trial in cell.trials if trial.score is not None)
 
 
-def read_cells(root: Path) -> dict[str, list[Cell]]:
+def images(cell: Point) -> float:
+    """Mean number of images until the concept counted as forgotten."""
+    return statistics.mean(trial.figures.get("images_until", math.inf) for trial in cell.trials)
+
+
+def read_cells(root: Path) -> dict[str, list[Point]]:
     """By estimator, in the order of step sizes."""
-    groups: dict[tuple[str, float], list[Trial]] = {}
-    for trial in read_trials(root):
-        if trial.finished:
-            config = settings.recorded(trial.path / "config.yaml")
-            groups.setdefault((config.estimator.name, config.learner.lr), []).append(trial)
-    found: dict[str, list[Cell]] = {}
-    for (estimator, lr), trials in sorted(groups.items()):
-        found.setdefault(estimator, []).append(Cell(estimator, lr, tuple(trials)))
+    found: dict[str, list[Point]] = {}
+    for cell in read_points(root, "estimator.name", "learner.lr"):
+        found.setdefault(cell.line, []).append(cell)
     return found
 
 
-def choose(cells: Sequence[Cell]) -> Cell:
+def choose(cells: Sequence[Point]) -> Point:
     """The best step size of one estimator."""
-    highest = max(cell.score for cell in cells)
-    return min((c for c in cells if c.score >= highest - ALIKE), key=lambda cell: (cell.images, -cell.score))
+    highest = max(score(cell) for cell in cells)
+    return min((c for c in cells if score(c) >= highest - ALIKE), key=lambda cell: (images(cell), -score(cell)))
 
 
-def markdown(found: dict[str, list[Cell]]) -> str:
+def markdown(found: dict[str, list[Point]]) -> str:
     """A row for each estimator, a column for each step size."""
-    sizes = sorted({cell.lr for cells in found.values() for cell in cells})
+    sizes = sorted({cell.point for cells in found.values() for cell in cells})
     lines = [f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |", "|---|" + "--:|" * len(sizes)]
     for estimator, cells in found.items():
         chosen, texts = choose(cells), dict.fromkeys(sizes, "")
         for cell in cells:
-            score = f"**{cell.score:.3f}**" if cell is chosen else f"{cell.score:.3f}"
+            best = f"**{score(cell):.3f}**" if cell is chosen else f"{score(cell):.3f}"
             judged = ", ".join(f"{trial.figures['ua']:.0f}" for trial in cell.trials)
-            texts[cell.lr] = f"{score} ({judged})"
+            texts[cell.point] = f"{best} ({judged})"
         lines.append(f"| `{estimator}` | {' | '.join(texts.values())} |")
     return "\n".join(lines)
 
@@ -82,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     found = read_cells(args.sweep)
     runs = [
-        {"estimator": cell.estimator, "lr": cell.lr, "concept": trial.settings.get("concept"), "score": trial.score}
+        {"estimator": cell.line, "lr": cell.point, "concept": trial.settings.get("concept"), "score": trial.score}
         | {"chosen": cell is choose(cells), **trial.figures}
         for cells in found.values()
         for cell in cells
