@@ -150,7 +150,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(grid[0]), frameon=False, fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel({"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8)
     figure.suptitle(f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9)
