@@ -93,6 +93,20 @@ def test_what_was_recorded_is_taken_run_by_run(sweep, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_setting_that_records_less_has_an_empty_cell(sweep, tmp_path, capsys):
+    for file in sweep.glob("k1*/metrics.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row.pop("kl", None)
+            row.pop("explained_variance", None)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rounds.main([str(sweep), "kl", "explained_variance", "--digits", "1", "--picture", str(tmp_path / "kl.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| k1 | 3 |  |  |" in lines
+    assert lines[-1] == "| k1 |  |  |"
+    assert lines[-2].startswith("| k4 | -")
+
+
 def test_looks_have_a_lowest(sweep, capsys):
     rounds.main([str(sweep), "forgotten", "--event", "selection", "--first", "3", "--take", "highest"])
     assert "| k4 | 4 | 0.53 ± 0.40 | 0.40, 0.90 |" in capsys.readouterr().out

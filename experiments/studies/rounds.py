@@ -6,7 +6,8 @@
 
 In each run one value is taken of its rows (their median, unless `--take` says otherwise); the table has the mean of
 these over the setting's runs with its 95 % t-interval, and the lowest and highest run. A key that holds a list, one
-value for each noise level, gets a table of its own, without intervals.
+value for each noise level, gets a table of its own, without intervals. A cell is empty where a setting never
+recorded the key.
 """
 
 import argparse
@@ -33,17 +34,9 @@ def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict
 def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
     """One value of a run for the key, or for a key that holds lists one for each of their places.
 
-    What was not defined in a row is left out; NaN where it never was.
-
-    Raises
-    ------
-    ValueError
-        No row has the key.
+    What was not defined in a row is left out; NaN where it never was. Empty if no row has the key.
     """
     values = [row[key] for row in rows if row.get(key) is not None]
-    if not values:
-        recorded = ", ".join(sorted({name for row in rows for name in row}))
-        raise ValueError(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     places = zip(*(value if isinstance(value, list) else [value] for value in values), strict=True)
     defined = [[float(value) for value in place if value is not None] for place in places]
     return [TAKE[take](place) if place else math.nan for place in defined]
@@ -52,7 +45,7 @@ def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
 def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
     """A table of the keys with one value, and one for each key with several; `found` is by key and setting."""
     single = [
-        key for key, settings in found.items() if all(len(run) == 1 for runs in settings.values() for run in runs)
+        key for key, settings in found.items() if all(len(run) <= 1 for runs in settings.values() for run in runs)
     ]
     tables = []
     if single:
@@ -61,16 +54,18 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
         for setting, runs in found[single[0]].items():
             cells = []
             for key in single:
-                values = [run[0] for run in found[key][setting]]
-                cells += [mean(values).text(digits), f"{min(values):,.{digits}f}, {max(values):,.{digits}f}"]
+                values = [run[0] for run in found[key][setting] if run]
+                ends = f"{min(values):,.{digits}f}, {max(values):,.{digits}f}" if values else ""
+                cells += [mean(values).text(digits) if values else "", ends]
             lines.append(f"| {setting} | {len(runs)} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     for key in (key for key in found if key not in single):
         width = max(len(run) for runs in found[key].values() for run in runs)
         lines = [f"| {key} |" + " |" * width, "|---|" + "--:|" * width]
         for setting, runs in found[key].items():
-            places = [[value for value in place if not math.isnan(value)] for place in zip(*runs, strict=True)]
-            cells = [f"{statistics.mean(place):.{digits}f}" if place else "" for place in places]
+            known = zip(*(run for run in runs if run), strict=True)
+            places = [[value for value in place if not math.isnan(value)] for place in known]
+            cells = [f"{statistics.mean(place):.{digits}f}" if place else "" for place in places] or [""] * width
             lines.append(f"| {setting} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
@@ -113,21 +108,23 @@ def main(argv: list[str] | None = None) -> None:
     runs = read_runs(args.sweep)
     names = setting_names(args.sweep, runs)
     by_name = {name: [run for run in runs if run.setting == name] for name in names}
-    try:
-        found = {
-            key: {
-                name: [taken(read(run, args.event, args.first, args.last), key, args.take) for run in own]
-                for name, own in by_name.items()
-            }
-            for key in args.keys
-        }
-    except ValueError as error:
-        parser.error(str(error))
+    rows = {name: [read(run, args.event, args.first, args.last) for run in own] for name, own in by_name.items()}
+    found = {
+        key: {name: [taken(run, key, args.take) for run in own] for name, own in rows.items()} for key in args.keys
+    }
+    for key, settings in found.items():
+        if not any(run for own in settings.values() for run in own):
+            recorded = ", ".join(sorted({word for own in rows.values() for run in own for row in run for word in row}))
+            parser.error(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     if args.picture:
         key = args.keys[0]
         curves = {
-            name: [[(float(row["round"]), float(row[key])) for row in read(run, args.event, None, None)] for run in own]
+            name: [
+                [(float(row["round"]), float(row[key])) for row in read(run, args.event, None, None) if key in row]
+                for run in own
+            ]
             for name, own in by_name.items()
+            if any(found[key][name])
         }
         write_bytes(args.picture, draw(curves, key))
     print(markdown(found, args.digits))  # noqa: T201
