@@ -64,6 +64,16 @@ def test_settings_are_compared_over_concepts_and_seeds(sweep, tmp_path, capsys):
     assert "| k1 | 3 | 100.0 (100.0) | 100.0 | 99.0 | 98.0 | 3 of 3 | 2 | 72 | 172 |" in printed
 
 
+def test_differences_are_those_of_the_same_concept_and_seed(sweep, tmp_path, capsys):
+    out = [str(sweep), str(tmp_path / "out.json"), str(tmp_path / "out.png")]
+    compare.main([*out, "--than", "k1"])
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert last == ["| setting | pairs | UA less that of k1 |", "|---|--:|--:|", "| k4 | 3 | -20.0 ± 43.0 |"]
+    with pytest.raises(SystemExit):
+        compare.main([*out, "--than", "k2"])
+    assert "no setting 'k2' here; there are k4, k1" in capsys.readouterr().err
+
+
 def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_another(sweep, tmp_path, capsys):
     front.main([str(sweep), "rollout.images", "concept", str(tmp_path / "o.json"), str(tmp_path / "o.png")])
     rows = capsys.readouterr().out.splitlines()

@@ -1,6 +1,7 @@
 """A sweep's settings side by side, each over all its concepts and seeds: a table, and the curves of every single run.
 
     python -m experiments.studies.compare outputs/reuse docs/studies/reuse.json docs/pictures/reuse.png
+    python -m experiments.studies.compare outputs/estimators e.json e.png --than terminal     # and differences from it
 
 Curves are what the selection CLIP saw in its looks. Images are those of warm-up and rounds; the looks, the measuring
 instrument here, are left out.
@@ -115,6 +116,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
+    """A table: UA of each setting less that of ``other``, over the pairs of the same concept and seed."""
+
+    def judged(name: str) -> dict[tuple[str, Any], float]:
+        own = [run for run in runs if run.setting == name]
+        return {(run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in own}
+
+    base = judged(other)
+    lines = [f"| setting | pairs | UA less that of {other} |", "|---|--:|--:|"]
+    for name in names:
+        found = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
+        if found and name != other:
+            lines.append(f"| {name} | {len(found)} | {mean(found).text(1)} |")
+    return "\n".join(lines)
+
+
 def _interval(one: dict[str, float | None]) -> str:
     return f"{one['mean']:.1f}" + (f" ± {one['half']:.1f}" if one["half"] else "")
 
@@ -179,9 +196,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--against", choices=("images", "seconds"), default="images", help="the picture's abscissa")
+    parser.add_argument("--than", metavar="SETTING", help="also print how much UA differs from that setting's")
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
     names = setting_names(args.sweep, runs)
+    if args.than and args.than not in names:
+        parser.error(f"no setting {args.than!r} here; there are {', '.join(names)}")
     rows = [row(name, [run for run in runs if run.setting == name]) for name in names]
     every = [
         {"setting": run.setting, "concept": run.concept, "seed": run.trial.settings.get("seed"), **run.trial.figures}
@@ -190,6 +210,8 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.json, {"rows": rows, "runs": every})
     write_bytes(args.picture, draw(runs, names, args.against))
     print(markdown(rows))  # noqa: T201
+    if args.than:
+        print("\n" + differences(runs, names, args.than))  # noqa: T201
 
 
 if __name__ == "__main__":
