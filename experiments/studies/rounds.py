@@ -118,12 +118,10 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     if args.picture:
         key = args.keys[0]
+        whole = {name: [read(run, args.event, None, None) for run in own] for name, own in by_name.items()}
         curves = {
-            name: [
-                [(float(row["round"]), float(row[key])) for row in read(run, args.event, None, None) if key in row]
-                for run in own
-            ]
-            for name, own in by_name.items()
+            name: [[(float(row["round"]), float(row[key])) for row in run if row.get(key) is not None] for run in own]
+            for name, own in whole.items()
             if any(found[key][name])
         }
         write_bytes(args.picture, draw(curves, key))
