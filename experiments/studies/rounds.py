@@ -2,7 +2,7 @@
 
     python -m experiments.studies.rounds outputs/critics explained_variance critic_correlation --first 12
     python -m experiments.studies.rounds outputs/lag coherence --event selection --take lowest
-    python -m experiments.studies.rounds outputs/jpeg reward --last 4 --picture docs/pictures/jpeg.png
+    python -m experiments.studies.rounds outputs/jpeg reward --last 4 --picture reward.png
 
 In each run one value is taken of its rows (their median, unless `--take` says otherwise); the table has the mean of
 these over the setting's runs with its 95 % t-interval, and the lowest and highest run. A key that holds a list, one
