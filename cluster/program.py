@@ -60,6 +60,7 @@ def train(
 
     def on_ray(hear: Listener, start: Resumption | None) -> Result:
         heartbeats = Heartbeats(config.loop.heartbeat, hear)
+        hear("phase", {"phase": "waiting for room"})
         try:
             with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
                 return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper, order).run(start)))

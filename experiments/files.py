@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rl_unlearn.durable import settle
-from rl_unlearn.errors import MachineError
+from rl_unlearn.errors import DataError, MachineError
 
 
 def make_folder(path: Path, remedy: str) -> None:
@@ -65,7 +65,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file: it is damaged; put it back, or start another run") from error
     return content if isinstance(content, dict) else {}
 
 

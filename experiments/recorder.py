@@ -16,6 +16,8 @@ from experiments.resuming import trim
 from experiments.run_folder import RunFolder
 from experiments.tracking import Scalars, Tracker, scalars
 
+_STARTING = ("waiting for room", "starting actors")
+
 
 class Recorder:
     """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken TensorBoard or tracker warns."""
@@ -59,8 +61,10 @@ class Recorder:
             trim(self._folder.path, row["round"] or None, row["newest_round"])
             self._metrics, self._ledger = self._open()
         append(self._metrics, {"event": event, "elapsed": elapsed, **row})
-        if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") != "starting actors":
+        if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") not in _STARTING:
             self._folder.update(state="running")
+        if event == "warm-up":
+            self._folder.begin()
         if event == "dashboard":
             self._folder.update(dashboard=row["url"])
         if event in ("round", "selection", "evaluation"):

@@ -54,6 +54,18 @@ def check(folder: Path, config: Config) -> None:
         raise ConfigError(f"{folder} was run with another configuration: {told}; start another run, or leave them")
 
 
+def check_longer(folder: Path) -> None:
+    """Refuses a finished run that left no checkpoint: it would begin anew, over what it had.
+
+    Raises ConfigError.
+    """
+    if read_json(folder / "run_state.json").get("state") == "finished" and not any(folder.glob("checkpoints/round-*")):
+        raise ConfigError(
+            f"{folder} is finished and made no checkpoint (loop.checkpoint_every), so it cannot be made longer; "
+            "start another run with more rounds"
+        )
+
+
 def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
     """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None: to no checkpoint.
 

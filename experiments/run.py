@@ -50,7 +50,7 @@ def carry_out(
     tracking.check(config)
     book = PromptBook.from_config(config)
     with console.status("loading the model and the judges"):
-        judge = load_judge(config) if evaluated else None
+        judge = load_judge(_for_driver(config)) if evaluated else None
         load_model(_for_driver(config).model)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)

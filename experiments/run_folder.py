@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings, signals
-from experiments.files import write_json, write_text
+from experiments.files import read_json, write_json, write_text
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 
+_REPLACED = ".replaced"
+"""What an overwritten run had left, until the new one has begun."""
 PACKAGES = ("rl-unlearn", "torch", "ray", "diffusers", "transformers", "peft", "open_clip_torch", "pyarrow", "numpy")
 
 
@@ -36,24 +38,38 @@ class RunFolder:
     def running(self, config: Config, argv: list[str], resumed: bool = False) -> Iterator["RunFolder"]:
         """Make the folder, then keep `run_state.json` true until the block is left, however it is left.
 
-        With `resumed` what the folder holds stays.
+        With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run ends before `begin`.
         """
         lock = self._claim(empty=not resumed)
         try:
+            if not resumed:
+                self.state["begun"] = False
             write_text(self / "config.yaml", settings.dump(config))
             self.update(
                 state="starting", reason=None, started=now(), finished=None, argv=argv, host=platform.node(),
                 pid=os.getpid(), python=platform.python_version(), packages=package_versions(),
             )  # fmt: skip
             try:
-                yield self
+                with signals.noted(self._stopped):
+                    yield self
             except BaseException as error:
                 with suppress(MachineError):  # a full disk must not hide the first cause
                     self.update(finished=now(), **_verdict(error))
+                if (self / _REPLACED).is_dir() and not self.state.get("begun"):
+                    self._bring_back()
                 raise
+            self.begin()
             self.update(state="finished", finished=now())
         finally:
             os.close(lock)
+
+    def begin(self) -> None:
+        """All actors are there and the warm-up is done: from now on this run counts, what it replaces is deleted."""
+        shutil.rmtree(self / _REPLACED, ignore_errors=True)
+        self.update(begun=True)
+
+    def _stopped(self, name: str) -> None:
+        self.update(state="stopped", reason=name, finished=now())
 
     def update(self, **changes: Any) -> None:
         """Change `run_state.json` in one step."""
@@ -61,7 +77,7 @@ class RunFolder:
         write_json(self / "run_state.json", self.state)
 
     def _claim(self, empty: bool) -> int:
-        """Create the folder, lock it against a second run of this name, and empty it if told so."""
+        """Create the folder, lock it against a second run of this name, and set aside what it holds if told so."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path, os.O_RDONLY)
@@ -76,12 +92,33 @@ class RunFolder:
             pass  # a file system without locks
         for left in self.path.rglob(".*.tmp"):  # half written by a run that was killed; the lock says that it is gone
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        for old in self.path.iterdir() if empty else ():
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old)
-            else:
-                old.unlink()
+        if empty:
+            self._set_aside()
         return lock
+
+    def _set_aside(self) -> None:
+        aside = self / _REPLACED
+        if aside.is_dir():  # by a run that was killed before it had begun
+            self._clear()
+        elif left := list(self.path.iterdir()):
+            aside.mkdir()
+            for old in left:
+                old.rename(aside / old.name)
+
+    def _bring_back(self) -> None:
+        self._clear()
+        for old in (self / _REPLACED).iterdir():
+            old.rename(self / old.name)
+        (self / _REPLACED).rmdir()
+
+    def _clear(self) -> None:
+        for left in self.path.iterdir():
+            if left.name == _REPLACED:
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def reserve(config: Config, overwrite: bool) -> RunFolder:
@@ -94,11 +131,16 @@ def reserve(config: Config, overwrite: bool) -> RunFolder:
         raise ConfigError(f"{path} is a file; choose another --name")
     _check_writable(path)
     if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
+        if not overwrite and has_begun(path):
             raise ConfigError(f"{path} already holds a run; choose another --name or pass --overwrite")
-        if not (path / "run_state.json").is_file():
+        if not (path / "run_state.json").is_file() and not (path / _REPLACED).is_dir():
             raise ConfigError(f"{path} is no run folder and stays as it is; choose another --name")
     return RunFolder(path)
+
+
+def has_begun(path: Path) -> bool:
+    """Whether the folder holds more than the record of a run that failed before it had begun."""
+    return bool(read_json(path / "run_state.json").get("begun", True)) or (path / _REPLACED).is_dir()
 
 
 def _check_writable(path: Path) -> None:

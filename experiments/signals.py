@@ -4,11 +4,18 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
+SECONDS = 20
+"""What a run has for its end. Longer takes only a Ray whose daemons the same signal has ended."""
+
 _received: int | None = None
+_note: Callable[[str], None] | None = None
+_deadline: threading.Timer | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -25,6 +32,19 @@ def cause(stop: KeyboardInterrupt) -> Stopped:
     return stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT if _received is None else _received)
 
 
+@contextmanager
+def noted(note: Callable[[str], None]) -> Iterator[None]:
+    """While this lasts, the first signal calls `note` with its name at once, and the process ends within `SECONDS`."""
+    global _note
+    _note = note
+    try:
+        yield
+    finally:
+        _note = None
+        if _deadline is not None:
+            _deadline.cancel()
+
+
 def install() -> None:
     """Take both signals over; harmless when repeated, as needed after `ray.init()` sets its own."""
     if threading.current_thread() is threading.main_thread():
@@ -34,10 +54,16 @@ def install() -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    global _received
+    global _received, _deadline
     if _received is not None:
         os._exit(EXIT_CODES[signal.Signals(number)])
     _received = number
     # Every task under way ends with this exception; asyncio would print a traceback for each of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if _note is not None:
+        with suppress(Exception):
+            _note(signal.Signals(number).name)
+        _deadline = threading.Timer(SECONDS, os._exit, [EXIT_CODES[signal.Signals(number)]])
+        _deadline.daemon = True
+        _deadline.start()
     raise Stopped(number)

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.durable import settle
 from rl_unlearn.errors import DataError
+from rl_unlearn.tensor_file import save_tensors
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 _PREFIX = "unet."
@@ -46,9 +46,7 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
         "digest": digest(state),
         "format": "pt",
     }
-    temporary = folder / (FILE_NAME + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    settle(temporary, folder / FILE_NAME)
+    save_tensors(tensors, folder / FILE_NAME, metadata)
 
 
 def locate(path: str | Path) -> Path:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rl_unlearn.critic import Critic
-from rl_unlearn.durable import settle
 from rl_unlearn.errors import DataError
+from rl_unlearn.tensor_file import save_tensors
 
 FILE_NAME = "critic.safetensors"
 _DIFFERS = {
@@ -46,10 +46,8 @@ class CriticState:
 
 def save_critic(folder: Path, state: CriticState) -> None:
     """Writes ``folder/critic.safetensors`` in one step."""
-    temporary = folder / (FILE_NAME + ".tmp")
     weights = {name: tensor.contiguous() for name, tensor in state.weights.items()}
-    save_file(weights, temporary, metadata={"meaning": json.dumps(asdict(state.meaning)), "format": "pt"})
-    settle(temporary, folder / FILE_NAME)
+    save_tensors(weights, folder / FILE_NAME, {"meaning": json.dumps(asdict(state.meaning)), "format": "pt"})
 
 
 def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:

@@ -120,7 +120,7 @@ class PromptBook:
         if concept in kept:
             raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
         for text in retain:
-            for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
+            for name in (part.split(":", 1)[1] for before in filter(None, gone) for part in _parts(before)):
                 if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
                     raise ConfigError(
                         f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot {name!r}: "

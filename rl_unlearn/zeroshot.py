@@ -25,9 +25,12 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
     if spec == "canvas":
         name, pretrained = f"local-dir:{canvas.clip_path(canvas_name)}", None
     elif Path(spec).is_dir():
-        if not list(Path(spec).glob("*.safetensors")):
+        # Where both are there open_clip may prefer the pickle.
+        pickles = [path.name for kind in ("bin", "pt", "pth") for path in Path(spec).glob(f"*.{kind}")]
+        if pickles or not list(Path(spec).glob("*.safetensors")):
             raise DataError(
-                f"CLIP folder {spec!r} has no .safetensors weights (pickled ones are refused): convert them"
+                f"CLIP folder {spec!r} has {'pickled' if pickles else 'no .safetensors'} weights "
+                f"({pickles[0] if pickles else 'pickled ones are refused'}): keep converted ones alone there"
             )
         name, pretrained = f"local-dir:{Path(spec).resolve()}", None
     elif spec.count("/") == 1:

@@ -4,11 +4,11 @@ import pytest
 import tiny
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rl_unlearn.adapter import FILE_NAME, digest, read_adapter, save_adapter
-from rl_unlearn.errors import DataError, TrainingError
+from rl_unlearn.errors import DataError, MachineError, TrainingError
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.weights import Weights
@@ -71,6 +71,16 @@ def test_damaged_adapters_are_explained(damage, hint, policy, tmp_path):
     save_file({k: v for name, tensor in whole.items() for k, v in damage(name, tensor).items()}, tmp_path / FILE_NAME)
     with pytest.raises(DataError, match=hint):
         read_adapter(tmp_path)
+
+
+def test_a_disk_that_does_not_take_it_is_one_line_and_leaves_nothing(policy, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("rl_unlearn.tensor_file.save_file", full)
+    with pytest.raises(MachineError, match="No space left on device; free space and resume"):
+        save_adapter(tmp_path, policy.adapter_state(), tiny.config())
+    assert not list(tmp_path.iterdir())
 
 
 def test_digest_sees_names_shapes_and_every_bit():

@@ -245,6 +245,19 @@ def test_generate_adds_adapters_up(
     assert draw("both", *twice) not in (plain, one)
 
 
+def test_an_adapter_that_another_stands_on_is_added_once_however_it_is_named(
+    config: Config, adapter: Path, tmp_path: Path
+) -> None:
+    from experiments.verbs.generate import _together
+
+    upper = tmp_path / "upper"
+    on_top = config.model_copy(update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})})
+    save_adapter(upper, read_adapter(adapter), on_top)
+    for name in (adapter, adapter / FILE_NAME):
+        assert _together([name, upper], [1.0, 1.0], [])[1].model.adapters == ()
+    assert _together([upper], [1.0], [])[1].model.adapters == (str(adapter),)
+
+
 @pytest.mark.parametrize(
     ("argv", "hint"),
     [

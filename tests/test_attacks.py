@@ -21,7 +21,7 @@ from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.success import hits, rate
 from rl_unlearn.attacks.table import DEFINITIONS, Bench
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
-from rl_unlearn.config import Attack, Model
+from rl_unlearn.config import Attack, Model, Prompts
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.evaluation import plan
 from rl_unlearn.noise import generator, seed_of
@@ -427,6 +427,20 @@ def test_the_table_has_every_attack_and_is_deterministic() -> None:
     for row in (*table["rows"], *again["rows"]):
         row.pop("seconds")
     assert again == table
+
+
+def test_a_target_prompt_that_comes_twice_is_attacked_twice(tmp_path: Path) -> None:
+    for name, text in (("target", "a cat\na cat\n"), ("retain", "a dog\n")):
+        (tmp_path / name).write_text(text)
+    world = World(relearn_steps=(1,))
+    config = world.config.model_copy(
+        update={
+            "prompts": Prompts(target_file=str(tmp_path / "target"), retain_file=str(tmp_path / "retain")),
+        }
+    )
+    table = Bench(world.policy, PromptBook.from_config(config), bright, config).table()
+    assert table["prefixes"]["adapter"].keys() == {"a cat"}
+    assert {row["images"] for row in table["rows"]} == {4}
 
 
 def test_without_an_effect_of_the_adapter_both_columns_agree() -> None:

@@ -192,6 +192,15 @@ def test_missing_files_and_folders(tmp_path):
         read_prompts(tmp_path)
 
 
+def test_an_adapter_that_does_not_say_what_it_forgot_forbids_no_prompt(tmp_path, monkeypatch):
+    monkeypatch.setattr("rl_unlearn.prompts.metadata", lambda _: {})
+    files = {
+        "target_file": write(tmp_path, "target.txt", b"a cat\n"),
+        "retain_file": write(tmp_path, "retain.txt", b"a dog\n"),
+    }
+    assert len(book(concept="cat", prompts=files, model={"adapters": ("foreign",)}).prompts) == 2
+
+
 @pytest.mark.parametrize("given", ["target_file", "retain_file"])
 def test_half_a_pair_of_files(tmp_path, given):
     with pytest.raises(ConfigError, match="go together"):

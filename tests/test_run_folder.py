@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from conftest import ROOT
 
 import experiments.run
@@ -92,17 +93,76 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert {path.name for path in run.iterdir()} == FILES - {"evaluation.json", "samples", "samples.png", "tensorboard"}
 
 
-def start(tmp_path: Path, *argv: str) -> subprocess.Popen[str]:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_name(tmp_path: Path) -> None:
+    train = ["train", "--config", tiny_file(tmp_path, cluster={"inline": True}), "--no-evaluate"]
+    run = tmp_path / "out" / "r"
+    wrong = "reward.anchor=[unicorn]"
+    assert main([*train, wrong]) == 2
+    assert (state_of(run)["state"], state_of(run)["begun"]) == ("failed", False)
+    assert main([*train, "--resume", "auto", "loop.rounds=2"]) == 0
+    before = contents(run)
+    assert main([*train, "--overwrite", wrong]) == 2
+    assert main([*train, "--overwrite", f"critic.start={tmp_path}"]) == 5
+    assert contents(run) == before
+    assert main([*train, "loop.rounds=1"]) == 2, "there is a run"
+
+    (run / ".replaced").mkdir()  # as a run leaves it that is killed before it has begun
+    for path in run.iterdir():
+        if path.name != ".replaced":
+            path.rename(run / ".replaced" / path.name)
+    (run / "config.yaml").write_text("seed: 7\n")
+    assert main([*train, "loop.rounds=1"]) == 2, "what it replaces is still there"
+    assert main([*train, "--overwrite", wrong]) == 2
+    assert contents(run) == before
+    assert main([*train, "--overwrite", "loop.rounds=1"]) == 0
+    assert not (run / ".replaced").exists()
+    assert contents(run) != before
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_file(tmp_path, cluster={"inline": True}, loop={"rounds": 1, "checkpoint_every": 0})
+    run = tmp_path / "out" / "r"
+    assert main(["train", "--config", config, "--no-evaluate"]) == 0
+    before = contents(run)
+    assert main(["resume", str(run), "loop.rounds=2"]) == 2
+    assert "made no checkpoint" in capsys.readouterr().err
+    assert contents(run) == before
+    (run / "run_state.json").write_text("{")
+    assert main(["resume", str(run)]) == 5
+    assert "run_state.json is no JSON file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a driver with a GPU may use it")
+def test_the_driver_of_a_cluster_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(config: Config, *_: Any, **__: Any) -> None:
+        raise TrainingError(f"reached with {config.model.device}")
+
+    monkeypatch.setattr(experiments.run, "train", trained)
+    train = ["train", "--config", tiny_file(tmp_path), "model.device=cuda"]
+    assert main(train) == 3
+    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
+    monkeypatch.setattr("experiments.address.check", lambda _: None)
+    assert main(train) == 4
+    assert state_of(tmp_path / "out" / "r")["reason"] == "reached with cuda"
+
+
+def start(tmp_path: Path, *argv: str, until_it_says: str = '"round"', session: bool = False) -> subprocess.Popen[str]:
     """A long run in its own process, once it is training."""
     config = tiny_file(tmp_path, loop={"rounds": 5000})
     process = subprocess.Popen(
         [*TRAIN, config, "--no-evaluate", *argv],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=session,
     )  # fmt: skip
     metrics = tmp_path / "out" / "r" / "metrics.jsonl"
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
-        if metrics.exists() and '"round"' in metrics.read_text():
+        if metrics.exists() and until_it_says in metrics.read_text():
             return process
         time.sleep(0.1)
     process.kill()
@@ -134,6 +194,23 @@ def test_a_second_run_of_the_name_waits_and_sigterm_stops_the_first(tmp_path: Pa
     assert second.returncode == 2
     assert "another run" in second.stderr
     assert state_of(tmp_path / "out" / "r")["pid"] == process.pid
+    stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_ray_too(tmp_path: Path) -> None:
+    process = start(tmp_path, "cluster.inline=false", session=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    state = state_of(tmp_path / "out" / "r")
+    assert (state["state"], state["reason"]) == ("stopped", "SIGTERM")
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_room_is_stopped_in_order(tmp_path: Path) -> None:
+    process = start(tmp_path, "cluster.inline=false", "cluster.rollout_gpus=99", until_it_says="waiting for room")
+    time.sleep(2)
     stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
 
 

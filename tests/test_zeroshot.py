@@ -57,7 +57,11 @@ def test_what_is_no_clip_is_refused_in_one_line(spec):
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(DataError, match="safetensors"):
+    with pytest.raises(DataError, match="pickled"):
+        load_open_clip(str(tmp_path), "reward")
+    for file in tiny.clip_folder().iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match="pickled"):
         load_open_clip(str(tmp_path), "reward")
 
 

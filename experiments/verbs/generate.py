@@ -99,7 +99,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -> tuple["AdapterState", Config]:
     """The adapters as one, and the first one's configuration made to fit it."""
-    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapter import locate, read_adapter
     from rl_unlearn.combining import combine
 
     states = [read_adapter(path) for path in adapters]
@@ -111,9 +111,9 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
     rank, kinds = sum(config.lora.rank for config in configs), {config.lora.layers for config in configs}
     if rank > MAX_RANK:
         raise ConfigError(f"the adapters' ranks add up to {rank}: {MAX_RANK} at most; use fewer adapters")
-    given = {path.resolve() for path in adapters}
+    given = {locate(path).resolve() for path in adapters}
     below = dict.fromkeys(below for config in configs for below in config.model.adapters)  # what was fused, each once
-    fused = tuple(path for path in below if Path(path).resolve() not in given)
+    fused = tuple(path for path in below if locate(path).resolve() not in given)
     model = configs[0].model.model_copy(update={"adapters": fused})
     lora = {"rank": rank, "layers": kinds.pop() if len(kinds) == 1 else "attention"}
     update = {"lora": configs[0].lora.model_copy(update=lora), "model": model}

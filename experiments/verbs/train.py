@@ -10,6 +10,7 @@ from experiments import address, resuming, run_folder, settings, submitting
 from experiments.files import read_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
 
 HELP = "train an adapter that forgets a concept"
 
@@ -37,13 +38,16 @@ def _on_top(run: Path) -> list[str]:
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
+    if args.resume and args.overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
     if args.submit:  # other runs are looked up where the job will be
         return submitting.carry_out(settings.load(args.config, overrides), args, console)
     overrides += _on_top(Path(args.on)) if args.on else []
     overrides += [f"critic.start={args.critic_from}"] if args.critic_from else []
     config = settings.load(args.config, overrides)
-    if args.resume and resuming.is_run(Path(config.output) / config.run_name):
+    path = Path(config.output) / config.run_name
+    if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
         return go_on(config, args, console)
     return _start(config, run_folder.reserve(config, args.overwrite), args, console)
 
@@ -55,6 +59,7 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     if resuming.is_finished(path, config):
         console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)
         return {"run": str(path), "finished": True}
+    resuming.check_longer(path)
     before = read_json(path / "run_state.json")
     trial = {"trial": before["trial"]} if "trial" in before else {}  # it stays one of its sweep
     return _start(config, run_folder.RunFolder(path, trial), args, console, resumed=True)

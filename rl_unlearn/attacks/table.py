@@ -93,18 +93,19 @@ class Bench:
         return "prefix", f"{self._config.attack.prefix_tokens} random words", asked
 
     def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
-        config, found = self._config, {}
+        config, found = self._config, []
         for number, prompt in enumerate(self._prompts, start=1):
             self._tell(f"{side}: prefix search {number}/{len(self._prompts)}")
             source = generator(config.seed, "attack", "prefix", prompt)
-            found[self._text(prompt)] = search(
+            words = search(
                 self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt), config.attack, source,
                 config.learner.microbatch,
             ).words  # fmt: skip
-        self.prefixes[side] = found
+            found.append((self._text(prompt), words))
+        self.prefixes[side] = dict(found)
         attack = config.attack
         budget = f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
-        return "prefix", budget, self._ask([f"{words} {text}" for text, words in found.items()])
+        return "prefix", budget, self._ask([f"{words} {text}" for text, words in found])
 
     def _inversion(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: inversion")
