@@ -129,10 +129,11 @@ def _missing(wanted: list[Place]) -> str:
     import ray
 
     cpus, gpus = (sum(place.resources.get(kind, 0.0) for place in wanted) for kind in ("CPU", "GPU"))
+    there = ray.cluster_resources()
     return _homeless(wanted) or (
         f"the cluster cannot place {len(wanted)} actors with {cpus:g} CPUs and {gpus:g} GPUs, in the pools that "
-        f"cluster.*_labels name (it has {ray.cluster_resources()}): lower rollout.actors, learner.ranks or the "
-        "cluster.*_gpus"
+        f"cluster.*_labels name (it has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs): lower "
+        "rollout.actors, learner.ranks or the cluster.*_gpus"
     )
 
 

@@ -337,7 +337,7 @@ class Cluster(Section):
     actor_cpus: float = Field(0.4, gt=0)
     """CPUs that Ray reserves for each actor; a fraction lets the four actors of a small run share two cores."""
     rollout_gpus: float = Field(0.0, ge=0)
-    """GPUs of each rollout actor."""
+    """GPUs that Ray reserves for each rollout actor. 0: none; with model.device=auto it still uses the one it finds."""
     critic_gpus: float = Field(0.0, ge=0)
     """GPUs of the critic actor."""
     learner_gpus: float = Field(0.0, ge=0)
