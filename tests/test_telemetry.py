@@ -203,7 +203,7 @@ def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     heard = []
     with pytest.raises(TrainingError, match="enough"):
         program.train(tiny.config(cluster={"inline": False}), lambda *said: heard.append(said))
-    assert heard == [("dashboard", {"url": "http://127.0.0.1:8265"})]
+    assert heard == [("dashboard", {"url": "http://127.0.0.1:8265"}), ("phase", {"phase": "waiting for room"})]
 
 
 def test_the_dashboard_is_printed_and_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
