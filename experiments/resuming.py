@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments import settings
 from experiments.files import read_json, write_text
 from experiments.ledger import LEDGER, set_ahead
+from experiments.run_folder import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 
@@ -35,10 +36,15 @@ def is_finished(folder: Path, config: Config) -> bool:
 def check(folder: Path, config: Config) -> None:
     """Refuses a configuration that would make another run of it.
 
-    Raises DataError for a folder that holds no run, ConfigError naming the keys that differ.
+    Raises DataError for a folder that holds no run or a changed `config.yaml`, ConfigError naming the keys that differ.
     """
     if not is_run(folder):
         raise DataError(f"{folder} holds no run to resume: give a run folder, or start one with train")
+    known = read_json(folder / "run_state.json").get("configs")
+    if known and digest((folder / "config.yaml").read_text(encoding="utf-8")) not in known:
+        raise DataError(
+            f"{folder / 'config.yaml'} is not as the run left it: put it back; what may change is given as KEY=VALUE"
+        )
     before = settings.recorded(folder / "config.yaml")
     different = [
         key

@@ -1,6 +1,7 @@
 """The folder of one run: reserved before anything heavy starts, locked while it runs, honest about its state."""
 
 import fcntl
+import hashlib
 import os
 import platform
 import shutil
@@ -44,11 +45,13 @@ class RunFolder:
         try:
             if not resumed:
                 self.state["begun"] = False
-            write_text(self / "config.yaml", settings.dump(config))
+            text = settings.dump(config)
+            there = read_json(self / "run_state.json").get("configs", [])[:1]  # until the new one is written
             self.update(
-                state="starting", reason=None, started=now(), finished=None, argv=argv, host=platform.node(),
-                pid=os.getpid(), python=platform.python_version(), packages=package_versions(),
+                configs=[digest(text), *there], state="starting", reason=None, started=now(), finished=None, argv=argv,
+                host=platform.node(), pid=os.getpid(), python=platform.python_version(), packages=package_versions(),
             )  # fmt: skip
+            write_text(self / "config.yaml", text)
             try:
                 with signals.noted(self._stopped):
                     yield self
@@ -160,6 +163,11 @@ def _verdict(error: BaseException) -> dict[str, Any]:
     return {"state": "failed", "reason": str(error)} | (
         {"traceback": traceback.format_exc()} if error.__cause__ else {}
     )
+
+
+def digest(config: str) -> str:
+    """SHA-256 of the text of a `config.yaml`."""
+    return hashlib.sha256(config.encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

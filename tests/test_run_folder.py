@@ -133,6 +133,12 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(
     assert main(["resume", str(run), "loop.rounds=2"]) == 2
     assert "made no checkpoint" in capsys.readouterr().err
     assert contents(run) == before
+    written = (run / "config.yaml").read_text()
+    for changed in ("", written.replace("concept: cat", "concept: dog")):
+        (run / "config.yaml").write_text(changed)
+        assert main(["resume", str(run)]) == 5
+        assert "config.yaml is not as the run left it" in capsys.readouterr().err
+    (run / "config.yaml").write_text(written)
     (run / "run_state.json").write_text("{")
     assert main(["resume", str(run)]) == 5
     assert "run_state.json is no JSON file" in capsys.readouterr().err
