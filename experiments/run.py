@@ -49,9 +49,10 @@ def carry_out(
     start = time.monotonic()
     tracking.check(config)
     book = PromptBook.from_config(config)
+    local = _for_driver(config)
     with console.status("loading the model and the judges"):
-        judge = load_judge(_for_driver(config)) if evaluated else None
-        load_model(_for_driver(config).model)
+        judge = load_judge(local) if evaluated else None
+        load_model(local.model)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)

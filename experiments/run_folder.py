@@ -53,11 +53,10 @@ class RunFolder:
             )  # fmt: skip
             write_text(self / "config.yaml", text)
             try:
-                with signals.noted(self._stopped):
+                with signals.noted(self._end):
                     yield self
             except BaseException as error:
-                with suppress(MachineError):  # a full disk must not hide the first cause
-                    self.update(finished=now(), **_verdict(error))
+                self._end(error)
                 if (self / _REPLACED).is_dir() and not self.state.get("begun"):
                     self._bring_back()
                 raise
@@ -71,8 +70,9 @@ class RunFolder:
         shutil.rmtree(self / _REPLACED, ignore_errors=True)
         self.update(begun=True)
 
-    def _stopped(self, name: str) -> None:
-        self.update(state="stopped", reason=name, finished=now())
+    def _end(self, error: BaseException) -> None:
+        with suppress(MachineError):  # a full disk must not hide the first cause
+            self.update(finished=now(), **_verdict(error))
 
     def update(self, **changes: Any) -> None:
         """Change `run_state.json` in one step."""

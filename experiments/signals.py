@@ -14,7 +14,7 @@ SECONDS = 20
 """What a run has for its end. Longer takes only a Ray whose daemons the same signal has ended."""
 
 _received: int | None = None
-_note: Callable[[str], None] | None = None
+_note: Callable[["Stopped"], None] | None = None
 _deadline: threading.Timer | None = None
 
 
@@ -33,8 +33,8 @@ def cause(stop: KeyboardInterrupt) -> Stopped:
 
 
 @contextmanager
-def noted(note: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, the first signal calls `note` with its name at once, and the process ends within `SECONDS`."""
+def noted(note: Callable[[Stopped], None]) -> Iterator[None]:
+    """While this lasts, the first signal is handed to `note` at once, and the process ends within `SECONDS`."""
     global _note
     _note = note
     try:
@@ -60,10 +60,11 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     _received = number
     # Every task under way ends with this exception; asyncio would print a traceback for each of them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    stop = Stopped(number)
     if _note is not None:
         with suppress(Exception):
-            _note(signal.Signals(number).name)
-        _deadline = threading.Timer(SECONDS, os._exit, [EXIT_CODES[signal.Signals(number)]])
+            _note(stop)
+        _deadline = threading.Timer(SECONDS, os._exit, [stop.exit_code])
         _deadline.daemon = True
         _deadline.start()
-    raise Stopped(number)
+    raise stop

@@ -339,9 +339,9 @@ class Cluster(Section):
     rollout_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for each rollout actor. 0: none; with model.device=auto it still uses the one it finds."""
     critic_gpus: float = Field(0.0, ge=0)
-    """GPUs of the critic actor."""
+    """GPUs of the critic actor, likewise."""
     learner_gpus: float = Field(0.0, ge=0)
-    """GPUs of each learner rank."""
+    """GPUs of each learner rank, likewise."""
     rollout_labels: Labels = {}
     """Labels of the nodes for rollout actors, with Ray's selectors as values: `a`, `!a`, `in(a, b)`, `!in(a, b)`."""
     critic_labels: Labels = {}

@@ -74,7 +74,8 @@ class PromptBook:
         Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a bad file.
         """
         prompts = config.prompts
-        gone = tuple(metadata(adapter).get("concept", "") for adapter in config.model.adapters)
+        told = [metadata(adapter).get("concept") for adapter in config.model.adapters]
+        gone = tuple(concept for concept in told if concept)  # another's adapter does not say
         if (prompts.target_file is None) != (prompts.retain_file is None):
             raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
         if prompts.target_file and prompts.retain_file:
@@ -120,7 +121,7 @@ class PromptBook:
         if concept in kept:
             raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
         for text in retain:
-            for name in (part.split(":", 1)[1] for before in filter(None, gone) for part in _parts(before)):
+            for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
                 if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
                     raise ConfigError(
                         f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot {name!r}: "

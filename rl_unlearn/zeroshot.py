@@ -27,11 +27,10 @@ def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tu
     elif Path(spec).is_dir():
         # Where both are there open_clip may prefer the pickle.
         pickles = [path.name for kind in ("bin", "pt", "pth") for path in Path(spec).glob(f"*.{kind}")]
-        if pickles or not list(Path(spec).glob("*.safetensors")):
-            raise DataError(
-                f"CLIP folder {spec!r} has {'pickled' if pickles else 'no .safetensors'} weights "
-                f"({pickles[0] if pickles else 'pickled ones are refused'}): keep converted ones alone there"
-            )
+        if pickles:
+            raise DataError(f"CLIP folder {spec!r} has pickled weights ({pickles[0]}): keep converted ones alone there")
+        if not list(Path(spec).glob("*.safetensors")):
+            raise DataError(f"CLIP folder {spec!r} has no .safetensors weights: put them there")
         name, pretrained = f"local-dir:{Path(spec).resolve()}", None
     elif spec.count("/") == 1:
         name, pretrained = spec.split("/")

@@ -1,6 +1,5 @@
 """One run as the page shows it: figures, curves, tiles and cost, read from the run folder."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.files import read_rows
+from experiments.files import read_json, read_rows
 from experiments.measures import FURTHER, HEADLINE
 from experiments.page import charts, contract, matrix, tiles
 from experiments.page.charts import Chart, Curve
@@ -87,16 +86,12 @@ def read(path: Path, number: int) -> Run:
     """A run folder; DataError if it is none or if a file in it is damaged."""
     if not (path / "config.yaml").is_file() or not (path / "run_state.json").is_file():
         raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
-    try:
-        state = json.loads((path / "run_state.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path / 'run_state.json'} is no JSON file: the run folder is damaged") from error
     return Run(
         path.resolve().name,
         number,
         path,
         settings.recorded(path / "config.yaml"),
-        state if isinstance(state, dict) else {},
+        read_json(path / "run_state.json"),
         contract.read(path / "evaluation.json", contract.Evaluation),
         contract.read(path / "attacks.json", contract.Attacks),
         read_rows(path / "metrics.jsonl"),
