@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from rl_unlearn.durable import settle
+from rl_unlearn.durable import write_whole
 from rl_unlearn.errors import DataError, MachineError
 
 
@@ -20,13 +20,7 @@ def make_folder(path: Path, remedy: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Put `content` at `path` in one step; a crash leaves the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(content)
-        settle(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise MachineError(f"cannot write {path}: {error.strerror}; free space or choose another place") from error
+    write_whole(path, content, "free space or choose another place")
 
 
 def write_text(path: Path, content: str) -> None:

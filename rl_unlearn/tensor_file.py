@@ -1,22 +1,37 @@
-"""A safetensors file that is whole or absent."""
+"""Safetensors files that are whole or absent, and whose bytes depend on nothing but what they hold."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rl_unlearn.durable import settle
-from rl_unlearn.errors import MachineError
+from rl_unlearn.durable import write_whole
+from rl_unlearn.errors import DataError
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a file: equal content gives equal bytes, which the library's order of the metadata does not."""
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata))
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header = {"__metadata__": dict(sorted(metadata.items()))} | {k: v for k, v in header.items() if k != "__metadata__"}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes it in one step, tensors of any shape; raises MachineError if the disk does not take it."""
-    aside = path.with_name(path.name + ".tmp")
+    write_whole(path, pack(tensors, metadata), "free space and resume the run")
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU; DataError, which names ``what`` it should be, if they cannot be had."""
     try:
-        save_file(dict(tensors), aside, metadata=dict(metadata))
-        settle(aside, path)
-    except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
-        raise MachineError(f"cannot write {path}: {error}; free space and resume the run") from error
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{what} {str(path)!r} is not a valid safetensors file: {reason}: make it again") from error

@@ -1,0 +1,41 @@
+"""JSON of any origin, read as an object of bounded size, or refused by one error that names it."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rl_unlearn.errors import DataError
+
+MAX_BYTES = 2**24
+
+
+def parse_object(content: str | bytes, source: object, remedy: str = "put it back or make it again") -> dict[str, Any]:
+    """The object that ``content`` is; DataError, which names ``source`` and ``remedy``, for anything else.
+
+    NaN and infinity are no JSON; half of a surrogate pair could not be written again.
+    """
+    try:
+        found = json.loads(content, parse_constant=_refuse)
+        if isinstance(found, dict):
+            json.dumps(found, ensure_ascii=False).encode()
+            return found
+        reason = f"it is a {type(found).__name__}"
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise DataError(f"{source} holds no JSON object ({reason}): {remedy}")
+
+
+def read_object(path: Path, remedy: str = "put it back or make it again", limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a file; DataError if the file is absent, cannot be read, is larger than ``limit`` or damaged."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}: {remedy}") from error
+    if len(content) > limit:
+        raise DataError(f"{path} is larger than {limit} bytes: {remedy}")
+    return parse_object(content, path, remedy)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
