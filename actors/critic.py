@@ -33,9 +33,7 @@ class CriticActor:
         texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
         classes = text_features(clip, tokenizer, book.phrases[book.concept_domain])
         self._conditions = texts.to(self._device)
-        self._weights = reward_weights(book, config.reward, anchor_classes(book, config.reward, classes)).to(
-            self._device
-        )
+        self._weights = reward_weights(book, config.reward, anchor_classes(book, classes)).to(self._device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._critic = Critic(

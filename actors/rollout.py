@@ -36,7 +36,7 @@ class RolloutActor:
         self._policy = DiffusionPolicy(load_pipeline(config.model), config)
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._reward = self._zero_shot(config.reward.clip, "reward")
-        self._anchors = anchor_classes(self._book, config.reward, self._reward.classes[self._book.concept_domain])
+        self._anchors = anchor_classes(self._book, self._reward.classes[self._book.concept_domain])
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")

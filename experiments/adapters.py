@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.utils import convert_state_dict_to_kohya
-from safetensors.torch import save
 
 from experiments import merging
 from experiments.card import NAME, write_card
 from experiments.files import make_folder, write_bytes
 from experiments.models import load_model
-from rl_unlearn.adapter import FILE_NAME, locate, metadata, read_adapter
+from rl_unlearn.adapter import read_adapter
+from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.tensor_file import pack
 
 FORMATS = ("diffusers", "kohya", "merged")
 
@@ -60,7 +61,8 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             raise ConfigError(f"{file} exists already; choose another --out, or remove it")
     make_folder(out, "choose another --out")
     pipeline = load_model(config.model)
-    content = save(state, metadata=metadata(path) | {"format": "pt"})
+    # The strength is in the tensors now: said once more it would count twice.
+    content = pack(state, {k: v for k, v in metadata(path).items() if k != STRENGTH} | {"format": "pt"})
     aside = out / f".check-{target.name}"
     try:
         write_bytes(aside, content)

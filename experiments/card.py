@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from experiments.files import write_text
 from experiments.measures import HEADLINE
 from experiments.page import story
-from rl_unlearn.adapter import FILE_NAME
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.comparison import ALL_DEFINITIONS
 from rl_unlearn.config import Config
 

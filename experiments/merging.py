@@ -14,6 +14,7 @@ from experiments.models import load_model
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.pipeline import attach
 
 TOLERANCE = 1e-4
 """Largest difference of the UNet's output that a copy may show, relative to the output's largest value."""
@@ -28,7 +29,7 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         raise ConfigError(f"{out} already holds something; choose another --out")
     pipeline = load_model(config.model)
     expected = probe(pipeline, adapter)
-    _load(pipeline, adapter)
+    attach(pipeline, read_adapter(adapter), str(adapter))
     pipeline.fuse_lora(components=["unet"])
     pipeline.unload_lora_weights()
     aside = out.absolute().parent / f".{out.name}.{os.getpid()}.tmp"
@@ -65,7 +66,7 @@ def largest(expected: Tensor, found: Tensor) -> float:
 def probe(pipeline: StableDiffusionPipeline, adapter: Path | None) -> Tensor:
     """The UNet's output on fixed noise, with an adapter or without; the pipeline is left as it was."""
     if adapter is not None:
-        _load(pipeline, adapter)
+        attach(pipeline, read_adapter(adapter), str(adapter))
     unet = pipeline.unet
     size = unet.config.sample_size
     noise = torch.Generator().manual_seed(0)
@@ -75,7 +76,3 @@ def probe(pipeline: StableDiffusionPipeline, adapter: Path | None) -> Tensor:
     if adapter is not None:
         pipeline.unload_lora_weights()
     return output
-
-
-def _load(pipeline: StableDiffusionPipeline, adapter: Path) -> None:
-    pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name)

@@ -23,7 +23,8 @@ from experiments.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order
-from rl_unlearn.adapter import FILE_NAME, save_adapter
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError

@@ -1,19 +1,21 @@
 """LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain diffusers."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
-from rl_unlearn.tensor_file import save_tensors
+from rl_unlearn.json_file import parse_object
+from rl_unlearn.kohya import KOHYA, from_kohya
+from rl_unlearn.tensor_file import read_tensors, save_tensors
+from rl_unlearn.tensor_header import read_header
 
-FILE_NAME = "pytorch_lora_weights.safetensors"
 _PREFIX = "unet."
 
 AdapterState = dict[str, Float[Tensor, "rows columns"]]
@@ -30,7 +32,7 @@ def digest(state: AdapterState) -> str:
 
 
 def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> None:
-    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what :func:`metadata` gives back."""
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what `adapter_file.metadata` gives back."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
@@ -49,43 +51,51 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
     save_tensors(tensors, folder / FILE_NAME, metadata)
 
 
-def locate(path: str | Path) -> Path:
-    """The adapter file of a run folder, adapter folder or file; DataError if there is none."""
-    path = Path(path)
-    if path.suffix in {".bin", ".pt", ".ckpt", ".pth", ".pkl"}:
-        raise DataError(f"adapter {str(path)!r} is a pickle, which can run code when read: convert it to safetensors")
-    candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
-    found = next((p for p in candidates if p.is_file()), None)
-    if found is None:
-        raise DataError(f"no adapter at {str(path)!r}: give a run folder, or a folder that holds {FILE_NAME}")
-    return found
-
-
-def metadata(path: str | Path) -> dict[str, str]:
-    """What an adapter says about itself, if it is ours: base_model, adapters below it, concept, sampler, digest ..."""
-    found = locate(path)
-    try:
-        with safe_open(found, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"adapter {str(found)!r} is not a valid safetensors file: {error}") from error
-
-
 def read_adapter(path: str | Path) -> AdapterState:
-    """The LoRA state in an adapter folder, a run folder or a .safetensors file; DataError if missing or invalid."""
+    """The LoRA state in an adapter folder, a run folder or a .safetensors file, in diffusers' or kohya's keys.
+
+    The file's own strength (alpha / rank, for each layer) is multiplied into ``lora_B``, so that the
+    update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is missing,
+    damaged or another kind of adapter.
+    """
     found = locate(path)
-    try:
-        state = load_file(found)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"adapter {str(found)!r} is not a valid safetensors file: {error}") from error
+    state, about = read_tensors(found, "adapter"), read_header(found).metadata
+    magnitude = [name for name in state if "lora_magnitude_vector" in name or name.endswith(".dora_scale")]
+    if magnitude:
+        raise DataError(f"adapter {str(found)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its model")
+    if any(name.startswith(KOHYA) for name in state):
+        state = from_kohya(state, str(found))
+    else:
+        state = _own_strength(state, about, found)
     if not state or not all(name.startswith(_PREFIX) and ".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(found)!r} holds no UNet LoRA in diffusers' keys: give a run's own adapter, not its kohya "
-            "export, and none that changes the text encoder"
+            f"adapter {str(found)!r} holds no UNet LoRA in diffusers' or kohya's keys: give a run's own adapter, and "
+            "none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
         raise DataError(f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it again")
+    for down in (name for name in state if ".lora_A." in name):
+        a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
+        if not a.ndim == b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
+            raise DataError(f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make it again")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again")
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:
+    """The state with peft's alpha, which diffusers writes into the file's metadata, in its ``lora_B``."""
+    if STRENGTH not in about:
+        return state
+    said = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
+    alphas, ranks = said.get(f"{_PREFIX}alpha_pattern"), said.get(f"{_PREFIX}rank_pattern")
+    if alphas or ranks:  # regular expressions over layers: not worth being guessed
+        raise DataError(f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with one alpha")
+    alpha, rank = said.get(f"{_PREFIX}lora_alpha"), said.get(f"{_PREFIX}r")
+    if alpha is None:
+        return state
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in (alpha, rank or 1)) or not rank:
+        raise DataError(f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank {rank!r}")
+    strength = alpha / (math.sqrt(rank) if said.get(f"{_PREFIX}use_rslora") else rank)
+    return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()}

@@ -1,13 +1,16 @@
 """The whole configuration as one frozen tree; every field carries its own description, unknown keys are errors."""
 
+import hashlib
 import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rl_unlearn.text import cleaned, plain_name, twice
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_CONCEPT = r"((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
-CONCEPT = rf"^{_CONCEPT}(, ?{_CONCEPT})*$"
+LONGEST_CONCEPT = 64
+MAX_CONCEPT_CHARACTERS = 100_000
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 Labels = dict[
@@ -24,6 +27,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+def _each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
+    double = twice(texts)
+    if double is not None:
+        raise ValueError(f"{double!r} stands there twice: keep one")
+    if not all(map(cleaned, texts)):
+        raise ValueError("an empty word stands there: remove it")
+    return texts
+
+
 class Model(Section):
     path: str = "canvas"
     """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
@@ -36,6 +48,11 @@ class Model(Section):
     """Where actors compute; `auto` takes a GPU if there is one."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Storage type of latents and compute type of the frozen weights; LoRA masters are always fp32."""
+
+    @field_validator("adapters")
+    @classmethod
+    def _each_adapter_once(cls, adapters: tuple[str, ...]) -> tuple[str, ...]:
+        return _each_once(adapters)
 
 
 class Sampler(Section):
@@ -73,6 +90,11 @@ class Prompts(Section):
     target_fraction: float = Field(0.875, gt=0, le=1)
     """Share of a round's images drawn for target prompts; the rest watches retained ones."""
 
+    @field_validator("objects", "styles")
+    @classmethod
+    def _each_class_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(cleaned, _each_once(names)))
+
 
 class Reward(Section):
     clip: str = "canvas"
@@ -83,9 +105,10 @@ class Reward(Section):
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target prompts."""
     presence: float = Field(4.0, ge=0)
     """Weight of the anchor's log-probability on target prompts: something must be there instead."""
-    anchor: Strings = ("nearest",)
-    """What should be there instead, in order of preference: the first that is another class of the concept's domain.
-    `nearest` is the one whose phrase the reward CLIP finds most similar."""
+    anchor: Strings = ()
+    """What should be there instead, in order of preference: the first that is another class of the
+    concept's domain. `nearest` is the one whose phrase the reward CLIP finds most similar. Empty means
+    the canvas's own (a dog; for a dog, a rabbit), elsewhere the nearest."""
     retain: float = Field(1.0, ge=0)
     """Weight of the log-probability of what was asked on retain prompts."""
     images: dict[str, float] = {}
@@ -112,7 +135,7 @@ class Critic(Section):
     """Noisy latents in a critic step."""
     steps: int = Field(16, ge=0)
     """Critic steps before each update."""
-    window: int = Field(128, ge=1)
+    window: int = Field(192, ge=1)
     """Replay rows, uniformly drawn, that these steps see; the warm-up's are among them until they are too old."""
     renoised: float = Field(0.5, ge=0, le=1)
     """Share of the critic's states that are final latents under fresh noise rather than states of the trajectory."""
@@ -126,8 +149,11 @@ class Critic(Section):
     """Images of the frozen policy made before the first update: they warm the critic up and are the retention pool."""
     warmup_target_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the warm-up images drawn for target prompts: what there is besides is most of what must be learned."""
-    warmup_steps: int = Field(600, ge=0)
+    warmup_steps: int = Field(400, ge=0)
     """Critic steps on the warm-up images."""
+
+
+_KNOWN_AS = {"ddpo": "terminal", "grpo": "group", "cgru": "critic"}
 
 
 class Estimator(Section):
@@ -137,7 +163,8 @@ class Estimator(Section):
     """terminal: reward against the prompt's running statistics (DDPO). group: against the same prompt's images of the
     round (GRPO). critic: GAE on the critic's values (CGRU). vtrace: V-trace on them, for replayed steps. x0hat: GAE on
     the rewards of the decoded predictions of x0. qprop: `critic` with the critic's action gradient as control variate.
-    pathwise: the action gradient alone (SVG(0)). *_no_t: the critic is not told the timestep."""
+    pathwise: the action gradient alone (SVG(0)). *_no_t: the critic is not told the timestep. `ddpo`,
+    `grpo` and `cgru` are taken for the first three."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`, `x0hat` and `qprop`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
@@ -148,6 +175,11 @@ class Estimator(Section):
     ratio_exponent: float | None = Field(None, ge=0, le=1)
     """Exponent of a step's joint importance ratio where it weighs the step: 1 is exact, null stands for 1/D (the
     D-th root, practically no weight), 0 leaves the weights out."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _known_as(cls, name: object) -> object:
+        return _KNOWN_AS.get(name.lower(), name) if isinstance(name, str) else name
 
     @property
     def critic(self) -> bool:
@@ -187,7 +219,7 @@ class Learner(Section):
     only annealed."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
-    batch: int = Field(32, ge=1)
+    batch: int = Field(24, ge=1)
     """Trajectories drawn from replay for one update."""
     updates_per_round: int = Field(1, ge=1)
     """Updates for each round of rollouts; batch * updates_per_round / rollout.images is how often a trajectory is
@@ -217,9 +249,9 @@ class Rollout(Section):
     actors_min: int | None = Field(None, ge=1)
     """Rollout actors without which the run does not start; the others come and go with room on the cluster. None: all
     of them."""
-    images: int = Field(32, ge=1)
+    images: int = Field(24, ge=1)
     """Images of a round, all actors together."""
-    batch: int = Field(32, ge=1)
+    batch: int = Field(64, ge=1)
     """Images of one sample call; fixes the batch shape, so results do not depend on the number of actors."""
 
 
@@ -233,7 +265,7 @@ class Replay(Section):
 
 
 class Loop(Section):
-    rounds: int = Field(36, ge=1)
+    rounds: int = Field(32, ge=1)
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible on CPUs, round k is drawn by the policy of round k - 1 - pipeline. async: rollouts run
@@ -262,6 +294,9 @@ class Selection(Section):
     """How much of the rest may be lost: share of retained images on which the selection CLIP no longer sees what was
     asked, or no longer the rest of the prompt, against the untouched model. A version that loses more is not chosen.
     Half of `images` are looked at for it: of 64, 0.02 is one image, and below 1/64 it is none."""
+    floor: float = Field(0.5, ge=0, le=1)
+    """Share of images of the untouched model on which the CLIPs must see what was asked: less is a
+    warning, none at all ends the run before it learns anything. 0: neither."""
     images: int = Field(128, ge=2)
     """Images of a look, the same prompts and noise each time, half of them on target prompts."""
 
@@ -355,9 +390,9 @@ class Config(Section):
     """Run name, folder inside `output`; None means `<concept>-seed<seed>`."""
     output: str = "outputs"
     """Folder of all runs."""
-    concept: str = Field("cat", pattern=CONCEPT)
-    """What to forget: an object, `style:<style>`, several of one kind with commas between them, or with prompt files
-    a phrase of letters, digits, spaces and `._-`."""
+    concept: str = Field("cat", max_length=MAX_CONCEPT_CHARACTERS)
+    """What to forget: an object, `style:<style>`, several of one kind with commas between them, or
+    with prompt files a phrase; in any script, each up to 64 characters."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Source of every random number."""
     tensorboard: bool = True
@@ -381,6 +416,20 @@ class Config(Section):
     attack: Attack = Attack()
     cluster: Cluster = Cluster()
 
+    @field_validator("concept")
+    @classmethod
+    def _one_line(cls, concept: str) -> str:
+        parts = [cleaned(part) for part in concept.split(",")]
+        names = [part.removeprefix("object:").removeprefix("style:").strip() for part in parts]
+        if not all(0 < len(name) <= LONGEST_CONCEPT for name in names):
+            raise ValueError(f"name what to forget, with commas between, each in up to {LONGEST_CONCEPT} characters")
+        return cleaned(concept)
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_tracker_once(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        return _each_once(trackers)
+
     @field_validator("name")
     @classmethod
     def _safe_name(cls, name: str | None) -> str | None:
@@ -390,6 +439,12 @@ class Config(Section):
 
     @property
     def run_name(self) -> str:
-        """`name`, or one made of concept and seed; a long list of concepts is cut off: it names a folder."""
-        seed = f"-seed{self.seed}"
-        return self.name or re.sub(r"[^A-Za-z0-9._-]", "-", self.concept)[: 64 - len(seed)] + seed
+        """`name`, or one made of concept and seed; a long list of concepts is cut off: it names a folder.
+
+        What is not in ASCII cannot be told apart by its letters alone: a few digits of its SHA-256 follow.
+        """
+        end = f"-seed{self.seed}"
+        if not self.concept.isascii():
+            end = f"-{hashlib.sha256(self.concept.encode()).hexdigest()[:6]}{end}"
+        plain = plain_name(self.concept).lstrip("._-")[: 64 - len(end)]
+        return self.name or (plain or "concept") + end

@@ -18,6 +18,11 @@ def generator(*names: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*names))
 
 
+def shuffled(count: int, *names: int | str) -> list[int]:
+    """The numbers below ``count`` in an order by name."""
+    return torch.randperm(count, generator=generator(*names)).tolist()
+
+
 def trajectory_noise(seeds: list[int], steps: int, shape: tuple[int, ...]) -> Float[Tensor, "batch levels *latent"]:
     """Standard normal noise of whole trajectories, initial latents and one draw a step; each row has its own seed."""
     rows = [torch.randn(steps + 1, *shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

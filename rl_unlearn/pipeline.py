@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors import SafetensorError
 
 from rl_unlearn import canvas
-from rl_unlearn.adapter import locate, read_adapter
+from rl_unlearn.adapter import AdapterState, read_adapter
 from rl_unlearn.config import Config, Model
 from rl_unlearn.ddim import Schedule
 from rl_unlearn.errors import DataError, MachineError
@@ -50,14 +50,26 @@ def load_pipeline(model: Model) -> StableDiffusionPipeline:
     return pipeline
 
 
+def attach(pipeline: StableDiffusionPipeline, state: AdapterState, name: str) -> None:
+    """Loads an adapter into the UNet as plain diffusers does; DataError, which names it, if it does not fit.
+
+    diffusers leaves out what has no place in the model without a word.
+    """
+    layers = dict(pipeline.unet.named_modules())
+    for down in (key for key in state if ".lora_A." in key):
+        weight = getattr(layers.get(down.partition(".lora_A.")[0]), "weight", None)
+        a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
+        if weight is None or (a.shape[1:], b.shape[0]) != (weight.shape[1:], weight.shape[0]):
+            raise DataError(f"adapter {name!r} does not fit the model: it has no layer {down} of this shape")
+    try:
+        pipeline.load_lora_weights({f"unet.{key}": tensor for key, tensor in state.items()})
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"adapter {name!r} does not fit the model: {str(error).splitlines()[0]}") from error
+
+
 def _fuse(pipeline: StableDiffusionPipeline, adapter: str) -> None:
     """Folds an adapter into the UNet's weights for good."""
-    read_adapter(adapter)
-    file = locate(adapter)
-    try:
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"model.adapters: {adapter!r} does not fit the model: {str(error).splitlines()[0]}") from error
+    attach(pipeline, read_adapter(adapter), adapter)
     pipeline.fuse_lora(components=["unet"])
     pipeline.unload_lora_weights()
 

@@ -1,23 +1,25 @@
-"""What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is drawn when."""
+"""What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is drawn when.
+
+Imports nothing heavy, so that a wrong concept or list is told at once.
+"""
 
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from rl_unlearn import canvas
-from rl_unlearn.adapter import metadata
+from rl_unlearn.adapter_file import metadata
 from rl_unlearn.config import Config, Prompts
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.noise import generator
+from rl_unlearn.text import cleaned, same
 
 MAX_PROMPT_CHARACTERS = 1_000
 MAX_PROMPTS = 10_000
 MAX_FILE_BYTES = 2**20
 
+NEAREST = "nearest"
 _QUALITY = ("A clear, detailed picture.", "A blurry, broken picture of nothing.")
 
 
@@ -46,6 +48,17 @@ class PromptBook:
     """Classes of that domain to forget."""
     gone: frozenset[int] = frozenset()
     """Other classes of that domain, which earlier adapters forgot."""
+    anchors: tuple[str, ...] = (NEAREST,)
+    """What should stand in the concepts' place: classes, or `nearest`, in order of preference."""
+
+    def __post_init__(self) -> None:
+        asked = {same(prompt.text): prompt.text for prompt in self.prompts if prompt.target}
+        for prompt in self.prompts:
+            if not prompt.target and same(prompt.text) in asked:
+                raise ConfigError(
+                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it from one "
+                    "of the two lists, or use {object} and {style} in prompts.template"
+                )
 
     @property
     def targets(self) -> list[int]:
@@ -79,10 +92,29 @@ class PromptBook:
         if (prompts.target_file is None) != (prompts.retain_file is None):
             raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
         if prompts.target_file and prompts.retain_file:
-            return cls._from_lists(
-                config.concept, gone, read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
+            lists = read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
+            book = cls._from_lists(config.concept, gone, *lists)
+        else:
+            book = cls._from_grid(config.concept, gone, prompts)
+        own = canvas.ANCHORS if config.model.path == "canvas" else ()
+        known = {name for names in book.names.values() for name in names}
+        anchors = config.reward.anchor or (*(name for name in own if name in known), NEAREST)
+        book._check_anchors(anchors, known)
+        return replace(book, anchors=tuple(anchors))
+
+    def _check_anchors(self, anchors: tuple[str, ...], known: set[str]) -> None:
+        for name in anchors:
+            if name not in known | {NEAREST}:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"name a class, or `{NEAREST}`"
+                raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
+        own, lost = self.names[self.concept_domain], {*self.concepts, *self.gone}
+        left = {name for place, name in enumerate(own) if place not in lost}
+        if not left & {*anchors} and not (left and NEAREST in anchors):
+            raise ConfigError(
+                f"reward.anchor {list(anchors)} names no other {self.concept_domain} than what is or was "
+                f"forgotten: add one, or `{NEAREST}`"
             )
-        return cls._from_grid(config.concept, gone, prompts)
 
     @classmethod
     def _from_grid(cls, concept: str, gone: tuple[str, ...], config: Prompts) -> "PromptBook":
@@ -117,20 +149,24 @@ class PromptBook:
     def _from_lists(cls, concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]) -> "PromptBook":
         # The classes are the concept and each retained prompt; "style" becomes picture quality, so that broken
         # images do not pass for forgetting.
-        kept = tuple(dict.fromkeys(retain))
-        if concept in kept:
+        first: dict[str, str] = {}
+        for text in retain:
+            first.setdefault(same(text), text)
+        kept = tuple(first.values())
+        place = {text: number for number, text in enumerate(first, start=1)}
+        if same(concept) in place:
             raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
         for text in retain:
             for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
-                if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
+                if names(text, name):
                     raise ConfigError(
                         f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot {name!r}: "
                         "remove it there, or it would be asked back"
                     )
         prompts = [Prompt(text, 0, 0, True) for text in target]
-        prompts += [Prompt(text, 1 + kept.index(text), 0, False) for text in retain]
-        names = {"object": (concept, *kept), "style": ("clear", "broken")}
-        return cls(tuple(prompts), names, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,))
+        prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
+        classes = {"object": (concept, *kept), "style": ("clear", "broken")}
+        return cls(tuple(prompts), classes, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,))
 
     def draw(
         self, seed: int, round: int, images: int, target_fraction: float, kept: list[int] | None = None
@@ -146,19 +182,27 @@ class PromptBook:
 
     @staticmethod
     def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:
+        from rl_unlearn.noise import shuffled  # torch: only where something is drawn
+
         # An endless concatenation of shuffled pools, read from where the previous rounds stopped.
         drawn: list[int] = []
         position = round * count
         while len(drawn) < count:
             lap, offset = divmod(position + len(drawn), len(pool))
-            order = torch.randperm(len(pool), generator=generator(seed, "prompts", kind, lap)).tolist()
+            order = shuffled(len(pool), seed, "prompts", kind, lap)
             drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
         return drawn
 
 
 def _parts(concept: str) -> list[str]:
     """The concepts named, each as `object:NAME` or `style:NAME`."""
-    return [part if ":" in part else f"object:{part}" for part in (part.strip() for part in concept.split(","))]
+    parts = [part.strip() for part in concept.split(",")]
+    return [part if part.startswith(("object:", "style:")) else f"object:{part}" for part in parts]
+
+
+def names(text: str, name: str) -> bool:
+    """Whether a prompt has a name in it as a word of its own, whatever its case."""
+    return re.search(rf"(?<!\w){re.escape(same(name))}(?!\w)", same(text)) is not None
 
 
 def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tuple[int, ...]]:
@@ -189,7 +233,7 @@ def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tup
 def _filler(template: str, key: str) -> Callable[[str, str], str]:
     def fill(object: str, style: str) -> str:
         try:
-            return template.format(object=object, style=style)
+            return cleaned(template.format(object=object, style=style))
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"{key} {template!r} is no template: only {{object}} and {{style}} may be used"
@@ -204,7 +248,7 @@ def spread(items: list[int], count: int) -> list[int]:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """A prompt list, one a line, blank lines skipped, control characters removed.
+    """A prompt list, one a line, blank lines skipped, each line as :func:`rl_unlearn.text.cleaned` leaves it.
 
     Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of 1,000 characters).
     """
@@ -217,7 +261,7 @@ def read_prompts(path: str | Path) -> list[str]:
     prompts = []
     for number, line in enumerate(lines, start=1):
         try:
-            text = "".join(c for c in line.decode("utf-8") if c.isprintable()).strip()
+            text = cleaned(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(f"prompt list {str(path)!r}, line {number}, is not UTF-8: save it as UTF-8 text") from error
         if len(text) > MAX_PROMPT_CHARACTERS:

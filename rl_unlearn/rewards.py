@@ -1,14 +1,11 @@
 """The reward of a final image: a weighted sum of outcomes, each a pure function of the reward CLIP's evidence."""
 
-import difflib
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Reward
-from rl_unlearn.errors import ConfigError
-from rl_unlearn.prompts import PromptBook
+from rl_unlearn.prompts import NEAREST, PromptBook
 
 Evidence = dict[str, Float[Tensor, "batch classes"]]
 DOMAINS = ("object", "style")
@@ -47,30 +44,20 @@ def outcomes(
     return torch.cat([part.cpu() for part in parts] + ([] if images is None else [images]), dim=1)
 
 
-def anchor_classes(book: PromptBook, config: Reward, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
-    """For each concept the class of its domain that shall stand in its place: the first possible of ``config.anchor``.
+def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
+    """For each concept the class of its domain that shall stand in its place: the first possible of ``book.anchors``.
 
-    ``classes``: the reward CLIP's normalised text embeddings of that domain. Raises ConfigError for an anchor that this
-    world does not know, or if none is a class of the concepts' domain that is to be kept.
+    ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked that there is one.
     """
-    known = {name for names in book.names.values() for name in names}
-    for name in config.anchor:
-        if name not in known | {"nearest"}:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "name a class, or `nearest`"
-            raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
-    own, concepts = book.names[book.concept_domain], list(book.concepts)
-    for name in config.anchor:
-        if name == "nearest" and len(concepts) + len(book.gone) < len(own):
+    own, concepts, lost = book.names[book.concept_domain], list(book.concepts), {*book.concepts, *book.gone}
+    for name in book.anchors:
+        if name == NEAREST and len(lost) < len(own):
             similarity = classes @ classes[concepts].T
-            similarity[[*concepts, *book.gone]] = float("-inf")
+            similarity[list(lost)] = float("-inf")
             return tuple(similarity.argmax(dim=0).tolist())
-        if name in own and own.index(name) not in {*concepts, *book.gone}:
+        if name in own and own.index(name) not in lost:
             return (own.index(name),) * len(concepts)
-    raise ConfigError(
-        f"reward.anchor {list(config.anchor)} names no other {book.concept_domain} than what is or was forgotten: "
-        "add one, or `nearest`"
-    )
+    raise AssertionError(f"no class of {own} can stand in the concepts' place")
 
 
 def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -> Float[Tensor, "prompts outcomes"]:

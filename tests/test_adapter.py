@@ -1,13 +1,17 @@
 """Adapters on disk: plain diffusers loads them, anything else is refused in one line."""
 
+import errno
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rl_unlearn.adapter import FILE_NAME, digest, read_adapter, save_adapter
+from rl_unlearn.adapter import digest, read_adapter, save_adapter
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.errors import DataError, MachineError, TrainingError
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
@@ -63,7 +67,7 @@ def test_round_trip_is_bit_equal_and_describes_itself(policy, tmp_path):
         (lambda name, tensor: {} if ".lora_B." in name else {name: tensor}, "lacks one factor"),
         (lambda name, tensor: {} if ".lora_A." in name else {name: tensor}, "lacks one factor"),
         (lambda name, tensor: {name: tensor * float("nan")}, "NaN"),
-        (lambda name, tensor: {name.replace("unet.", "lora_unet_"): tensor}, "not its kohya export"),
+        (lambda name, tensor: {name.replace("unet.", "lora_unet_"): tensor}, "another kind than LoRA"),
     ],
 )
 def test_damaged_adapters_are_explained(damage, hint, policy, tmp_path):
@@ -74,10 +78,10 @@ def test_damaged_adapters_are_explained(damage, hint, policy, tmp_path):
 
 
 def test_a_disk_that_does_not_take_it_is_one_line_and_leaves_nothing(policy, tmp_path, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("No space left on device")
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rl_unlearn.tensor_file.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(MachineError, match="No space left on device; free space and resume"):
         save_adapter(tmp_path, policy.adapter_state(), tiny.config())
     assert not list(tmp_path.iterdir())

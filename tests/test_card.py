@@ -11,7 +11,8 @@ from test_page import HOSTILE, interval, make_run
 
 from experiments import adapters
 from experiments.card import write_card
-from rl_unlearn.adapter import FILE_NAME, save_adapter
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy

@@ -11,7 +11,8 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 from experiments.__main__ import main
-from rl_unlearn.adapter import FILE_NAME, save_adapter
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from experiments import settings
 from experiments.verbs import train
-from rl_unlearn.adapter import FILE_NAME, metadata, save_adapter
+from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapter_file import FILE_NAME, metadata
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.pipeline import load_pipeline
@@ -75,9 +76,9 @@ def test_nothing_becomes_what_the_first_forgot(first):
     config = on_top(folder, reward={"anchor": ("cat", "nearest")})
     book = PromptBook.from_config(config)
     classes = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])  # a dog is most like a cat
-    assert anchor_classes(book, config.reward, classes) == (book.names["object"].index("fish"),)
+    assert anchor_classes(book, classes) == (book.names["object"].index("fish"),)
     with pytest.raises(ConfigError, match="names no other object than what is or was forgotten"):
-        anchor_classes(book, config.reward.model_copy(update={"anchor": ("cat", "dog")}), classes)
+        PromptBook.from_config(on_top(folder, reward={"anchor": ("cat", "dog")}))
 
 
 def test_the_rest_of_a_target_prompt_is_not_asked_back_either(first, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
+from rl_unlearn.config import NAME
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.prompts import MAX_PROMPTS, PromptBook, read_prompts
 
@@ -68,12 +69,118 @@ def test_a_wrong_list_of_concepts_is_one_line(concept, said):
 
 @pytest.mark.parametrize(
     "concept",
-    ["", ",", "cat,", ",cat", "cat,,dog", "cat;dog", "cat,../dog", "cat\n,dog", "cat,dog\n", "cat,  dog", "x:cat",
-     "cat,$(id)", "cat,style:", "a" * 65, "cat," + "a" * 65],
+    ["", " ", ",", "cat,", ",cat", "cat,,dog", "cat,style:", "\x00", "cat,\x1b", "a" * 65, "cat," + "a" * 65,
+     ",".join(["cat"] * 30_000)],
 )  # fmt: skip
 def test_a_hostile_list_of_concepts_is_no_configuration(concept):
     with pytest.raises(ValidationError, match="concept"):
         tiny.config(concept=concept)
+
+
+@pytest.mark.parametrize("concept", ["cat;dog", "cat,../dog", "x:cat", "cat,$(id)"])
+def test_what_this_world_does_not_draw_is_no_concept_of_it(concept):
+    with pytest.raises(ConfigError, match="is not in this world"):
+        book(concept=concept)
+
+
+@pytest.mark.parametrize("concept", ["cat\n,dog", "cat,dog\n", "cat,  dog", "\u3000cat,\u00a0dog", "cat\x07,dog"])
+def test_a_concept_is_one_line_of_plain_text(concept):
+    assert book(concept=concept).concepts == (0, 1)
+    assert re.fullmatch(r"cat ?, ?dog", tiny.config(concept=concept).concept)
+
+
+NAMES = (
+    "Salvador Dalí",
+    "Monet's garden",
+    "梵高",
+    "毕加索",
+    "Ван Гог",
+    "Star Wars: Episode IV",
+    "../x",
+    ".hidden",
+    "-f",
+    "🐈",
+)
+
+
+@pytest.mark.parametrize("concept", NAMES)
+def test_concepts_have_the_names_that_people_use(concept, tmp_path):
+    assert book(concept=concept, prompts={"objects": (concept, "dog")}).names["object"] == (concept, "dog")
+    files = {"target_file": write(tmp_path, "t.txt", f"a picture of {concept}\n".encode())}
+    files["retain_file"] = write(tmp_path, "r.txt", b"a dog\n")
+    assert book(concept=concept, prompts=files).names["object"][0] == concept
+    name = tiny.config(concept=concept).run_name
+    assert re.fullmatch(NAME, name), "it names a folder"
+    assert tiny.config(name=name).run_name == name
+
+
+def test_run_names_of_different_concepts_differ():
+    assert len({tiny.config(concept=concept).run_name for concept in NAMES}) == len(NAMES)
+    assert tiny.config(concept="Salvador Dalí").run_name.startswith("Salvador-Dali-")
+    assert tiny.config(concept="Monet's garden").run_name == "Monet-s-garden-seed0"
+
+
+SPACES = "\t\u00a0\u2009\u202f\u3000\u2028\u2029\u0085\x0b\x0c\x1c\r"
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_any_white_space_is_one_space(space, tmp_path):
+    line = f"{space}a photo of a{space}{space}cat{space}\n"
+    assert read_prompts(write(tmp_path, "p.txt", line.encode())) == ["a photo of a cat"]
+    made = book(
+        prompts={"template": f"A{space}{{object}}, {{style}}", "objects": (f"cat{space}", "dog")}, concept="cat"
+    )
+    assert made.prompts[0].text == "A cat, flat"
+
+
+def test_letters_are_kept_as_they_are_spelled(tmp_path):
+    spelled = ["می‌خواهم", "👩‍🎨", "नमस्ते", "Dalí"]  # with joiners of no width
+    assert read_prompts(write(tmp_path, "p.txt", "\n".join(spelled).encode())) == spelled
+
+
+@pytest.mark.parametrize("kept", ["Cat", " cat ", "CAT", "c\uff41t"])
+def test_the_concept_itself_is_not_kept(kept, tmp_path):
+    files = {
+        "target_file": write(tmp_path, "t.txt", b"a cat\n"),
+        "retain_file": write(tmp_path, "r.txt", kept.encode()),
+    }
+    with pytest.raises(ConfigError, match="the concept to forget: remove it there"):
+        book(concept="cat", prompts=files)
+
+
+@pytest.mark.parametrize("kept", ["a cat", "A  Cat", "a\u00a0cat "])
+def test_no_prompt_is_to_be_forgotten_and_kept(kept, tmp_path):
+    files = {"target_file": write(tmp_path, "t.txt", b"x\na cat\n")}
+    files["retain_file"] = write(tmp_path, "r.txt", f"a dog\n{kept}\n".encode())
+    with pytest.raises(ConfigError, match=r"'[Aa] +[Cc]at' is to be forgotten and to be kept: remove it"):
+        book(concept="cats", prompts=files)
+
+
+@pytest.mark.parametrize("template", ["a picture", "a picture in {style} style"])
+def test_a_template_that_leaves_the_concept_out_is_the_same_mistake(template):
+    with pytest.raises(ConfigError, match=r"to be forgotten and to be kept: .*prompts\.template"):
+        book(prompts={"template": template})
+
+
+def test_prompts_that_are_the_same_are_one_class(tmp_path):
+    files = {"target_file": write(tmp_path, "t.txt", b"a cat\n")}
+    files["retain_file"] = write(tmp_path, "r.txt", b"a dog\nA dog\na fish\na dog\n")
+    made = book(concept="cat", prompts=files)
+    assert made.names["object"] == ("cat", "a dog", "a fish")
+    assert [p.object for p in made.prompts] == [0, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "values"),
+    [
+        ("prompts", "objects", ("cat", "dog", "fish", "cat")), ("prompts", "objects", ("cat", "dog", "Cat ")),
+        ("prompts", "styles", ("flat", "flat")), ("prompts", "styles", ("flat", " ")),
+        ("model", "adapters", ("outputs/a", "outputs/a")), (None, "trackers", ("wandb", "wandb")),
+    ],
+)  # fmt: skip
+def test_nothing_stands_twice_in_a_list(section, key, values):
+    with pytest.raises(ValidationError, match=rf"{key}[^$]*(twice|empty word)"):
+        tiny.config(**({section: {key: values}} if section else {key: values}))
 
 
 def test_run_names_of_several_concepts_are_folder_names():

@@ -7,7 +7,7 @@ import tiny
 import torch
 from tiny import OBJECTS
 
-from rl_unlearn.config import Reward
+from rl_unlearn.config import Config, Reward
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import (
@@ -159,17 +159,26 @@ CLASSES = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [1
     ],
 )  # fmt: skip
 def test_which_classes_are_the_anchors(concept, anchor, found):
-    book = PromptBook.from_config(tiny.config(concept=concept))
+    book = PromptBook.from_config(tiny.config(concept=concept, reward={"anchor": anchor}))
     classes = CLASSES[: len(book.names[book.concept_domain])]
     before = classes.clone()
-    assert anchor_classes(book, Reward(anchor=anchor), classes) == found
+    assert anchor_classes(book, classes) == found
     assert torch.equal(classes, before)
+
+
+def test_the_canvas_has_anchors_of_its_own():
+    def anchors(**changes):
+        return PromptBook.from_config(Config(**changes)).anchors
+
+    assert anchors() == ("dog", "rabbit", "nearest")
+    assert anchors(prompts={"objects": ("cat", "rabbit")}) == ("rabbit", "nearest"), "those that are there"
+    assert PromptBook.from_config(tiny.config()).anchors == ("nearest",), "another world names its own"
 
 
 def test_the_nearest_classes_may_differ():
     book = PromptBook.from_config(tiny.config(concept="a,c", prompts={"objects": ("a", "b", "c", "d")}))
     classes = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1.0], [0.1, 0.9]]), dim=1)
-    assert anchor_classes(book, Reward(), classes) == (1, 3)
+    assert anchor_classes(book, classes) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def test_the_nearest_classes_may_differ():
 )  # fmt: skip
 def test_an_anchor_is_another_class_of_the_concepts_domain(anchor, said):
     with pytest.raises(ConfigError, match=f"^reward.anchor .*{said}[^\n]*$"):
-        anchor_classes(PromptBook.from_config(tiny.config()), Reward(anchor=anchor), CLASSES)
+        PromptBook.from_config(tiny.config(reward={"anchor": anchor}))
 
 
 def test_concept_probability(evidence):

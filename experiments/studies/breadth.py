@@ -21,7 +21,8 @@ from experiments.files import read_json, write_bytes, write_json
 from experiments.measures import HEADLINE
 from experiments.samples import Sheet
 from experiments.verbs import common
-from rl_unlearn.adapter import locate, read_adapter
+from rl_unlearn.adapter import read_adapter
+from rl_unlearn.adapter_file import locate
 from rl_unlearn.judges import load_judge
 from rl_unlearn.prompts import PromptBook
 

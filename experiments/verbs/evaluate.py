@@ -78,7 +78,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
     from experiments.measuring import Candidate
-    from rl_unlearn.adapter import locate
+    from rl_unlearn.adapter_file import locate
 
     return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))
 

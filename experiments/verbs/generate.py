@@ -99,7 +99,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -> tuple["AdapterState", Config]:
     """The adapters as one, and the first one's configuration made to fit it."""
-    from rl_unlearn.adapter import locate, read_adapter
+    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapter_file import locate
     from rl_unlearn.combining import combine
 
     states = [read_adapter(path) for path in adapters]

@@ -16,6 +16,9 @@ OBJECTS: tuple[str, ...] = (
 )  # fmt: skip
 STYLES: tuple[str, ...] = ("noto", "classic", "twemoji", "emojione", "monotone", "fluent", "flat", "contrast")
 
+ANCHORS: tuple[str, ...] = ("dog", "rabbit")
+"""What stands in a forgotten object's place unless told otherwise: the first that is another one."""
+
 IMAGE_SIZE = 32
 """Height and width of every image, in pixels."""
 
