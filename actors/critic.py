@@ -9,6 +9,7 @@ from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.foundation import model_digest
 from rl_unlearn.noise import generator
 from rl_unlearn.pipeline import device_of, read_shape_and_schedule
 from rl_unlearn.prompts import PromptBook
@@ -50,6 +51,7 @@ class CriticActor:
             config.estimator.timed,
             config.reward.bound,
             weights_digest(clip.state_dict()),
+            model_digest(config.model.model_copy(update={"adapters": ()})),
         )
         if config.critic.start is not None:
             load_critic(config.critic.start, self._critic, self._meaning)

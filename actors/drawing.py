@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rl_unlearn.adapter import AdapterState, digest
 from rl_unlearn.config import Config, Lora
-from rl_unlearn.fingerprint import pipeline_digest
+from rl_unlearn.foundation import model_digest
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
@@ -42,9 +42,8 @@ class DrawingActor:
         if threads is not None:
             torch.set_num_threads(threads)
         self._config = config
-        pipeline = load_pipeline(config.model)
-        self._digest = pipeline_digest(pipeline)
-        self._policy = DiffusionPolicy(pipeline, config)
+        self._digest = model_digest(config.model)
+        self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         self._lora = config.lora
         self._loaded: str | None = None
 
@@ -66,7 +65,7 @@ class DrawingActor:
     def _take(self, lora: Lora, adapter: AdapterState) -> None:
         if lora != self._lora:  # an adapter of another shape needs another policy
             config = self._config.model_copy(update={"lora": lora})
-            self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+            self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
             self._lora, self._loaded = lora, None
         name = digest(adapter)
         if name != self._loaded:

@@ -10,6 +10,7 @@ from torch import Tensor
 from rl_unlearn import image_rewards
 from rl_unlearn.config import Config
 from rl_unlearn.ddim import predicted_x0
+from rl_unlearn.foundation import model_digest
 from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.noise import seed_of
 from rl_unlearn.pipeline import load_pipeline
@@ -33,7 +34,7 @@ class RolloutActor:
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._book = PromptBook.from_config(config)
-        self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+        self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._reward = self._zero_shot(config.reward.clip, "reward")
         self._anchors = anchor_classes(self._book, self._reward.classes[self._book.concept_domain])
@@ -44,7 +45,7 @@ class RolloutActor:
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the learner's."""
-        return self._policy.base_digest()
+        return model_digest(self._config.model)
 
     def anchor(self) -> str:
         """Names of the classes that shall stand in the concepts' places."""

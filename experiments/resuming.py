@@ -7,6 +7,7 @@ from experiments import settings
 from experiments.files import read_json, write_text
 from experiments.ledger import LEDGER, set_ahead
 from experiments.run_folder import digest
+from rl_unlearn import foundation
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 
@@ -16,6 +17,11 @@ MAY_CHANGE = (
     "loop.checkpoints",
 )  # fmt: skip
 """Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
+BY_CONTENT = (
+    "model.path", "model.adapters", "model.revision", "prompts.target_file", "prompts.retain_file", "reward.clip",
+    "selection.clip",
+)  # fmt: skip
+"""Keys that name files: what these hold is compared, not where they lie (`foundation`)."""
 _OF_ROLLOUTS = ("selection", "warning")
 """Events whose round is one of rollouts."""
 
@@ -46,10 +52,15 @@ def check(folder: Path, config: Config) -> None:
             f"{folder / 'config.yaml'} is not as the run left it: put it back; what may change is given as KEY=VALUE"
         )
     before = settings.recorded(folder / "config.yaml")
+    stands_on = read_json(folder / "run_state.json").get("stands_on")
+    if stands_on:
+        foundation.check(stands_on, foundation.of_run(config), str(folder))
+    by_content = BY_CONTENT if stands_on else ()
     different = [
         key
         for key, field in settings.fields().items()
         if not settings.is_section(field)
+        and key not in by_content
         and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
         and settings.value(before, key) != settings.value(config, key)
     ]

@@ -23,6 +23,7 @@ from experiments.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order
+from rl_unlearn import foundation
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
@@ -54,8 +55,10 @@ def carry_out(
     with console.status("loading the model and the judges"):
         judge = load_judge(local) if evaluated else None
         load_model(local.model)
+        stands_on = foundation.of_run(config)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
+        folder.update(stands_on=stands_on)
         keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
         resumption = _left(folder, keeper, console) if resumed else None
         order = Order(config, recorded(folder.path))
@@ -64,7 +67,7 @@ def carry_out(
             result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
-            save_adapter(folder / "adapter", result.adapter, config)
+            save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
             write_bytes(folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl")))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from experiments import strict_yaml
+from experiments.places import anchored
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
@@ -60,7 +61,7 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = (), environ: Mapp
         if not equals:
             raise ConfigError(f"argument {override!r} is not KEY=VALUE; write for example concept=frog")
         settings |= _from_text(key, text, "command line")
-    return validate(settings)
+    return anchored(validate(settings))
 
 
 def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:

@@ -17,6 +17,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.controllers import annealed, next_lr, update_kl
 from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
+from rl_unlearn.foundation import model_digest
 from rl_unlearn.losses import joint_log_ratio
 from rl_unlearn.noise import generator
 from rl_unlearn.pipeline import load_pipeline
@@ -47,7 +48,7 @@ class Learner:
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._book = PromptBook.from_config(config)
-        self._policy = DiffusionPolicy(load_pipeline(config.model), config)
+        self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         if len(self._policy.schedule.learned) == 0:
             raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
@@ -87,7 +88,7 @@ class Learner:
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the rollout actors'."""
-        return self._policy.base_digest()
+        return model_digest(self._config.model)
 
     def weights(self) -> Weights:
         """The current policy version."""

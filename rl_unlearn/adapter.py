@@ -1,7 +1,9 @@
 """LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain diffusers."""
 
 import hashlib
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,8 +33,13 @@ def digest(state: AdapterState) -> str:
     return sha.hexdigest()
 
 
-def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> None:
-    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what `adapter_file.metadata` gives back."""
+def save_adapter(
+    folder: str | Path, state: AdapterState, config: Config, stands_on: Mapping[str, str] | None = None
+) -> None:
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what `adapter_file.metadata` gives back.
+
+    ``stands_on``: `foundation.of_model`, so that the file alone can be told from one of another model.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
@@ -46,6 +53,7 @@ def save_adapter(folder: str | Path, state: AdapterState, config: Config) -> Non
         "eta": str(config.sampler.eta),
         "guidance": str(config.sampler.guidance),
         "digest": digest(state),
+        "stands_on": json.dumps(dict(stands_on or {}), ensure_ascii=False),
         "format": "pt",
     }
     save_tensors(tensors, folder / FILE_NAME, metadata)
@@ -81,7 +89,10 @@ def read_adapter(path: str | Path) -> AdapterState:
             raise DataError(f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make it again")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again")
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+    state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+    if about.get("digest", digest(state)) != digest(state):
+        raise DataError(f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it again")
+    return state
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ _DIFFERS = {
     "outcomes": "predicts other outcomes: use its run's prompts.objects, prompts.styles and reward.images",
     "timed": "was told the timestep where this one is not, or the other way round: use its run's estimator.name",
     "bound": "learned outcomes of another bound: use its run's reward.bound",
+    "model": "learned from the latents of another model: use its run's model.path",
     "clip": "learned from another reward CLIP: use its run's reward.clip",
 }
 
@@ -34,6 +35,8 @@ class Meaning:
     """reward.bound, nats."""
     clip: str
     """Digest of the reward CLIP, whose evidence the outcomes are."""
+    model: str
+    """Digest of the model, adapters left out, whose latents it reads."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 
@@ -20,19 +19,3 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
             values = tensor.detach().cpu().bfloat16().contiguous().view(torch.uint8).numpy()
             rows.append(hashlib.sha256(str(tuple(tensor.shape)).encode() + values.tobytes()).hexdigest())
     return hashlib.sha256("".join(sorted(rows)).encode()).hexdigest()
-
-
-def pipeline_digest(pipeline: StableDiffusionPipeline) -> str:
-    """SHA-256 over what decides a pipeline's images: names, sums and first values of all weights, and the schedule.
-
-    A sample of each tensor, not all of it: this must be quick on gigabytes, and training changes every value.
-    """
-    sha = hashlib.sha256(repr(sorted(pipeline.scheduler.config.items(), key=str)).encode())
-    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-        for name, tensor in part.state_dict().items():
-            if ".lora_" not in name:
-                values = tensor.detach().double()
-                sha.update(name.encode())
-                sha.update(values.flatten()[:64].cpu().numpy().tobytes())
-                sha.update(values.sum().cpu().numpy().tobytes())
-    return sha.hexdigest()

@@ -2,16 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
+from transformers import CLIPTextModel
 
-from rl_unlearn import canvas
+from rl_unlearn import model_folder
 from rl_unlearn.adapter import AdapterState, read_adapter
-from rl_unlearn.config import Config, Model
+from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.ddim import Schedule
 from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.model_folder import compare, fetched_folder, read_parts
 
 
 def device_of(model: Model) -> torch.device:
@@ -21,33 +24,64 @@ def device_of(model: Model) -> torch.device:
     return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_pipeline(model: Model) -> StableDiffusionPipeline:
+def load_pipeline(model: Model, sampler: Sampler | None = None) -> StableDiffusionPipeline:
     """A Stable Diffusion 1.x/2.x pipeline from the canvas, a folder or a hub id, with a DDIM scheduler; fp32 on CPU.
 
-    Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled weights or another
-    kind of pipeline, MachineError for an absent GPU.
+    Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled weights, weights that do
+    not fill the networks, or another kind of pipeline, MachineError for an absent GPU.
     """
     device_of(model)
-    path = _checked_path(model)
+    folder = fetched_folder(model)
+    model_folder.check(folder, sampler or Sampler())
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     try:
+        parts = {name: _load(folder, name, network) for name, network in _NETWORKS.items()}
         pipeline = StableDiffusionPipeline.from_pretrained(
-            path,
-            revision=model.revision,
+            folder,
+            **parts,
             use_safetensors=True,
             trust_remote_code=False,
+            local_files_only=True,
             safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
-            dtype=torch.float32,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise DataError(f"model.path {model.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    # Old files have it changed by the pipeline; the critic, which reads the same files, would not know.
+    pipeline.unet.register_to_config(sample_size=read_parts(folder).latent_shape[1])
     for adapter in model.adapters:
         _fuse(pipeline, adapter)
-    # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel.
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+    pipeline.scheduler = read_scheduler(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+_NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+
+
+def _load(folder: Path, component: str, network: Any) -> torch.nn.Module:
+    """One network, every weight of which came from its files; DataError that names the others."""
+    found, told = network.from_pretrained(
+        folder / component,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **{"dtype" if component == "text_encoder" else "torch_dtype": torch.float32},
+    )
+    compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})
+    return found
+
+
+def read_scheduler(folder: Path) -> DDIMScheduler:
+    """The one DDIM scheduler that policy and critic have of a pipeline folder, whatever sampler lies there."""
+    try:
+        config, _ = DDIMScheduler.load_config(folder / "scheduler", return_unused_kwargs=True)
+        # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel. The offset
+        # is 1 because the pipeline of plain diffusers sets it so, whatever the file says.
+        return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, steps_offset=1)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def attach(pipeline: StableDiffusionPipeline, state: AdapterState, name: str) -> None:
@@ -76,29 +110,6 @@ def _fuse(pipeline: StableDiffusionPipeline, adapter: str) -> None:
 
 def read_shape_and_schedule(config: Config) -> tuple[tuple[int, int, int], Schedule]:
     """Latent shape (channels, height, width) and schedule of a model, from its configuration files alone."""
-    path, revision = _checked_path(config.model), config.model.revision
-    try:
-        unet = UNet2DConditionModel.load_config(path, subfolder="unet", revision=revision)
-        scheduler = DDIMScheduler.from_pretrained(path, subfolder="scheduler", revision=revision)
-    except (OSError, ValueError) as error:
-        raise DataError(f"model.path {config.model.path!r} cannot be read: {str(error).splitlines()[0]}") from error
-    shape = (unet["in_channels"], unet["sample_size"], unet["sample_size"])
-    return shape, Schedule.from_scheduler(scheduler, config.sampler.steps, config.sampler.eta)
-
-
-def _checked_path(model: Model) -> str:
-    path = str(canvas.pipeline_path()) if model.path == "canvas" else model.path
-    if Path(path).is_dir():
-        _check_folder(Path(path))
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise DataError(f"model.path {model.path!r} is no folder, and no hub id of the form owner/name")
-    return path
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise DataError(f"model folder {str(folder)!r} has no model_index.json: give a pipeline in diffusers layout")
-    if not list((folder / "unet").glob("*.safetensors")):
-        pickled = list((folder / "unet").glob("*.bin"))
-        hint = "only pickled weights, which are refused; convert them to safetensors" if pickled else "no weights"
-        raise DataError(f"model folder {str(folder)!r} holds {hint} in unet/")
+    folder = fetched_folder(config.model)
+    schedule = Schedule.from_scheduler(read_scheduler(folder), config.sampler.steps, config.sampler.eta)
+    return read_parts(folder).latent_shape, schedule

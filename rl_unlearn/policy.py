@@ -1,6 +1,5 @@
 """The policy: a pipeline whose UNet carries a LoRA adapter, sampled with log-probs and re-evaluated."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -192,12 +191,3 @@ class DiffusionPolicy:
             latents, *_ = self.rollout(self.encode(prompts[part]), seeds[part])
             images.append(self.decode(latents[:, -1]).cpu())
         return torch.cat(images)
-
-    def base_digest(self) -> str:
-        """SHA-256 of a sample of the frozen weights: actors compare it to know that they run the same model."""
-        sha = hashlib.sha256()
-        for name, parameter in self.unet.named_parameters():
-            if ".lora_" not in name:
-                sha.update(name.encode())
-                sha.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
-        return sha.hexdigest()

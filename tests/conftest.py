@@ -1,6 +1,9 @@
 """What all tests share: one thread, quiet libraries, slow tests last, and where the packages are."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -19,6 +22,8 @@ QUIET = {
     "MPLBACKEND": "agg",
 }
 os.environ.update(QUIET)  # before torch or ray is imported
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tests-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 os.environ.pop("RAY_ADDRESS", None)
 
 from pathlib import Path  # noqa: E402

@@ -51,7 +51,6 @@ def test_a_fused_adapter_draws_what_the_loaded_one_draws(first):
     torch.testing.assert_close(latents, expected, atol=1e-4, rtol=1e-4)
     plain = policy(tiny.config())
     assert not torch.allclose(plain.rollout(plain.encode(PROMPTS), SEEDS)[0], expected, atol=1e-2)
-    assert plain.base_digest() != fused.base_digest()
     with fused.adapter_enabled(False):
         below = fused.rollout(fused.encode(PROMPTS), SEEDS)[0]
     torch.testing.assert_close(below, expected, atol=1e-4, rtol=1e-4)

@@ -233,17 +233,6 @@ def test_shape_and_schedule_from_the_folder_alone(folder, predicts):
     assert made.dimensions == 256
 
 
-def test_base_digest_sees_another_base_and_not_the_adapter(tmp_path):
-    made = policy()
-    first = made.base_digest()
-    randomise(made)
-    assert made.base_digest() == first == policy(seed=5).base_digest()
-    changed = plain(tiny.pipeline_folder())
-    changed.unet.conv_in.weight.data[0, 0, 0, 0] += 1e-3
-    changed.save_pretrained(tmp_path / "other", safe_serialization=True)
-    assert policy(model={"path": str(tmp_path / "other")}).base_digest() != first
-
-
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusi
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rl_unlearn.config import Config, Estimator, Model
+from rl_unlearn.config import Config, Estimator, Model, Sampler
 from rl_unlearn.pipeline import load_pipeline
 
 ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)
@@ -115,7 +115,7 @@ def _loaded(path: str) -> StableDiffusionPipeline:
     return load_pipeline(Model(path=path))
 
 
-def load_quickly(model: Model) -> StableDiffusionPipeline:
+def load_quickly(model: Model, _sampler: Sampler | None = None) -> StableDiffusionPipeline:
     """What load_pipeline gives, without reading the folder again."""
     return copy.deepcopy(_loaded(model.path))
 

@@ -4,7 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from experiments import settings
+from experiments.files import read_json
+from rl_unlearn import foundation
+from rl_unlearn.adapter_file import metadata
 from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError
+from rl_unlearn.json_file import parse_object
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -38,14 +43,46 @@ def concern(overrides: list[str], *sections: str) -> bool:
     return all(override.startswith((*(f"{s}." for s in sections), "cluster.", "output=")) for override in overrides)
 
 
-def run_config(path: Path, overrides: list[str]) -> Config:
+def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Config:
     """The configuration an adapter was trained with, from its run folder or its own metadata, and `overrides`.
 
-    Variables of the environment are for new runs: they would judge a run as another one than it was.
+    Variables of the environment are for new runs: they would judge a run as another one than it was. Raises DataError,
+    which names the run, if what it stands on is not as it was, unless `overrides` say otherwise; with `only_drawn`
+    only what decides an image counts, not who judges it.
     """
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file():
-            return settings.recorded(folder / "config.yaml", overrides)
-    from experiments.adapters import described
+    folder = next((folder for folder in (path, path.parent, path.parent.parent) if _is_run(folder)), None)
+    if folder is not None:
+        config = settings.recorded(folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides])
+        recorded = read_json(folder / "run_state.json").get("stands_on") or {}
+    else:
+        from experiments.adapters import described
 
-    return settings.load([], [*described(path), *overrides], environ={})
+        config = settings.load([], [*described(path), *overrides], environ={})
+        recorded = parse_object(metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on")
+    kinds = [kind for kind in foundation.KINDS if not any(o.startswith(_TOLD_ANEW[kind]) for o in overrides)]
+    if only_drawn:
+        kinds = [kind for kind in kinds if kind in foundation.DRAWN]
+    if recorded and kinds:
+        foundation.check(recorded, _below(config, kinds, path), str(path), kinds)
+    return config
+
+
+_TOLD_ANEW = {
+    foundation.MODEL: ("model.path=", "model.revision="),
+    foundation.ADAPTER: ("model.",),
+    foundation.LISTS: ("prompts.target_file=", "prompts.retain_file="),
+    foundation.CLIPS: ("reward.clip=", "selection.clip="),
+}
+"""Overrides by which a command says itself what a run shall stand on."""
+
+
+def _below(config: Config, kinds: list[str], whose: Path) -> dict[str, str]:
+    judged = set(kinds) - set(foundation.DRAWN)
+    try:
+        return foundation.of_run(config) if judged else foundation.of_model(config.model)
+    except DataError as error:
+        raise DataError(f"{whose}: {error}") from error
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file()

@@ -29,7 +29,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from rl_unlearn.adapter import read_adapter
 
     read_adapter(args.run)
-    config = common.run_config(Path(args.run), args.overrides)
+    config = common.run_config(Path(args.run), args.overrides, only_drawn=True)
     from experiments import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)

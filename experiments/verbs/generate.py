@@ -104,7 +104,7 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
     from rl_unlearn.combining import combine
 
     states = [read_adapter(path) for path in adapters]
-    configs = [common.run_config(path, overrides) for path in adapters]
+    configs = [common.run_config(path, overrides, only_drawn=True) for path in adapters]
     models = {(config.model.path, config.model.revision) for config in configs}
     if len(models) > 1:
         names = ", ".join(sorted(path for path, _ in models))

@@ -32,8 +32,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def _on_top(run: Path) -> list[str]:
-    below = common.run_config(run, []).model.adapters
-    return [f"model.adapters={','.join([*below, str(run)])}"]
+    below = common.run_config(run, [], only_drawn=True).model.adapters
+    return [f"model.adapters={','.join([*below, str(run.absolute())])}"]
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:

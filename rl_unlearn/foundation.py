@@ -1,0 +1,88 @@
+"""What a run stands on: the files of the model, the adapters below it, the CLIPs and the lists of prompts.
+
+Recorded as SHA-256 when a run begins. Whoever goes on with the run, or uses its adapter, compares: on another
+foundation the same adapter means something else, and nothing would show it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rl_unlearn import canvas
+from rl_unlearn.adapter_file import locate
+from rl_unlearn.config import Config, Model
+from rl_unlearn.errors import DataError
+from rl_unlearn.file_digest import file_digest, folder_digest
+from rl_unlearn.model_folder import COMPONENTS, FOLDERS, fetched_folder, weight_files
+from rl_unlearn.prompts import read_prompts
+
+MODEL, ADAPTER, LISTS, CLIPS = "model", "model.adapters", "prompts", "clip"
+KINDS = {MODEL: "the model", ADAPTER: "the adapter", LISTS: "the prompt list", CLIPS: "the CLIP"}
+"""Kinds of what is recorded, in words."""
+DRAWN = (MODEL, ADAPTER)
+"""Those that decide what is drawn."""
+
+
+def of_model(model: Model) -> dict[str, str]:
+    """`model FILE` and `model.adapters PATH` -> SHA-256: all that decides what a model draws."""
+    folder = fetched_folder(model)
+    files = [folder / "model_index.json"]
+    for name in FOLDERS:
+        files += sorted([*(folder / name).glob("*.json"), *(folder / name).glob("*.txt")])
+        files += weight_files(folder, name) if name in COMPONENTS else []
+    found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
+    return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
+
+
+def of_run(config: Config) -> dict[str, str]:
+    """The same, with the CLIPs that reward and select, and the lists of prompts."""
+    found = of_model(config.model)
+    for key, path in (("target_file", config.prompts.target_file), ("retain_file", config.prompts.retain_file)):
+        if path is not None:
+            found[f"{LISTS} {key}"] = hashlib.sha256("\n".join(read_prompts(path)).encode()).hexdigest()
+    named: tuple[tuple[canvas.ClipName, str], ...] = (
+        ("reward", config.reward.clip), ("selection", config.selection.clip)
+    )  # fmt: skip
+    for key, spec in named:
+        folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
+        if folder.is_dir():
+            found[f"{CLIPS} {key}"] = folder_digest(path for path in folder.iterdir() if path.is_file())
+    return found
+
+
+def drawn(record: Mapping[str, str]) -> dict[str, str]:
+    """The part of a record that decides what is drawn."""
+    return {name: digest for name, digest in record.items() if name.partition(" ")[0] in DRAWN}
+
+
+def model_digest(model: Model) -> str:
+    """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same weights."""
+    rows = [(_place(name), digest) for name, digest in of_model(model).items()]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def check(recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds: Iterable[str] = KINDS) -> None:
+    """DataError, which names the run and what has changed below it, unless both are the same.
+
+    ``kinds``: those that are compared. Paths of adapters do not count, their order does.
+    """
+    for kind in kinds:
+        before, after = _of_kind(recorded, kind), _of_kind(now, kind)
+        for place in [*before, *(place for place in after if place not in before)]:
+            (name, was), (other, found) = before.get(place, ("", "")), after.get(place, ("", ""))
+            if was != found:
+                raise DataError(
+                    f"{whose} stands on {KINDS[kind]} {(name or other).partition(' ')[2]} as it was when the run "
+                    "was made, and it is another one now: put it back, or make the run again"
+                )
+
+
+def _of_kind(record: Mapping[str, str], kind: str) -> dict[str, tuple[str, str]]:
+    rows = [(name, digest) for name, digest in record.items() if name.partition(" ")[0] == kind]
+    if kind == ADAPTER:
+        return {str(number): row for number, row in enumerate(rows)}
+    return {name: (name, digest) for name, digest in rows}
+
+
+def _place(name: str) -> str:
+    return ADAPTER if name.startswith(f"{ADAPTER} ") else name
