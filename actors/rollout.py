@@ -121,13 +121,15 @@ class RolloutActor:
         asked = {domain: [getattr(book.prompts[i], domain) for i in prompts] for domain in ("object", "style")}
         traces: list[torch.Tensor] = []
         right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
-        likeliest = []
+        likeliest, rewarded = [], []
         own, other = book.concept_domain, book.other_domain
         other_classes = [c for c in range(len(book.names[own])) if c not in book.concepts]
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
             latents, *_ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
-            evidence = self._selection(self._policy.decode(latents[:, -1]))
+            images = self._policy.decode(latents[:, -1])
+            evidence = self._selection(images)
+            rewarded.append(self._reward(images)[own].argmax(dim=1).cpu() == torch.tensor(asked[own][part]))
             for domain, found in evidence.items():
                 classes = torch.tensor(asked[domain][part])
                 right[domain].append((found.argmax(dim=1).cpu() == classes).float())
@@ -145,4 +147,5 @@ class RolloutActor:
             other=kept[watched].mean().item(),
             presence=(torch.cat(likeliest)[target] > 0.5).float().mean().item(),
             trace=seen[target].mean().item(),
+            rewarded=torch.cat(rewarded)[watched].float().mean().item(),
         )

@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from rl_unlearn.errors import NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.untouched import check_untouched
 from rl_unlearn.weights import Weights
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -109,8 +110,12 @@ class Loop:
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = self._book.draw(config.seed, 0, images, share)
         await self._collect(0, prompts, board.newest, fresh=False)
+        look = self._ask_look(1, board.newest)
         warm = handles.replay.recent.remote(images, -1, (config.seed, "warm-up"))
         keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
+        board.first = await look()
+        for line in check_untouched(board.first, config.selection.floor):
+            self._listen("warning", {"round": 0, "message": line})
         states, fit = await self._actors.wait(keep, "learner"), await self._actors.wait(fitted, "critic")
         if self._keeper is not None:
             self._keeper.keep_warm_up(Snapshot((await self._actors.wait(warm, "replay")).tensors()))
@@ -260,8 +265,9 @@ class Loop:
         )
 
     async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
-        look: Look = await self._actors.ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))()
-        board.first = board.first or look  # of the untouched model: no update has been made by then
+        assert board.first is not None
+        # The first round is drawn by the untouched model, which was looked at before anything was learned.
+        look = board.first if version == 0 else await self._ask_look(round, weights)()
         # In whole images: shares of them are rounded.
         lost = self._watched * max(board.first.retained - look.retained, board.first.other - look.other)
         may_lose = self._config.selection.may_lose
@@ -288,6 +294,10 @@ class Loop:
                 "best": best,
             },
         )
+
+    def _ask_look(self, round: int, weights: Any) -> Callable[[], Awaitable[Look]]:
+        """Asks for a look; what is returned waits for it."""
+        return self._actors.ask(round, lambda actor: actor.look.remote(self._look_prompts, weights))
 
     async def _fetch_weights(self, reference: Any) -> Weights:
         """The weights behind a reference; those of a checkpoint are there already."""

@@ -98,7 +98,7 @@ def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device
     for role, spec in used.items():
         if spec == name:
             raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
-    clip, tokenizer = load_open_clip(name, "selection")
+    clip, tokenizer = load_open_clip(name, "selection", "evaluation.judge")
     own = weights_digest(clip.state_dict())
     for role, spec in used.items():
         trained, _ = load_open_clip(spec, "reward" if role == "reward" else "selection")

@@ -30,6 +30,9 @@ class Look:
     """Target prompts on whose image another class of the concept's domain is more probable than not."""
     trace: float
     """Mean probability of the concept on target prompts."""
+    rewarded: float
+    """Retained prompts whose image the reward CLIP sees as asked, in the concept's domain. Plays no part in the
+    score."""
 
     @property
     def score(self) -> float:

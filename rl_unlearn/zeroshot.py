@@ -10,37 +10,35 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rl_unlearn import canvas
-from rl_unlearn.errors import DataError
+from rl_unlearn import canvas, clip_source
+from rl_unlearn.errors import ConfigError, DataError
 
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-def load_open_clip(spec: str, canvas_name: Literal["reward", "selection"]) -> tuple[open_clip.CLIP, Tokenizer]:
+def load_open_clip(
+    spec: str, canvas_name: Literal["reward", "selection"], key: str | None = None
+) -> tuple[open_clip.CLIP, Tokenizer]:
     """A CLIP and its tokenizer, fp32 and in eval mode.
 
-    ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or `arch/pretrained`.
-    Raises DataError if it cannot be had.
+    ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or `arch/pretrained`;
+    ``key`` is the setting that said so. Raises DataError if it cannot be had.
     """
-    if spec == "canvas":
-        name, pretrained = f"local-dir:{canvas.clip_path(canvas_name)}", None
-    elif Path(spec).is_dir():
-        # Where both are there open_clip may prefer the pickle.
-        pickles = [path.name for kind in ("bin", "pt", "pth") for path in Path(spec).glob(f"*.{kind}")]
-        if pickles:
-            raise DataError(f"CLIP folder {spec!r} has pickled weights ({pickles[0]}): keep converted ones alone there")
-        if not list(Path(spec).glob("*.safetensors")):
-            raise DataError(f"CLIP folder {spec!r} has no .safetensors weights: put them there")
-        name, pretrained = f"local-dir:{Path(spec).resolve()}", None
-    elif spec.count("/") == 1:
-        name, pretrained = spec.split("/")
+    key = key or f"{canvas_name}.clip"
+    clip_source.check(key, spec)
+    if spec == "canvas" or Path(spec).is_dir():
+        folder = canvas.clip_path(canvas_name) if spec == "canvas" else Path(spec).resolve()
+        name, pretrained = f"local-dir:{folder}", None
     else:
-        raise DataError(f"CLIP {spec!r} is neither 'canvas', a folder, nor an open_clip 'arch/pretrained' pair")
+        name, pretrained = spec.split("/")
+        clip_source.check_tag(key, spec, open_clip.list_pretrained_tags_by_model(name))
     try:
         model, _ = open_clip.create_model_from_pretrained(name, pretrained=pretrained, return_transform=True)
         tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"CLIP {spec!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        # Of weights that do not fit, torch names the keys in the lines below the first.
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{key}: CLIP {spec!r} cannot be loaded: {told}") from error
     return model.float().eval().requires_grad_(False), tokenizer
 
 
@@ -67,8 +65,20 @@ class ZeroShot:
         std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         self._mean = torch.tensor(mean, device=device)[:, None, None]
         self._std = torch.tensor(std, device=device)[:, None, None]
+        self._check_told_apart(phrases)
         self.classes = {domain: text_features(clip, tokenizer, texts) for domain, texts in phrases.items()}
         self._scale = clip.logit_scale.detach().exp()
+
+    def _check_told_apart(self, phrases: dict[str, tuple[str, ...]]) -> None:
+        """ConfigError if two classes are the same to it: what its context cuts off, or its vocabulary does not have."""
+        for domain, texts in phrases.items():
+            seen: dict[tuple[int, ...], str] = {}
+            for text, tokens in zip(texts, self._tokenizer(list(texts)).tolist(), strict=True):
+                if seen.setdefault(tuple(tokens), text) != text:
+                    raise ConfigError(
+                        f"a CLIP cannot tell the {domain} {text!r} from {seen[tuple(tokens)]!r}: both give the same "
+                        f"tokens; shorten what they share (prompts.{domain}_template), or take a longer context"
+                    )
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Float[Tensor, "batch classes"]]:
         """Log-probabilities of the classes of each domain; images in [0, 1], any size."""

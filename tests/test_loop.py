@@ -298,7 +298,7 @@ def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     untouched = Learner(tiny.config()).weights().digest
 
     def look(self: RolloutActor, prompts: tuple[int, ...], weights: Weights) -> Look:
-        return Look(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0)
+        return Look(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
 
     monkeypatch.setattr(RolloutActor, "look", look)
     result, events = train(loop={"rounds": 5}, selection={"every": 1})
@@ -319,7 +319,7 @@ class Looks:
 @pytest.mark.parametrize(("may_lose", "chosen"), [(0.0, 1), (0.05, 2), (0.2, 3), (1.0, 4)])
 def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
     def seen(forgotten: float, retained: float, other: float) -> Look:
-        return Look(forgotten, retained, 1.0, other, 1.0, 0.0)
+        return Look(forgotten, retained, 1.0, other, 1.0, 0.0, 1.0)
 
     # Each version forgets so much more that its score is higher, and loses more.
     looks = [
@@ -332,10 +332,11 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
     events = []
 
     async def scenario() -> int:
-        handles = Handles([InlineHandle(Looks(*looks))], None, None, None)
+        handles = Handles([InlineHandle(Looks(*looks[1:]))], None, None, None)
         config = tiny.config(selection={"may_lose": may_lose, "images": 40})  # 20 to keep: 0.05 is one of them
         loop = Loop(config, handles, lambda *event: events.append(event))
         board = Board(0, {0: "weights"}, Order(tiny.config()))
+        board.first = looks[0]
         for version in range(len(looks)):
             await loop._look(board, version, version, "weights")
         return board.best.version
@@ -349,9 +350,10 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
     events, config = [], tiny.config(selection={"images": 40})
 
     async def scenario() -> None:
-        looks = [Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0) for i, share in enumerate((1.0, *retained))]
-        loop = Loop(config, Handles([InlineHandle(Looks(*looks))], None, None, None), lambda *e: events.append(e))
+        looks = [Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0) for i, share in enumerate((1.0, *retained))]
+        loop = Loop(config, Handles([InlineHandle(Looks(*looks[1:]))], None, None, None), lambda *e: events.append(e))
         board = Board(0, {0: "weights"}, Order(config))
+        board.first = looks[0]
         for version in range(3):
             await loop._look(board, version, version, "weights", final=version == 2)
 

@@ -218,7 +218,7 @@ def test_a_sampler_that_is_replaced_is_named(folder: Path, values: Any, said: li
 
 def test_more_steps_than_the_model_was_made_in(folder: Path) -> None:
     change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=20)
-    with pytest.raises(ConfigError, match="sampler.steps=21 is more than the 20 steps"):
+    with pytest.raises(ConfigError, match=r"sampler\.steps=21 is more than the 20 steps"):
         model_folder.check(folder, Sampler(steps=21))
 
 

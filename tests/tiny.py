@@ -144,7 +144,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "rollout": {"images": 8, "batch": 8},
     "replay": {"capacity": 256, "max_lag": 4},
     "loop": {"rounds": 3, "timeout": 60.0},
-    "selection": {"images": 8, "every": 2},
+    "selection": {"images": 8, "every": 2, "floor": 0.0},
     "evaluation": {"target_images": 2, "other_images": 1},
     "cluster": {"inline": True},
 }

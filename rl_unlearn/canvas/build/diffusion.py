@@ -249,6 +249,7 @@ def export(work: Path, weights: Path, model: Denoiser) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(fresh)
+    _name_as_ever(fresh / "text_encoder" / "model.safetensors")
     vocabulary.save(fresh / "tokenizer")
     for path in fresh.rglob("*config.json"):  # leave no trace of the machine that built it
         config = json.loads(path.read_text())
@@ -257,6 +258,12 @@ def export(work: Path, weights: Path, model: Denoiser) -> None:
     if folder.exists():
         folder.rename(work / f"{old.name}-{len(list(work.glob('pipeline.old*')))}")
     fresh.rename(folder)
+
+
+def _name_as_ever(file: Path) -> None:
+    """Writes `text_model.` before the names of the text encoder's weights: transformers 4 knows them only so."""
+    plain = {name.removeprefix("text_model."): tensor for name, tensor in load_file(file).items()}
+    save_tensors({f"text_model.{name}": tensor for name, tensor in plain.items()}, file, {"format": "pt"})
 
 
 def build(work: Path, weights: Path, processes: int = 2) -> None:

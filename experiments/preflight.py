@@ -1,0 +1,112 @@
+"""What can be told of a run before anything heavy is imported: each check reads a few small files and headers.
+
+`train` and `sweep` stop at the first error; `doctor` makes a row of each check.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rl_unlearn import canvas, clip_source, model_folder
+from rl_unlearn.adapter_file import locate
+from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError, DataError, UserError
+from rl_unlearn.prompts import PromptBook, names
+from rl_unlearn.tensor_header import read_header
+
+Notes = Sequence[str]
+"""What a person should know, though the run can begin."""
+
+
+def look(config: Config) -> list[str]:
+    """All notes; raises the first UserError."""
+    return [note for check in CHECKS.values() for note in check(config)]
+
+
+def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
+    """Name, notes and error of each check."""
+    found: list[tuple[str, Notes, UserError | None]] = []
+    for name, check in CHECKS.items():
+        try:
+            found.append((name, check(config), None))
+        except UserError as error:
+            found.append((name, (), error))
+    return found
+
+
+def prompts(config: Config) -> Notes:
+    """Whether concept, lists, templates and anchors make a world; a kept prompt that asks for the concept is told."""
+    book = PromptBook.from_config(config)
+    lost = [book.names[book.concept_domain][i] for i in book.concepts]
+    asked = [p.text for p in book.prompts if not p.target and any(names(p.text, name) for name in lost)]
+    if not asked or config.prompts.target_file is None:
+        return ()
+    return (f"prompts.retain_file asks for {lost[0]!r} itself in {asked[0]!r}: it is to be kept and forgotten at once",)
+
+
+def model(config: Config) -> Notes:
+    """Whether the model is whole and one of those that can be trained, and whether all prompts reach it."""
+    folder = _here(config)
+    notes = list(model_folder.check_device(config.model))
+    if folder is None:
+        return notes
+    from rl_unlearn.tokens import TokenLimit
+
+    notes += model_folder.check(folder, config.sampler)
+    return notes + TokenLimit(folder).check(PromptBook.from_config(config))
+
+
+def _here(config: Config) -> Path | None:
+    """The model's folder if it is on this machine; a hub id may be in the hub's cache."""
+    folder = model_folder.local_folder(config.model)
+    if folder is not None:
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(config.model.path, "model_index.json", revision=config.model.revision)
+    whole = isinstance(index, str) and all((Path(index).parent / part).is_dir() for part in model_folder.FOLDERS)
+    return Path(str(index)).parent if whole else None
+
+
+def adapters(config: Config) -> Notes:
+    """Whether the adapters below are there, and the critic to start from."""
+    for adapter in config.model.adapters:
+        read_header(locate(adapter))
+    if config.critic.start is not None:
+        file = Path(config.critic.start) / "critic.safetensors"
+        if not file.is_file():
+            raise DataError(f"critic.start {config.critic.start!r} holds no {file.name}: give a finished run's folder")
+        read_header(file)
+    return ()
+
+
+def clips(config: Config) -> Notes:
+    """Whether the CLIPs that reward and select can be asked for, and are two."""
+    clip_source.check("reward.clip", config.reward.clip)
+    clip_source.check("selection.clip", config.selection.clip)
+    return ()
+
+
+def judge(config: Config) -> Notes:
+    """Whether the judge can be asked for, and has no part in the training."""
+    name = config.evaluation.judge
+    if name == "canvas" or name.startswith("canvas:"):
+        known = ("canvas", "canvas:panel", *(f"canvas:{member}" for member in canvas.PANEL))
+        if name not in known:
+            raise ConfigError(f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(known)}")
+        book = PromptBook.from_config(config)
+        if (book.names["object"], book.names["style"]) != (canvas.OBJECTS, canvas.STYLES):
+            raise ConfigError(
+                f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or an open_clip "
+                "'arch/pretrained' to judge with, or pass --no-evaluate"
+            )
+    elif not any((Path(name) / part).is_dir() for part in ("object", "style")):
+        clip_source.check("evaluation.judge", name)
+        for role, spec in (("reward", config.reward.clip), ("selection", config.selection.clip)):
+            if spec == name:
+                raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
+    return ()
+
+
+CHECKS: dict[str, Callable[[Config], Notes]] = {
+    "prompts": prompts, "adapters": adapters, "model": model, "CLIPs": clips, "judge": judge,
+}  # fmt: skip

@@ -1,0 +1,65 @@
+"""What a model's text encoder reads of a prompt: its context is short, and what is beyond it has no effect."""
+
+from pathlib import Path
+from typing import Any
+
+from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.prompts import PromptBook
+
+_SHOWN = 80
+"""Characters of a prompt, or of what is cut, that a line quotes."""
+
+
+class TokenLimit:
+    """The tokenizer in a pipeline's folder, without its text encoder; DataError if it cannot be read."""
+
+    def __init__(self, folder: Path):
+        from transformers import CLIPTokenizer
+
+        try:
+            self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        except Exception as error:  # its library raises bare ones, too
+            raise DataError(f"{folder / 'tokenizer'} cannot be read: {str(error).splitlines()[0]}") from error
+        self.tokens = int(self._tokenizer.model_max_length)
+        """Of a prompt, its two marks of begin and end among them."""
+
+    def read(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """The tokens that have an effect, the end mark left out."""
+        return [tuple(row[: self.tokens - 1] if len(row) > self.tokens else row[:-1]) for row in self._rows(texts)]
+
+    def cut(self, texts: list[str]) -> dict[str, str]:
+        """What is cut off of each prompt that is too long."""
+        rows = zip(texts, self._rows(texts), strict=True)
+        return {text: self._tokenizer.decode(row[self.tokens - 1 : -1]) for text, row in rows if len(row) > self.tokens}
+
+    def notes(self, texts: list[str]) -> list[str]:
+        """A line for a person if any prompt is too long; it quotes what has no effect."""
+        lost = self.cut(list(dict.fromkeys(texts)))
+        if not lost:
+            return []
+        text, rest = next(iter(lost.items()))
+        count = f"{len(lost)} prompts are" if len(lost) > 1 else "a prompt is"
+        return [
+            f"{count} longer than the {self.tokens} tokens that the model reads: of {text[:_SHOWN]!r} the end has no "
+            f"effect, {rest[:_SHOWN]!r}"
+        ]
+
+    def check(self, book: PromptBook) -> list[str]:
+        """:meth:`notes` of all prompts; ConfigError if one to forget and one to keep are the same to the model."""
+        texts = [prompt.text for prompt in book.prompts]
+        forgotten = {}
+        rows = self.read(texts)
+        for prompt, row in zip(book.prompts, rows, strict=True):
+            if prompt.target:
+                forgotten[row] = prompt.text
+        for prompt, row in zip(book.prompts, rows, strict=True):
+            if not prompt.target and row in forgotten:
+                raise ConfigError(
+                    f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and {prompt.text[:_SHOWN]!r}, to be "
+                    f"kept, are the same to the model: it reads {self.tokens} tokens, and words it knows; shorten or "
+                    "change them"
+                )
+        return self.notes(texts)
+
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        return [list(row) for row in self._tokenizer(texts, truncation=False, verbose=False).input_ids]

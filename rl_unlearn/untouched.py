@@ -1,0 +1,29 @@
+"""The untouched model under the CLIPs: where it does not draw what is asked, nothing can be learned from them."""
+
+from rl_unlearn.errors import ConfigError
+from rl_unlearn.requests import Look
+
+_LIKELY = "check prompts.template or the lists, reward.clip, selection.clip and the model's own images"
+
+
+def check_untouched(look: Look, floor: float) -> list[str]:
+    """Lines for a person about what is seen on fewer than ``floor`` of the images of the untouched model.
+
+    Raises ConfigError, which names the settings that are to blame, for what is seen on none. With a ``floor`` of 0
+    nothing is checked.
+    """
+    seen = {
+        "the concept on images that ask for it (by selection.clip)": 1 - look.forgotten,
+        "what was asked on images of prompts to keep (by selection.clip)": look.retained,
+        "what was asked on images of prompts to keep (by reward.clip)": look.rewarded,
+    }
+    if floor > 0:
+        for what, share in seen.items():
+            if share == 0:
+                raise ConfigError(f"the untouched model does not show {what}: there is nothing to learn; {_LIKELY}")
+    seen["the rest of the prompt on images of prompts to keep (by selection.clip)"] = look.other
+    return [
+        f"the untouched model shows {what} in {share:.0%} of cases only; {_LIKELY}"
+        for what, share in seen.items()
+        if share < floor
+    ]
