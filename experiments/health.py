@@ -14,7 +14,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from experiments import tracking
+from experiments import preflight, tracking
 from experiments.backends import PACKAGES
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
@@ -39,7 +39,7 @@ def check(config: Config) -> list[Row]:
     rows = [Row("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())]
     rows += _packages()
     rows += [_processors(), _gpu(config), _memory(), check_folder("output folder", Path(config.output)), _weights()]
-    return [*rows, _model(config), *_trackers(config)]
+    return [*rows, _hub(config), *_preflight(config), *_trackers(config)]
 
 
 def requirements() -> list[Requirement]:
@@ -76,6 +76,13 @@ def _processors() -> Row:
 
 
 def _gpu(config: Config) -> Row:
+    wanted = config.model.device == "cuda"
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not DRIVER.exists():  # torch is not worth its seconds
+        return Row(
+            "GPU",
+            "fail" if wanted else "ok",
+            "none, but model.device=cuda" if wanted else "none; the canvas needs none",
+        )
     import torch
 
     driver, built = _driver(), f"torch {torch.__version__} for CUDA {torch.version.cuda or 'none'}"
@@ -87,13 +94,8 @@ def _gpu(config: Config) -> Row:
         if strange:
             return Row("GPU", "fail", f"{built} has no code for {strange[0]}: install a build that has")
         return Row("GPU", "ok", f"{found}, driver {driver or 'unknown'}, {built}")
-    wanted = config.model.device == "cuda"
-    if driver is not None:
-        why = f"NVIDIA driver {driver} is there, but {built} sees no GPU: install a torch that fits the driver"
-        return Row("GPU", "fail" if wanted else "warn", why)
-    return Row(
-        "GPU", "fail" if wanted else "ok", "none, but model.device=cuda" if wanted else "none; the canvas needs none"
-    )
+    why = f"NVIDIA driver {driver or 'unknown'} is there, but {built} sees no GPU: install a torch that fits the driver"
+    return Row("GPU", "fail" if wanted else "warn", why)
 
 
 def _driver() -> str | None:
@@ -137,31 +139,39 @@ def _weights() -> Row:
     )
 
 
-def _model(config: Config) -> Row:
+def _preflight(config: Config) -> Iterator[Row]:
+    """What would go wrong in a run of this configuration, and what should be known of it."""
+    for name, notes, error in preflight.results(config):
+        state: State = "fail" if error else "warn" if notes else "ok"
+        yield Row(name, state, str(error) if error else "; ".join(notes) or "as a run needs them")
+
+
+def _hub(config: Config) -> Row:
     """Where the model is; the hub is asked only for a hub id."""
     path, revision = config.model.path, config.model.revision
     if path == "canvas":
-        return Row("model", "ok", "the canvas, shipped")
-    if Path(path).exists():
-        whole = (Path(path) / "model_index.json").is_file()
-        return Row("model", "ok" if whole else "fail", path if whole else f"{path} has no model_index.json")
+        return Row("model place", "ok", "the canvas, shipped")
+    if Path(path).is_dir():
+        return Row("model place", "ok", path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        return Row("model", "fail", f"{path} is no folder and no hub id")
+        return Row("model place", "fail", f"{path} is no folder and no hub id")
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         HfApi().model_info(path, revision=revision, timeout=HUB_SECONDS)
-        return Row("model", "ok", f"{path} is on the hub")
+        return Row("model place", "ok", f"{path} is on the hub")
     except GatedRepoError:
-        return Row("model", "fail", f"{path} must be asked for on the hub, and HF_TOKEN set")
+        return Row("model place", "fail", f"{path} must be asked for on the hub, and HF_TOKEN set")
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        return Row("model", "fail", f"{path} (revision {revision or 'default'}) is not on the hub, or not for you")
+        return Row(
+            "model place", "fail", f"{path} (revision {revision or 'default'}) is not on the hub, or not for you"
+        )
     except Exception as error:  # no network, offline mode, a proxy: all the same here
         cached = isinstance(try_to_load_from_cache(path, "model_index.json", revision=revision), str)
         why = f"the hub does not answer ({type(error).__name__})"
         return Row(
-            "model", "ok" if cached else "fail", f"{path}: {why}; " + ("cached here" if cached else "not cached")
+            "model place", "ok" if cached else "fail", f"{path}: {why}; " + ("cached here" if cached else "not cached")
         )
 
 

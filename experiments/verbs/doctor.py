@@ -28,9 +28,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     """All checks as rows; fails with exit code 3 if one row does."""
     config = settings.load(args.config, args.overrides)
     from experiments import health, health_cluster
-    from rl_unlearn.prompts import PromptBook
 
-    PromptBook.from_config(config)  # the concept is one of its world
     rows = health.check(config) + health_cluster.check(config, start=args.ray)
     table = Table()
     for heading in ("check", "state", "found"):

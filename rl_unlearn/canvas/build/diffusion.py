@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -19,6 +19,7 @@ from rl_unlearn.canvas import OBJECTS, STYLES, caption
 from rl_unlearn.canvas.build import latents, vocabulary
 from rl_unlearn.canvas.build.data import CONCEPTS
 from rl_unlearn.canvas.build.training import Curve, RunningAverage, cosine
+from rl_unlearn.tensor_file import save_tensors
 
 SEED = 31
 STEPS = 5500
