@@ -2,8 +2,11 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkstemp
 from typing import Any
 
 from cluster import packages
@@ -12,8 +15,8 @@ from rl_unlearn.errors import MachineError
 
 LOOPBACK = "127.0.0.1"
 
-_ELSEWHERE = ("RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_gcs_storage_path")
-"""Variables with which Ray keeps its state where others may read and change it, and finds what others left there."""
+_SHARED = ("RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_gcs_storage_path", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+"""Variables with which Ray keeps its state outside, or takes the code of another Ray's job."""
 
 
 def check_environment() -> None:
@@ -24,10 +27,11 @@ def check_environment() -> None:
             f"RAY_AUTH_MODE={mode}: everybody on this machine could run code on the private Ray; unset it, or use "
             "--inline"
         )
-    for name in _ELSEWHERE:
+    for name in _SHARED:
         if os.environ.get(name):
             raise MachineError(
-                f"{name} is set: the private Ray would keep its state outside of this run; unset it, or use --inline"
+                f"{name} is set: the private Ray would share its state or its code with another one; unset it, or use "
+                "--inline"
             )
 
 
@@ -36,6 +40,7 @@ def start(config: Config) -> Any:
     import ray
 
     check_environment()
+    _make_token()
     # It would advise to switch the token off.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     with _on_loopback():
@@ -61,6 +66,27 @@ def start(config: Config) -> Any:
         ray.shutdown()
         raise
     return context
+
+
+def _make_token() -> None:
+    """Makes the token that Ray looks for in the home folder, if there is none: Ray's own would be for all to read."""
+    file = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or file.exists():
+        return
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, aside = mkstemp(dir=file.parent)  # for nobody else to read
+        try:
+            with os.fdopen(handle, "w") as token:
+                token.write(secrets.token_hex(32))
+            with suppress(FileExistsError):  # another run was quicker, and uses it already
+                os.link(aside, file)
+        finally:
+            Path(aside).unlink()
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {file}: {error.strerror or error}; make it writable, or set RAY_AUTH_TOKEN"
+        ) from error
 
 
 @contextmanager

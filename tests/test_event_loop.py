@@ -97,3 +97,11 @@ def test_a_job_is_followed_in_a_notebook() -> None:
 
     job = submission.Job(FakeHead(["done\n"]), "id", lambda _: None)
     assert in_a_loop(job.follow).status == "SUCCEEDED"
+
+
+@pytest.mark.slow
+def test_a_run_on_ray_in_a_notebook() -> None:
+    events: list[str] = []
+    config = tiny.config(cluster={"inline": False, "actor_cpus": 0.1}, loop={"rounds": 1, "timeout": 600.0})
+    in_a_loop(lambda: program.train(config, lambda event, _: events.append(event)))
+    assert "round" in events

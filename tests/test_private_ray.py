@@ -29,7 +29,7 @@ def test_a_private_ray_without_token_is_refused(monkeypatch: pytest.MonkeyPatch,
         raise AssertionError("it started")
 
 
-@pytest.mark.parametrize("variable", ["RAY_REDIS_ADDRESS", "RAY_gcs_storage"])
+@pytest.mark.parametrize("variable", ["RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
 def test_a_private_ray_keeps_its_state_to_itself(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "redis")
     with pytest.raises(MachineError, match=f"{variable} is set"):
@@ -39,6 +39,27 @@ def test_a_private_ray_keeps_its_state_to_itself(monkeypatch: pytest.MonkeyPatch
 def test_a_token_may_be_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "TOKEN")
     private.check_environment()
+
+
+def test_the_token_is_for_its_owner_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".ray" / "auth_token"
+    private._make_token()
+    token = file.read_text()
+    assert (len(token), file.stat().st_mode & 0o777) == (64, 0o600)
+    private._make_token()
+    assert file.read_text() == token, "other runs use it"
+    assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+    file.unlink()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    private._make_token()
+    assert not file.exists()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    with pytest.raises(MachineError, match="cannot write /proc/nowhere"):
+        private._make_token()
 
 
 def listening(process: psutil.Process) -> set[tuple[str, str]]:
