@@ -1,11 +1,9 @@
 """Starts the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
 
-Beside `drawing` the only module that says ``ray.remote``.
+Beside `drawing` the only module that makes Ray actors.
 """
 
-import asyncio
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from typing import Any
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
-from cluster import placement, telemetry
+from cluster import address, event_loop, packages, placement, private, telemetry
 from cluster.crew import Crew
 from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from cluster.inline import InlineHandle
@@ -55,15 +53,18 @@ def train(
     order = order or Order(config)
 
     def inline(start: Resumption | None) -> Result:
-        handles = _inline_actors(config, _of_generation(spill), image_rewards)
-        return asyncio.run(Loop(config, handles, listen, keeper, order).run(start))
+        async def run() -> Result:  # with the actors in it: torch's number of threads is each thread's own
+            handles = _inline_actors(config, _of_generation(spill), image_rewards)
+            return await Loop(config, handles, listen, keeper, order).run(start)
+
+        return event_loop.run(run())
 
     def on_ray(hear: Listener, start: Resumption | None) -> Result:
         heartbeats = Heartbeats(config.loop.heartbeat, hear)
         hear("phase", {"phase": "waiting for room"})
         try:
             with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                return asyncio.run(heartbeats.during(Loop(config, handles, hear, keeper, order).run(start)))
+                return event_loop.run(heartbeats.during(Loop(config, handles, hear, keeper, order).run(start)))
         except Exception as error:
             raise explain(error) from error
 
@@ -135,26 +136,38 @@ def ray_cluster(config: Config) -> Iterator[str | None]:
     if ray.is_initialized():
         yield None
         return
-    # A bare ray.init() attaches to whatever runs on this machine: be explicit. A job finds its cluster in RAY_ADDRESS.
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    local: dict[str, Any] = {
-        "num_cpus": max(os.cpu_count() or 1, 2),
-        "include_dashboard": config.cluster.dashboard,
-        "dashboard_host": "127.0.0.1",
-    }
+    # A bare ray.init() attaches to whatever runs on this machine: be explicit.
+    where = address.check(config)
     try:
-        context = ray.init(
-            address=address, logging_level=logging.WARNING, log_to_driver=False, **(local if address == "local" else {})
-        )
+        context = private.start(config) if where.is_local else _connected(where)
+    except UserError:
+        raise
     except Exception as error:  # Ray raises bare ones, too, as when a node is slow to start
         cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise MachineError(
-            f"no Ray cluster answers at {address!r} ({cause}): start one, correct cluster.address, or use --inline"
-        ) from error
+        problem = "the private Ray does not start" if where.is_local else f"no Ray cluster answers at {where.text}"
+        remedy = "try again" if where.is_local else f"start one, correct {where.source}"
+        raise MachineError(f"{problem} ({cause}): {remedy}, or use --inline") from error
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else None
     finally:
         ray.shutdown()
+
+
+def _connected(where: address.Address) -> Any:
+    import ray
+
+    if where.text == address.AUTO:
+        _check_found(where)
+    clients = {} if "://" in where.text else {"job_config": packages.job()}  # Ray's client has its own
+    return ray.init(address=where.text, logging_level=logging.WARNING, log_to_driver=False, **clients)
+
+
+def _check_found(where: address.Address) -> None:
+    """What Ray takes for the one around this machine may be a file that a dead one has left."""
+    from ray._private.services import get_ray_address_from_environment
+
+    host, _, port = get_ray_address_from_environment(address.AUTO, None).rpartition(":")
+    address.answers(where, host.strip("[]"), int(port))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cluster import event_loop, proxy
 from rl_unlearn.errors import ConfigError, MachineError
 
 EXCLUDES = [
@@ -76,7 +77,7 @@ def asks_for_token(client: Any) -> bool:
     """Whether the head refuses those that have no token."""
     with _one_line(client.get_address(), "does not say who may use it"):
         answer = client._do_request("GET", "/api/authentication_mode")
-        return bool(answer.ok and answer.json().get("authentication_mode") == "token")
+        return bool(answer.ok and answer.json()["authentication_mode"] == "token")
 
 
 class Job:
@@ -90,7 +91,7 @@ class Job:
 
     def follow(self) -> Ended:
         """Waits for the end; MachineError if the head is silent for minutes."""
-        return asyncio.run(self._follow())
+        return event_loop.run(self._follow())
 
     def stop(self) -> None:
         """Asks for the end, with SIGTERM; what takes longer than STOP_SECONDS is killed by Ray."""
@@ -196,7 +197,8 @@ def _failures() -> tuple[type[Exception], ...]:
     from aiohttp import ClientError
     from ray.exceptions import RayError
 
-    return RayError, RuntimeError, ValueError, OSError, ClientError  # OSError: all of `requests`
+    # OSError: all of `requests`. Beside ValueError the last three: replies of another shape than a head's.
+    return RayError, RuntimeError, OSError, ClientError, ValueError, LookupError, TypeError, AttributeError
 
 
 @contextmanager
@@ -211,8 +213,11 @@ def _one_line(url: str, problem: str) -> Iterator[None]:
             "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the cluster's token"
         ) from error
     except _failures() as error:
-        raise MachineError(f"{url} {problem} ({_first_line(error)})") from error
+        raise MachineError(f"{url} {problem} ({_first_line(error)}){proxy.remedy(url)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # Of ValueErrors the plain ones are Ray's own words; a kind of them is what a parser says.
+    odd = isinstance(error, LookupError | TypeError | AttributeError | ValueError) and type(error) is not ValueError
+    return f"a reply of another shape than a head's: {line}" if odd else line

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from cluster.placement import fits, places
-from cluster.program import ray_cluster
 from rl_unlearn.config import Config
 
 _ROUNDING = 1e-9
@@ -24,6 +23,8 @@ def nodes(config: Config) -> list[Node]:
 
     Raises MachineError if none answers, or one of other versions of Ray or Python.
     """
+    from cluster.program import ray_cluster  # with torch and all actors: only where Ray is really asked
+
     with ray_cluster(config):
         import ray
 

@@ -77,7 +77,7 @@ def _processors() -> Row:
 
 def _gpu(config: Config) -> Row:
     wanted = config.model.device == "cuda"
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not DRIVER.exists():  # torch is not worth its seconds
+    if not _may_have_cards():
         return Row(
             "GPU",
             "fail" if wanted else "ok",
@@ -96,6 +96,20 @@ def _gpu(config: Config) -> Row:
         return Row("GPU", "ok", f"{found}, driver {driver or 'unknown'}, {built}")
     why = f"NVIDIA driver {driver or 'unknown'} is there, but {built} sees no GPU: install a torch that fits the driver"
     return Row("GPU", "fail" if wanted else "warn", why)
+
+
+def _may_have_cards() -> bool:
+    """Whether it is worth the seconds that torch takes to be imported."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or DRIVER.exists()
+
+
+def cards() -> int:
+    """GPUs that torch can use here."""
+    if not _may_have_cards():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _driver() -> str | None:

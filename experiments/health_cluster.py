@@ -7,13 +7,15 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from cluster import placement, survey
-from experiments import address
-from experiments.health import Row, check_folder, cores
+from cluster import address, placement, private, proxy, survey
+from experiments.health import Row, cards, check_folder, cores
 from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.json_file import parse_object
 
 PORTS = {8265: "dashboard and job", 6379: "head", 10001: "client"}
 """Those that a head takes by default."""
+_LONGEST_REPLY = 100_000
 _LONGEST_FOLDER = 60
 """Characters; Ray puts its session and socket names behind them, and a socket's path ends at 107."""
 
@@ -25,49 +27,51 @@ def check(config: Config, start: bool) -> list[Row]:
     return [*_cluster(config, start), _authentication(config), _folder(), *_ports()]
 
 
-def _address(config: Config) -> str | None:
-    return config.cluster.address or os.environ.get("RAY_ADDRESS")
-
-
 def _cluster(config: Config, start: bool) -> Iterator[Row]:
-    where = _address(config)
-    if where and where.startswith(("http://", "https://")):
-        yield _head(where)
+    where = address.meant(config)
+    if where.is_head:
+        yield _head(where.text)
         return
-    if not start and where is None:
+    if not start and where.is_local:
         yield Row("Ray", "ok", f"{metadata.version('ray')} installed; --ray tries a start")
         yield _actors(config, [_this_machine()])
         return
     try:
-        address.check(where)
+        address.check(config)
         there = survey.nodes(config)
     except Exception as error:
         yield Row("Ray", "fail", " ".join(str(error).split())[:300])
         return
-    said = "starts" if where is None else f"{where} answers, with the same Ray and Python"
+    said = "starts" if where.is_local else f"{where.text} answers, with the same Ray and Python"
     yield Row("Ray", "ok", f"{metadata.version('ray')} {said}; nodes: {len(there)}")
     yield _actors(config, there)
 
 
 def _head(url: str) -> Row:
     """A head where jobs are submitted; the job itself then finds the cluster."""
-    from urllib.error import HTTPError, URLError
+    from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     try:
-        with urlopen(f"{url.rstrip('/')}/api/version", timeout=address.SECONDS):  # noqa: S310 # nosec B310: http(s)
-            return Row("Ray", "ok", f"a head answers at {url}")
+        with urlopen(f"{url.rstrip('/')}/api/version", timeout=address.SECONDS) as answer:  # noqa: S310 # nosec B310: http(s)
+            version = parse_object(answer.read(_LONGEST_REPLY), url).get("ray_version")
     except HTTPError as error:
-        asks = error.code in (401, 403)
-        return Row("Ray", "ok" if asks else "warn", f"{url} " + ("asks for a token" if asks else f"says {error.code}"))
-    except (URLError, OSError) as error:
-        return Row("Ray", "fail", f"no head answers at {url} ({getattr(error, 'reason', error)})")
+        if error.code in (401, 403):
+            return Row("Ray", "ok", f"{url} asks for a token")
+        return Row("Ray", "warn", f"{url} says {error.code}{proxy.remedy(url)}")
+    except DataError:
+        version = None
+    except (OSError, HTTPException) as error:
+        cause = " ".join(str(getattr(error, "reason", error)).split())
+        return Row("Ray", "fail", f"no head answers at {url} ({cause}){proxy.remedy(url)}")
+    if not isinstance(version, str):
+        return Row("Ray", "fail", f"{url} does not answer as a Ray head does{proxy.remedy(url)}")
+    return Row("Ray", "ok", f"a head answers at {url}")
 
 
 def _this_machine() -> survey.Node:
-    import torch
-
-    return survey.Node("this machine", max(cores(), 2), torch.cuda.device_count())
+    return survey.Node("this machine", max(cores(), 2), cards())
 
 
 def _actors(config: Config, there: list[survey.Node]) -> Row:
@@ -82,7 +86,13 @@ def _actors(config: Config, there: list[survey.Node]) -> Row:
 
 def _authentication(config: Config) -> Row:
     """Whether a token is asked for and there; what it is stays unread."""
-    name, mode = "Ray authentication", os.environ.get("RAY_AUTH_MODE")
+    name, mode = "Ray authentication", os.environ.get("RAY_AUTH_MODE", "").lower()
+    private_one = address.meant(config).is_local
+    if private_one and not config.cluster.inline:
+        try:
+            private.check_environment()
+        except MachineError as error:
+            return Row(name, "fail", str(error))
     if mode == "disabled":
         return Row(name, "warn", "RAY_AUTH_MODE=disabled: whoever reaches a port of the cluster can run code on it")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
@@ -92,13 +102,13 @@ def _authentication(config: Config) -> Row:
         if _open_to_others(file):
             return Row(name, "warn", f"others may read the token in {file}: chmod 600 it")
         found = f"a token is in {file}"
-    elif _address(config) is None:
+    elif private_one:
         return Row(name, "ok", "no token yet; a private local cluster makes its own")
     else:
         return Row(
             name, "fail" if mode == "token" else "warn", f"no token: ray get-auth-token --generate, or copy {file}"
         )
-    if _address(config) is not None and mode != "token":
+    if not private_one and mode != "token":
         return Row(name, "warn", f"{found}, but it is not asked for: export RAY_AUTH_MODE=token on every machine")
     return Row(name, "ok", found)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import address, settings, signals
+from cluster import address
+from experiments import settings, signals
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
 

@@ -4,6 +4,7 @@ The wire is unencrypted and asks nobody who they are, as torch.distributed's alw
 """
 
 import hashlib
+import os
 import socket
 from datetime import timedelta
 
@@ -42,6 +43,8 @@ class Ranks:
         Raises MachineError if they do not come.
         """
         host, port = address.rsplit(":", 1)
+        if host in ("127.0.0.1", "::1"):
+            _stay_on_loopback()
         patience = timedelta(seconds=seconds)
         try:
             store = self._store or dist.TCPStore(host, int(port), is_master=False, timeout=patience)
@@ -91,3 +94,11 @@ class Ranks:
                 f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ from rank 0's: "
                 "give all of them the same model, packages and kind of machine"
             )
+
+
+def _stay_on_loopback() -> None:
+    """Keeps torch's own sockets there, too: else it would take the address that this machine's name has."""
+    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if own is not None:
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, own)

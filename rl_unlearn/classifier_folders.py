@@ -83,7 +83,7 @@ def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> F
 
 
 def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: torch.device) -> FolderClassifier:
-    import timm
+    from rl_unlearn.vision import timm
 
     labels = about.get("label_names")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import open_clip
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rl_unlearn import canvas, clip_source
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.vision import open_clip
 
 Tokenizer = Callable[[list[str]], Tensor]
 

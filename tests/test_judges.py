@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import timm
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +16,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.judges import Judgement, ProbabilityJudge, load_judge
+from rl_unlearn.vision import timm
 
 LABELS = {"object": ["Fish", "dog", "CAT", "bear"], "style": ["noto", "flat"]}  # another order, and one more
 

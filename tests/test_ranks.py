@@ -3,6 +3,7 @@
 import itertools
 import math
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,13 +112,17 @@ def _sums(rank: int, count: int, addresses: Any) -> dict[str, Any]:
     ranks.agree("the words", "the same")
     with pytest.raises(TrainingError, match=r"the words of learner ranks 1 of 2 differ"):
         ranks.agree("the words", f"mine is {rank}")
-    return {"odd": digest({"odd": odd[None]}), "matrix": matrix.tolist(), "lost": lost.item()}
+    interfaces = {os.environ.get(f"{kind}_SOCKET_IFNAME", "")[:2] for kind in ("GLOO", "NCCL")}
+    return {
+        "odd": digest({"odd": odd[None]}), "matrix": matrix.tolist(), "lost": lost.item(), "interfaces": interfaces
+    }  # fmt: skip
 
 
 def test_a_sum_has_the_same_bits_everywhere(together: Together) -> None:
     one, other = together(_sums)
     assert one["odd"] == other["odd"]
     assert one["matrix"] == other["matrix"] == [[3.0] * 3] * 2
+    assert one["interfaces"] == other["interfaces"] == {"lo"}, "who meets on loopback stays there"
     assert math.isnan(one["lost"])
     assert math.isnan(other["lost"]), "a gradient that one rank lost is lost on all"
 

@@ -153,7 +153,7 @@ def test_the_driver_of_a_cluster_needs_no_gpu(tmp_path: Path, monkeypatch: pytes
     train = ["train", "--config", tiny_file(tmp_path), "model.device=cuda"]
     assert main(train) == 3
     monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
-    monkeypatch.setattr("experiments.address.check", lambda _: None)
+    monkeypatch.setattr("cluster.address.check", lambda _: None)
     assert main(train) == 4
     assert state_of(tmp_path / "out" / "r")["reason"] == "reached with cuda"
 

@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,7 @@ from conftest import ROOT
 from head import PATIENCE, Head, running_head
 
 from cluster import program, submission
-from experiments import settings, submitting
+from experiments import health_cluster, settings, submitting
 from experiments.__main__ import main, parse
 from experiments.ledger import LEDGER
 from rl_unlearn.errors import MachineError
@@ -84,7 +86,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> FakeHead:
     """A head that `train --submit http://head:8265` reaches, whose job succeeds at once."""
     fake = FakeHead(["Running entrypoint\n", "done\n"])
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("experiments.address.check_head", lambda url: None)
+    monkeypatch.setattr("cluster.address.check_head", lambda url: None)
     monkeypatch.setattr("cluster.submission.connect", lambda url: fake)
     monkeypatch.setattr("cluster.submission.asks_for_token", lambda client: True)
     return fake
@@ -326,6 +328,85 @@ def test_something_else_listens(monkeypatch: pytest.MonkeyPatch, answer: bytes) 
         server.close()
 
     asyncio.run(scene())
+
+
+class Odd:
+    """A head whose every reply is the same."""
+
+    def __init__(self, body: bytes) -> None:
+        class Reply(BaseHTTPRequestHandler):
+            def __getattr__(self, name: str) -> Any:
+                if name.startswith("do_"):
+                    return self._reply
+                raise AttributeError(name)
+
+            def _reply(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Reply)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+ODD = [b"{}", b"[]", b"null", b"5", b'"text"', b"<html>Welcome</html>", b"", b"\xff", b'{"ray_version": 5}',
+       b'{"ray_version": "new"}', b'{"ray_version": "2.60.0"}', b'[{"job_id": 1}]', b"[" * 100_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", ODD, ids=lambda body: body[:20])
+def test_replies_of_another_shape(capsys: pytest.CaptureFixture[str], monkeypatch: Any, body: bytes) -> None:
+    """Also of a head that answers as one in the beginning only."""
+    monkeypatch.chdir(ROOT)
+    with Odd(body) as url:
+        assert main(["train", SHARED, "--submit", url]) == 3
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        assert error.startswith(f"error: {url} does")
+        (row,) = health_cluster._cluster(tiny.config(cluster={"inline": False, "address": url}), start=False)
+        assert row.state == ("ok" if b'ray_version": "' in body else "fail")
+
+
+def test_each_reply_of_a_head_is_read_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Odd(b'{"ray_version": "2.60.0"}') as url:
+        client = submission.connect(url)
+        with pytest.raises(MachineError, match="does not say who may use it"):
+            submission.asks_for_token(client)
+        with pytest.raises(MachineError, match="does not take the job"):
+            submission.submit(client, Path("/o/r"), ["true"], ROOT / "experiments" / "verbs", {}, print)
+        job = submission.Job(client, "r", print)
+        with pytest.raises(MachineError, match="cannot stop job r"):
+            job.stop()
+        monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(submission, "_POLL_SECONDS", 0.1)
+        with pytest.raises(MachineError, match="lost the head"):
+            job.follow()
+
+
+def test_a_proxy_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("NO_PROXY", "no_proxy", "http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Odd(b"<html>Bad gateway</html>") as server:
+        monkeypatch.setenv("HTTP_PROXY", server)
+        assert main(["train", SHARED, "--submit", "http://head.invalid:8265"]) == 3
+        error = capsys.readouterr().err
+        (row,) = health_cluster._cluster(
+            tiny.config(cluster={"inline": False, "address": "http://head.invalid:8265"}), start=False
+        )
+    for line in (error, row.found):
+        assert "HTTP_PROXY sends this through a proxy: add head.invalid to NO_PROXY" in line
 
 
 # -- A real head -------------------------------------------------------------------------------------------------------

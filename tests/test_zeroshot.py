@@ -1,12 +1,12 @@
 """Zero-shot evidence: against open_clip by hand; and what is refused."""
 
-import open_clip
 import pytest
 import tiny
 import torch
 
 from rl_unlearn.errors import DataError
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.vision import open_clip
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 

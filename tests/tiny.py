@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-import open_clip
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rl_unlearn.config import Config, Estimator, Model, Sampler
 from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.vision import open_clip
 
 ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)
 OBJECTS = ("cat", "dog", "fish")

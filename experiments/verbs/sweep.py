@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from experiments import address, settings
+from cluster import address
+from experiments import settings
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
@@ -40,7 +41,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         return _finish(_folder(args, args.table), console)
     overrides = args.overrides + common.cluster_overrides(args)
     folder, base, space = _resumed(args, overrides) if args.resume else _new(args, overrides)
-    address.check(base.cluster.address)
+    address.check(base)
     from experiments.sweep.trials import carry_out_all
 
     with folder.running(base, space):

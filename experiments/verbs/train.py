@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import address, resuming, run_folder, settings, submitting
+from cluster import address
+from experiments import resuming, run_folder, settings, submitting
 from experiments.files import read_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -69,7 +70,7 @@ def _start(
     config: Config, folder: run_folder.RunFolder, args: Namespace, console: Console, resumed: bool = False
 ) -> dict[str, Any]:
     if not config.cluster.inline:
-        address.check(config.cluster.address)
+        address.check(config)
     from experiments import measuring
     from experiments.run import carry_out
 

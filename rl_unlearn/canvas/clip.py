@@ -6,9 +6,10 @@ A model maps images (B, 3, 32, 32), normalised by `model.visual.image_mean` and 
 
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import Tensor
+
+from rl_unlearn.vision import open_clip
 
 
 def load_clip(path: Path | str) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from rl_unlearn.canvas.build import augment, vocabulary
 from rl_unlearn.canvas.build.data import CONCEPTS, batches, renders
 from rl_unlearn.canvas.build.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas.clip import load_clip, normalise
+from rl_unlearn.vision import open_clip
 
 SEEDS = {"reward": 21, "selection": 22}
 STEPS = {"reward": 3000, "selection": 1800}
