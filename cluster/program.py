@@ -25,6 +25,7 @@ from learner.handles import Handles
 from learner.learner import Learner
 from learner.loop import Listener, Loop, Result
 from learner.order import Order
+from rl_unlearn import consistency
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
 from rl_unlearn.image_rewards import ImageReward
@@ -49,7 +50,7 @@ def train(
     When an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds
     will be told again). Raises UserError with one line that names the cause.
     """
-    _check(config)
+    consistency.check(config)
     order = order or Order(config)
 
     def inline(start: Resumption | None) -> Result:
@@ -83,36 +84,6 @@ def _of_generation(spill: Path | None) -> Path | None:
     folder = spill / f"generation-{len(list(spill.glob('generation-*'))) + 1:03d}"
     folder.mkdir(parents=True)
     return folder
-
-
-def _check(config: Config) -> None:
-    """Refuses settings under which the loop would wait for ever."""
-    if config.cluster.inline and config.learner.ranks > 1:
-        raise ConfigError(
-            f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use learner.ranks=1 with it"
-        )
-    if (config.rollout.actors_min or 1) > config.rollout.actors:
-        raise ConfigError(
-            f"rollout.actors_min {config.rollout.actors_min} is more than rollout.actors {config.rollout.actors}: "
-            "raise one, or lower the other"
-        )
-    updates, images, ahead = config.learner.updates_per_round, config.rollout.images, config.loop.pipeline + 1
-    if config.learner.batch * updates < images:
-        # The rest would pile up until the rate limiter stops the rollouts.
-        raise ConfigError(
-            f"learner.batch * learner.updates_per_round is {config.learner.batch * updates}, less than the "
-            f"rollout.images {images} of a round: raise one, or lower rollout.images"
-        )
-    if config.replay.max_lag < ahead * updates - 1:
-        raise ConfigError(
-            f"replay.max_lag {config.replay.max_lag} evicts images before they are learned from: use at least "
-            f"{ahead * updates - 1}, or lower loop.pipeline"
-        )
-    needed = config.critic.warmup_images + (ahead + 1) * images
-    if config.replay.capacity < needed:
-        raise ConfigError(
-            f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at least {needed}"
-        )
 
 
 def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None) -> Handles:

@@ -93,6 +93,9 @@ def json_only_stdout(wanted: bool) -> Iterator[TextIO]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        make_parser().print_help()
+        return 0
     debug = "--debug" in argv
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

@@ -6,20 +6,22 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import canvas, clip_source, model_folder
+from rl_unlearn import canvas, clip_source, consistency, model_folder
 from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, UserError
 from rl_unlearn.prompts import PromptBook, names
 from rl_unlearn.tensor_header import read_header
 
+JUDGE = "judge"
 Notes = Sequence[str]
 """What a person should know, though the run can begin."""
 
 
-def look(config: Config) -> list[str]:
-    """All notes; raises the first UserError."""
-    return [note for check in CHECKS.values() for note in check(config)]
+def look(config: Config, judged: bool = True) -> list[str]:
+    """All notes; raises the first UserError. Without `judged` the judge is left out."""
+    checks = [check for name, check in CHECKS.items() if judged or name != JUDGE]
+    return [note for check in checks for note in check(config)]
 
 
 def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
@@ -31,6 +33,12 @@ def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
         except UserError as error:
             found.append((name, (), error))
     return found
+
+
+def loop(config: Config) -> Notes:
+    """Whether the settings of the loop go together."""
+    consistency.check(config)
+    return ()
 
 
 def prompts(config: Config) -> Notes:
@@ -108,5 +116,5 @@ def judge(config: Config) -> Notes:
 
 
 CHECKS: dict[str, Callable[[Config], Notes]] = {
-    "prompts": prompts, "adapters": adapters, "model": model, "CLIPs": clips, "judge": judge,
+    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, JUDGE: judge, "model": model,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from rl_unlearn.errors import TrainingError, UserError
 from rl_unlearn.judges import ProbabilityJudge, load_judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.zeroshot import fetch
 
 
 def carry_out(
@@ -42,11 +44,12 @@ def carry_out(
     console: Console,
     resumed: bool = False,
     listen: Listener | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fill the run folder; returns what the command prints. Bad input fails before the folder is made.
 
-    With `resumed` it goes on from the newest checkpoint in the folder. `listen` hears every event of the training after
-    it has been recorded.
+    `notes` are warnings of the run from its start. With `resumed` it goes on from the newest checkpoint in the folder.
+    `listen` hears every event of the training after it has been recorded.
     """
     start = time.monotonic()
     tracking.check(config)
@@ -55,6 +58,8 @@ def carry_out(
     with console.status("loading the model and the judges"):
         judge = load_judge(local) if evaluated else None
         load_model(local.model)
+        fetch("reward.clip", config.reward.clip)
+        fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
@@ -64,6 +69,8 @@ def carry_out(
         order = Order(config, recorded(folder.path))
         trackers = [Tracker(name, folder, config) for name in config.trackers]
         with Recorder(folder, progress, config.tensorboard, trackers) as recorder:
+            for note in notes:
+                recorder("warning", {"round": 0, "message": note})
             result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one

@@ -11,7 +11,6 @@ UnlearnCanvas's own `.pth` files are pickles and are refused: converting one onc
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.json_file import read_object
+from rl_unlearn.model_folder import compare
+from rl_unlearn.tensor_file import read_tensors
 
 WEIGHTS = "model.safetensors"
 _PICKLES = ("*.pth", "*.pt", "*.bin", "*.ckpt", "*.pkl")
@@ -90,6 +91,9 @@ def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: t
         raise DataError(
             f"classifier {str(folder)!r}: list the classes as label_names in config.json, in the head's order"
         )
+    architecture = str(about["architecture"])
+    if ":" in architecture or "/" in architecture:  # timm would fetch its configuration
+        raise DataError(f"classifier {str(folder)!r} names an architecture of another place ({architecture})")
     _check_sum(folder)
     weights = _tensors(folder)
     heads = [tensor.shape[0] for name, tensor in weights.items() if name.endswith(("head.weight", "fc.weight"))]
@@ -99,17 +103,17 @@ def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: t
             f"for {len(labels)} label_names"
         )
     try:
-        network = timm.create_model(str(about["architecture"]), pretrained=False, num_classes=len(labels))
+        network = timm.create_model(architecture, pretrained=False, num_classes=len(labels))
         network.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"classifier {str(folder)!r} does not fit timm: {str(error).splitlines()[0]}") from error
+        told = " ".join(str(error).split())[:300]  # torch names the keys below its first line
+        raise DataError(f"classifier {str(folder)!r} does not fit timm: {told}") from error
     # UnlearnCanvas normalises its images to [-1, 1] at the network's own size; a config.json may say otherwise.
-    expected = network.pretrained_cfg | about.get("pretrained_cfg", {})
-    size = tuple(expected.get("input_size") or (3, 224, 224))[-2:]
-    mean, std = (
-        about.get("pretrained_cfg", {}).get("mean", [0.5] * 3),
-        about.get("pretrained_cfg", {}).get("std", [0.5] * 3),
-    )
+    said = about.get("pretrained_cfg", {})
+    if not isinstance(said, dict):
+        raise DataError(f"classifier {str(folder)!r}: pretrained_cfg in config.json is no object")
+    size = tuple((network.pretrained_cfg | said).get("input_size") or (3, 224, 224))[-2:]
+    mean, std = said.get("mean", [0.5] * 3), said.get("std", [0.5] * 3)
     return _classifier("timm", network, folder, labels, names, size, mean, std, device)
 
 
@@ -117,11 +121,13 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
-        network = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        network, told = AutoModelForImageClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise DataError(f"classifier {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    compare(folder, "the classifier", {*told["missing_keys"]}, {*told["unexpected_keys"]})
     labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
     mean = std = [0.5] * 3
     size: Any = getattr(network.config, "image_size", 224)
@@ -165,15 +171,7 @@ def _pooled(states: Tensor) -> Tensor:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"classifier {str(folder)!r} has no readable config.json: it must be in the layout of transformers or timm"
-        ) from error
-    if not isinstance(about, dict):
-        raise DataError(f"classifier {str(folder)!r}: config.json is no object")
-    return about
+    return read_object(folder / "config.json", "a classifier must be in the layout of transformers or timm")
 
 
 def _check_sum(folder: Path) -> None:
@@ -192,7 +190,4 @@ def _check_sum(folder: Path) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    try:
-        return {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"classifier {str(folder / WEIGHTS)!r} is no valid safetensors file: {error}") from error
+    return {name: tensor.float() for name, tensor in read_tensors(folder / WEIGHTS, "classifier").items()}

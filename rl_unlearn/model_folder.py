@@ -164,7 +164,7 @@ def compare(folder: object, component: str, missing: set[str], unexpected: set[s
     lacks = f"lacks {len(missing)} weights, such as {min(missing)}" if missing else ""
     has = f"has {len(unexpected)} that have no place, such as {min(unexpected)}" if unexpected else ""
     told = " and ".join(filter(None, (lacks, has)))
-    raise DataError(f"model folder {str(folder)!r}: {component} {told}: it would draw noise; {_REMEDY}")
+    raise DataError(f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again")
 
 
 def _check_fit(parts: Parts) -> None:

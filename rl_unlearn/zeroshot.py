@@ -42,6 +42,25 @@ def load_open_clip(
     return model.float().eval().requires_grad_(False), tokenizer
 
 
+def fetch(key: str, spec: str) -> None:
+    """Has the weights that `arch/pretrained` names on this machine before a run begins; DataError if they are not had.
+
+    Actors elsewhere fetch their own. ``key`` is the setting that said so.
+    """
+    clip_source.check(key, spec)
+    if spec == "canvas" or Path(spec).is_dir():
+        return
+    name, tag = spec.split("/")
+    clip_source.check_tag(key, spec, open_clip.list_pretrained_tags_by_model(name))
+    try:
+        open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+    except Exception as error:  # no network, no space, no such file: the library raises bare ones, too
+        told = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{key}={spec}: its weights cannot be fetched ({told}): fetch them once, or name a folder"
+        ) from error
+
+
 @torch.no_grad()
 def text_features(clip: open_clip.CLIP, tokenizer: Tokenizer, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
     """Normalised text embeddings, on the device of the CLIP."""

@@ -216,18 +216,18 @@ def test_the_model_is_looked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tm
     from huggingface_hub import HfApi
 
     def state(path: str) -> str:
-        return health._model(tiny.config(model={"path": path})).state
+        return health._hub(tiny.config(model={"path": path})).state
 
     asked = []
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **options: asked.append(options))
     assert [state("canvas"), state(str(tiny.pipeline_folder())), state(str(tmp_path)), state("/no/such/folder")] == [
-        "ok", "ok", "fail", "fail",
+        "ok", "ok", "ok", "fail",
     ]  # fmt: skip
     assert not asked
     assert state("someone/model") == "ok"
     assert asked == [{"revision": None, "timeout": health.HUB_SECONDS}]
     monkeypatch.undo()
-    row = health._model(tiny.config(model={"path": "someone/model"}))  # tests are offline
+    row = health._hub(tiny.config(model={"path": "someone/model"}))  # tests are offline
     assert (row.state, "not cached" in row.found) == ("fail", True)
 
 

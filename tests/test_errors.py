@@ -75,9 +75,8 @@ def test_missing_config_file(refuses: Refuses, outputs: Path) -> None:
 
 
 def test_pickled_weights(refuses: Refuses, tmp_path: Path, outputs: Path) -> None:
-    unet = tmp_path / "model" / "unet"
-    unet.mkdir(parents=True)
-    (tmp_path / "model" / "model_index.json").write_text("{}")
+    unet = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model") / "unet"
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
     (unet / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     refuses(5, "safetensors", "train", "--inline", f"model.path={tmp_path / 'model'}", f"output={outputs}")
     assert not outputs.exists()

@@ -12,6 +12,7 @@ from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.text import cleaned
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,14 +64,16 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     for prompt in args.prompt:
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise ConfigError(f"--prompt has {len(prompt)} characters: {MAX_PROMPT_CHARACTERS} at most")
-    prompts = args.prompt + (read_prompts(args.prompts) if args.prompts else [])
+    prompts = [cleaned(prompt) for prompt in args.prompt] + (read_prompts(args.prompts) if args.prompts else [])
     if len(prompts) * len(seeds) > MAX_PICTURES:
         raise ConfigError(
             f"{len(prompts)} prompts x {len(seeds)} seeds: one call draws {MAX_PICTURES} images; ask for fewer"
         )
     from experiments import pictures
     from experiments.models import load_model
+    from rl_unlearn.model_folder import fetched_folder
     from rl_unlearn.policy import DiffusionPolicy
+    from rl_unlearn.tokens import TokenLimit
 
     scales = args.scale or [1.0] * len(args.adapter)
     state = None
@@ -78,6 +81,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         state, config = _together([Path(name) for name in args.adapter], scales, args.overrides)
     grid = bool(out.suffix) and not out.is_dir()
     make_folder(out.parent if grid else out, "choose another --out")
+    for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
+        console.print(f"warning: {note}", soft_wrap=True, highlight=False, markup=False)
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)

@@ -58,7 +58,22 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
     space = read(Path(args.space), base)
     folder = _folder(args, args.name or base.name or Path(args.space).stem)
     folder.check_new()
+    _check_worlds(base, space)
     return folder, base, space
+
+
+def _check_worlds(base: Config, space: "Space") -> None:
+    """The first UserError of the concepts, prompts and models that trials will have: once each, before any begins."""
+    from experiments import preflight
+    from experiments.sweep.space import configured
+
+    known = set()
+    for found in space.enumerated():
+        config = configured(base, found, "space")
+        world = (config.concept, config.prompts, config.reward.anchor, config.model)
+        if repr(world) not in known:
+            known.add(repr(world))
+            preflight.look(config)
 
 
 def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:

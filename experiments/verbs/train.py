@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster import address
-from experiments import resuming, run_folder, settings, submitting
+from experiments import preflight, resuming, run_folder, settings, submitting
 from experiments.files import read_json
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -69,12 +69,15 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
 def _start(
     config: Config, folder: run_folder.RunFolder, args: Namespace, console: Console, resumed: bool = False
 ) -> dict[str, Any]:
+    notes = preflight.look(config, judged=not args.no_evaluate)
+    for note in notes:
+        console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
     if not config.cluster.inline:
         address.check(config)
     from experiments import measuring
     from experiments.run import carry_out
 
-    outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console, resumed)
+    outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes)
     if "after" in outcome:
         measuring.show(outcome, console)
     console.print(
