@@ -112,7 +112,8 @@ def _timm(folder: Path, about: dict[str, Any], names: tuple[str, ...], device: t
     said = about.get("pretrained_cfg", {})
     if not isinstance(said, dict):
         raise DataError(f"classifier {str(folder)!r}: pretrained_cfg in config.json is no object")
-    size = tuple((network.pretrained_cfg | said).get("input_size") or (3, 224, 224))[-2:]
+    own: Any = network.pretrained_cfg
+    size = tuple((own | said).get("input_size") or (3, 224, 224))[-2:]
     mean, std = said.get("mean", [0.5] * 3), said.get("std", [0.5] * 3)
     return _classifier("timm", network, folder, labels, names, size, mean, std, device)
 

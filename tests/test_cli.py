@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from experiments import settings, strict_yaml
 from experiments.__main__ import VERBS, main
@@ -17,6 +18,7 @@ from experiments.verbs.common import CONFIGS
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.prompts import PromptBook
 
 
 def load(*overrides: str, files: tuple[Path, ...] = (), environ: dict[str, str] | None = None) -> Config:
@@ -202,12 +204,49 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "UTF-8" in fails(capsys, "config", "show", "--config", str(tmp_path / "latin.yaml"))
 
 
+def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out, error = capsys.readouterr()
+    assert all(verb in out for verb in ("train", "doctor"))
+    assert not error
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("ddpo", "terminal"), ("GRPO", "group"), ("cgru", "critic"), ("pathwise", "pathwise")]
+)
+def test_estimators_have_the_names_that_people_know(word: str, name: str) -> None:
+    assert load(f"estimator.name={word}").estimator.name == name
+
+
+def test_there_is_one_recipe_of_the_canvas() -> None:
+    assert load(files=(CONFIGS / "canvas.yaml",)).model_copy(update={"reward": load().reward}) == load()
+    anchors = [PromptBook.from_config(load(files=files)).anchors for files in ((), (CONFIGS / "canvas.yaml",))]
+    assert anchors[0] == anchors[1]
+
+
+def test_paths_of_a_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "below", "judge"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "forget.txt").write_text("a cat")
+    found = load(
+        "model.path=model", "model.adapters=below", "evaluation.judge=judge", "prompts.target_file=forget.txt",
+        "prompts.retain_file=not-there.txt", "reward.images={classifier:judge:cat: 1.0}", "reward.clip=ViT-B-32/openai",
+    )  # fmt: skip
+    assert (found.model.path, found.model.adapters) == (str(tmp_path / "model"), (str(tmp_path / "below"),))
+    assert found.evaluation.judge == str(tmp_path / "judge")
+    assert found.prompts.target_file == str(tmp_path / "forget.txt")
+    assert found.prompts.retain_file == "not-there.txt", "what is not there is named as it was given"
+    assert list(found.reward.images) == [f"classifier:{tmp_path / 'judge'}:cat"]
+    assert (found.reward.clip, load().model.path) == ("ViT-B-32/openai", "canvas")
+
+
 @pytest.mark.parametrize(
     ("argv", "hint"),
     [
         (["trian"], "did you mean 'train'?"),
         (["xyz"], "use demo"),
-        ([], "--help"),
+        (["--nonsense"], "--help"),
         (["train", "--overwite"], "--overwite"),
         (["train", "--over"], "--over"),
         (["config", "shwo"], "shwo"),
@@ -239,7 +278,7 @@ def carried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
     """Configuration and folder of every run that a command would have carried out."""
     found: list[tuple[Config, Path]] = []
 
-    def carry_out(config: Config, folder: Any, *_: Any) -> dict[str, Any]:
+    def carry_out(config: Config, folder: Any, *_: Any, **__: Any) -> dict[str, Any]:
         found.append((config, folder.path))
         return {"images_used": 1, "updates": 1, "wall_seconds": 1.0, "report": "report.html"}
 
@@ -264,6 +303,7 @@ def test_train_stands_on_a_run_and_starts_from_its_critic(carried: list[tuple[Co
     save_adapter(
         tmp_path / "first" / "adapter", {f"a.attn2.to_q.lora_{side}.weight": torch.zeros(1, 1) for side in "AB"}, config
     )
+    save_file({"a": torch.zeros(1)}, tmp_path / "first" / "critic.safetensors")
     argv = ["train", "--inline", "concept=frog", f"output={tmp_path}", "--on", str(tmp_path / "first")]
     assert main([*argv, "--critic-from", str(tmp_path / "first")]) == 0
     ((found, _),) = carried
@@ -274,7 +314,7 @@ def test_train_stands_on_a_run_and_starts_from_its_critic(carried: list[tuple[Co
 def test_a_bug_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: Any) -> dict[str, Any]:
+    def broken(*_: Any, **__: Any) -> dict[str, Any]:
         raise ZeroDivisionError("no reason")
 
     monkeypatch.setattr("experiments.run.carry_out", broken)

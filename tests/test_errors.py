@@ -1,5 +1,6 @@
 """Every mistake a user can make: one line, the documented exit code, and nothing half-written."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable

@@ -92,14 +92,14 @@ def test_a_judge_must_know_the_world(tmp_path):
     [
         (lambda f: (f / "model.safetensors").rename(f / "style50.pth"), "style50.pth, a pickle"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
-        (lambda f: (f / "config.json").unlink(), "no readable config.json"),
+        (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
         (lambda f: (f / "config.json").write_text('{"num_classes": 4}'), "neither timm's 'architecture'"),
         (lambda f: (f / "SHA256SUMS").unlink(), "sha256sum model.safetensors"),
         (lambda f: (f / "SHA256SUMS").write_text("0" * 64 + "  model.safetensors\n"), "not the file"),
         (lambda f: relabel(f, None), "label_names"),
         (lambda f: relabel(f, ["fish", "dog", "cat"]), "head has 4 rows for 3 label_names"),
         (lambda f: relabel(f, ["fish", "dog", "cat", "Dog"]), "a label twice"),
-        (lambda f: shutil.rmtree(f), "no readable config.json"),
+        (lambda f: shutil.rmtree(f), "config.json cannot be read"),
     ],
 )
 def test_an_unfit_timm_judge_is_refused(damage, message, tmp_path):
@@ -119,7 +119,7 @@ def test_a_cut_file_is_refused_though_its_sum_is_right(tmp_path):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-10])
     sign(folder)
-    with pytest.raises(DataError, match="no valid safetensors"):
+    with pytest.raises(DataError, match="is not a valid safetensors"):
         load(tmp_path / "judges")
 
 
