@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cluster import proxy
+from cluster import private, proxy
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError
 
@@ -47,11 +47,13 @@ def meant(config: Config) -> Address:
 
 
 def check(config: Config) -> Address:
-    """The address that counts; ConfigError unless it is one, MachineError unless a Ray answers there.
+    """The address that counts; ConfigError unless it is one, MachineError unless a Ray answers there or may be private.
 
-    Names that Ray resolves by itself pass.
+    What Ray finds by itself passes.
     """
     address = meant(config)
+    if address.is_local:
+        private.check_environment()
     if address.text in (LOCAL, AUTO):
         return address
     if address.is_head:
