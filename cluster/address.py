@@ -1,11 +1,14 @@
-"""Which Ray a run means, and whether it answers: found out in seconds, where Ray itself goes on trying for minutes."""
+"""Which Ray a run means, and whether it answers.
+
+Found out in seconds, where Ray itself goes on trying for minutes.
+"""
 
 import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cluster import proxy
+from cluster import private, proxy
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError
 
@@ -23,7 +26,7 @@ class Address:
     """Where a Ray is, and who says so."""
 
     text: str
-    """LOCAL, AUTO, HOST:PORT, ray://HOST:PORT, or the http(s) address of a head where jobs are submitted."""
+    """LOCAL, AUTO, HOST:PORT, ray://HOST:PORT, or the http(s) address where jobs are submitted."""
     source: str
     """The setting or variable that names it."""
 
@@ -39,7 +42,7 @@ class Address:
 
 
 def meant(config: Config) -> Address:
-    """The address that counts: `cluster.address`, else RAY_ADDRESS, as a job has it, else a private Ray."""
+    """The address that counts: `cluster.address`, else RAY_ADDRESS, as jobs have it, else private."""
     named, variable = config.cluster.address, os.environ.get("RAY_ADDRESS")
     if variable and named in (None, "", AUTO):  # as Ray itself reads `auto`
         return Address(variable, "RAY_ADDRESS")
@@ -47,11 +50,14 @@ def meant(config: Config) -> Address:
 
 
 def check(config: Config) -> Address:
-    """The address that counts; ConfigError unless it is one, MachineError unless a Ray answers there.
+    """The address that counts.
 
-    Names that Ray resolves by itself pass.
+    Raises ConfigError unless it is one, MachineError unless a Ray answers there or a private one
+    may be started. What Ray finds by itself passes.
     """
     address = meant(config)
+    if address.is_local:
+        private.check_environment()
     if address.text in (LOCAL, AUTO):
         return address
     if address.is_head:

@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``: here, or in a thread of its own if this one's event loop is in the middle of something.
+    """The result of ``work``: here, or in a thread of its own where this one's event loop is busy.
 
-    Waits for it either way. What interrupts the waiting, as Ctrl-C does, cancels the work, which then has its time to
-    end in order; a second interrupt leaves it alone.
+    Waits for it either way. What interrupts the waiting, as Ctrl-C does, cancels the work, which
+    then has its time to end in order; a second interrupt leaves it alone.
     """
     try:
         asyncio.get_running_loop()

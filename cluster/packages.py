@@ -1,7 +1,7 @@
 """Which folder this project's packages come from, and that Ray's workers take them from there, too.
 
-Ray puts the driver's working directory in front of what its workers search: a folder `actors` of the user's own in it
-would be taken for this project's.
+Ray puts the driver's working directory in front of what its workers search: a folder `actors` of
+the user's own in it would be taken for this project's.
 """
 
 import site
@@ -19,7 +19,10 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def search_path() -> list[str]:
-    """Where workers shall search before the interpreter's own places: as the driver does, with ROOT for ours."""
+    """Where workers shall search before the interpreter's own places.
+
+    That is where the driver does, with ROOT before what would hide these packages.
+    """
     named = [str(Path(path).absolute()) for path in sys.path if Path(path).is_dir()]
     own = [path for path in dict.fromkeys(named) if not _is_the_interpreters(path) and path != ROOT]
     hidden = any(_folder(name, own) is not None for name in NAMES)
@@ -34,18 +37,24 @@ def job() -> Any:
         """Ray's own, without the working directory that Ray adds when it connects."""
 
         def _serialize(self) -> Any:
-            if not self._runtime_env_has_working_dir():  # a job's own copy of the packages is in front already
-                self._py_driver_sys_path = search_path()[::-1]  # each is put before the one that came before it
+            # Of a job that brought its packages along they are in front already.
+            if not self._runtime_env_has_working_dir():
+                # In turn each is put before all others.
+                self._py_driver_sys_path = search_path()[::-1]
             return super()._serialize()
 
     return Job()
 
 
 def check_workers(timeout: float) -> None:
-    """Asks a worker of the connected Ray; MachineError that names both folders where it would import other packages."""
+    """Asks a worker of the connected Ray what it would import.
+
+    Raises MachineError that names both files where it is not what the driver has.
+    """
     import ray
 
-    def folders(names: Sequence[str]) -> dict[str, str | None]:  # nested: sent as it is, for nothing of ours is certain
+    # Nested, so that Ray sends it as it is: none of our modules is certain there.
+    def folders(names: Sequence[str]) -> dict[str, str | None]:
         from importlib.util import find_spec
 
         return {name: spec.origin if (spec := find_spec(name)) else None for name in names}

@@ -1,4 +1,4 @@
-"""The private local Ray of one run: on the loopback interface alone, behind a token, and as urgent as its driver."""
+"""The private local Ray of one run: on loopback alone, behind a token, as urgent as its driver."""
 
 import logging
 import os
@@ -36,10 +36,9 @@ def check_environment() -> None:
 
 
 def start(config: Config) -> Any:
-    """Starts it, connects to it, and returns Ray's context."""
+    """Starts it, connects, and returns Ray's context; the caller has checked the environment."""
     import ray
 
-    check_environment()
     _make_token()
     # It would advise to switch the token off.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -69,7 +68,10 @@ def start(config: Config) -> Any:
 
 
 def _make_token() -> None:
-    """Makes the token that Ray looks for in the home folder, if there is none: Ray's own would be for all to read."""
+    """Makes the token that Ray looks for in the home folder, if there is none.
+
+    One that Ray makes can be read by everybody.
+    """
     file = Path.home() / ".ray" / "auth_token"
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or file.exists():
         return
@@ -91,10 +93,11 @@ def _make_token() -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Makes Ray take the loopback interface for this machine's address: each of its servers then listens there alone.
+    """Makes Ray take loopback for this machine's address: each of its servers then listens there.
 
-    On Linux Ray has no argument for it, and replaces a loopback address that is given to it. This is the constant
-    with which it keeps to loopback on systems without clusters, where a firewall would ask the user.
+    On Linux Ray has no argument for it, and replaces a loopback address that is given to it. This
+    is the constant with which it keeps to loopback on systems without clusters, where a firewall
+    would ask the user.
     """
     from ray._private import ray_constants
 

@@ -1,4 +1,4 @@
-"""Which variable sends what is asked of an address through a proxy instead, as Python's HTTP clients read them."""
+"""Which variable puts a proxy before an address, as Python's HTTP clients read them."""
 
 import os
 from urllib.parse import urlsplit

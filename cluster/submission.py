@@ -197,7 +197,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from aiohttp import ClientError
     from ray.exceptions import RayError
 
-    # OSError: all of `requests`. Beside ValueError the last three: replies of another shape than a head's.
+    # OSError: all of `requests`. The last four: replies of another shape than a head's.
     return RayError, RuntimeError, OSError, ClientError, ValueError, LookupError, TypeError, AttributeError
 
 

@@ -1,7 +1,10 @@
-"""The commands: configuration, runs and what they leave on disk. `python -m experiments` is `rl-unlearn`.
+"""The commands: configuration, runs and what they leave on disk.
 
-The packages of this project come from the folder of this one, whatever else is called like them: `python -m` and
-`python -c` search the working directory first, where a user may have a folder `actors` or `learner` of their own.
+`python -m experiments` is `rl-unlearn`.
+
+The packages of this project come from the folder of this one, whatever else is called like them:
+`python -m` and `python -c` search the working directory first, where a user may have a folder
+`actors` or `learner` of their own.
 """
 
 import sys

@@ -97,7 +97,7 @@ class Ranks:
 
 
 def _stay_on_loopback() -> None:
-    """Keeps torch's own sockets there, too: else it would take the address that this machine's name has."""
+    """Keeps torch's own sockets there, too; else it takes the address of this machine's name."""
     own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if own is not None:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):

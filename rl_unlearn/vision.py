@@ -1,7 +1,7 @@
-"""open_clip and timm without what they bring along: every module of this project takes them from here.
+"""open_clip and timm without what they bring along; every module here takes them from this one.
 
-timm imports Weights & Biases, for a function that nobody here calls, and that makes two temporary folders, which a
-process that is killed leaves behind, as Ray's workers are.
+timm imports Weights & Biases, for a function that nobody here calls. That makes two temporary
+folders, which a process that is killed, as Ray's workers are, leaves behind.
 """
 
 import sys
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def _without(name: str) -> Iterator[None]:
-    """While this lasts a module that is not imported yet cannot be; who imports it as an extra does without."""
+    """While this lasts a module that is not imported yet cannot be; others do without it."""
     if name in sys.modules:
         yield
         return

@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from cluster import private, program
 from experiments import settings
+from experiments.__main__ import main
 from rl_unlearn.errors import MachineError
 
 PATIENCE = 600  # seconds, on a busy machine
@@ -27,6 +28,15 @@ def test_a_private_ray_without_token_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     with pytest.raises(MachineError, match=r"RAY_AUTH_MODE=.*unset it"), program.ray_cluster(tiny.config(cluster=RAY)):
         raise AssertionError("it started")
+
+
+def test_that_is_told_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert main(["train", "concept=cat", f"output={tmp_path / 'out'}"]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("variable", ["RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
