@@ -72,7 +72,7 @@ def check(recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds
             (name, was), (other, found) = before.get(place, ("", "")), after.get(place, ("", ""))
             if was != found:
                 raise DataError(
-                    f"{whose} stands on {KINDS[kind]} {(name or other).partition(' ')[2]} as it was when the run "
+                    f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it was when the run "
                     "was made, and it is another one now: put it back, or make the run again"
                 )
 
