@@ -56,8 +56,7 @@ class TokenLimit:
             if not prompt.target and row in forgotten:
                 raise ConfigError(
                     f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and {prompt.text[:_SHOWN]!r}, to be "
-                    f"kept, are the same to the model: it reads {self.tokens} tokens, and words it knows; shorten or "
-                    "change them"
+                    f"kept, are the same to the model: it reads {self.tokens} tokens; shorten or change them"
                 )
         return self.notes(texts)
 

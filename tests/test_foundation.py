@@ -71,10 +71,10 @@ USES = {
     "export": lambda run, out: ["export", str(run), "--format", "diffusers", "--out", str(out / "exported")],
     "evaluate": lambda run, out: ["evaluate", str(run), f"evaluation.judge={tiny.clip_folder(2)}"],
     "attack": lambda run, out: ["attack", str(run), f"evaluation.judge={tiny.clip_folder(2)}"],
-    "resume": lambda run, out: ["resume", str(run), "loop.rounds=2"],
+    "resume": lambda run, out: ["resume", str(run), "loop.rounds=2", "--no-evaluate"],
     "on": lambda run, out: [
         "train", "--config", str(run.parents[1] / "c.yaml"), "--inline", "--no-evaluate", "--name", "third",
-        f"output={run.parent}", "concept=fish", "--on", str(run),
+        f"output={run.parent}", "concept=style:noto", "--on", str(run),
     ],
 }  # fmt: skip
 
@@ -112,19 +112,19 @@ def test_edited_lists_are_other_prompts(name: str, own: Path, capsys: Any) -> No
     run = own / "out" / "listed"
     before = whole(run)
     (own / name).write_text((own / name).read_text().replace("a ", "one "))
-    assert main(["resume", str(run), "loop.rounds=2"]) == 5
+    assert main(["resume", str(run), "loop.rounds=2", "--no-evaluate"]) == 5
     assert f"stands on the prompt list {'target' if name == 'forget.txt' else 'retain'}_file" in capsys.readouterr().err
     assert whole(run) == before, "the finished run stays finished"
 
 
 def test_lists_that_say_the_same_are_the_same(own: Path) -> None:
     (own / "keep.txt").write_bytes(b"\xef\xbb\xbfa\xc2\xa0dog \r\n\r\na  fish")
-    assert main(["resume", str(own / "out" / "listed"), "loop.rounds=2"]) == 0
+    assert main(["resume", str(own / "out" / "listed"), "loop.rounds=2", "--no-evaluate"]) == 0
 
 
 def test_another_reward_clip_is_another_run(own: Path, capsys: Any) -> None:
     shutil.copy(tiny.clip_folder(2) / "open_clip_model.safetensors", own / "clip-0")
-    assert main(["resume", str(own / "out" / "base"), "loop.rounds=2"]) == 5
+    assert main(["resume", str(own / "out" / "base"), "loop.rounds=2", "--no-evaluate"]) == 5
     assert "stands on the CLIP reward" in capsys.readouterr().err
 
 
@@ -171,7 +171,7 @@ def test_runs_are_found_from_another_folder(own: Path, monkeypatch: pytest.Monke
     assert train(own, "relative", "concept=dog", "--on", "base") == 0
     monkeypatch.chdir(tmp_path)
     assert main(USES["generate"](own / "out" / "relative", own)) == 0
-    assert main(["resume", str(own / "out" / "relative"), "loop.rounds=2"]) == 0
+    assert main(["resume", str(own / "out" / "relative"), "loop.rounds=2", "--no-evaluate"]) == 0
 
 
 # -- digests -----------------------------------------------------------------------------------------------------------

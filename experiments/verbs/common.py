@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments import settings
 from experiments.files import read_json
 from rl_unlearn import foundation
-from rl_unlearn.adapter_file import metadata
+from rl_unlearn.adapter_file import locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import parse_object
@@ -55,6 +55,7 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
         config = settings.recorded(folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides])
         recorded = read_json(folder / "run_state.json").get("stands_on") or {}
     else:
+        locate(path)  # before anything heavy
         from experiments.adapters import described
 
         config = settings.load([], [*described(path), *overrides], environ={})
