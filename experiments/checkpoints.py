@@ -98,7 +98,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in self._found()[: -self._keep]:
-            shutil.rmtree(self._root / f"round-{old:06d}")
+            shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
         """The newest valid checkpoint and its round, None if the run had made none yet.
@@ -170,7 +170,7 @@ def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resu
         parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
     warm_up = Path(manifest["warm_up"]).name
     warm = _unpacked(folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors"))
-    return warm_up, Resumption(Trajectory(**warm.tensors), parts)
+    return warm_up, Resumption(Trajectory.checked(warm.tensors), parts)
 
 
 def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:

@@ -1,5 +1,6 @@
 """Files of JSON lines, `metrics.jsonl` and `ledger.jsonl`: the one reader of them, and what a line must hold."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,8 @@ def read_rows(path: Path, kind: type[Line] = Line) -> list[dict[str, Any]]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}: {REMEDY}") from error
     *whole, last = content.split(b"\n")
     rows = [_parsed(line, f"{path}, line {number},", kind) for number, line in enumerate(whole, start=1)]
-    try:
+    with suppress(DataError):  # its writer was killed before the line's end
         rows += [_parsed(last, f"{path}, line {len(rows) + 1},", kind)] if last else []
-    except DataError:  # its writer was killed before the line's end
-        pass
     return rows
 
 

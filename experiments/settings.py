@@ -14,8 +14,14 @@ from pydantic.fields import FieldInfo
 from experiments import strict_yaml
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.places import check_local
 
 PREFIX = "RL_UNLEARN__"
+PLACES = (
+    "output", "critic.start", "prompts.target_file", "prompts.retain_file", "model.path", "model.adapters",
+    "reward.clip", "selection.clip", "evaluation.judge",
+)  # fmt: skip
+"""Keys that name files or folders."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,13 @@ def validate(settings: Mapping[str, Setting]) -> Config:
             branch = branch.setdefault(section, {})
         branch[name] = setting.value
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, settings)) from error
+    for key in settings.keys() & PLACES:
+        found = value(config, key)
+        check_local(found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}=")
+    return config
 
 
 def dump(config: Config) -> str:

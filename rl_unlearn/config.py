@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""To be matched as a whole: `$` would let a line break through."""
 _CONCEPT = r"((object|style):)?[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 CONCEPT = rf"^{_CONCEPT}(, ?{_CONCEPT})*$"
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -384,7 +385,7 @@ class Config(Section):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.match(NAME, name):
+        if name is not None and not re.fullmatch(NAME, name):
             raise ValueError("use up to 64 letters, digits, '.', '_' or '-', starting with a letter or digit")
         return name
 

@@ -18,8 +18,8 @@ from experiments.run_folder import RunFolder, now
 from experiments.run_state import NAME, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
-from experiments.sweep.space import Settings, Space, configured
 from experiments.sweep.results import chosen, figures, looks
+from experiments.sweep.space import Settings, Space, configured
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 
