@@ -112,12 +112,19 @@ def reserve(config: Config, overwrite: bool) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; choose another --name")
     _check_writable(path)
-    if path.is_dir() and any(path.iterdir()):
+    if _holds_something(path):
         if not overwrite and has_begun(path):
             raise ConfigError(f"{path} already holds a run; choose another --name or pass --overwrite")
         if not (path / run_state.NAME).is_file():
             raise ConfigError(f"{path} is no run folder and stays as it is; choose another --name")
     return RunFolder(path)
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return any(path.iterdir())
+    except FileNotFoundError:  # or another start has just set it aside
+        return False
 
 
 def has_begun(path: Path) -> bool:

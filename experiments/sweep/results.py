@@ -11,7 +11,6 @@ from experiments.page import contract
 from experiments.page.contract import Count, Number, Part
 from experiments.rows import Event, read_rows
 
-Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -27,10 +26,10 @@ class Look(Event):
 class Judged(Part):
     """One model under the judges."""
 
-    ua: Percent | None = None
-    ira: Percent | None = None
-    cra: Percent | None = None
-    coherence: Percent | None = None
+    ua: Number | None = None
+    ira: Number | None = None
+    cra: Number | None = None
+    coherence: Number | None = None
 
 
 class Evaluation(Part):
