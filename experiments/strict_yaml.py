@@ -48,8 +48,14 @@ class StrictLoader(yaml.SafeLoader):
         """A mapping whose keys are all different."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen if isinstance(key.value, str) else True:
-                problem = f"duplicate key {key.value!r}" if isinstance(key.value, str) else "keys are plain words"
+            problem = None
+            if not isinstance(key.value, str):
+                problem = "keys are plain words"
+            elif key.tag != "tag:yaml.org,2002:str":
+                problem = f"keys are plain words: {key.value!r} needs quotes"
+            elif key.value in seen:
+                problem = f"duplicate key {key.value!r}"
+            if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

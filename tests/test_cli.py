@@ -179,6 +179,8 @@ def test_the_source_of_a_wrong_value_is_named(tmp_path: Path) -> None:
         ("learner: 3\n", "is a section"),
         ("learner:\n  lrr: 3\n", "did you mean 'learner.lr'?"),
         ("? [a, b]\n: 1\n", "plain words"),
+        ("1e999: 1\n", "line 1: keys are plain words: '1e999' needs quotes"),
+        ("null: 1\n", "needs quotes"),
         ("seed: 1\n---\nseed: 2\n", "document"),
         ("seed: " + "9" * 5000, "YAML"),
         ("seed: " + "[" * 50_000, "nested more than 20 levels deep"),
