@@ -11,7 +11,6 @@ UnlearnCanvas's own `.pth` files are pickles and are refused: converting one onc
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,14 +165,11 @@ def _pooled(states: Tensor) -> Tensor:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_object(folder / "config.json")
+    except DataError as error:
         raise DataError(
             f"classifier {str(folder)!r} has no readable config.json: it must be in the layout of transformers or timm"
         ) from error
-    if not isinstance(about, dict):
-        raise DataError(f"classifier {str(folder)!r}: config.json is no object")
-    return about
 
 
 def _check_sum(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Charts, tables and pages of numbers that are missing, single, equal, huge or negative; links and pictures that lie."""
+"""Pages of numbers that are missing, single, equal, huge or negative; links and pictures that lie."""
 
 import itertools
 import json
@@ -117,7 +117,8 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"GIF89a", b"<svg onload=alert(1)>", b"root:x:0:0", bomb(60_000, 60_000), bomb(20_000, 4_000), bomb(200, 200)],
+    "content", [b"", b"GIF89a", b"<svg onload=alert(1)>", b"root:x:0:0", bomb(60_000, 60_000), bomb(20_000, 4_000),
+     bomb(200, 200)],
     ids=["empty", "GIF", "SVG", "text", "bomb", "large", "cut"],
 )  # fmt: skip
 def test_what_is_no_picture_is_not_shown(tmp_path: Path, content: bytes) -> None:
