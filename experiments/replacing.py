@@ -24,7 +24,7 @@ _PAUSE = 0.05
 
 def aside(path: Path) -> Path:
     """Where the run that was in folder `path` waits until the new one has begun."""
-    return path.with_name(f".{path.name}.replaced")
+    return path.parent / f".{path.name}.replaced"
 
 
 def restore(path: Path) -> None:

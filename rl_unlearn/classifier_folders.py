@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.json_file import read_object
 
 WEIGHTS = "model.safetensors"
 _PICKLES = ("*.pth", "*.pt", "*.bin", "*.ckpt", "*.pkl")
