@@ -147,8 +147,9 @@ def readers(world: Path) -> dict[str, Reader]:
     }
     for part in PARTS:
         found[f"checkpoint, {part}"] = Reader(run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest)
-    for name in ("evaluation", "attacks", "metrics", "samples"):
-        found[f"story, {name}"] = Reader(shown[name], lambda: told(page))
+    for name in ("evaluation", "attacks", "metrics"):  # where no tiles are cut
+        found[f"story, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
+    found["story, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
     for name, file in shown.items():
         found[f"page, {name}"] = Reader(file, lambda: whole_page(page))
     for name in ("run_state.json", "evaluation.json", "metrics.jsonl"):
@@ -210,8 +211,8 @@ def whole_page(page: Path) -> None:
     write_report(page)
 
 
-HEAVY = {"page": 10, "sweep": 20, "samples.png": 4, "before.png": 2}
-"""Readers that draw whole pages take a part of the inputs."""
+HEAVY = {"page": 10, "sweep": 20, "samples.png": 4, "before.png": 2, "checkpoint": 4}
+"""Readers that draw whole pages take a part of the inputs; so does each of a checkpoint's four parts."""
 NAMES = (
     "configuration", "prompt list", "manifest", "run state", "before.png", "samples.png", "ledger", "metrics",
     "Arrow spill", "Arrow spill, bf16", "adapter", "critic", "space", *(f"checkpoint, {part}" for part in PARTS),
