@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from rl_unlearn import spilled
 from rl_unlearn.config import Config
-from rl_unlearn.durable import settle
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
@@ -241,8 +241,4 @@ class ReplayActor:
         # One file a batch, renamed into place: a reader sees a whole batch or none.
         assert self._spill is not None
         self._spill.mkdir(parents=True, exist_ok=True)
-        final = self._spill / f"round-{round:06d}-{first:016x}.arrow"
-        temporary = final.with_name(f".{final.name}.tmp")
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        settle(temporary, final)
+        spilled.write(self._spill / f"round-{round:06d}-{first:016x}.arrow", batch)

@@ -17,6 +17,7 @@ from experiments.files import to_json
 from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, resume, sweep, train
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
+from rl_unlearn.places import check_local
 
 VERBS = {
     "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate, "attack": attack,
@@ -25,6 +26,10 @@ VERBS = {
 EXIT_CODES = (
     "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, 130/143 stopped"
 )
+PATHS = {
+    "run", "runs", "on", "critic_from", "adapter", "adapters", "config", "space", "prompts", "out"
+}  # fmt: skip
+"""Arguments that name files or folders."""
 QUIET = {
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
     "DIFFUSERS_VERBOSITY": "error",
@@ -71,6 +76,9 @@ def parse(argv: Sequence[str]) -> Namespace:
             raise ConfigError(f"unknown argument '{word}'; see `rl-unlearn {args.verb} --help`")
         args.overrides = [*args.overrides, word]
     args.argv = ["python", "-m", "experiments", *argv]
+    for name in PATHS & vars(args).keys():
+        given = getattr(args, name)
+        check_local(given if isinstance(given, list) else [given], "")
     return args
 
 

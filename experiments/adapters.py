@@ -1,5 +1,6 @@
 """Adapters as files: what they say about themselves, and the formats they leave in."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
         write_bytes(aside, content)
         difference = merging.difference(pipeline, source, aside)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk this fails, too, and would hide the cause
+            aside.unlink(missing_ok=True)
     if not difference <= merging.TOLERANCE:  # NaN, too, is a difference
         raise DataError(
             f"{format} export of {source} changes the UNet's output by {difference:.2g}; nothing was written"

@@ -2,11 +2,10 @@
 
 checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
 checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors), MANIFEST.json
-checkpoints/quarantine-round-000008/        one that is damaged: named, never loaded, never deleted
+checkpoints/quarantine-round-000008/        one that is damaged or another run's: named, never loaded, never deleted
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,25 +16,36 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from experiments import ledger
 from experiments.files import make_folder, to_json, write_bytes
 from learner.board import Resumption
+from rl_unlearn.adapter import digest
 from rl_unlearn.durable import sync_folder
 from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.json_file import parse_object, read_object
 from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.trajectory import Trajectory
 
 PARTS = ("learner", "critic", "replay", "loop")
 MANIFEST = "MANIFEST.json"
-FORMAT = 3
+FORMAT = 4
 _NAME = re.compile(r"round-(\d{6,})")
+
+
+class FormatError(DataError):
+    """A checkpoint that another version of this program made: not damaged, but not to be read here."""
 
 
 class Checkpoints:
     """The checkpoints of one run; `learner.board.Keeper` for the loop, and what `resume` reads."""
 
-    def __init__(self, run: Path, every: int, keep: int) -> None:
-        """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are kept."""
-        self._root, self._every, self._keep = run / "checkpoints", every, keep
+    def __init__(self, run: Path, every: int, keep: int, identity: str | None = None) -> None:
+        """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are kept.
+
+        `identity`: digest of the configuration that the checkpoints must belong to, see `resuming.identity`; None: any.
+        """
+        self._run, self._root, self._every, self._keep = run, run / "checkpoints", every, keep
+        self._identity = identity
         self._warm_up = ""
 
     def due(self, round: int) -> bool:
@@ -73,7 +83,10 @@ class Checkpoints:
                 content = _packed(parts[name])
                 write_bytes(aside / f"{name}.safetensors", content)
                 files[f"{name}.safetensors"] = {"bytes": len(content), "sha256": _digest(content)}
-            manifest = {"format": FORMAT, "round": round, "files": files, "warm_up": self._warm_up}
+            manifest = {
+                "format": FORMAT, "round": round, "updates": parts["loop"].values.get("updates"),
+                "configuration": self._identity, "files": files, "warm_up": self._warm_up,
+            }  # fmt: skip
             write_bytes(aside / MANIFEST, to_json(manifest, indent=2).encode())
             if final.exists():  # made by a run that was resumed from an earlier checkpoint
                 shutil.rmtree(final)
@@ -85,21 +98,27 @@ class Checkpoints:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in self._found()[: -self._keep]:
-            shutil.rmtree(self._root / f"round-{old:06d}")
+            shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
         """The newest valid checkpoint and its round, None if the run had made none yet.
 
-        A damaged one is named through `warn` and put aside, and the one before is taken. Raises DataError if there are
-        checkpoints but none is valid.
+        One that is damaged or another run's is named through `warn` and put aside, and the one before is taken. Raises
+        DataError if there are checkpoints but none is valid, or if another version of this program made them.
         """
         there = self._found()
+        made = ledger.weights(self._run)
         for round in reversed(there):
             folder = self._root / f"round-{round:06d}"
             try:
-                self._warm_up, found = _read(folder, round)
+                manifest = read_object(folder / MANIFEST)
+                _check_format(manifest, folder)
+                self._warm_up, found = _read(folder, round, manifest)
+                self._check_own(manifest, found, made)
                 return round, found
-            except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
+            except FormatError:
+                raise
+            except (OSError, ValueError, SafetensorError, KeyError, TypeError, AttributeError, DataError) as error:
                 reason = str(error) or type(error).__name__
             aside = _unused(self._root / f"quarantine-{folder.name}")
             folder.rename(aside)
@@ -108,6 +127,17 @@ class Checkpoints:
         if there:
             raise DataError(f"no checkpoint in {self._root} is whole: start the run anew with --overwrite")
         return None
+
+    def _check_own(self, manifest: dict[str, Any], found: Resumption, made: dict[int, str]) -> None:
+        """That a whole checkpoint is one of this run: of its configuration, and with the weights of its ledger."""
+        if self._identity is not None and manifest["configuration"] != self._identity:
+            raise ValueError("it is another run's: made with another configuration")
+        updates = found.parts["loop"].values.get("updates")
+        if manifest["updates"] != updates or found.parts["learner"].values.get("version") != updates:
+            raise ValueError("its parts are of different updates")
+        expected = made.get(updates) if updates else None
+        if expected and digest(found.parts["learner"].part("adapter")) != expected:
+            raise ValueError(f"it is another run's: the ledger knows other weights of update {updates:,}")
 
     def _found(self) -> list[int]:
         names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
@@ -119,9 +149,18 @@ def _packed(snapshot: Snapshot) -> bytes:
     return save(tensors, metadata={"values": to_json(snapshot.values)})
 
 
-def _read(folder: Path, round: int) -> tuple[str, Resumption]:
+def _check_format(manifest: dict[str, Any], folder: Path) -> None:
+    found = manifest.get("format")
+    if type(found) is int and found != FORMAT:
+        version = "an earlier" if found < FORMAT else "a later"
+        raise FormatError(
+            f"checkpoint {folder} is of format {found}, made by {version} version, and this one reads {FORMAT}: go on "
+            "with that version, or start the run anew with --overwrite"
+        )
+
+
+def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resumption]:
     """The name of the warm-up's file, and all that is needed to go on."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     if manifest["format"] != FORMAT or manifest["round"] != round:
         raise ValueError(f"its manifest is of format {manifest['format']}, round {manifest['round']}")
     parts = {}
@@ -131,18 +170,19 @@ def _read(folder: Path, round: int) -> tuple[str, Resumption]:
         parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
     warm_up = Path(manifest["warm_up"]).name
     warm = _unpacked(folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors"))
-    return warm_up, Resumption(Trajectory(**warm.tensors), parts)
+    return warm_up, Resumption(Trajectory.checked(warm.tensors), parts)
 
 
 def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise ValueError(f"{path.name} has {found} bytes, not {size}")
     content = path.read_bytes()
-    if size is not None and len(content) != size:
-        raise ValueError(f"{path.name} has {len(content)} bytes, not {size}")
     if _digest(content) != digest:
         raise ValueError(f"{path.name} is not what was written")
     # The header of what was just checked, not of the file as it may be by now.
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return Snapshot(load(content), json.loads(header["__metadata__"]["values"]))
+    header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
+    return Snapshot(load(content), parse_object(header["__metadata__"]["values"], path))
 
 
 def _digest(content: bytes) -> str:

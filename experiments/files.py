@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rl_unlearn.durable import write_whole
-from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.errors import MachineError
+from rl_unlearn.json_file import read_object
 
 
 def make_folder(path: Path, remedy: str) -> None:
@@ -44,26 +45,9 @@ def append(file: TextIO, row: Any, synced: bool = False) -> None:
         raise MachineError(f"cannot write {file.name}: {error.strerror}; free space and resume the run") from error
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of JSON that `append` wrote, up to one that is cut short, as a crash leaves it; none without a file."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON file: it is damaged; put it back, or start another run") from error
-    return content if isinstance(content, dict) else {}
+    return read_object(path) if path.exists() else {}
 
 
 def to_json(content: Any, indent: int | None = None) -> str:

@@ -7,7 +7,7 @@ digest of the weights.
 from pathlib import Path
 from typing import Any
 
-from experiments.files import read_rows, to_json, write_text
+from experiments.rows import Update, read_rows, write_rows
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"
@@ -16,19 +16,27 @@ AHEAD = "ledger-ahead.jsonl"
 
 def set_ahead(folder: Path, round: int) -> None:
     """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates are repeated."""
-    later = [row for row in read_rows(folder / LEDGER) if row["round"] > round]
+    later = [row for row in read_rows(folder / LEDGER, Update) if row.get("round", 0) > round]
     if later:
-        write_text(folder / AHEAD, "".join(to_json(row) + "\n" for row in [*read_rows(folder / AHEAD), *later]))
+        write_rows(folder / AHEAD, [*read_rows(folder / AHEAD, Update), *later])
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
     """All rows that a run must repeat: of what is ahead of its ledger, then of its ledger."""
-    return read_rows(folder / AHEAD) + read_rows(folder / LEDGER)
+    return read_rows(folder / AHEAD, Update) + read_rows(folder / LEDGER, Update)
 
 
-def verify(path: Path, updates: int) -> None:
-    """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order."""
-    rows = read_rows(path)
+def weights(folder: Path) -> dict[int, str]:
+    """Digest of the weights that each update on record made."""
+    return {row["update"]: row.get("weights", "") for row in recorded(folder)}
+
+
+def verify(path: Path, updates: int, round: int | None = None) -> None:
+    """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order.
+
+    With `round` rows of later rounds are not looked at.
+    """
+    rows = [row for row in read_rows(path, Update) if round is None or row.get("round", 0) <= round]
     found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
     for number in range(1, max(updates, len(found)) + 1):
         if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:

@@ -3,6 +3,8 @@
 from io import BytesIO
 from typing import Any
 
+from experiments.page.figures import points
+
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 Curve = tuple[str, str, str, str, str]  # event, key, label, colour, line style
@@ -30,16 +32,8 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
 
 def series(rows: list[dict[str, Any]], event: str, key: str) -> tuple[list[float], list[float]]:
     """Rounds and values of one quantity; a per-step list counts with its mean."""
-    rounds, values = [], []
-    for row in rows:
-        value = row.get(key)
-        if isinstance(value, list):
-            numbers = [v for v in value if isinstance(v, int | float)]
-            value = sum(numbers) / len(numbers) if numbers else None
-        if row.get("event") == event and isinstance(value, int | float) and isinstance(row.get("round"), int | float):
-            rounds.append(float(row["round"]))
-            values.append(float(value))
-    return rounds, values
+    found = points(rows, event, "round", key)
+    return [x for x, _ in found], [y for _, y in found]
 
 
 def draw_curves(rows: list[dict[str, Any]]) -> bytes:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments import settings
 from experiments.files import write_text
 from experiments.measures import HEADLINE
+from experiments.own_files import inside, picture
 from experiments.page import charts, matrix, story
 from experiments.page.differences import differences
 from rl_unlearn.comparison import ALL_DEFINITIONS
@@ -66,7 +67,7 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "trade_offs": story.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
-        "pictures": {run.number: _data_uri(run.path / "samples.png") for run in runs if not run.rows},
+        "pictures": {run.number: _data_uri(inside(run.path, "samples.png")) for run in runs if not run.rows},
     }
 
 
@@ -80,4 +81,5 @@ def _figure(value: float) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else ""
+    found = picture(path)
+    return f"data:image/png;base64,{base64.b64encode(found[0]).decode()}" if found else ""

@@ -1,12 +1,15 @@
 """Going on with a run: which folder can be resumed, what may differ, and a metrics file without what is done again."""
 
-import json
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import settings
-from experiments.files import read_json, write_text
-from experiments.ledger import LEDGER, set_ahead
+from experiments import run_state, settings
+from experiments.files import to_json
+from experiments.ledger import LEDGER, recorded, set_ahead
+from experiments.rows import Event, read_rows, write_rows
 from experiments.run_folder import digest
+from experiments.run_state import read_state
 from rl_unlearn import foundation
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
@@ -28,42 +31,52 @@ _OF_ROLLOUTS = ("selection", "warning")
 
 def is_run(folder: Path) -> bool:
     """Whether a run was started in this folder."""
-    return (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file()
+    return (folder / "config.yaml").is_file() and (folder / run_state.NAME).is_file()
+
+
+def identity(config: Config, stands_on: Mapping[str, str]) -> str:
+    """SHA-256 of all that may not change when a run is gone on with: what its checkpoints belong to.
+
+    What files hold counts (``stands_on``, see `foundation`), not where they lie.
+    """
+    settled = {key: settings.value(config, key) for key in _fixed() if key not in BY_CONTENT}
+    return hashlib.sha256(to_json([settled, foundation.digest(stands_on)]).encode()).hexdigest()
+
+
+def _fixed() -> list[str]:
+    return [
+        key
+        for key, field in settings.fields().items()
+        if not settings.is_section(field) and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+    ]
 
 
 def is_finished(folder: Path, config: Config) -> bool:
     """Whether the run ended as it should, with at least as many rounds as are asked for."""
-    return (
-        read_json(folder / "run_state.json").get("state") == "finished"
-        and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
-    )
+    return read_state(folder).finished and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
 
 
 def check(folder: Path, config: Config) -> None:
     """Refuses a configuration that would make another run of it.
 
-    Raises DataError for a folder that holds no run or a changed `config.yaml`, ConfigError naming the keys that differ.
+    Raises DataError for a folder that holds no run, a changed `config.yaml` or damaged records, ConfigError naming the
+    keys that differ.
     """
     if not is_run(folder):
         raise DataError(f"{folder} holds no run to resume: give a run folder, or start one with train")
-    known = read_json(folder / "run_state.json").get("configs")
+    known = read_state(folder).configs
+    before = settings.recorded(folder / "config.yaml")
     if known and digest((folder / "config.yaml").read_text(encoding="utf-8")) not in known:
         raise DataError(
             f"{folder / 'config.yaml'} is not as the run left it: put it back; what may change is given as KEY=VALUE"
         )
-    before = settings.recorded(folder / "config.yaml")
-    stands_on = read_json(folder / "run_state.json").get("stands_on")
+    read_rows(folder / "metrics.jsonl", Event)
+    recorded(folder)
+    stands_on = read_state(folder).stands_on
     if stands_on:
         foundation.check(stands_on, foundation.of_run(config), str(folder))
-    by_content = BY_CONTENT if stands_on else ()
-    different = [
-        key
-        for key, field in settings.fields().items()
-        if not settings.is_section(field)
-        and key not in by_content
-        and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
-        and settings.value(before, key) != settings.value(config, key)
-    ]
+    compared = [key for key in _fixed() if not stands_on or key not in BY_CONTENT]
+    different = [key for key in compared if settings.value(before, key) != settings.value(config, key)]
     if different:
         told = ", ".join(
             f"{key} ({settings.value(before, key)} before, {settings.value(config, key)} now)" for key in different[:5]
@@ -76,7 +89,7 @@ def check_longer(folder: Path) -> None:
 
     Raises ConfigError.
     """
-    if read_json(folder / "run_state.json").get("state") == "finished" and not any(folder.glob("checkpoints/round-*")):
+    if read_state(folder).finished and not any(folder.glob("checkpoints/round-*")):
         raise ConfigError(
             f"{folder} is finished and made no checkpoint (loop.checkpoint_every), so it cannot be made longer; "
             "start another run with more rounds"
@@ -101,12 +114,8 @@ def trim_rows(path: Path, round: int, newest_round: int) -> None:
     That there was a restart stays on record.
     """
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
+    for row in read_rows(path):
         reached = newest_round if row.get("event") in _OF_ROLLOUTS else round
         if (row.get("round", 0) <= reached and not row.get("final")) or row.get("event") == "restart":
-            kept.append(line)
-    write_text(path, "".join(line + "\n" for line in kept))
+            kept.append(row)
+    write_rows(path, kept)

@@ -1,6 +1,5 @@
 """One run from configuration to report: train, evaluate before and after, draw, write it all down."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +7,19 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster import address
 from cluster.program import Result, train
 from experiments import measuring, pictures, plots, samples, tracking
 from experiments.card import write_card
 from experiments.checkpoints import Checkpoints
-from experiments.files import read_rows, write_bytes, write_json
+from experiments.files import write_bytes, write_json
 from experiments.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.models import load_model
 from experiments.progress import make_progress
-from experiments.recorder import Recorder
+from experiments.recorder import Reached, Recorder
 from experiments.report import write_report
-from experiments.resuming import trim
+from experiments.resuming import identity
+from experiments.rows import Event, read_rows
 from experiments.run_folder import RunFolder
 from experiments.tracking import Tracker
 from learner.board import Resumption
@@ -61,14 +62,16 @@ def carry_out(
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
+    folder.state["stands_on"] = stands_on
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
-        folder.update(stands_on=stands_on)
-        keeper = Checkpoints(folder.path, config.loop.checkpoint_every, config.loop.checkpoints)
-        resumption = _left(folder, keeper, console) if resumed else None
+        keeper = Checkpoints(
+            folder.path, config.loop.checkpoint_every, config.loop.checkpoints, identity(config, stands_on)
+        )
+        resumption, reached = _left(folder, keeper, console) if resumed else (None, None)
         order = Order(config, recorded(folder.path))
         trackers = [Tracker(name, folder, config) for name in config.trackers]
-        with Recorder(folder, progress, config.tensorboard, trackers) as recorder:
+        with Recorder(folder, progress, config.tensorboard, trackers, reached) as recorder:
             for note in notes:
                 recorder("warning", {"round": 0, "message": note})
             result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
@@ -77,7 +80,7 @@ def carry_out(
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            write_bytes(folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl")))
+            write_bytes(folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event)))
             outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
             if judge is not None:
                 outcome |= _look(config, folder, result, book, judge, console)
@@ -92,15 +95,15 @@ def carry_out(
     return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
 
 
-def _left(folder: RunFolder, keeper: Checkpoints, console: Console) -> Resumption | None:
-    """What the newest checkpoint holds, to which metrics and ledger are cut back; None if there is none yet."""
+def _left(folder: RunFolder, keeper: Checkpoints, console: Console) -> tuple[Resumption | None, Reached]:
+    """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no record of the run."""
+    read_rows(folder / "metrics.jsonl", Event)
     found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
     if found is None:
-        trim(folder.path, None)
-        return None
-    trim(folder.path, found[0], found[1].newest_round)
-    verify(folder / LEDGER, found[1].parts["loop"].values["updates"])
-    return found[1]
+        return None, (None, 0)
+    round, start = found
+    verify(folder / LEDGER, start.parts["loop"].values["updates"], round)
+    return start, (round, start.newest_round)
 
 
 def _both(recorder: Recorder, listen: Listener | None) -> Listener:
@@ -150,6 +153,6 @@ def _look(
 
 def _for_driver(config: Config) -> Config:
     """On a cluster the driver takes the device it has; actors keep the one asked for."""
-    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+    if address.meant(config).is_local:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})})

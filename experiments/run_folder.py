@@ -1,10 +1,8 @@
 """The folder of one run: reserved before anything heavy starts, locked while it runs, honest about its state."""
 
-import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -15,13 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from experiments import settings, signals
-from experiments.files import read_json, write_json, write_text
+from experiments import replacing, run_state, settings, signals
+from experiments.files import write_json, write_text
+from experiments.run_state import RunState, read_state
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 
-_REPLACED = ".replaced"
-"""What an overwritten run had left, until the new one has begun."""
 PACKAGES = ("rl-unlearn", "torch", "ray", "diffusers", "transformers", "peft", "open_clip_torch", "pyarrow", "numpy")
 
 
@@ -31,6 +28,10 @@ class RunFolder:
 
     path: Path
     state: dict[str, Any] = field(default_factory=dict)
+    _config: str | None = None
+    """The `config.yaml` of a run that is gone on with, until it is written."""
+    _silent: bool = False
+    """Whether nothing is written yet: a finished run stays as it is until its training goes on."""
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -41,34 +42,55 @@ class RunFolder:
 
         With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run ends before `begin`.
         """
-        lock = self._claim(empty=not resumed)
+        locks = replacing.claim(self.path, empty=not resumed)
         try:
-            if not resumed:
-                self.state["begun"] = False
+            there = read_state(self.path) if resumed else RunState(begun=False)
+            self._silent = there.finished
+            self.state["begun"] = there.begun is not False
             text = settings.dump(config)
-            there = read_json(self / "run_state.json").get("configs", [])[:1]  # until the new one is written
+            written = self / "config.yaml"
+            known = [digest(written.read_text(encoding="utf-8"))] if resumed and written.is_file() else []
             self.update(
-                configs=[digest(text), *there], state="starting", reason=None, started=now(), finished=None, argv=argv,
+                configs=[digest(text), *known], state="starting", reason=None, started=now(), finished=None, argv=argv,
                 host=platform.node(), pid=os.getpid(), python=platform.python_version(), packages=package_versions(),
             )  # fmt: skip
-            write_text(self / "config.yaml", text)
+            self._config = text
+            if not resumed:
+                self._write_config()
             try:
                 with signals.noted(self._end):
                     yield self
             except BaseException as error:
                 self._end(error)
-                if (self / _REPLACED).is_dir() and not self.state.get("begun"):
-                    self._bring_back()
+                if not self.state["begun"]:
+                    replacing.bring_back(self.path)
                 raise
             self.begin()
             self.update(state="finished", finished=now())
         finally:
-            os.close(lock)
+            for lock in locks:
+                os.close(lock)
 
     def begin(self) -> None:
-        """All actors are there and the warm-up is done: from now on this run counts, what it replaces is deleted."""
-        shutil.rmtree(self / _REPLACED, ignore_errors=True)
-        self.update(begun=True)
+        """All actors are there and the warm-up or the restoring is done: from now on this run counts.
+
+        What it replaces is deleted, after that is on disk.
+        """
+        if self._silent or self._config is not None or not self.state.get("begun"):
+            silent, self._silent = self._silent, False
+            try:
+                self.update()  # names the configuration before it is there
+            except MachineError:
+                self._silent = silent
+                raise
+            self._write_config()
+            self.update(begun=True)
+        replacing.forget(self.path)
+
+    def _write_config(self) -> None:
+        if self._config is not None:
+            write_text(self / "config.yaml", self._config)
+            self._config = None
 
     def _end(self, error: BaseException) -> None:
         with suppress(MachineError):  # a full disk must not hide the first cause
@@ -77,51 +99,8 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change `run_state.json` in one step."""
         self.state |= changes | {"updated": now()}
-        write_json(self / "run_state.json", self.state)
-
-    def _claim(self, empty: bool) -> int:
-        """Create the folder, lock it against a second run of this name, and set aside what it holds if told so."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise MachineError(f"cannot make the run folder {self.path}: {error.strerror}; set output=...") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise ConfigError(f"another run is writing {self.path}; wait for it or choose another --name") from error
-        except OSError:
-            pass  # a file system without locks
-        for left in self.path.rglob(".*.tmp"):  # half written by a run that was killed; the lock says that it is gone
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        if empty:
-            self._set_aside()
-        return lock
-
-    def _set_aside(self) -> None:
-        aside = self / _REPLACED
-        if aside.is_dir():  # by a run that was killed before it had begun
-            self._clear()
-        elif left := list(self.path.iterdir()):
-            aside.mkdir()
-            for old in left:
-                old.rename(aside / old.name)
-
-    def _bring_back(self) -> None:
-        self._clear()
-        for old in (self / _REPLACED).iterdir():
-            old.rename(self / old.name)
-        (self / _REPLACED).rmdir()
-
-    def _clear(self) -> None:
-        for left in self.path.iterdir():
-            if left.name == _REPLACED:
-                continue
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
+        if not self._silent:
+            write_json(self / run_state.NAME, self.state)
 
 
 def reserve(config: Config, overwrite: bool) -> RunFolder:
@@ -133,17 +112,24 @@ def reserve(config: Config, overwrite: bool) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; choose another --name")
     _check_writable(path)
-    if path.is_dir() and any(path.iterdir()):
+    if _holds_something(path):
         if not overwrite and has_begun(path):
             raise ConfigError(f"{path} already holds a run; choose another --name or pass --overwrite")
-        if not (path / "run_state.json").is_file() and not (path / _REPLACED).is_dir():
+        if not (path / run_state.NAME).is_file():
             raise ConfigError(f"{path} is no run folder and stays as it is; choose another --name")
     return RunFolder(path)
 
 
+def _holds_something(path: Path) -> bool:
+    try:
+        return any(path.iterdir())
+    except FileNotFoundError:  # or another start has just set it aside
+        return False
+
+
 def has_begun(path: Path) -> bool:
     """Whether the folder holds more than the record of a run that failed before it had begun."""
-    return bool(read_json(path / "run_state.json").get("begun", True)) or (path / _REPLACED).is_dir()
+    return read_state(path).begun is not False or replacing.aside(path).exists()
 
 
 def _check_writable(path: Path) -> None:

@@ -3,11 +3,11 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from jaxtyping import Float
 from PIL import Image
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from experiments import pictures
@@ -19,6 +19,8 @@ ROWS = 5
 COLUMNS = 8
 FIRST_SEED = 1_000
 LARGEST_SIDE = 256
+FOLDER = "samples"
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
@@ -59,7 +61,7 @@ class Spot(BaseModel):
     """What one tile was asked to show, and its seed."""
 
     prompt: str
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
 
 
 class Line(BaseModel):
@@ -67,7 +69,7 @@ class Line(BaseModel):
 
     label: str
     target: bool
-    tiles: list[Spot] = Field(min_length=1)
+    tiles: list[Spot] = Field(min_length=1, max_length=100)
 
 
 class Sheet(BaseModel):
@@ -76,9 +78,9 @@ class Sheet(BaseModel):
     WORDS: ClassVar[str] = "samples.json"
     BEFORE: ClassVar[str] = "before.png"
     AFTER: ClassVar[str] = "after.png"
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
     columns: list[str]
-    rows: list[Line] = Field(min_length=1)
+    rows: list[Line] = Field(min_length=1, max_length=100)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from experiments import strict_yaml
-from experiments.places import anchored
+from experiments.absolute import KEYS, anchored
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.places import check_local
 
 PREFIX = "RL_UNLEARN__"
+PLACES = ("output", *KEYS)
+"""Keys that name files or folders."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,13 @@ def validate(settings: Mapping[str, Setting]) -> Config:
             branch = branch.setdefault(section, {})
         branch[name] = setting.value
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, settings)) from error
+    for key in settings.keys() & PLACES:
+        found = value(config, key)
+        check_local(found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}=")
+    return config
 
 
 def dump(config: Config) -> str:

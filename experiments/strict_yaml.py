@@ -1,4 +1,4 @@
-"""YAML as people write it: plain types only, of bounded size, no aliases, no key twice, and `1e-4` is a number."""
+"""YAML as people write it: plain types, bounded size and depth, no tags, no aliases, no key twice, `1e-4` a number."""
 
 import re
 from collections.abc import Hashable, Mapping
@@ -10,26 +10,52 @@ import yaml
 from rl_unlearn.errors import ConfigError
 
 MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 20
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML 1.2 core scalars; anchors, aliases and repeated keys are errors."""
+    """YAML 1.2 core scalars; tags, anchors, aliases, repeated keys and deep nesting are errors."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's class attribute)
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what lets a small file grow large, or say one thing in two places."""
+        """Refuse what lets a small file grow large or deep, say one thing in two places, or name its own type."""
         event = self.peek_event()
+        problem = None
         if getattr(event, "anchor", None):
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
+            problem = "anchors and aliases are not allowed"
+        elif getattr(event, "tag", None):
+            problem = f"tags such as {event.tag.replace('tag:yaml.org,2002:', '!!')} are not allowed"
+        elif self._depth > MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} levels deep"
+        if problem:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def construct_scalar(self, node: Any) -> Any:
+        """The text, which must be text: half of a surrogate pair could not be written again."""
+        text = super().construct_scalar(node)
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise yaml.constructor.ConstructorError(None, None, "half of a surrogate pair", node.start_mark)
+        return text
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are all different."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen if isinstance(key.value, str) else True:
-                problem = f"duplicate key {key.value!r}" if isinstance(key.value, str) else "keys are plain words"
+            problem = None
+            if not isinstance(key.value, str):
+                problem = "keys are plain words"
+            elif key.tag != "tag:yaml.org,2002:str":
+                problem = f"keys are plain words: {key.value!r} needs quotes"
+            elif key.value in seen:
+                problem = f"duplicate key {key.value!r}"
+            if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -41,7 +67,7 @@ for tag, pattern, first in (
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
 ):
-    StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
+    StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
 
 
 class StrictDumper(yaml.SafeDumper):

@@ -1,6 +1,5 @@
 """A command of this checkout as a job on a cluster: what is sent, and what its end means here."""
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,8 @@ from rich.console import Console
 from cluster import address
 from experiments import settings, signals
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.errors import ConfigError, DataError, TrainingError
+from rl_unlearn.json_file import parse_object
 
 
 def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
@@ -70,10 +70,9 @@ def cause(lines: Sequence[str]) -> str:
 def outcome(lines: Sequence[str]) -> dict[str, Any]:
     """The JSON object that a command with `--json` ends with; empty if there is none."""
     try:
-        content = json.loads(lines[-1]) if lines else {}
-    except ValueError:
-        content = {}
-    return content if isinstance(content, dict) else {}
+        return parse_object(lines[-1], "the job's last line") if lines else {}
+    except DataError:
+        return {}
 
 
 def _check(config: Config) -> None:

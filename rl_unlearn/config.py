@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rl_unlearn.text import cleaned, plain_name, twice
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""To be matched as a whole: `$` would let a line break through."""
 LONGEST_CONCEPT = 64
 MAX_CONCEPT_CHARACTERS = 100_000
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
@@ -433,7 +434,7 @@ class Config(Section):
     @field_validator("name")
     @classmethod
     def _safe_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.match(NAME, name):
+        if name is not None and not re.fullmatch(NAME, name):
             raise ValueError("use up to 64 letters, digits, '.', '_' or '-', starting with a letter or digit")
         return name
 

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rl_unlearn.critic import Critic
 from rl_unlearn.errors import DataError
-from rl_unlearn.tensor_file import save_tensors
+from rl_unlearn.json_file import parse_object
+from rl_unlearn.tensor_file import read_tensors, save_tensors
+from rl_unlearn.tensor_header import read_header
 
 FILE_NAME = "critic.safetensors"
 _DIFFERS = {
@@ -63,12 +63,8 @@ def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
         raise DataError(
             f"critic.start {str(run)!r} holds no {FILE_NAME}: give the folder of a finished run with a critic"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {}).get("meaning", "{}"))
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"critic {str(path)!r} is not a valid safetensors file: {error}") from error
+    found = parse_object(read_header(path).metadata.get("meaning", "{}"), path)
+    weights = read_tensors(path, "critic")
     for name, expected in json.loads(json.dumps(asdict(meaning))).items():
         if found.get(name) != expected:
             raise DataError(f"critic {str(path)!r} {_DIFFERS[name]}, or make a new one")
@@ -77,6 +73,8 @@ def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
         raise DataError(
             f"critic {str(path)!r} has another shape: use its run's reward.clip, critic.grid, critic.layers"
         )
+    if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()):
+        raise DataError(f"critic {str(path)!r} holds what is no finite number: its training failed, or it is damaged")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])

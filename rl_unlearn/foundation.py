@@ -57,7 +57,12 @@ def drawn(record: Mapping[str, str]) -> dict[str, str]:
 
 def model_digest(model: Model) -> str:
     """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same weights."""
-    rows = [(_place(name), digest) for name, digest in of_model(model).items()]
+    return digest(of_model(model))
+
+
+def digest(record: Mapping[str, str]) -> str:
+    """One SHA-256 for a record; the paths of adapters do not count."""
+    rows = [(_place(name), found) for name, found in record.items()]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 

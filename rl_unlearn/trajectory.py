@@ -3,7 +3,7 @@
 Produced by the rollout actor, kept by the replay actor as Arrow record batches, consumed by critic and learner.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
@@ -18,6 +18,8 @@ PER_ROUND = 2**32
 """Ids of one round: the id of a trajectory is round * PER_ROUND + its position in the round."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_COLUMNS = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
+_WHOLE = ("ids", "rounds", "policy_versions", "prompts")
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,44 @@ class Trajectory:
         """Inverse of :meth:`to_arrow`; raises DataError for a batch of another schema."""
         metadata = batch.schema.metadata or {}
         names = [f.name for f in fields(cls) if f.default is MISSING or f.name in batch.schema.names]
-        if b"rl_unlearn.latents" not in metadata or batch.schema.names != names:
+        storage = _DTYPES.get(metadata.get(b"rl_unlearn.latents", b"").decode(errors="replace"))
+        if storage is None or batch.schema.names != names:
             raise DataError(f"Arrow batch with columns {batch.schema.names} holds no trajectories (expected {names})")
-        tensors = {}
-        for name in names:
-            column = batch.column(name)
-            tensor = isinstance(column, pa.FixedShapeTensorArray)
-            array = column.to_numpy_ndarray() if tensor else column.to_numpy(zero_copy_only=False)
-            tensors[name] = torch.from_numpy(np.array(array))
-        if metadata[b"rl_unlearn.latents"] == b"bf16":
-            tensors["latents"] = tensors["latents"].view(torch.bfloat16)
+        tensors = {name: _tensor(name, batch.column(name), storage) for name in names}
+        return cls.checked(tensors)
+
+    @classmethod
+    def checked(cls, tensors: Mapping[str, Tensor]) -> "Trajectory":
+        """A batch of tensors of any origin; raises DataError unless their shapes and types fit together."""
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if not needed <= tensors.keys() <= {f.name for f in fields(cls)}:
+            raise DataError(f"{', '.join(tensors) or 'nothing'} are no trajectories (expected {', '.join(needed)})")
+        latents, log_probs = tensors["latents"], tensors["log_probs"]
+        if latents.ndim != 5 or log_probs.ndim != 2 or tensors["outcomes"].ndim != 2:
+            raise DataError("these are no trajectories: their latents, log-probs or outcomes have other dimensions")
+        count, steps = log_probs.shape
+        shapes = {
+            "latents": (count, steps + 1, *latents.shape[2:]), "outcomes": (count, tensors["outcomes"].shape[1]),
+            "means": (count, steps, *latents.shape[2:]), "log_probs": (count, steps), "predicted": (count, steps),
+        }  # fmt: skip
+        for name, tensor in tensors.items():
+            if tuple(tensor.shape) != shapes.get(name, (count,)):
+                raise DataError(f"these are no trajectories: {name} is of shape {tuple(tensor.shape)}")
+            if tensor.dtype != torch.int64 if name in _WHOLE else not tensor.is_floating_point():
+                raise DataError(f"these are no trajectories: {name} is of type {tensor.dtype}")
         return cls(**tensors)
+
+
+def _tensor(name: str, column: pa.Array, storage: torch.dtype) -> Tensor:
+    """A column as a tensor of its own; DataError if it has no such type, or holes."""
+    wide = isinstance(column, pa.FixedShapeTensorArray)
+    kind = column.type.value_type if wide else column.type
+    fits = kind == _COLUMNS[storage] if name == "latents" else kind == pa.int64() or pa.types.is_floating(kind)
+    if not fits or column.null_count or (wide and column.storage.values.null_count):
+        raise DataError(f"Arrow batch holds no trajectories: column {name} is of type {column.type}, or has holes")
+    array = column.to_numpy_ndarray() if wide else column.to_numpy(zero_copy_only=False)
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.view(torch.bfloat16) if name == "latents" and storage == torch.bfloat16 else tensor
 
 
 @dataclass(frozen=True)

@@ -74,5 +74,5 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path):
     whole = (saved[0] / FILE_NAME).read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\x80\x04pickle"):
         (tmp_path / FILE_NAME).write_bytes(damaged)
-        with pytest.raises(DataError, match="is not a valid safetensors file"):
+        with pytest.raises(DataError, match=r"critic\.safetensors (is no safetensors file|has \d+ bytes)"):
             CriticActor(tiny.config(critic={"start": str(tmp_path)}))

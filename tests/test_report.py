@@ -12,8 +12,8 @@ import tiny
 import torch
 
 from experiments import pictures, plots, samples, settings
-from experiments.files import read_rows
 from experiments.report import write_report
+from experiments.rows import read_rows
 from rl_unlearn.prompts import PromptBook
 
 HOSTILE = '<script>alert(1)</script>"><img src=https://evil.example/x onerror=alert(1)> {{ 7*7 }} {% raw %} ../ \u202e'

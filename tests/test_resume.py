@@ -200,7 +200,9 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     from experiments import settings as layers
     from experiments.__main__ import main
 
-    def failing(*_: Any, **__: Any) -> None:
+    def failing(config: Any, listen: Any, *_: Any, **__: Any) -> None:
+        assert ledger.read_text().splitlines() == told, "nothing is cut before it goes on"
+        listen("phase", {"phase": "training"})
         raise MachineError("no Ray cluster answers")
 
     loop = ASYNC["loop"] | {"rounds": 40, "checkpoint_every": 5}

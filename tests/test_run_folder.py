@@ -110,16 +110,22 @@ def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_nam
     assert contents(run) == before
     assert main([*train, "loop.rounds=1"]) == 2, "there is a run"
 
-    (run / ".replaced").mkdir()  # as a run leaves it that is killed before it has begun
-    for path in run.iterdir():
-        if path.name != ".replaced":
-            path.rename(run / ".replaced" / path.name)
+    aside = run.with_name(".r.replaced")
+    run.rename(aside)  # as a run leaves it that is killed before it has begun
+    run.mkdir()
     (run / "config.yaml").write_text("seed: 7\n")
+    (run / "run_state.json").write_text('{"begun": false}')
     assert main([*train, "loop.rounds=1"]) == 2, "what it replaces is still there"
+    assert contents(run) == before
+    (run / ".replaced").mkdir()
     assert main([*train, "--overwrite", wrong]) == 2
     assert contents(run) == before
+    run.rename(aside)
+    assert main(["resume", str(run), "--no-evaluate"]) == 0, "it is there again, and finished"
+    (run / ".replaced").rmdir()
+    assert contents(run) == before
     assert main([*train, "--overwrite", "loop.rounds=1"]) == 0
-    assert not (run / ".replaced").exists()
+    assert not aside.exists()
     assert contents(run) != before
 
 
@@ -141,7 +147,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(
     (run / "config.yaml").write_text(written)
     (run / "run_state.json").write_text("{")
     assert main(["resume", str(run)]) == 5
-    assert "run_state.json is no JSON file" in capsys.readouterr().err
+    assert "run_state.json holds no JSON object" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a driver with a GPU may use it")

@@ -10,7 +10,7 @@ import pytest
 from cluster.tuning import Draw
 from experiments import settings, strict_yaml
 from experiments.__main__ import main
-from experiments.sweep import front, pictures, table
+from experiments.sweep import front, pictures, results, table
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.naming import Namer
 from experiments.sweep.space import MAX_TRIALS, Space, read
@@ -143,7 +143,7 @@ def test_names_are_safe_and_different(text: str, tmp_path: Path) -> None:
     one = space(text, tmp_path)
     names = [Namer(one).name(settings) for settings in one.enumerated()]
     assert len({name.lower() for name in names}) == one.trials
-    assert all(re.match(NAME, name) for name in names)
+    assert all(re.fullmatch(NAME, name) for name in names)
     assert "front" not in names
 
 
@@ -185,7 +185,7 @@ def run_folder(root: Path, label: str, seed: int, ua: float, kept: float, forgot
 
 def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
     looks = [{"score": score, "best": best} for score, best in ((0.5, True), (0.9, True), (0.97, False), (0.8, False))]
-    assert table.chosen(looks)["score"] == 0.9, "0.97 lost too much of the rest"
+    assert results.chosen(looks)["score"] == 0.9, "0.97 lost too much of the rest"
 
 
 @pytest.fixture

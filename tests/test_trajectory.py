@@ -1,12 +1,16 @@
 """Trajectories survive Arrow bit for bit."""
 
 import dataclasses
+import os
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from rl_unlearn.errors import DataError
+from rl_unlearn import spilled
+from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.trajectory import Trajectory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -143,3 +147,62 @@ def test_what_is_read_does_not_alias_the_store():
     batch = original.to_arrow()
     Trajectory.from_arrow(batch).latents.zero_()
     same(original, Trajectory.from_arrow(batch))
+
+
+def replaced(name: str, array: pa.Array) -> pa.RecordBatch:
+    batch = trajectories().to_arrow()
+    columns = [array if name == other else batch.column(other) for other in batch.schema.names]
+    fields = [pa.field(n, c.type) for n, c in zip(batch.schema.names, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=batch.schema.metadata))
+
+
+def tensors(array: np.ndarray) -> pa.Array:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("ids", pa.array([1, None, 3, 4, 5])),
+        ("rewards", pa.array([0.5, None, 1.0, 1.0, 1.0], pa.float32())),
+        ("ids", pa.array(["a"] * 5)),
+        ("ids", pa.array([1.0] * 5)),
+        ("rewards", pa.array([[1.0]] * 5)),
+        ("latents", pa.array([0.5] * 5)),
+        ("latents", tensors(np.zeros((5, 3, 2, 3, 3), np.float32))),
+        ("latents", tensors(np.zeros((5, 4, 2, 3, 3), np.float16))),
+        ("latents", tensors(np.zeros((5, 4, 18), np.float32))),
+        ("log_probs", tensors(np.zeros((5, 2), np.float32))),
+        ("log_probs", tensors(np.zeros((5, 3, 1), np.float32))),
+        ("outcomes", tensors(np.zeros((5, 6), np.int32))),
+        ("evidence", tensors(np.zeros((5, 1), np.float32))),
+        ("log_probs", pa.ExtensionArray.from_storage(
+            pa.fixed_shape_tensor(pa.float32(), [3]), pa.array([[1, None, 3]] * 5, pa.list_(pa.float32(), 3)))),
+    ],
+)  # fmt: skip
+def test_columns_of_another_kind_or_with_holes_are_refused(name: str, array: pa.Array) -> None:
+    with pytest.raises(DataError, match="no trajectories"):
+        Trajectory.from_arrow(replaced(name, array))
+
+
+def test_a_spilled_file_is_whole_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, file = trajectories(optional=("means",)), tmp_path / "x.arrow"
+    spilled.write(file, original.to_arrow())
+    same(original, spilled.read(file))
+    content = file.read_bytes()
+    for damaged in (b"", content[:100], content[:-1], b"ARROW1" + content[8:], b"\0" * len(content)):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"x\.arrow holds no trajectories that can be read"):
+            spilled.read(file)
+    with pytest.raises(DataError, match="No such file"):
+        spilled.read(tmp_path / "no.arrow")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    file.write_bytes(content)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match=r"No space left on device; free space, or set replay\.spill=false"):
+        spilled.write(file, original[:1].to_arrow())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.arrow"]
+    assert file.read_bytes() == content

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
+from experiments.page.figures import drawable
+
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 36
 
@@ -59,15 +61,17 @@ def line_chart(
     limit: tuple[float, str] | None = None,
 ) -> Chart | None:
     """A chart of the curves that have points, None if none has; `span` fixes the y axis, `limit` is a marked level."""
-    curves = [Curve(c.label, c.hue, c.dash, [p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
+    curves = [
+        Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable, p)]) for c in curves
+    ]  # fmt: skip
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points] + ([limit[0]] if limit else [])
     x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(*(span or (min(ys), max(ys))), 5)
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
-    y_low, y_high = span or (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))
+    x_low, x_high = _wide(min(xs), max(xs))
+    y_low, y_high = _wide(*(span or (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))))
 
     def across(x: float) -> float:
         return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
@@ -87,6 +91,11 @@ def line_chart(
         (up(limit[0]), limit[1]) if limit else None,
         f"{title}, {unit}, by {x_label}. " + " ".join(_told(curve) for curve in curves),
     )  # fmt: skip
+
+
+def _wide(low: float, high: float) -> tuple[float, float]:
+    """The range, which is never empty, however large its numbers are."""
+    return low, max(high, low + 1e-9 * max(1.0, abs(low)))
 
 
 def _told(curve: Curve) -> str:
@@ -146,13 +155,15 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
         if value is not None and math.isfinite(value)
     ]  # fmt: skip
     step = max(1, len(columns) // 6)
-    found = [value for value in values[-1] if value is not None]
-    ends = f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} at the image"
+    found = [value for value in values[-1] if value is not None and math.isfinite(value)]
+    ends = "unknown"
+    if found:
+        ends = f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} at the image"
     return Map(
         cells, round(width, 2), round(height, 2),
         [(TOP + (j + 0.5) * height, str(j)) for j in range(0, depth, max(1, depth // 5))],
         [(LEFT + (i + 0.5) * width, number(columns[i])) for i in range(0, len(columns), step)],
-        f"Explained variance of the critic by round and noise level; in the last round {ends if found else 'unknown'}.",
+        f"Explained variance of the critic by round and noise level; in the last round {ends}.",
     )  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """What `evaluation.json` and `attacks.json` may hold; read from disk and therefore checked."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from experiments.page.figures import LARGEST
 from rl_unlearn.errors import DataError
+from rl_unlearn.json_file import read_object
 
-MAX_BYTES = 2**24
+REMEDY = "make the file again"
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=2**63)]
 
 
 class Part(BaseModel):
@@ -20,9 +23,9 @@ class Part(BaseModel):
 class Interval(Part):
     """A figure with its 95 % interval, where one was computed."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: Number
+    low: Number | None = None
+    high: Number | None = None
 
 
 def _measured(found: Any) -> Any:
@@ -37,15 +40,15 @@ Figure = Annotated[Interval | None, BeforeValidator(_measured)]
 
 
 class Cost(Part):
-    seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    storage_bytes: int | None = None
+    seconds: Number | None = None
+    peak_memory_bytes: Count | None = None
+    storage_bytes: Count | None = None
 
 
 class Neighbour(Part):
     name: str
-    before: float
-    after: float
+    before: Number
+    after: Number
 
 
 class Measured(Part):
@@ -65,23 +68,23 @@ class Measured(Part):
     feature_extractor: str = ""
     broken: bool = False
     verdict: str = ""
-    seen_when_asked: dict[str, dict[str, dict[str, float]]] = {}
+    seen_when_asked: dict[str, dict[str, dict[str, Number]]] = {}
     neighbours: list[Neighbour] = []
-    seen_as: dict[str, int] = {}
+    seen_as: dict[str, Count] = {}
     cost: Cost = Cost()
 
 
 class Protocol(Part):
     judge: str = ""
     seeds: list[int] = []
-    prompts: int | None = None
-    images: int | None = None
+    prompts: Count | None = None
+    images: Count | None = None
     definitions: dict[str, str] = {}
 
 
 class Counts(Part):
-    target_images: int | None = None
-    other_images: int | None = None
+    target_images: Count | None = None
+    other_images: Count | None = None
 
 
 class Evaluation(Part):
@@ -97,8 +100,8 @@ class Attack(Part):
     budget: str = ""
     before: Needed
     after: Needed
-    images: int | None = None
-    seconds: float | None = None
+    images: Count | None = None
+    seconds: Number | None = None
 
 
 class Attacks(Part):
@@ -112,18 +115,15 @@ Content = TypeVar("Content", bound=Part)
 
 def read(path: Path, kind: type[Content]) -> Content | None:
     """The file's content, None where there is no file; DataError if it is damaged or says something else."""
-    if not path.is_file():
+    if not path.exists():
         return None
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} is larger than {MAX_BYTES} bytes: make it again")
+    found = read_object(path, REMEDY)
     try:
-        return kind.model_validate(_without_nulls(json.loads(path.read_text(encoding="utf-8"))))
+        return kind.model_validate(_without_nulls(found))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg'].lower()}: make the file again") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path} is no JSON file: make it again") from error
+        raise DataError(f"{path}: {where}: {first['msg'].lower()}: {REMEDY}") from error
 
 
 def _without_nulls(content: Any) -> Any:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.files import read_json, read_rows
 from experiments.measures import FURTHER, HEADLINE
+from experiments.own_files import inside
 from experiments.page import charts, contract, matrix, tiles
 from experiments.page.charts import Chart, Curve
 from experiments.page.contract import Interval, Measured
+from experiments.page.figures import drawable, points
+from experiments.rows import Event, read_rows
+from experiments.run_state import RunState, read_state
+from rl_unlearn.adapter import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.metrics import accuracies
@@ -28,7 +32,7 @@ class Run:
     number: int
     path: Path
     config: Config
-    state: dict[str, Any]
+    state: RunState
     evaluation: contract.Evaluation | None
     attacks: contract.Attacks | None
     metrics: list[dict[str, Any]]
@@ -79,23 +83,24 @@ class Run:
     @property
     def command(self) -> str:
         """The exact command line."""
-        return shlex.join(map(str, self.state.get("argv", [])))
+        return shlex.join(self.state.argv)
 
 
 def read(path: Path, number: int) -> Run:
     """A run folder; DataError if it is none or if a file in it is damaged."""
-    if not (path / "config.yaml").is_file() or not (path / "run_state.json").is_file():
+    config, state = inside(path, "config.yaml"), inside(path, "run_state.json")
+    if not config.is_file() or not state.is_file():
         raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
     return Run(
         path.resolve().name,
         number,
         path,
-        settings.recorded(path / "config.yaml"),
-        read_json(path / "run_state.json"),
-        contract.read(path / "evaluation.json", contract.Evaluation),
-        contract.read(path / "attacks.json", contract.Attacks),
-        read_rows(path / "metrics.jsonl"),
-        tiles.read(path / "samples"),
+        settings.recorded(config),
+        read_state(path),
+        contract.read(inside(path, "evaluation.json"), contract.Evaluation),
+        contract.read(inside(path, "attacks.json"), contract.Attacks),
+        read_rows(inside(path, "metrics.jsonl"), Event),
+        tiles.read(path),
         path.resolve().name,
     )
 
@@ -191,19 +196,6 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     return [panel for panel in panels if panel is not None]
 
 
-def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tuple[float, float]]:
-    """What one event says about `key`, over `x`; a list counts with its mean."""
-    found = []
-    for row in rows:
-        value = row.get(key)
-        if isinstance(value, list):
-            numbers = [v for v in value if isinstance(v, int | float)]
-            value = sum(numbers) / len(numbers) if numbers else None
-        if row.get("event") == event and isinstance(value, int | float) and isinstance(row.get(x), int | float):
-            found.append((float(row[x]), float(value)))
-    return found
-
-
 def critic_map(run: Run) -> charts.Map | None:
     """Explained variance by round and noise level."""
     rows = [
@@ -211,8 +203,9 @@ def critic_map(run: Run) -> charts.Map | None:
     ]
     if not rows:
         return None
-    values = [[v if isinstance(v, int | float) else None for v in row["explained_variance"]] for row in rows]
-    return charts.heat_map([float(row.get("round", i + 1)) for i, row in enumerate(rows)], values)
+    values = [[drawable(value) for value in row["explained_variance"]] for row in rows]
+    rounds = [drawable(row.get("round")) for row in rows]
+    return charts.heat_map([i + 1 if round is None else round for i, round in enumerate(rounds)], values)
 
 
 def others(runs: Sequence[Run]) -> list[Measured]:
@@ -280,20 +273,20 @@ def seen_as(run: Run) -> list[tuple[str, int]]:
 
 def cost(run: Run) -> list[tuple[str, str]]:
     """What the run took."""
-    training = run.state.get("training", {})
+    training = run.state.training
     told = (
-        ("images drawn for training", "images_used"),
-        ("updates", "updates"),
-        ("seconds, training and evaluation", "wall_seconds"),
+        ("images drawn for training", training.images_used),
+        ("updates", training.updates),
+        ("seconds, training and evaluation", training.wall_seconds),
     )
-    rows = [(name, f"{training[key]:,.0f}") for name, key in told if isinstance(training.get(key), int | float)]
+    rows = [(name, f"{value:,.0f}") for name, value in told if value is not None]
     rows.append(("seed", str(run.config.seed)))
     measured = run.after.cost if run.after else contract.Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
     if measured.peak_memory_bytes is not None:
         rows.append(("peak memory", size(measured.peak_memory_bytes)))
-    file = run.path / "adapter" / "pytorch_lora_weights.safetensors"
+    file = inside(run.path, f"adapter/{FILE_NAME}")
     stored = measured.storage_bytes or (file.stat().st_size if file.is_file() else None)
     if stored is not None:
         rows.append(("adapter on disk", size(stored)))

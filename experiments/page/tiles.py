@@ -6,12 +6,15 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ValidationError
 
-from experiments.samples import Sheet
+from experiments.own_files import inside, picture
+from experiments.samples import FOLDER, Sheet
 from rl_unlearn.errors import DataError
+from rl_unlearn.json_file import read_object
 
 SMALL = 128
-MAX_PIXELS = 50_000_000
+REMEDY = "run `evaluate` or the training again"
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,15 @@ class Row:
     tiles: list[Tile]
 
 
-def read(folder: Path) -> list[Row]:
+def read(run: Path) -> list[Row]:
     """Rows of a run's `samples/` folder, none if it has no such folder; DataError if it is damaged."""
-    if not (folder / Sheet.WORDS).is_file():
+    sheet = read_sheet(run)
+    if sheet is None:
         return []
-    try:
-        sheet = Sheet.model_validate_json((folder / Sheet.WORDS).read_text(encoding="utf-8"))
-        sides = [_open(folder / name) for name in (Sheet.BEFORE, Sheet.AFTER)]
-        needed = (max(len(row.tiles) for row in sheet.rows) * sheet.size[0], len(sheet.rows) * sheet.size[1])
-        if any(side.size != needed for side in sides):
-            raise ValueError(f"the pictures are not {needed[0]} x {needed[1]} pixels")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{folder} holds no readable samples: run `evaluate` or the training again") from error
+    sides = [_side(inside(run, f"{FOLDER}/{name}")) for name in (Sheet.BEFORE, Sheet.AFTER)]
+    needed = (max(len(row.tiles) for row in sheet.rows) * sheet.size[0], len(sheet.rows) * sheet.size[1])
+    if any(side.size != needed for side in sides):
+        raise DataError(f"the pictures in {run / FOLDER} are not {needed[0]} x {needed[1]} pixels: {REMEDY}")
     return [
         Row(
             row.label,
@@ -59,11 +59,24 @@ def read(folder: Path) -> list[Row]:
     ]
 
 
-def _open(path: Path) -> Image.Image:
-    with Image.open(path, formats=["PNG"]) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{path} is larger than {MAX_PIXELS} pixels")
-        return image.convert("RGB")
+def read_sheet(run: Path) -> Sheet | None:
+    """The words beside the pictures, None if the run has none; DataError if they are damaged."""
+    path = inside(run, f"{FOLDER}/{Sheet.WORDS}")
+    if not path.exists():
+        return None
+    try:
+        return Sheet.model_validate(read_object(path, REMEDY))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg'].lower()}: {REMEDY}") from error
+
+
+def _side(path: Path) -> Image.Image:
+    found = picture(path)
+    if found is None:
+        raise DataError(f"{path} is not there: {REMEDY}")
+    return found[1]
 
 
 def _uri(side: Image.Image, size: tuple[int, int], row: int, column: int) -> str:

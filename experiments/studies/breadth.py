@@ -19,10 +19,12 @@ from rich.console import Console
 from experiments import measuring, pictures
 from experiments.files import read_json, write_bytes, write_json
 from experiments.measures import HEADLINE
+from experiments.page import tiles
 from experiments.samples import Sheet
 from experiments.verbs import common
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.adapter_file import locate
+from rl_unlearn.errors import DataError
 from rl_unlearn.judges import load_judge
 from rl_unlearn.prompts import PromptBook
 
@@ -75,7 +77,9 @@ def gallery(runs: list[Path]) -> Image.Image:
     """For each run the row of its samples that asks for the concept, untouched on the left and adapted on the right."""
     cells, names = [], []
     for run in runs:
-        sheet = Sheet.model_validate_json((run / "samples" / Sheet.WORDS).read_text(encoding="utf-8"))
+        sheet = tiles.read_sheet(run)
+        if sheet is None:
+            raise DataError(f"{run} holds no samples: evaluate it first")
         width, height = sheet.size
         line = []
         for side in (Sheet.BEFORE, Sheet.AFTER):

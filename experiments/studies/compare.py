@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings, strict_yaml
-from experiments.files import read_rows, write_bytes, write_json
+from experiments.files import write_bytes, write_json
 from experiments.measures import HEADLINE
+from experiments.sweep.results import looks
 from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
 
 PANELS = {"forgotten": "forgotten", "coherence": "coherence", "retained": "retained", "other": "rest of retained"}
@@ -61,9 +62,9 @@ def read_runs(root: Path) -> list[Run]:
 def _run(trial: Trial) -> Run:
     config = settings.recorded(trial.path / "config.yaml")
     concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
-    looks = [row for row in read_rows(trial.path / "metrics.jsonl") if row.get("event") == "selection"]
+    found = looks(trial.path)
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
-    return Run(label, config.concept, trial, config.critic.warmup_images, config.rollout.images, tuple(looks))
+    return Run(label, config.concept, trial, config.critic.warmup_images, config.rollout.images, tuple(found))
 
 
 def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.files import read_rows, write_bytes, write_json
+from experiments.files import write_bytes, write_json
 from experiments.measures import HEADLINE
+from experiments.rows import Event, read_rows
 from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
@@ -44,7 +45,7 @@ class Point:
 
 def drift(trial: Trial) -> float:
     """KL to the frozen model on prompts to keep, nats per denoising step: median of the last rounds."""
-    rounds = [row for row in read_rows(trial.path / "metrics.jsonl") if row.get("event") == "round"]
+    rounds = [row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"]
     return statistics.median(float(row["kl"]) for row in rounds[-_LATE:])
 
 

@@ -18,7 +18,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from experiments.files import read_rows, write_bytes
+from experiments.files import write_bytes
+from experiments.rows import Event, read_rows
 from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
 from experiments.sweep.table import mean
 
@@ -27,7 +28,7 @@ TAKE: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.medi
 
 def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict[str, Any]]:
     """The rows of one event, all of them or the first or last so many."""
-    rows = [row for row in read_rows(run.trial.path / "metrics.jsonl") if row.get("event") == event]
+    rows = [row for row in read_rows(run.trial.path / "metrics.jsonl", Event) if row.get("event") == event]
     return rows[:first] if first is not None else rows[-last:] if last is not None else rows
 
 

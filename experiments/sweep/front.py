@@ -32,6 +32,8 @@ def export(members: Sequence[Row], root: Path) -> list[Path]:
         aside.rename(target)
     except OSError as error:
         raise MachineError(f"cannot write {target}: {error}; free space or mend the run folder") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return [target / trial.path.name for trial in chosen]
 
 

@@ -111,6 +111,8 @@ def _limits(axes: Any, found: Sequence[Row]) -> None:
     ):
         room = max(2.0, 0.12 * (max(values) - min(values)))
         low, high = max(-1.5, min(values) - room), min(101.5, max(values) + room)
+        if low >= high:  # no percentages at all
+            continue
         ticks = axis.get_major_locator().tick_values(low, high)
         axis.set_ticks([tick for tick in ticks if 0 <= tick <= 100])  # there is room beyond, but nothing in it
         set_limits(low, high)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.files import read_json, read_rows
 from experiments.measures import HEADLINE
+from experiments.run_state import NAME, read_state
+from experiments.sweep import results as told
 
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as forgotten."""
@@ -78,41 +79,32 @@ class Row:
 
 
 def read_trials(root: Path) -> list[Trial]:
-    """Every trial in a sweep's folder, by name."""
-    return [_trial(path.parent) for path in sorted(root.glob("*/run_state.json")) if "trial" in read_json(path)]
+    """Every trial in a sweep's folder, by name; DataError, which names the file, if one of them is damaged."""
+    folders = [path.parent for path in sorted(root.glob(f"*/{NAME}"))]
+    found = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
+    return [trial for trial in found if trial is not None]
 
 
-def _trial(folder: Path) -> Trial:
-    state = read_json(folder / "run_state.json")
-    looks = [row for row in read_rows(folder / "metrics.jsonl") if row.get("event") == "selection"]
+def _trial(folder: Path) -> Trial | None:
+    state = read_state(folder)
+    if state.trial is None:
+        return None
+    looks = told.looks(folder)
+    best = told.chosen(looks)
+    figures = told.figures(folder) if state.finished else {}
+    until = next((row.get("images", 0) for row in looks if row["forgotten"] >= FORGOTTEN), None)
+    if figures and until is not None:
+        figures["images_until"] = float(until)
     return Trial(
         path=folder,
-        label=state["trial"]["label"],
-        settings=state["trial"]["settings"],
-        state=str(state.get("state")),
-        reason=state.get("reason"),
-        figures=_figures(read_json(folder / "evaluation.json"), looks) if state.get("state") == "finished" else {},
-        curve=tuple((float(row["images"]), float(row["forgotten"])) for row in looks),
-        score=float(chosen(looks)["score"]) if looks else None,
+        label=state.trial.label,
+        settings=state.trial.settings,
+        state=str(state.state),
+        reason=state.reason,
+        figures=figures,
+        curve=tuple((float(row.get("images", 0)), float(row["forgotten"])) for row in looks),
+        score=None if best is None else best.get("score"),
     )
-
-
-def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The look at the version that a run returned, or would return: of those allowed, the one liked best."""
-    return next(row for row in reversed(looks) if row["best"])
-
-
-def _figures(evaluation: dict[str, Any], looks: Sequence[dict[str, Any]]) -> dict[str, float]:
-    if "after" not in evaluation:
-        return {}
-    found = {name: float(evaluation["after"][name]) for name in HEADLINE}
-    found |= {
-        "images": float(evaluation["images_used"]),
-        "updates": float(evaluation["updates"]),
-        "seconds": float(evaluation["wall_seconds"]),
-    }
-    until = next((row["images"] for row in looks if row["forgotten"] >= FORGOTTEN), None)
-    return found if until is None else found | {"images_until": float(until)}
 
 
 def rows(trials: Sequence[Trial]) -> list[Row]:

@@ -11,15 +11,17 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
-from experiments import resuming
-from experiments.files import read_json, read_rows, write_json
+from experiments import replacing, resuming
+from experiments.files import write_json
 from experiments.measures import HEADLINE
 from experiments.run_folder import RunFolder, now
+from experiments.run_state import NAME, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
+from experiments.sweep.results import chosen, figures, looks
 from experiments.sweep.space import Settings, Space, configured
-from experiments.sweep.table import chosen
 from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError
 
 LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
 
@@ -60,7 +62,8 @@ class Trials:
         found, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
         with turn(self.root / EXPERIMENT / f"{name}.lock"):
-            if read_json(folder / "run_state.json").get("state") != "finished":
+            replacing.restore(folder.path)
+            if not read_state(folder.path).finished:
                 try:
                     self._run(self.config(drawn), folder, found, report)
                 except Exception as error:
@@ -95,23 +98,25 @@ class Trials:
 
 def final(folder: Path) -> dict[str, Any]:
     """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
-    looks = [row for row in read_rows(folder / "metrics.jsonl") if row.get("event") == "selection"]
-    best = chosen(looks)
-    evaluation = read_json(folder / "evaluation.json")
+    taken = looks(folder)
+    best, judged = chosen(taken), figures(folder)
+    if best is None or not judged or any(best.get(key) is None for key in LOOK):
+        raise DataError(f"{folder} is finished, but lacks looks or figures: remove it, and --resume makes it anew")
     return (
         {key: best[key] for key in LOOK}
-        | {f"judge_{key}": evaluation["after"][key] for key in HEADLINE}
-        | {"images": evaluation["images_used"], "round": looks[-1]["round"]}
-        | {key: evaluation[key] for key in ("updates", "wall_seconds")}
+        | {f"judge_{key}": judged[key] for key in HEADLINE}
+        | {"images": int(judged["images"]), "round": taken[-1]["round"]}
+        | {"updates": int(judged["updates"]), "wall_seconds": judged["seconds"]}
     )
 
 
 def note(folder: Path, state: dict[str, Any], verdict: str, reason: str) -> None:
     """Writes the end of a trial that could not write it itself; what its run folder says already is kept."""
-    there = read_json(folder / "run_state.json")
-    if there.get("state") not in ("failed", "finished", "stopped"):
+    there = read_state(folder)
+    if there.state not in ("failed", "finished", "stopped"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run_state.json", state | there | {"state": verdict, "reason": reason, "finished": now()})
+        known = state | there.model_dump(exclude_unset=True)
+        write_json(folder / NAME, known | {"state": verdict, "reason": reason, "finished": now()})
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster import placement, program, tuning
 from experiments import signals
-from experiments.files import read_json
+from experiments.run_state import read_state
 from experiments.sweep.space import Settings, Space, configured
 from experiments.sweep.trial import Trials, note
 from rl_unlearn.config import Config
@@ -55,12 +55,12 @@ class _Progress:
         line, verdict = f"{name}: started", ("stopped", STOPPED)
         if event != "started":
             self._over += 1
-            state = read_json(self._trials.root / name / "run_state.json")
+            state = read_state(self._trials.root / name)
             if event == "failed":
-                reason = state.get("reason") or error or "no reason known"
+                reason = state.reason or error or "no reason known"
                 line, verdict = f"{name}: failed: {reason}", ("failed", reason)
             else:
-                how = "finished" if state.get("state") == "finished" else "stopped early"
+                how = "finished" if state.finished else "stopped early"
                 line, verdict = f"{name}: {how}", ("stopped", tuning.StoppedEarly.name)
             line += f" ({self._over} of {self._trials.space.trials})"
         self.known[name] = (drawn, verdict)

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.files import read_json, write_json
+from experiments.files import write_json
+from experiments.run_state import read_state
 from experiments.verbs import common
 
 HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
@@ -37,7 +38,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     policy.load_adapter(state)
     outcome = attacking.attack(policy, book, judge, config, console)
     attacking.show(outcome, console)
-    if not read_json(path / "run_state.json"):
+    if not read_state(path).model_fields_set:
         return outcome
     if common.concern(args.overrides, "attack", "evaluation"):
         write_json(path / "attacks.json", outcome)

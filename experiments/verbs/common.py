@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from experiments import settings
-from experiments.files import read_json
+from experiments.run_state import read_state
 from rl_unlearn import foundation
 from rl_unlearn.adapter_file import locate, metadata
 from rl_unlearn.config import Config
@@ -53,7 +53,7 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
     folder = next((folder for folder in (path, path.parent, path.parent.parent) if _is_run(folder)), None)
     if folder is not None:
         config = settings.recorded(folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides])
-        recorded = read_json(folder / "run_state.json").get("stands_on") or {}
+        recorded = read_state(folder).stands_on
     else:
         locate(path)  # before anything heavy
         from experiments.adapters import described

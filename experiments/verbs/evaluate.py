@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
-from experiments.files import read_json, write_json
+from experiments.files import write_json
+from experiments.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -53,7 +54,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     book, judge = PromptBook.from_config(config), load_judge(config)
     quiet()
     names = _names(paths)
-    trained = [read_json(path / "run_state.json").get("training", {}) for path in paths]
+    trained = [read_state(path).training.model_dump(exclude_unset=True) for path in paths]
     candidates = [
         _candidate(*parts) for parts in zip(names, paths, configs, states, trained, strict=True)
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import resuming, settings
+from experiments import replacing, resuming, settings
 from experiments.verbs import common, train
 from rl_unlearn.errors import DataError
 
@@ -23,6 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Train on with the run's own configuration."""
     folder = Path(args.run).absolute()
+    replacing.restore(folder)
     if not resuming.is_run(folder):
         raise DataError(f"{args.run} holds no run to resume: give a run folder, or start one with train")
     place = [f"output={folder.parent}", f"name={folder.name}"]

@@ -99,7 +99,7 @@ def _base(files: list[str], overrides: list[str]) -> Config:
 def _folder(args: Namespace, name: str) -> "SweepFolder":
     from experiments.sweep.folder import SweepFolder
 
-    if not re.match(NAME, name):
+    if not re.fullmatch(NAME, name):
         raise ConfigError(f"sweep name {name!r}: use up to 64 letters, digits, '.', '_' or '-'; set it by --name")
     folder = SweepFolder(Path(settings.load(args.config, args.overrides).output) / name)
     if args.table:

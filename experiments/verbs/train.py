@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from cluster import address
-from experiments import preflight, resuming, run_folder, settings, submitting
-from experiments.files import read_json
+from experiments import preflight, replacing, resuming, run_folder, settings, submitting
+from experiments.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -48,6 +48,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     overrides += [f"critic.start={args.critic_from}"] if args.critic_from else []
     config = settings.load(args.config, overrides)
     path = Path(config.output) / config.run_name
+    replacing.restore(path)
     if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
         return go_on(config, args, console)
     return _start(config, run_folder.reserve(config, args.overwrite), args, console)
@@ -61,9 +62,9 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
         console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
-    before = read_json(path / "run_state.json")
-    trial = {"trial": before["trial"]} if "trial" in before else {}  # it stays one of its sweep
-    return _start(config, run_folder.RunFolder(path, trial), args, console, resumed=True)
+    trial = read_state(path).trial  # it stays one of its sweep
+    state = {"trial": trial.model_dump(exclude_unset=True)} if trial else {}
+    return _start(config, run_folder.RunFolder(path, state), args, console, resumed=True)
 
 
 def _start(

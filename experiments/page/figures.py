@@ -1,0 +1,34 @@
+"""Numbers of any origin, as far as they can be drawn."""
+
+import math
+from typing import Any
+
+LARGEST = 1e100
+"""Beyond it differences overflow; nothing that a run measures comes near."""
+
+
+def drawable(value: Any) -> float | None:
+    """The number, None for anything that is none, not finite, or too large to be put on an axis."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not -LARGEST <= value <= LARGEST or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def mean(value: Any) -> float | None:
+    """The same of a list, which counts with the mean of its numbers."""
+    if not isinstance(value, list):
+        return drawable(value)
+    numbers = [number for number in map(drawable, value) if number is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tuple[float, float]]:
+    """What one event says about `key`, over `x`; a list counts with its mean."""
+    found = []
+    for row in rows:
+        place, value = drawable(row.get(x)), mean(row.get(key))
+        if row.get("event") == event and place is not None and value is not None:
+            found.append((place, value))
+    return found
