@@ -114,7 +114,7 @@ class Loop:
         warm = handles.replay.recent.remote(images, -1, (config.seed, "warm-up"))
         keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
         board.first = await look()
-        for line in check_untouched(board.first, config.selection.floor):
+        for line in check_untouched(board.first, config.selection.floor, self._watched):
             self._listen("warning", {"round": 0, "message": line})
         states, fit = await self._actors.wait(keep, "learner"), await self._actors.wait(fitted, "critic")
         if self._keeper is not None:

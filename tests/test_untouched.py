@@ -14,7 +14,7 @@ from experiments.__main__ import main
 from learner.learner import Learner
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.requests import Look
-from rl_unlearn.untouched import check_untouched
+from rl_unlearn.untouched import ENOUGH, check_untouched
 
 GOOD = {
     "forgotten": 0.1, "retained": 0.9, "coherence": 0.9, "other": 0.9, "presence": 0.5, "trace": 0.8, "rewarded": 0.9,
@@ -26,7 +26,7 @@ def look(**changes: float) -> Look:
 
 
 def test_a_good_model_is_not_remarked_on() -> None:
-    assert check_untouched(look(), 0.5) == []
+    assert check_untouched(look(), 0.5, 64) == []
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,23 @@ def test_a_good_model_is_not_remarked_on() -> None:
     ],
 )
 def test_what_is_seen_too_seldom_is_a_line_that_names_the_settings(changes: dict[str, float], said: str) -> None:
-    (line,) = check_untouched(look(**changes), 0.5)
+    (line,) = check_untouched(look(**changes), 0.5, 64)
     assert re.search(said, line)
     assert all(key in line for key in ("prompts.template", "reward.clip", "selection.clip"))
-    assert check_untouched(look(**changes), 0.0) == []
+    assert check_untouched(look(**changes), 0.0, 64) == []
 
 
 @pytest.mark.parametrize("changes", [{"forgotten": 1.0}, {"retained": 0.0}, {"rewarded": 0.0}])
 def test_what_is_never_seen_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"nothing to learn; check prompts\.template.*reward\.clip"):
-        check_untouched(look(**changes), 0.01)
-    assert check_untouched(look(**changes), 0.0) == []
+        check_untouched(look(**changes), 0.01, ENOUGH)
+    assert check_untouched(look(**changes), 0.0, 64) == []
+
+
+@pytest.mark.parametrize("changes", [{"forgotten": 1.0}, {"retained": 0.0}, {"rewarded": 0.0}])
+def test_of_a_few_images_none_may_be_chance(changes: dict[str, float]) -> None:
+    (line,) = check_untouched(look(**changes), 0.5, ENOUGH - 1)
+    assert "in 0% of cases only" in line
 
 
 def test_nothing_is_learned_from_a_model_that_draws_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +66,7 @@ def test_nothing_is_learned_from_a_model_that_draws_something_else(monkeypatch: 
     monkeypatch.setattr(Learner, "update", never)
     events: list[tuple[str, dict[str, Any]]] = []
     with pytest.raises(ConfigError, match="does not show the concept"):
-        program.train(tiny.config(selection={"floor": 0.5}), lambda *event: events.append(event))
+        program.train(tiny.config(selection={"floor": 0.5, "images": 16}), lambda *event: events.append(event))
     assert "warm-up" not in [name for name, _ in events], "the run has not begun"
 
 
@@ -73,7 +79,7 @@ def test_the_run_that_it_would_replace_is_given_back(
     assert main(line) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     monkeypatch.setattr(RolloutActor, "look", lambda *_: look(retained=0.0))
-    assert main([*line, "--overwrite", "selection.floor=0.5"]) == 2
+    assert main([*line, "--overwrite", "selection.floor=0.5", "selection.images=16"]) == 2
     assert "nothing to learn" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
 
