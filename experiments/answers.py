@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from actors.drawing import Brush, Drawn
@@ -24,6 +23,7 @@ from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 from rl_unlearn.evaluation import Plan
+from rl_unlearn.tensor_file import pack
 
 FOLDER = ".answers"
 
@@ -98,7 +98,7 @@ def _pack(drawn: Drawn) -> bytes:
     metadata = {
         "sha256": _sum(images), "seconds": repr(drawn.seconds), "peak_memory_bytes": str(drawn.peak_memory_bytes)
     }  # fmt: skip
-    return save({"images": images}, metadata=metadata)
+    return pack({"images": images}, metadata)
 
 
 def _read(file: Path) -> Drawn | None:

@@ -36,6 +36,8 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         pipeline.save_pretrained(aside, safe_serialization=True)
+        for weights in aside.rglob("*.safetensors"):  # the library's are for its user's eyes alone
+            weights.chmod(0o666 & ~_umask())
         copy = load_model(config.model.model_copy(update={"path": str(aside), "revision": None, "adapters": ()}))
         found = largest(expected, probe(copy, None))
         if not found <= TOLERANCE:  # NaN, too, is a difference
@@ -50,6 +52,12 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     return {
         "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)), "largest_difference": found
     }  # fmt: skip
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def difference(pipeline: StableDiffusionPipeline, first: Path, second: Path) -> float:

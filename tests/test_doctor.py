@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +14,13 @@ import psutil
 import pytest
 import tiny
 import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
 
 from cluster.survey import Node, room
 from experiments import health, health_cluster, tracking
 from experiments.__main__ import main
+from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 
 RAY = {"inline": False}
@@ -246,3 +252,49 @@ def test_a_trackers_key_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch)
     (row,) = (row for row in health._trackers(tiny.config()) if row.name == name)
     assert "is set" in row.found
     assert SECRET not in row.found
+
+
+# -- what a run would look at first ------------------------------------------------------------------------------------
+
+
+def seen(config: Config) -> dict[str, health.Row]:
+    return {row.name: row for row in health._preflight(config)}
+
+
+def test_what_a_run_needs_is_there() -> None:
+    rows = seen(tiny.config(evaluation={"judge": str(tiny.clip_folder(2))}))
+    assert set(rows) == {"settings", "prompts", "adapters", "CLIPs", "judge", "model"}
+    assert {row.state for row in rows.values()} == {"ok"}
+
+
+def test_a_model_that_lacks_a_weight_fails_by_its_headers(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "model"))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["conv_in.weight"]
+    save_file(state, file)
+    row = seen(tiny.config(model={"path": str(folder)}))["model"]
+    assert (row.state, "unet lacks 1 weights, such as conv_in.weight" in row.found) == ("fail", True)
+
+
+def test_each_check_is_a_row_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a cat " * 40)
+    (tmp_path / "r.txt").write_text("a cat and a dog\n")
+    files = {"target_file": str(tmp_path / "t.txt"), "retain_file": str(tmp_path / "r.txt")}
+    changes = {"reward": {"clip": "ViT-B-23/openai"}, "critic": {"start": str(tmp_path)}, "learner": {"batch": 1}}
+    rows = seen(tiny.config(prompts=files, **changes))
+    assert {name: row.state for name, row in rows.items()} == {
+        "settings": "fail", "prompts": "warn", "adapters": "fail", "CLIPs": "fail", "judge": "fail", "model": "warn",
+    }  # fmt: skip
+    assert "asks for 'cat' itself in 'a cat and a dog'" in rows["prompts"].found
+    assert "longer than the 32 tokens" in rows["model"].found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU torch is asked about it")
+def test_doctor_takes_a_moment_for_it_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys; from experiments.__main__ import main; main(['doctor', f'output={sys.argv[1]}']); "
+        "sys.exit(bool({'torch', 'diffusers', 'ray', 'open_clip'} & set(sys.modules)))"
+    )
+    line = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(line, capture_output=True, check=False, cwd=ROOT).returncode == 0
