@@ -151,7 +151,7 @@ def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timi
         asynchronous(tmp_path / "died", died)
     told = updates(died)
     assert len(told) == ROUNDS - 1
-    timing(2)
+    timing(4)
     asynchronous(tmp_path / "free", freely)
     assert [row["weights"] for row in updates(freely)[: len(told)]] != [row["weights"] for row in told]
     timing(2)

@@ -100,7 +100,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_name(tmp_path: Path) -> None:
     train = ["train", "--config", tiny_file(tmp_path, cluster={"inline": True}), "--no-evaluate"]
     run = tmp_path / "out" / "r"
-    wrong = "reward.anchor=[unicorn]"
+    wrong = "reward.images={nobody: 1.0}"  # only the actors know the names that are registered
     assert main([*train, wrong]) == 2
     assert (state_of(run)["state"], state_of(run)["begun"]) == ("failed", False)
     assert main([*train, "--resume", "auto", "loop.rounds=2"]) == 0

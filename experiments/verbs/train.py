@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster import address
-from experiments import preflight, replacing, resuming, run_folder, settings, submitting
+from experiments import preflight, replacing, resuming, run_folder, settings, submitting, tracking
 from experiments.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -70,6 +70,7 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
 def _start(
     config: Config, folder: run_folder.RunFolder, args: Namespace, console: Console, resumed: bool = False
 ) -> dict[str, Any]:
+    tracking.check(config)
     notes = preflight.look(config, judged=not args.no_evaluate)
     for note in notes:
         console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
