@@ -18,8 +18,8 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.places import check_local
 
 PREFIX = "RL_UNLEARN__"
-PLACES = ("output", *KEYS)
-"""Keys that name files or folders."""
+PLACES = ("output", *(key for key in KEYS if key != "reward.images"))
+"""Keys that are the name of a file or folder."""
 
 
 @dataclass(frozen=True)

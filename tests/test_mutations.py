@@ -35,7 +35,8 @@ from experiments.sweep import front, space, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
 from rl_unlearn import spilled
-from rl_unlearn.adapter import FILE_NAME, metadata, read_adapter, save_adapter
+from rl_unlearn.adapter import read_adapter, save_adapter
+from rl_unlearn.adapter_file import FILE_NAME, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import FILE_NAME as CRITIC
 from rl_unlearn.critic_file import load_critic, save_critic

@@ -15,7 +15,7 @@ from experiments.page.contract import Interval, Measured
 from experiments.page.figures import drawable, points
 from experiments.rows import Event, read_rows
 from experiments.run_state import RunState, read_state
-from rl_unlearn.adapter import FILE_NAME
+from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.metrics import accuracies
