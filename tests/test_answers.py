@@ -141,16 +141,15 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
         output=str(tmp_path / "out"),
         evaluation={"per_prompt": 100, "batch": 8, "judge": str(tiny.clip_folder(2)), "resamples": 100},
     )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(settings.dump(config))
-    (tmp_path / "run" / "run_state.json").write_text("{}")
+    run = tmp_path / "out" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(settings.dump(config))
+    (run / "run_state.json").write_text("{}")
     from rl_unlearn.pipeline import load_pipeline
     from rl_unlearn.policy import DiffusionPolicy
 
-    save_adapter(
-        tmp_path / "run" / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config
-    )
-    command = [sys.executable, "-m", "experiments", "evaluate", str(tmp_path / "run")]
+    save_adapter(run / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config)
+    command = [sys.executable, "-m", "experiments", "evaluate", str(run)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 200
     while len(files(tmp_path / "out")) < 3 and process.poll() is None and time.monotonic() < until:
