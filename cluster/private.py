@@ -72,8 +72,13 @@ def _make_token() -> None:
 
     One that Ray makes can be read by everybody.
     """
-    file = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or file.exists():
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    try:
+        file = Path.home() / ".ray" / "auth_token"
+    except RuntimeError as error:
+        raise MachineError("there is no home folder for Ray's token: set HOME, or RAY_AUTH_TOKEN") from error
+    if file.exists():
         return
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

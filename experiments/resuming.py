@@ -20,11 +20,13 @@ MAY_CHANGE = (
     "loop.checkpoints",
 )  # fmt: skip
 """Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
-BY_CONTENT = (
-    "model.path", "model.adapters", "model.revision", "prompts.target_file", "prompts.retain_file", "reward.clip",
-    "selection.clip",
-)  # fmt: skip
-"""Keys that name files: what these hold is compared, not where they lie (`foundation`)."""
+BY_CONTENT = {
+    "model.path": foundation.MODEL, "model.revision": foundation.MODEL, "model.adapters": foundation.MODEL,
+    "prompts.target_file": f"{foundation.LISTS} target_file", "prompts.retain_file": f"{foundation.LISTS} retain_file",
+    "reward.clip": f"{foundation.CLIPS} reward", "selection.clip": f"{foundation.CLIPS} selection",
+}  # fmt: skip
+"""Keys that may name files, and the record of these (`foundation`): where there is one, it is compared, and not where
+the files lie. What is only a name, as that of a CLIP to be fetched, is compared as such."""
 _OF_ROLLOUTS = ("selection", "warning")
 """Events whose round is one of rollouts."""
 
@@ -39,8 +41,13 @@ def identity(config: Config, stands_on: Mapping[str, str]) -> str:
 
     What files hold counts (``stands_on``, see `foundation`), not where they lie.
     """
-    settled = {key: settings.value(config, key) for key in _fixed() if key not in BY_CONTENT}
+    settled = {key: settings.value(config, key) for key in _compared(stands_on)}
     return hashlib.sha256(to_json([settled, foundation.digest(stands_on)]).encode()).hexdigest()
+
+
+def _compared(stands_on: Mapping[str, str]) -> list[str]:
+    """The keys that are compared as they are written."""
+    return [key for key in _fixed() if not any(name.startswith(BY_CONTENT.get(key, "\0")) for name in stands_on)]
 
 
 def _fixed() -> list[str]:
@@ -75,8 +82,7 @@ def check(folder: Path, config: Config) -> None:
     stands_on = read_state(folder).stands_on
     if stands_on:
         foundation.check(stands_on, foundation.of_run(config), str(folder))
-    compared = [key for key in _fixed() if not stands_on or key not in BY_CONTENT]
-    different = [key for key in compared if settings.value(before, key) != settings.value(config, key)]
+    different = [key for key in _compared(stands_on) if settings.value(before, key) != settings.value(config, key)]
     if different:
         told = ", ".join(
             f"{key} ({settings.value(before, key)} before, {settings.value(config, key)} now)" for key in different[:5]

@@ -38,7 +38,7 @@ def _each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Model(Section):
-    path: str = "canvas"
+    path: str = Field("canvas", min_length=1)
     """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
     adapters: Strings = ()
     """Earlier erasures that are part of the model: run folders, adapter folders or files, fused into its UNet in this
@@ -98,7 +98,7 @@ class Prompts(Section):
 
 
 class Reward(Section):
-    clip: str = "canvas"
+    clip: str = Field("canvas", min_length=1)
     """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
     forget: float = Field(1.0, ge=0)
     """Weight of the concept's negative log-odds on target prompts."""
@@ -287,7 +287,7 @@ class Loop(Section):
 
 
 class Selection(Section):
-    clip: str = "canvas"
+    clip: str = Field("canvas", min_length=1)
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip `arch/pretrained`."""
     every: int = Field(3, ge=1)
     """Rounds between two looks at the current policy."""
@@ -313,7 +313,7 @@ class Evaluation(Section):
     """Names the noise of the images and of the bootstrap; not the run's seed, so that runs compare on one noise."""
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind the 95 % intervals."""
-    judge: str = "canvas"
+    judge: str = Field("canvas", min_length=1)
     """`canvas` (the shipped judges; `canvas:panel` for three further ones together, `canvas:second`, `canvas:outline`,
     `canvas:patches` for each), a folder with classifiers `object/` and `style/`, or an open_clip model other than
     the reward's and the selection's."""
@@ -389,7 +389,7 @@ class Cluster(Section):
 class Config(Section):
     name: str | None = None
     """Run name, folder inside `output`; None means `<concept>-seed<seed>`."""
-    output: str = "outputs"
+    output: str = Field("outputs", min_length=1)
     """Folder of all runs."""
     concept: str = Field("cat", max_length=MAX_CONCEPT_CHARACTERS)
     """What to forget: an object, `style:<style>`, several of one kind with commas between them, or

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from rl_unlearn.durable import write_whole
@@ -18,8 +19,10 @@ _MOST = 10_000
 
 def cache_file() -> Path:
     """Where the digests are kept between programs."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "rl-unlearn" / "digests.json"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with suppress(RuntimeError):  # there is nobody whose home it could be
+        root = root.expanduser()
+    return root / "rl-unlearn" / "digests.json"
 
 
 def file_digest(path: Path) -> str:
@@ -59,6 +62,8 @@ def _remember(place: str, row: dict[str, object]) -> None:
     known = _known()
     known.pop(place, None)
     kept = dict([*known.items(), (place, row)][-_MOST:])
+    if not cache_file().is_absolute():  # nobody's home
+        return
     try:
         cache_file().parent.mkdir(parents=True, exist_ok=True)
         write_whole(cache_file(), json.dumps(kept).encode(), "")

@@ -16,8 +16,14 @@ from rl_unlearn.file_digest import file_digest, folder_digest
 from rl_unlearn.model_folder import COMPONENTS, FOLDERS, fetched_folder, weight_files
 from rl_unlearn.prompts import read_prompts
 
-MODEL, ADAPTER, LISTS, CLIPS = "model", "model.adapters", "prompts", "clip"
-KINDS = {MODEL: "the model", ADAPTER: "the adapter", LISTS: "the prompt list", CLIPS: "the CLIP"}
+MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = "model", "model.adapters", "prompts", "clip", "reward.images"
+KINDS = {
+    MODEL: "the model",
+    ADAPTER: "the adapter",
+    LISTS: "the prompt list",
+    CLIPS: "the CLIP",
+    CLASSIFIERS: "the classifier",
+}
 """Kinds of what is recorded, in words."""
 DRAWN = (MODEL, ADAPTER)
 """Those that decide what is drawn."""
@@ -47,6 +53,11 @@ def of_run(config: Config) -> dict[str, str]:
         folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
         if folder.is_dir():
             found[f"{CLIPS} {key}"] = folder_digest(path for path in folder.iterdir() if path.is_file())
+    for name in config.reward.images:
+        folder = Path(name.removeprefix("classifier:").rpartition(":")[0])
+        if name.startswith("classifier:") and folder.is_dir():
+            digest = folder_digest(path for path in folder.iterdir() if path.is_file())
+            found[f"{CLASSIFIERS} {name}"] = digest
     return found
 
 

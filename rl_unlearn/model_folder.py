@@ -4,6 +4,7 @@ Everything here is told by small JSON files and by the headers of the weights, s
 second, before anything is loaded.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,12 @@ def fetched_folder(model: Model) -> Path:
     try:
         return Path(
             StableDiffusionPipeline.download(
-                model.path, revision=model.revision, use_safetensors=True, trust_remote_code=False
+                model.path,
+                revision=model.revision,
+                use_safetensors=True,
+                trust_remote_code=False,
+                safety_checker=None,
+                feature_extractor=None,  # not used: they need not be safetensors
             )
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -89,8 +95,8 @@ class Parts:
         return channels, height, width
 
 
-def check(folder: Path, sampler: Sampler) -> list[str]:
-    """What a person should know of the model in a folder; raises DataError, or ConfigError for the sampler.
+def check(folder: Path, sampler: Sampler | None) -> list[str]:
+    """What a person should know of the model in a folder; raises DataError, or ConfigError for the sampler, if given.
 
     Weights are compared with the names that the networks have; :func:`rl_unlearn.pipeline.load_pipeline` compares what
     was loaded once more.
@@ -98,9 +104,12 @@ def check(folder: Path, sampler: Sampler) -> list[str]:
     parts = read_parts(folder)
     for component in COMPONENTS:
         check_weights(folder, component, getattr(parts, component))
-    _check_fit(parts)
     _check_tokenizer(folder)
-    return list(_about_sampler(parts, sampler))
+    try:
+        _check_fit(parts)
+        return list(_about_sampler(parts, sampler))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"a configuration in model folder {str(folder)!r} is damaged ({error}): {_REMEDY}") from error
 
 
 def read_parts(folder: Path) -> Parts:
@@ -135,7 +144,7 @@ def weight_files(folder: Path, component: str) -> list[Path]:
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise DataError(f"{index} names no files beside it: {_REMEDY}")
         return [place / name for name in sorted(names)]
-    others = sorted(path.name for path in place.glob("*.safetensors")) if place.is_dir() else []
+    others = sorted(path.name for path in place.glob("*.safetensors") if path.is_file()) if place.is_dir() else []
     pickled = sorted(path.name for path in place.glob("*.bin")) if place.is_dir() else []
     hint = f"no {stem}.safetensors" + (f", only {others[0]}: rename it, or fetch the whole model" if others else "")
     if pickled and not others:
@@ -174,6 +183,9 @@ def _check_fit(parts: Parts) -> None:
     if channels != latent:
         kind = ": an inpainting or depth model, which cannot be trained" if channels > latent else ""
         raise DataError(f"the model's unet takes {channels} channels, its vae gives {latent}{kind}")
+    scale = parts.vae.get("scaling_factor", 0.18215)
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+        raise DataError(f"vae/config.json: scaling_factor is {scale!r}: {_REMEDY}")
     words, read = parts.text_encoder.get("hidden_size", 512), parts.unet.get("cross_attention_dim", 1280)
     if words != read:
         raise DataError(f"the model's text_encoder gives {words} features a token, its unet reads {read}: {_REMEDY}")
@@ -189,9 +201,9 @@ def _check_tokenizer(folder: Path) -> None:
         raise DataError(f"model folder {str(folder)!r} has no tokenizer/vocab.json or tokenizer.json: {_REMEDY}")
 
 
-def _about_sampler(parts: Parts, sampler: Sampler) -> Iterator[str]:
-    config, eta = parts.scheduler, f"DDIM, eta {sampler.eta:g}, {sampler.steps} steps"
-    kind = config.get("_class_name")
+def _about_sampler(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
+    config = parts.scheduler
+    kind, spacing = config.get("_class_name"), config.get("timestep_spacing", "leading")
     if kind not in _SAME_NOISE or config.get("use_flow_sigmas"):
         raise DataError(f"the model's sampler is {kind}: its noise is not the one that DDIM takes away")
     predicts = config.get("prediction_type", "epsilon")
@@ -205,9 +217,14 @@ def _about_sampler(parts: Parts, sampler: Sampler) -> Iterator[str]:
     trained = config.get("num_train_timesteps", 1000)
     if not isinstance(trained, int) or trained < 2:
         raise DataError(f"scheduler_config.json: num_train_timesteps is {trained!r}: {_REMEDY}")
-    if sampler.steps > trained:
-        raise ConfigError(f"sampler.steps={sampler.steps} is more than the {trained} steps that the model was made in")
-    if kind in _FEW_STEPS or (kind.startswith("Euler") and config.get("timestep_spacing") == "trailing"):
+    if spacing not in ("leading", "linspace", "trailing"):
+        raise DataError(f"scheduler_config.json: timestep_spacing is {spacing!r}: use leading, linspace or trailing")
+    if sampler is None:
+        return
+    if sampler.steps >= trained:
+        raise ConfigError(f"sampler.steps={sampler.steps} must be below the {trained} steps that the model was made in")
+    eta = f"DDIM, eta {sampler.eta:g}, {sampler.steps} steps"
+    if kind in _FEW_STEPS or (kind.startswith("Euler") and spacing == "trailing"):
         yield f"the model is made for few steps of {kind}; it is drawn and trained by {eta} instead: look at its images"
     elif kind not in ("DDIMScheduler", "PNDMScheduler"):
         yield f"the model's own sampler, {kind}, is replaced by {eta}"

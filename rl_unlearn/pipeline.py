@@ -32,7 +32,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> StableDiffusi
     """
     device_of(model)
     folder = fetched_folder(model)
-    model_folder.check(folder, sampler or Sampler())
+    model_folder.check(folder, sampler)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     try:
         parts = {name: _load(folder, name, network) for name, network in _NETWORKS.items()}
@@ -46,9 +46,12 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> StableDiffusi
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise DataError(f"model.path {model.path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except _UNFIT as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"model.path {model.path!r} cannot be loaded: {told}") from error
     # Old files have it changed by the pipeline; the critic, which reads the same files, would not know.
+    positions = pipeline.text_encoder.config.max_position_embeddings
+    pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, positions)
     pipeline.unet.register_to_config(sample_size=read_parts(folder).latent_shape[1])
     for adapter in model.adapters:
         _fuse(pipeline, adapter)
@@ -57,6 +60,11 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> StableDiffusi
     return pipeline
 
 
+# What the libraries raise over configurations and weights that do not fit.
+_UNFIT = (
+    OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, ArithmeticError,
+    SafetensorError,
+)  # fmt: skip
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
@@ -67,8 +75,15 @@ def _load(folder: Path, component: str, network: Any) -> torch.nn.Module:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
-        **{"dtype" if component == "text_encoder" else "torch_dtype": torch.float32},
+        # transformers prints what has another shape; told so it lists it, as diffusers does in its error.
+        **(
+            {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+            if component == "text_encoder"
+            else {"torch_dtype": torch.float32}
+        ),
     )
+    for name, *shapes in told["mismatched_keys"]:
+        raise DataError(f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch it again")
     compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})
     return found
 

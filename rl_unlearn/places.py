@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from rl_unlearn.errors import ConfigError
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_local(given: Iterable[object], what: str) -> None:

@@ -35,6 +35,7 @@ def unet(config: Mapping[str, Any]) -> Names | None:
     if not isinstance(layers, int) or not isinstance(depth, int) or not len(down) == len(up) == len(widths):
         return None
     attention = _transformer(depth)
+    _few(layers * depth), _few(len(widths))
     names = _both("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_norm_out", "conv_out")
     width, skips = widths[0], [widths[0]]
     for i, (kind, out) in enumerate(zip(down, widths, strict=True)):
@@ -72,6 +73,7 @@ def vae(config: Mapping[str, Any]) -> Names | None:
     widths, layers = tuple(config.get("block_out_channels", (64,))), config.get("layers_per_block", 1)
     if {*down, *up} != {"DownEncoderBlock2D", "UpDecoderBlock2D"} or not isinstance(layers, int):
         return None
+    _few(layers), _few(len(widths))
     names: Names = set()
     for side, count, order in (("encoder", layers, widths), ("decoder", layers + 1, widths[::-1])):
         names |= _both(f"{side}.conv_in", f"{side}.conv_norm_out", f"{side}.conv_out")
@@ -98,7 +100,7 @@ def text_encoder(config: Mapping[str, Any]) -> Names | None:
         return None
     names = {"embeddings.token_embedding.weight", "embeddings.position_embedding.weight"} | _both("final_layer_norm")
     parts = [f"self_attn.{part}_proj" for part in "qkv"] + ["self_attn.out_proj", "layer_norm1", "layer_norm2"]
-    for i in range(config.get("num_hidden_layers", 12)):
+    for i in range(_few(config.get("num_hidden_layers", 12))):
         names |= _under(f"encoder.layers.{i}", _both(*parts, "mlp.fc1", "mlp.fc2"))
     return names
 
@@ -116,6 +118,13 @@ def known_as(component: str, names: Iterable[str]) -> Names:
         if not name.endswith("embeddings.position_ids"):
             found.add(name)
     return found
+
+
+def _few(count: Any) -> int:
+    """A number of layers as networks have it; ValueError for another one, before it is counted to."""
+    if not isinstance(count, int) or not 0 < count <= 1000:
+        raise ValueError(f"{count!r} layers")
+    return count
 
 
 def _both(*layers: str) -> Names:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.model_folder import read_parts
 from rl_unlearn.prompts import PromptBook
 
 _SHOWN = 80
@@ -20,7 +21,10 @@ class TokenLimit:
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         except Exception as error:  # its library raises bare ones, too
             raise DataError(f"{folder / 'tokenizer'} cannot be read: {str(error).splitlines()[0]}") from error
-        self.tokens = int(self._tokenizer.model_max_length)
+        positions = read_parts(folder).text_encoder.get("max_position_embeddings", 77)
+        if not isinstance(positions, int) or positions < 3:
+            raise DataError(f"{folder / 'text_encoder' / 'config.json'} names no length: {positions!r}")
+        self.tokens = min(int(self._tokenizer.model_max_length), positions)
         """Of a prompt, its two marks of begin and end among them."""
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import settings
+from experiments import resuming, settings
 from experiments.__main__ import main
 from rl_unlearn import file_digest, foundation
 from rl_unlearn.adapter import read_adapter
@@ -126,6 +126,33 @@ def test_another_reward_clip_is_another_run(own: Path, capsys: Any) -> None:
     shutil.copy(tiny.clip_folder(2) / "open_clip_model.safetensors", own / "clip-0")
     assert main(["resume", str(own / "out" / "base"), "loop.rounds=2", "--no-evaluate"]) == 5
     assert "stands on the CLIP reward" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", ["model.device=cpu", "model.dtype=fp32", "sampler.steps=3"])
+def test_saying_something_else_is_no_leave(other: str, own: Path, capsys: Any) -> None:
+    assert train(own, "base", "concept=fish", "--overwrite") == 0
+    assert main([*USES["generate"](own / "out" / "top", own), other]) == 5
+    assert "stands on the adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["reward.clip", "selection.clip"])
+def test_a_clip_that_is_only_a_name_is_compared_by_its_name(key: str) -> None:
+    section = key.partition(".")[0]
+    configs = [tiny.config(**{section: {"clip": f"ViT-B-{n}/openai"}}) for n in (32, 16)]
+    records = [foundation.of_run(config) for config in configs]
+    assert resuming.identity(configs[0], records[0]) != resuming.identity(configs[1], records[1])
+    assert key in resuming._compared(records[0])
+    assert key not in resuming._compared(foundation.of_run(tiny.config()))
+
+
+def test_a_classifier_that_rewards_is_part_of_the_foundation(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    config = tiny.config(reward={"images": {f"classifier:{tmp_path / 'judge'}:cat": 1.0}})
+    before = foundation.of_run(config)
+    (tmp_path / "judge" / "config.json").write_text("[]")
+    with pytest.raises(DataError, match="stands on the classifier"):
+        foundation.check(before, foundation.of_run(config), "it")
 
 
 def test_what_a_command_says_itself_is_meant(own: Path) -> None:

@@ -22,6 +22,7 @@ from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.pipeline import load_pipeline, read_shape_and_schedule
 from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.tokens import TokenLimit
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -80,7 +81,7 @@ def test_every_weight_has_its_place(folder: Path, component: str, damage: Any, s
 @pytest.mark.parametrize("component", WEIGHTS)
 def test_a_weight_of_another_shape_is_no_weight(folder: Path, component: str) -> None:
     reweigh(folder / component / WEIGHTS[component], lambda state: state.update({min(state): torch.ones(3, 3, 3, 7)}))
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match=f"cannot be loaded: Cannot load|{component} has .* in another shape"):
         load_pipeline(Model(path=str(folder)))
 
 
@@ -183,6 +184,12 @@ def test_the_names_are_those_of_the_libraries(name: str) -> None:
         ("unet/config.json", {"block_out_channels": 7}, "damaged"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "its noise is not"),
         ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "its noise is not"),
+        ("scheduler/scheduler_config.json", {"_class_name": ["DDIMScheduler"]}, "damaged"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "nope"}, "timestep_spacing is 'nope'"),
+        ("vae/config.json", {"latent_channels": "4"}, "damaged"),
+        ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor is 'x'"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "damaged"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "damaged"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type is 'flow'"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_train_timesteps is 'x'"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
@@ -218,8 +225,31 @@ def test_a_sampler_that_is_replaced_is_named(folder: Path, values: Any, said: li
 
 def test_more_steps_than_the_model_was_made_in(folder: Path) -> None:
     change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=20)
-    with pytest.raises(ConfigError, match=r"sampler\.steps=21 is more than the 20 steps"):
-        model_folder.check(folder, Sampler(steps=21))
+    for steps in (20, 21):  # the first of 20 would be the 20th, counted from 0, and one more
+        with pytest.raises(ConfigError, match=rf"sampler\.steps={steps} must be below the 20 steps"):
+            model_folder.check(folder, Sampler(steps=steps))
+    model_folder.check(folder, Sampler(steps=19))
+    config = tiny.config(model={"path": str(folder)}, sampler={"steps": 19})
+    assert len(read_shape_and_schedule(config)[1]) == 19
+    load_pipeline(config.model)
+
+
+@pytest.mark.parametrize("values", [{"attention_head_dim": 0}, {"norm_num_groups": 3}])
+def test_what_only_the_library_finds_unfit_is_one_line(folder: Path, values: dict[str, Any]) -> None:
+    change(folder / "unet" / "config.json", **values)
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_pipeline(Model(path=str(folder)))
+
+
+def test_a_tokenizer_without_a_length_has_the_encoders(folder: Path) -> None:
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    content = json.loads(file.read_text())
+    del content["model_max_length"]
+    file.write_text(json.dumps(content))
+    assert TokenLimit(folder).tokens == tiny.CONTEXT
+    config = tiny.config(model={"path": str(folder)})
+    policy = DiffusionPolicy(load_pipeline(config.model), config)
+    assert policy.encode(["a cat" * 30]).shape[1] == tiny.CONTEXT
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,10 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
 
 _TOLD_ANEW = {
     foundation.MODEL: ("model.path=", "model.revision="),
-    foundation.ADAPTER: ("model.",),
+    foundation.ADAPTER: ("model.adapters=",),
     foundation.LISTS: ("prompts.target_file=", "prompts.retain_file="),
     foundation.CLIPS: ("reward.clip=", "selection.clip="),
+    foundation.CLASSIFIERS: ("reward.images=",),
 }
 """Overrides by which a command says itself what a run shall stand on."""
 
