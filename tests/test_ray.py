@@ -170,7 +170,7 @@ def test_an_error_in_a_constructor_is_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
         program.train(tiny.config(**SETTINGS, **RAY, model={"path": str(folder)}), lambda *_: None)
     message = str(caught.value)
-    assert "cannot be loaded" in message
+    assert "is no safetensors file" in message
     assert str(folder) in message
     assert "\n" not in message
     assert caught.value.exit_code == 5
