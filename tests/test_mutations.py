@@ -14,6 +14,7 @@ import tiny
 import torch
 from mutations import put_through
 from PIL import Image
+from safetensors.torch import save_file
 from test_page import make_run
 from test_sweep import run_folder as make_trial
 from test_trajectory import trajectories
@@ -34,7 +35,7 @@ from experiments.run_state import read_state
 from experiments.sweep import front, space, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
-from rl_unlearn import spilled
+from rl_unlearn import clip_source, model_folder, spilled
 from rl_unlearn.adapter import read_adapter, save_adapter
 from rl_unlearn.adapter_file import FILE_NAME, metadata
 from rl_unlearn.config import Config
@@ -96,6 +97,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "prompts.txt").write_text("A cat in the sun.\n\nÀ dog, 猫 and 🐟\nan image of \u00a0 x\n" * 3)
     spilled.write(root / "spill.arrow", trajectories(optional=("means", "predicted")).to_arrow())
+    shutil.copytree(tiny.pipeline_folder(), root / "model")
+    shutil.copytree(tiny.clip_folder(), root / "clip")
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
+    factors = {f"{layer}.lora_down.weight": torch.ones(2, 16), f"{layer}.lora_up.weight": torch.ones(16, 2)}
+    save_file(factors | {f"{layer}.alpha": torch.tensor(4.0)}, root / "kohya.safetensors")
     spilled.write(root / "half.arrow", trajectories(dtype=torch.bfloat16).to_arrow())
     return root
 
@@ -158,6 +164,15 @@ def readers(world: Path) -> dict[str, Reader]:
         found[f"table, {name}"] = Reader(trial / name, lambda: tabled(sweep))
     for name in ("evaluation.json", "metrics.jsonl"):
         found[f"trial, {name}"] = Reader(trial / name, lambda: final(trial))
+    for name in MODEL_FILES:
+        found[f"model, {name}"] = Reader(
+            world / "model" / name, lambda: model_folder.check(world / "model", config.sampler)
+        )
+    for name in CLIP_FILES:
+        found[f"CLIP, {name}"] = Reader(
+            world / "clip" / name, lambda: clip_source.check_folder("reward.clip", world / "clip")
+        )
+    found["adapter, kohya"] = Reader(world / "kohya.safetensors", lambda: read_adapter(world / "kohya.safetensors"))
     return found
 
 
@@ -212,6 +227,11 @@ def whole_page(page: Path) -> None:
     write_report(page)
 
 
+MODEL_FILES = (
+    "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+    "scheduler/scheduler_config.json", "text_encoder/model.safetensors",
+)  # fmt: skip
+CLIP_FILES = ("open_clip_config.json", "tokenizer_config.json", "open_clip_model.safetensors")
 HEAVY = {"page": 10, "sweep": 20, "samples.png": 4, "before.png": 2, "checkpoint": 4}
 """Readers that draw whole pages take a part of the inputs; so does each of a checkpoint's four parts."""
 NAMES = (
@@ -221,7 +241,8 @@ NAMES = (
     *(f"story, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
     *(f"{kind}, {name}" for kind in ("sweep", "table")
       for name in ("run_state.json", "evaluation.json", "metrics.jsonl")),
-    *(f"trial, {name}" for name in ("evaluation.json", "metrics.jsonl")),
+    *(f"trial, {name}" for name in ("evaluation.json", "metrics.jsonl")), "adapter, kohya",
+    *(f"model, {name}" for name in MODEL_FILES), *(f"CLIP, {name}" for name in CLIP_FILES),
 )  # fmt: skip
 
 
