@@ -6,10 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rl_unlearn import clip_layout
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
+from rl_unlearn.model_folder import compare
 from rl_unlearn.tensor_header import read_header
 
+_READ_FIRST = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+"""Which of several files open_clip reads."""
 _REMEDY = "fetch the CLIP again"
 
 
@@ -53,8 +57,7 @@ def check_folder(key: str, folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise DataError(f"{where} has no .safetensors weights: put them there")
-    for file in weights:
-        read_header(file, _REMEDY)
+    headers = {file.name: read_header(file, _REMEDY) for file in weights}
     config = read_object(folder / "open_clip_config.json", _REMEDY)
     parts = _object(config, "model_cfg", where)
     text, vision = _object(parts, "text_cfg", where), _object(parts, "vision_cfg", where)
@@ -63,6 +66,10 @@ def check_folder(key: str, folder: Path) -> None:
     tower = str(vision.get("timm_model_name", ""))
     if ":" in tower or "/" in tower:
         raise DataError(f"{where} names an image tower of another place ({tower}): it is not fetched")
+    read = next((headers[name] for name in _READ_FIRST if name in headers), headers[weights[0].name])
+    expected, found = clip_layout.names(parts), set(read.shapes)
+    if expected is not None and expected & found:  # another program's spelling: open_clip may know it
+        compare(folder, f"{key}: the CLIP", expected - found, found - expected)
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file() and "auto_map" in read_object(folder / name, _REMEDY):
             raise DataError(f"{where}: {name} names code of its own (auto_map), which is not run: remove it")

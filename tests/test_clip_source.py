@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from rl_unlearn import clip_source, zeroshot
+from rl_unlearn import canvas, clip_layout, clip_source, zeroshot
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
@@ -96,16 +96,16 @@ def test_a_name_that_open_clip_does_not_have_is_told_at_once(spec, said) -> None
     assert time.monotonic() - start < 10, "nothing is asked of the network"
 
 
+DAMAGE = (
+    lambda state: state.pop("token_embedding.weight"),
+    lambda state: state.update(extra=torch.ones(1)),
+    lambda state: [state.update({f"model.{k}": state.pop(k)}) for k in list(state)],
+)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [
-        (lambda state: state.pop("token_embedding.weight"), "token_embedding.weight"),
-        (lambda state: state.update(extra=torch.ones(1)), "extra"),
-        (
-            lambda state: [state.update({f"model.{k}": state.pop(k)}) for k in list(state)],
-            "Missing key.*positional_embedding",
-        ),
-    ],
+    zip(DAMAGE, ("token_embedding.weight", "extra", "Missing key.*positional_embedding"), strict=True),
     ids=["absent", "unexpected", "renamed"],
 )
 def test_a_clips_weights_have_their_places(damage, said, folder) -> None:
@@ -113,6 +113,9 @@ def test_a_clips_weights_have_their_places(damage, said, folder) -> None:
     state = load_file(file)
     damage(state)
     save_file(state, file)
+    if damage is not DAMAGE[-1]:
+        with pytest.raises(DataError, match=said):
+            clip_source.check("reward.clip", str(folder))  # by the header alone
     with pytest.raises(DataError, match=said) as caught:
         load_open_clip(str(folder), "reward")
     assert "reward.clip" in str(caught.value)
@@ -124,3 +127,20 @@ def test_classes_that_a_clip_cannot_tell_apart_are_refused() -> None:
     same = "a very long phrase that all the classes share, "
     with pytest.raises(ConfigError, match=r"cannot tell the object .*prompts\.object_template"):
         ZeroShot(clip, tokenizer, {"object": (same + "cat", same + "dog"), "style": ("a", "b")}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("architecture", ["ViT-B-32", "ViT-L-14", "ViT-B-16-quickgelu", "RN50", "roberta-ViT-B-32"])
+def test_the_names_are_those_of_open_clip(architecture: str) -> None:
+    config = zeroshot.open_clip.get_model_config(architecture)
+    found = clip_layout.names(config)
+    if not architecture.startswith("ViT"):
+        assert found is None, "of another kind only loading can tell"
+        return
+    config.pop("quick_gelu", None)
+    with torch.device("meta"):
+        assert found == set(zeroshot.open_clip.CLIP(**config).state_dict())
+
+
+@pytest.mark.parametrize("name", ["reward", "selection"])
+def test_the_canvass_clips_are_whole(name) -> None:
+    clip_source.check_folder("reward.clip", canvas.clip_path(name))
