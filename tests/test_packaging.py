@@ -77,3 +77,9 @@ def test_the_entry_point_is_the_command_line() -> None:
 
     assert PROJECT["scripts"] == {"rl-unlearn": "experiments.__main__:main"}
     assert callable(main)
+
+
+def test_releases_with_known_holes_are_not_admitted() -> None:
+    (diffusers,) = [need for need in map(Requirement, PROJECT["dependencies"]) if need.name == "diffusers"]
+    assert not diffusers.specifier.contains("0.42.0")
+    assert diffusers.specifier.contains("0.42.1"), "the security release"
