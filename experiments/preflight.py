@@ -6,10 +6,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import canvas, clip_source, consistency, model_folder
+from rl_unlearn import clip_source, consistency, judge_source, model_folder
 from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, UserError
+from rl_unlearn.errors import DataError, UserError
 from rl_unlearn.prompts import PromptBook, names
 from rl_unlearn.tensor_header import read_header
 
@@ -88,7 +88,7 @@ def adapters(config: Config) -> Notes:
 
 
 def clips(config: Config) -> Notes:
-    """Whether the CLIPs that reward and select can be asked for, and are two."""
+    """Whether the CLIPs that reward and select can be asked for."""
     clip_source.check("reward.clip", config.reward.clip)
     clip_source.check("selection.clip", config.selection.clip)
     return ()
@@ -96,22 +96,7 @@ def clips(config: Config) -> Notes:
 
 def judge(config: Config) -> Notes:
     """Whether the judge can be asked for, and has no part in the training."""
-    name = config.evaluation.judge
-    if name == "canvas" or name.startswith("canvas:"):
-        known = ("canvas", "canvas:panel", *(f"canvas:{member}" for member in canvas.PANEL))
-        if name not in known:
-            raise ConfigError(f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(known)}")
-        book = PromptBook.from_config(config)
-        if (book.names["object"], book.names["style"]) != (canvas.OBJECTS, canvas.STYLES):
-            raise ConfigError(
-                f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or an open_clip "
-                "'arch/pretrained' to judge with, or pass --no-evaluate"
-            )
-    elif not any((Path(name) / part).is_dir() for part in ("object", "style")):
-        clip_source.check("evaluation.judge", name)
-        for role, spec in (("reward", config.reward.clip), ("selection", config.selection.clip)):
-            if spec == name:
-                raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
+    judge_source.check(config, PromptBook.from_config(config))
     return ()
 
 

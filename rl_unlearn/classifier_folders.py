@@ -61,11 +61,6 @@ class FolderClassifier:
         return logits[:, self.rows], features.flatten(1)
 
 
-def is_judge_folder(folder: Path) -> bool:
-    """Whether `folder` is meant as a pair of classifiers; an open_clip folder has neither subfolder."""
-    return (folder / "object").is_dir() or (folder / "style").is_dir()
-
-
 def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderClassifier:
     """The classifier in ``folder`` for the classes ``names``, matched by label, never by position.
 

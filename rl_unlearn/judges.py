@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl_unlearn.canvas import OBJECTS, PANEL, STYLES, Head, Member
+from rl_unlearn import judge_source
+from rl_unlearn.canvas import Head
 from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
-from rl_unlearn.classifier_folders import is_judge_folder, load_folder
+from rl_unlearn.classifier_folders import load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.fingerprint import weights_digest
@@ -57,25 +58,17 @@ def load_judge(config: Config) -> ProbabilityJudge:
     """
     name, book = config.evaluation.judge, PromptBook.from_config(config)
     device = device_of(config.model)
-    if name == "canvas" or name.startswith("canvas:"):
-        return _canvas(name, book)
-    if is_judge_folder(Path(name)):
+    judge_source.check(config, book)
+    if judge_source.is_of_canvas(name):
+        return _canvas(name)
+    if judge_source.is_judge_folder(Path(name)):
         return _classifiers(Path(name), book, config, device)
     return _open_clip(name, book, config, device)
 
 
-def _canvas(name: str, book: PromptBook) -> ProbabilityJudge:
-    if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
-        raise ConfigError(
-            f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or an open_clip "
-            "'arch/pretrained' to judge with"
-        )
-    known: dict[str, tuple[Member, ...]] = {"canvas": ("main",), "canvas:panel": PANEL}
-    known |= {f"canvas:{member}": (member,) for member in PANEL}
-    if name not in known:
-        raise ConfigError(f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(known)}")
+def _canvas(name: str) -> ProbabilityJudge:
     heads: tuple[Head, ...] = ("object", "style")
-    members = [{head: load_canvas_judge(head, member) for head in heads} for member in known[name]]
+    members = [{head: load_canvas_judge(head, member) for head in heads} for member in judge_source.CANVAS[name]]
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
@@ -95,9 +88,6 @@ def _canvas(name: str, book: PromptBook) -> ProbabilityJudge:
 
 def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:
     used = {"reward": config.reward.clip, "selection": config.selection.clip}
-    for role, spec in used.items():
-        if spec == name:
-            raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
     clip, tokenizer = load_open_clip(name, "selection", "evaluation.judge")
     own = weights_digest(clip.state_dict())
     for role, spec in used.items():

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from experiments import settings
+from experiments.resuming import is_run
 from experiments.run_state import read_state
 from rl_unlearn import foundation
 from rl_unlearn.adapter_file import locate, metadata
@@ -50,7 +51,7 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
     which names the run, if what it stands on is not as it was, unless `overrides` say otherwise; with `only_drawn`
     only what decides an image counts, not who judges it.
     """
-    folder = next((folder for folder in (path, path.parent, path.parent.parent) if _is_run(folder)), None)
+    folder = next((folder for folder in (path, path.parent, path.parent.parent) if is_run(folder)), None)
     if folder is not None:
         config = settings.recorded(folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides])
         recorded = read_state(folder).stands_on
@@ -84,7 +85,3 @@ def _below(config: Config, kinds: list[str], whose: Path) -> dict[str, str]:
         return foundation.of_run(config) if judged else foundation.of_model(config.model)
     except DataError as error:
         raise DataError(f"{whose}: {error}") from error
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and (folder / "run_state.json").is_file()
