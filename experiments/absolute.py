@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rl_unlearn import reward_names
 from rl_unlearn.config import Config
 
 KEYS = (
@@ -10,7 +11,6 @@ KEYS = (
     "selection.clip", "critic.start", "evaluation.judge",
 )  # fmt: skip
 """Settings that may hold a path. Only what is there is one: a name on the hub stays what it is."""
-_CLASSIFIER = "classifier:"
 
 
 def anchored(config: Config) -> Config:
@@ -34,7 +34,7 @@ def _anchored(value: Any) -> Any:
         return {_anchored(name): weight for name, weight in value.items()}
     if not isinstance(value, str):
         return value
-    if value.startswith(_CLASSIFIER):
-        folder, _, label = value.removeprefix(_CLASSIFIER).rpartition(":")
-        return f"{_CLASSIFIER}{_anchored(folder)}:{label}" if folder else value
+    if (parts := reward_names.classifier(value)) is not None:
+        folder, label = parts
+        return reward_names.named(_anchored(folder), label) if folder else value
     return str(Path(value).absolute()) if value != "canvas" and Path(value).exists() else value

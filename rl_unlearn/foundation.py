@@ -5,10 +5,10 @@ foundation the same adapter means something else, and nothing would show it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rl_unlearn import canvas
+from rl_unlearn import canvas, reward_names
 from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
@@ -52,13 +52,16 @@ def of_run(config: Config) -> dict[str, str]:
     for key, spec in named:
         folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
         if folder.is_dir():
-            found[f"{CLIPS} {key}"] = folder_digest(path for path in folder.iterdir() if path.is_file())
+            found[f"{CLIPS} {key}"] = folder_digest(_files(folder))
     for name in config.reward.images:
-        folder = Path(name.removeprefix("classifier:").rpartition(":")[0])
-        if name.startswith("classifier:") and folder.is_dir():
-            digest = folder_digest(path for path in folder.iterdir() if path.is_file())
-            found[f"{CLASSIFIERS} {name}"] = digest
+        parts = reward_names.classifier(name)
+        if parts is not None and Path(parts[0]).is_dir():
+            found[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.is_file())
 
 
 def drawn(record: Mapping[str, str]) -> dict[str, str]:

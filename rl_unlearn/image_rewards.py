@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from rl_unlearn import reward_names
 from rl_unlearn.classifier_folders import load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
@@ -22,7 +23,6 @@ ImageReward = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, " 
 """From images in [0, 1] to one finite number each."""
 
 _JPEG_QUALITY = 95
-_CLASSIFIER = "classifier"
 
 
 def jpeg_kilobytes(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
@@ -81,10 +81,10 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
     """
     found = {}
     for name in config.reward.images:
-        if name.startswith(f"{_CLASSIFIER}:"):
-            folder, _, label = name.removeprefix(f"{_CLASSIFIER}:").rpartition(":")
+        if (parts := reward_names.classifier(name)) is not None:
+            folder, label = parts
             if not folder or not label:
-                raise ConfigError(f"reward.images: {name!r} must be {_CLASSIFIER}:FOLDER:LABEL")
+                raise ConfigError(f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}")
             found[name] = Path(folder), label
     return found
 
