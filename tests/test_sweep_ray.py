@@ -20,6 +20,7 @@ from cluster import placement, tuning
 from cluster.placement import Place
 from cluster.tuning import Draw, Plan, Report
 from experiments import settings
+from experiments.__main__ import main
 from experiments.sweep.space import read
 from experiments.sweep.trial import Trials
 from rl_unlearn.errors import MachineError
@@ -118,9 +119,10 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Path) -> None:
-    """Two concepts, one of them unknown, times two seeds, one after the other; killed -9 while a second one trains."""
+    """Two settings, one with a reward that only actors miss, times two seeds; killed -9 while a second one trains."""
     loop = {"rounds": 20, "checkpoint_every": 1}
-    argv = tiny_files(tmp_path, "space:\n  seed: [0, 1]\n  concept: [cat, cow]\nconcurrent: 1\n", loop=loop)
+    mixes = "  - {name: cat, concept: cat}\n  - {name: cow, concept: dog, reward.images: {cow: 1.0}}\n"
+    argv = tiny_files(tmp_path, f"space:\n  seed: [0, 1]\ntogether:\n{mixes}concurrent: 1\n", loop=loop)
     root = tmp_path / "out" / "s"
     first = sweep(*argv)
     until = time.monotonic() + PATIENCE
@@ -155,6 +157,13 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Pa
     rows = [json.loads(line) for line in (root / "cat-seed1" / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows if row["event"] == "phase"].count("restoring") == 1, "not from the start"
     assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, 21))
+
+
+def test_a_concept_that_no_trial_can_have_is_told_before_any_begins(tmp_path: Path, capsys: Any) -> None:
+    argv = tiny_files(tmp_path, "space:\n  seed: [0, 1]\n  concept: [cat, cow]\nconcurrent: 1\n")
+    assert main(["sweep", *argv]) == 2
+    assert "concept 'cow' is not in this world" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
