@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cluster import private, proxy
+from cluster import private, proxy, ray_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError
 
@@ -58,6 +58,7 @@ def check(config: Config) -> Address:
     address = meant(config)
     if address.is_local:
         private.check_environment()
+        ray_folder.check(config)
     if address.text in (LOCAL, AUTO):
         return address
     if address.is_head:

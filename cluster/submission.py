@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import shlex
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cluster import event_loop, proxy
+from cluster import environment, event_loop, proxy
 from rl_unlearn.errors import ConfigError, MachineError
 
 EXCLUDES = [
@@ -68,8 +67,10 @@ def connect(url: str) -> Any:
 
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # of its uploads Ray tells every ignored file
-    os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray prefers this variable, and RAY_ADDRESS, to its argument
-    with _one_line(url, "does not answer as a Ray head does"):
+    with (
+        environment.setting({"RAY_API_SERVER_ADDRESS": url}),  # counts more than RAY_ADDRESS and than the argument
+        _one_line(url, "does not answer as a Ray head does"),
+    ):
         return Client(url)
 
 

@@ -1,12 +1,12 @@
 """Many runs as trials of one Ray Tune experiment: who draws the settings, who stops early, what survives a crash."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster import environment
 from cluster.placement import Place
 
 Settings = dict[str, Any]
@@ -19,7 +19,15 @@ Watch = Callable[[str, Settings, str | None], None]
 """Told on the driver: `started`, `finished` or `failed`, the trial's settings, and why it failed."""
 
 EXPERIMENT = ".tune"
-_SNAPSHOT_SECONDS = "5"
+_VARIABLES = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # prints even when told to be quiet
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials find relative paths where the driver does
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver's own turns SIGINT into an orderly end
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only the last report has the judges' figures
+    "TUNE_GLOBAL_CHECKPOINT_S": "5",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold it all
+}
 
 
 class StoppedEarly(KeyboardInterrupt):
@@ -57,6 +65,7 @@ class Plan:
     """Trials at once, at most; None: as many as have room."""
 
 
+@environment.setting(_VARIABLES)
 def search(
     plan: Plan,
     trial: Trial,
@@ -69,16 +78,6 @@ def search(
     A plan whose folder holds the state of a killed experiment goes on from it: trials that ended well are not run
     again, the others are. ``needs`` says what a trial reserves: first itself, then the actors it will start.
     """
-    # Trials find relative paths where the driver does, and the driver's own handler turns SIGINT into an orderly end.
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",  # prints even when told to be quiet
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # only the last report has the judges' figures
-        "TUNE_GLOBAL_CHECKPOINT_S": _SNAPSHOT_SECONDS,
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold it all
-    }
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)

@@ -7,7 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from cluster import address, placement, private, proxy, survey
+from cluster import address, placement, private, proxy, ray_folder, survey
 from experiments.health import Row, cards, check_folder, cores
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, MachineError
@@ -16,15 +16,13 @@ from rl_unlearn.json_file import parse_object
 PORTS = {8265: "dashboard and job", 6379: "head", 10001: "client"}
 """Those that a head takes by default."""
 _LONGEST_REPLY = 100_000
-_LONGEST_FOLDER = 60
-"""Characters; Ray puts its session and socket names behind them, and a socket's path ends at 107."""
 
 
 def check(config: Config, start: bool) -> list[Row]:
     """All rows; with `start` Ray is started, or the cluster joined, and left again. None changes the machine."""
     if find_spec("ray") is None:
         return [Row("Ray", "fail", "cannot be imported; install the project's dependencies")]
-    return [*_cluster(config, start), _authentication(config), _folder(), *_ports()]
+    return [*_cluster(config, start), _authentication(config), _folder(config), *_ports()]
 
 
 def _cluster(config: Config, start: bool) -> Iterator[Row]:
@@ -118,11 +116,12 @@ def _open_to_others(file: Path) -> bool:
     return bool(file.stat().st_mode & stat.S_IROTH) and all(above)
 
 
-def _folder() -> Row:
-    path = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray"  # noqa: S108 # nosec B108: Ray's own default
-    if len(str(path)) > _LONGEST_FOLDER:
-        return Row("Ray folder", "fail", f"{path} is too long for Ray's sockets; set RAY_TMPDIR to a short path")
-    return check_folder("Ray folder", path)
+def _folder(config: Config) -> Row:
+    name = "Ray folder"
+    try:
+        return check_folder(name, ray_folder.check(config))
+    except MachineError as error:
+        return Row(name, "fail", str(error))
 
 
 def _ports() -> Iterator[Row]:

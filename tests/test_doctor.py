@@ -184,13 +184,14 @@ def test_a_real_port_has_a_real_owner() -> None:
         assert "python" in health_cluster._program(owner) or "pytest" in health_cluster._program(owner)
 
 
-def test_rays_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rays_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config()
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 80)
-    assert health_cluster._folder().state == "fail"
+    assert health_cluster._folder(config).state == "fail"
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
-    assert health_cluster._folder().state == "fail"
-    monkeypatch.delenv("RAY_TMPDIR")
-    assert "writable" in health_cluster._folder().found
+    assert health_cluster._folder(config).state == "fail"
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert "writable" in health_cluster._folder(config).found
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------

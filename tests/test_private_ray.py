@@ -2,10 +2,12 @@
 
 import ipaddress
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import mkdtemp
 
 import psutil
 import pytest
@@ -93,20 +95,17 @@ def is_loopback(address: str) -> bool:
     [(False, 2, ["-c", CONSOLE]), (True, 1, ["-m", "experiments"])],
     ids=["console", "module and dashboard"],
 )
-def test_a_run_in_a_users_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dashboard: bool, ranks: int, command: list[str]
-) -> None:
+def test_a_run_in_a_users_folder(tmp_path: Path, dashboard: bool, ranks: int, command: list[str]) -> None:
     """A whole run, started in a folder that has packages with the same names; its processes are looked at meanwhile."""
     for name in ("actors", "learner", "cluster", "rl_unlearn"):
         (tmp_path / "user" / name).mkdir(parents=True)
         (tmp_path / "user" / name / "__init__.py").write_text(f"raise RuntimeError('the {name} of somebody else')\n")
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     config = tiny.config(
         concept="cat", output=str(tmp_path / "out"), name="r", tensorboard=False, learner={"ranks": ranks},
         cluster=RAY | {"dashboard": dashboard}, loop={"rounds": 2, "timeout": 600.0, "heartbeat": 300.0},
     )  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(settings.dump(config))
+    temporary = Path(mkdtemp(prefix="tests-"))  # below /tmp, where sockets have room
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
     run = subprocess.Popen(
         [sys.executable, *command, "train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate"],
@@ -133,3 +132,4 @@ def test_a_run_in_a_users_folder(
     assert len(actors) >= 4, actors
     assert set(actors.values()) == {os.nice(0)}
     assert not list(temporary.glob("*wandb*"))
+    shutil.rmtree(temporary)

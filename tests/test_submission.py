@@ -378,6 +378,20 @@ def test_replies_of_another_shape(capsys: pytest.CaptureFixture[str], monkeypatc
         assert row.state == ("ok" if b'ray_version": "' in body else "fail")
 
 
+@pytest.mark.parametrize("before", [None, "http://elsewhere.invalid:1"])
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    """Of this process and of all that it starts later: also where the head does not answer as one."""
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", before)
+    with Odd(b'{"ray_version": "2.60.0"}') as url:
+        assert submission.connect(url).get_address() == url
+        assert os.environ.get("RAY_API_SERVER_ADDRESS") == before
+    with Odd(b"<html>") as url, pytest.raises(MachineError):
+        submission.connect(url)
+    assert os.environ.get("RAY_API_SERVER_ADDRESS") == before
+
+
 def test_each_reply_of_a_head_is_read_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
     with Odd(b'{"ray_version": "2.60.0"}') as url:
         client = submission.connect(url)
