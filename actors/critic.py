@@ -11,7 +11,7 @@ from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.foundation import model_digest
 from rl_unlearn.noise import generator
-from rl_unlearn.pipeline import device_of, read_shape_and_schedule
+from rl_unlearn.pipeline import device_of, read_shape_and_kernel
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
@@ -26,8 +26,8 @@ class CriticActor:
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._device = device_of(config.model)
-        shape, self._schedule = read_shape_and_schedule(config)
-        levels = self._schedule.levels.to(self._device)
+        shape, self._kernel = read_shape_and_kernel(config)
+        levels = self._kernel.levels.to(self._device)
         self._levels = levels if config.estimator.timed else torch.zeros_like(levels)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
@@ -133,9 +133,8 @@ class CriticActor:
         rows = torch.randint(len(trajectory), (count,), generator=draw)
         levels = torch.randint(len(self._levels), (count,), generator=draw)
         latents = trajectory.latents[rows, levels].float()
-        signal = self._schedule.signal[levels][:, None, None, None]
         noise = torch.randn(latents.shape, generator=draw)
-        fresh = signal * trajectory.latents[rows, -1].float() + (1 - signal**2).sqrt() * noise
+        fresh = self._kernel.renoised(trajectory.latents[rows, -1].float(), noise, levels)
         again = torch.rand(count, generator=draw) < self._config.critic.renoised
         latents = torch.where(again[:, None, None, None], fresh, latents)
         return latents, levels, trajectory.prompts[rows], trajectory.outcomes[rows]

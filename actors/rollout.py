@@ -9,7 +9,6 @@ from torch import Tensor
 
 from rl_unlearn import image_rewards
 from rl_unlearn.config import Config
-from rl_unlearn.ddim import predicted_x0
 from rl_unlearn.foundation import model_digest
 from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.noise import seed_of
@@ -106,7 +105,7 @@ class RolloutActor:
         """Rewards of the final images that the policy expected at each step."""
         rewards = []
         for step in range(means.shape[1]):
-            x0 = predicted_x0(means[:, step], latents[:, step], self._policy.schedule, step)
+            x0 = self._policy.kernel.predicted_x0(means[:, step], latents[:, step], step)
             found, _ = self._see(x0)
             rewards.append((found * self._weights[prompts]).sum(dim=1))
         return torch.stack(rewards, dim=1)

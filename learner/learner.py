@@ -15,9 +15,9 @@ from learner.retention import Retention
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import annealed, next_lr, update_kl
-from rl_unlearn.ddim import MIN_STD, step
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
 from rl_unlearn.foundation import model_digest
+from rl_unlearn.kernel import MIN_STD
 from rl_unlearn.losses import joint_log_ratio
 from rl_unlearn.noise import generator
 from rl_unlearn.pipeline import load_pipeline
@@ -49,7 +49,7 @@ class Learner:
         self._config = config
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
-        if len(self._policy.schedule.learned) == 0:
+        if len(self._policy.kernel.learned) == 0:
             raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
         self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
         self._parameters = self._policy.parameters()
@@ -141,7 +141,7 @@ class Learner:
         trajectory = scored.trajectory
         target = self._target(trajectory)
         advantages = self._estimator.advantages(scored, target, lambda: self._log_ratios(trajectory))
-        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
+        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.kernel.learned)
         order = torch.randperm(len(pairs), generator=generator(self._config.seed, "minibatches", self._version))
         minibatches = pairs[order].tensor_split(min(self._config.learner.minibatches, len(pairs)))
         batch = diagnostics.of_batch(scored, target, self._version)
@@ -196,7 +196,7 @@ class Learner:
 
         Those have the wildest ratios, which would cut all traces before them.
         """
-        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.schedule.learned)
+        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.kernel.learned)
         ratios = torch.zeros_like(trajectory.log_probs)
         for part in pairs[self._ranks.share(len(pairs))].split(self._config.learner.microbatch):
             if len(part):
@@ -272,6 +272,6 @@ class Learner:
         device, dimensions = self._policy.device, self._policy.dimensions
         latents, action = (trajectory.latents[rows, at].to(device) for at in (steps, steps + 1))
         output = self._policy.predict(latents, steps, self._embeddings[trajectory.prompts[rows]])
-        _, log_probs, mean = step(output, latents, self._policy.schedule, steps, action=action)
+        _, log_probs, mean = self._policy.kernel.step(output, latents, steps, action=action)
         behaviour = trajectory.log_probs[rows, steps].to(device)
         return dimensions * log_probs, joint_log_ratio(log_probs.detach(), behaviour, dimensions), mean

@@ -9,8 +9,6 @@ from torch import Tensor
 from learner.ranks import Ranks
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import next_kl_weight
-from rl_unlearn.ddim import reverse_kernel
-from rl_unlearn.losses import gaussian_kl
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.trajectory import Trajectory
@@ -41,7 +39,7 @@ class Retention:
 
         The reference means are computed here, once, with the adapter switched off.
         """
-        learned = self._policy.schedule.learned
+        learned = self._policy.kernel.learned
         latents = retained.latents[:, learned].flatten(0, 1)
         steps = learned.repeat(len(retained))
         prompts = retained.prompts.repeat_interleave(len(learned))
@@ -66,8 +64,7 @@ class Retention:
             if not len(part):
                 continue
             mean = self._mean(pool.latents[part], pool.steps[part], pool.prompts[part])
-            std = self._policy.schedule.std[pool.steps[part]].to(mean.device)
-            kl = gaussian_kl(mean, pool.reference[part].to(mean.device), std).sum() / count
+            kl = self._policy.kernel.kl(mean, pool.reference[part].to(mean.device), pool.steps[part]).sum() / count
             scaler.scale(self.weight * kl).backward()
             total += kl.item()
         ranks.sum(whole := torch.tensor(total, dtype=torch.float64))
@@ -85,4 +82,4 @@ class Retention:
     ) -> Float[Tensor, "rows channels height width"]:
         latents = latents.to(self._policy.device)
         output = self._policy.predict(latents, steps, self._embeddings[prompts])
-        return reverse_kernel(output, latents, self._policy.schedule, steps)
+        return self._policy.kernel.mean(output, latents, steps)

@@ -56,10 +56,3 @@ def control_variate(
     the control variate takes from the likelihood-ratio term a pathwise term gives back exactly.
     """
     return (action_gradients * away).flatten(1).sum(dim=1)
-
-
-def gaussian_kl(
-    mean: Float[Tensor, "batch *latent"], reference: Float[Tensor, "batch *latent"], std: Float[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """KL of two kernels of equal std, ``|mean - reference|^2 / (2 std^2)``, joint over the latents, in nats."""
-    return (mean - reference).square().flatten(1).sum(dim=1) / (2 * std**2)

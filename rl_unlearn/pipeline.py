@@ -12,8 +12,9 @@ from transformers import CLIPTextModel
 from rl_unlearn import model_folder
 from rl_unlearn.adapter import AdapterState, read_adapter
 from rl_unlearn.config import Config, Model, Sampler
-from rl_unlearn.ddim import Schedule
 from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.families import variance_preserving
+from rl_unlearn.kernel import Kernel
 from rl_unlearn.model_folder import compare, fetched_folder, read_parts
 
 
@@ -123,8 +124,8 @@ def _fuse(pipeline: StableDiffusionPipeline, adapter: str) -> None:
     pipeline.unload_lora_weights()
 
 
-def read_shape_and_schedule(config: Config) -> tuple[tuple[int, int, int], Schedule]:
-    """Latent shape (channels, height, width) and schedule of a model, from its configuration files alone."""
+def read_shape_and_kernel(config: Config) -> tuple[tuple[int, int, int], Kernel]:
+    """Latent shape (channels, height, width) and kernel of a model, from its configuration files alone."""
     folder = fetched_folder(config.model)
-    schedule = Schedule.from_scheduler(read_scheduler(folder), config.sampler.steps, config.sampler.eta)
-    return read_parts(folder).latent_shape, schedule
+    kernel = variance_preserving.kernel(read_scheduler(folder), config.sampler.steps, config.sampler.eta)
+    return read_parts(folder).latent_shape, kernel

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.config import Config, Lora
-from rl_unlearn.ddim import Schedule, step
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.families import variance_preserving
 from rl_unlearn.noise import trajectory_noise
 from rl_unlearn.pipeline import device_of
 
@@ -24,13 +24,13 @@ _ENCODED_AT_ONCE = 256
 
 
 class DiffusionPolicy:
-    """Frozen pipeline plus trainable adapter (fp32 masters); the reverse kernel of stochastic DDIM is the policy."""
+    """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the policy."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, config: Config):
         self.device = device_of(config.model)
         self.dtype = DTYPES[config.model.dtype]
         self.guidance = config.sampler.guidance
-        self.schedule = Schedule.from_scheduler(pipeline.scheduler, config.sampler.steps, config.sampler.eta)
+        self.kernel = variance_preserving.kernel(pipeline.scheduler, config.sampler.steps, config.sampler.eta)
         self._pipeline = pipeline
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.requires_grad_(False).eval()
@@ -126,7 +126,7 @@ class DiffusionPolicy:
     ) -> Float[Tensor, "batch channels height width"]:
         """The UNet's output with classifier-free guidance; gradients flow through both branches."""
         batch = len(latents)
-        timesteps = self.schedule.timesteps[index].to(self.device).expand(batch)
+        timesteps = self.kernel.timesteps[index].to(self.device).expand(batch)
         latents = latents.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         if self.guidance != 1:
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
@@ -159,12 +159,12 @@ class DiffusionPolicy:
     ]:
         """Denoises one trajectory for each seed: all states in storage dtype; in fp32 the behaviour log-probs, and the
         means that the actions were drawn around."""
-        noise = trajectory_noise(seeds, len(self.schedule), self.latent_shape).to(self.device)
+        noise = trajectory_noise(seeds, len(self.kernel), self.latent_shape).to(self.device)
         latents = [noise[:, 0].to(self.dtype)]
         log_probs, means = [], []
-        for index in range(len(self.schedule)):
+        for index in range(len(self.kernel)):
             output = self.predict(latents[-1], index, embeddings)
-            action, log_prob, mean = step(output, latents[-1], self.schedule, index, noise=noise[:, index + 1])
+            action, log_prob, mean = self.kernel.step(output, latents[-1], index, noise=noise[:, index + 1])
             latents.append(action)
             log_probs.append(log_prob)
             means.append(mean)

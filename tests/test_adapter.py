@@ -38,7 +38,7 @@ def test_plain_diffusers_loads_what_was_saved(policy, tmp_path):
     latents = torch.randn(3, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
     embeddings = policy.encode(["A cat", "A dog", "A fish"])
     with torch.no_grad():
-        t = policy.schedule.timesteps[1]
+        t = policy.kernel.timesteps[1]
         untouched = pipeline.unet(latents, t, encoder_hidden_states=embeddings).sample
         pipeline.load_lora_weights(tmp_path)
         theirs = pipeline.unet(latents, t, encoder_hidden_states=embeddings).sample

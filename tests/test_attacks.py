@@ -140,10 +140,10 @@ def test_a_prompt_that_does_not_fit_is_refused(world: World) -> None:
 
 def test_draws_cover_the_samplers_levels_evenly(world: World) -> None:
     draws = draw(world.policy, torch.zeros(8, *tiny.SHAPE), world.source())
-    schedule = world.policy.schedule
-    assert sorted(draws.timesteps.tolist()) == sorted(schedule.timesteps.tolist() * 2)
+    timesteps = world.policy.kernel.timesteps.tolist()
+    assert sorted(draws.timesteps.tolist()) == sorted(timesteps * 2)
     few = draw(world.policy, torch.zeros(2, *tiny.SHAPE), world.source())
-    early = set(schedule.timesteps[:2].tolist())
+    early = set(timesteps[:2])
     assert [t in early for t in few.timesteps.tolist()].count(True) == 1
 
 

@@ -214,7 +214,8 @@ def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
     fresh = CriticActor(tiny.config(critic={"renoised": 1.0}))
     again, same, _, _ = fresh._states(batch, 64, generator("states"))
     assert torch.equal(levels, same), "the same draws"
-    signal = fresh._schedule.signal[levels]
+    kernel = fresh._kernel
+    signal = torch.cat([kernel.signal, torch.ones(1)])[levels].float()
     rows = [int((batch.outcomes[:, 0] == o[0]).nonzero()[0]) for o in outcomes]
     noise = again - signal[:, None, None, None] * batch.latents[rows, -1]
     noisy = levels < 4

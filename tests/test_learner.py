@@ -13,7 +13,6 @@ from tiny import quick  # noqa: F401
 from learner import diagnostics
 from learner.learner import MAX_SKIPPED, Learner
 from rl_unlearn.adapter import digest
-from rl_unlearn.ddim import reverse_kernel
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.trajectory import Scored
@@ -85,12 +84,11 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
         divisor = worth.std(correction=0)
     losses = []
     for n in range(len(trajectory)):
-        for k in policy.schedule.learned.tolist():
+        for k in policy.kernel.learned.tolist():
             state, action = trajectory.latents[n : n + 1, k], trajectory.latents[n : n + 1, k + 1]
-            mean = reverse_kernel(
-                policy.predict(state, k, learner._embeddings[trajectory.prompts[n : n + 1]]), state, policy.schedule, k
-            )
-            log_prob = torch.distributions.Normal(mean, policy.schedule.std[k]).log_prob(action).sum()
+            output = policy.predict(state, k, learner._embeddings[trajectory.prompts[n : n + 1]])
+            mean = policy.kernel.mean(output, state, k)
+            log_prob = torch.distributions.Normal(mean, float(policy.kernel.std[k])).log_prob(action).sum()
             ratio = float(log_prob.detach() - policy.dimensions * trajectory.log_probs[n, k])
             assert ratio == pytest.approx(float(ratios[n, k]), abs=1e-3)
             weight = math.exp(exponent * min(ratio, clip))
@@ -213,7 +211,7 @@ def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
     batch = Scored(dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None)
     for _ in range(6):
         learner.update(batch)
-    ratios = learner._log_ratios(trajectory)[:, learner._policy.schedule.learned]
+    ratios = learner._log_ratios(trajectory)[:, learner._policy.kernel.learned]
     assert ratios[good].mean() > ratios[~good].mean()
 
 
@@ -221,7 +219,7 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
     config = tiny.config()
     learner = Learner(config)
     trajectory = collect(config, learner)
-    learned = learner._policy.schedule.learned
+    learned = learner._policy.kernel.learned
     retained = [i for i, p in enumerate(trajectory.prompts.tolist()) if p >= 2]  # prompts 0 and 1 are the cats
     assert 0 < len(learned) < 4
     assert 0 < len(retained) < len(trajectory)

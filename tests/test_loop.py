@@ -173,9 +173,9 @@ def test_a_rollout_carries_what_its_estimator_asks_for():
         assert (found.predicted is not None) == (name == "x0hat")
         if found.means is not None:
             # The last step of this sampler has no noise: its action is the mean.
-            assert actor._policy.schedule.std[-1] == 0
+            assert actor._policy.kernel.std[-1] == 0
             assert torch.equal(found.means[:, -1], found.latents[:, -1])
-            noise = (found.latents[:, 1:-1] - found.means[:, :-1]) / actor._policy.schedule.std[:-1, None, None, None]
+            noise = (found.latents[:, 1:-1] - found.means[:, :-1]) / actor._policy.kernel.std[:-1, None, None, None]
             assert noise.std().item() == pytest.approx(1, abs=0.1)
         if found.predicted is not None:
             assert found.predicted.shape == (3, 4)

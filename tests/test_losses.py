@@ -9,7 +9,6 @@ import torch
 from rl_unlearn.controllers import annealed, next_kl_weight, next_lr, update_kl
 from rl_unlearn.losses import (
     control_variate,
-    gaussian_kl,
     importance_weight,
     joint_log_ratio,
     likelihood_ratio_loss,
@@ -101,17 +100,6 @@ def test_the_control_variate_is_a_slow_dot_product():
         for n in range(3)
     ]
     assert control_variate(action - mean, gradients).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-def test_gaussian_kl_is_the_joint_one_of_torch():
-    generator = torch.Generator().manual_seed(0)
-    mean, reference = torch.randn(2, 3, 4, 2, 2, generator=generator)
-    std = torch.tensor([0.3, 1.0, 2.5])
-    wide = std[:, None, None, None].expand_as(mean)
-    distributions = torch.distributions.Normal(mean, wide), torch.distributions.Normal(reference, wide)
-    expected = torch.distributions.kl_divergence(*distributions).flatten(1).sum(dim=1)
-    torch.testing.assert_close(gaussian_kl(mean, reference, std), expected)
-    assert torch.equal(gaussian_kl(mean, mean, std), torch.zeros(3))
 
 
 def test_kl_weight_rises_above_the_budget_and_falls_below():

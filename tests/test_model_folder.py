@@ -20,7 +20,7 @@ from experiments.__main__ import main
 from rl_unlearn import canvas, model_folder, stable_diffusion_layout
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.pipeline import load_pipeline, read_shape_and_schedule
+from rl_unlearn.pipeline import load_pipeline, read_shape_and_kernel
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tokens import TokenLimit
 
@@ -230,7 +230,7 @@ def test_more_steps_than_the_model_was_made_in(folder: Path) -> None:
             model_folder.check(folder, Sampler(steps=steps))
     model_folder.check(folder, Sampler(steps=19))
     config = tiny.config(model={"path": str(folder)}, sampler={"steps": 19})
-    assert len(read_shape_and_schedule(config)[1]) == 19
+    assert len(read_shape_and_kernel(config)[1]) == 19
     load_pipeline(config.model)
 
 
@@ -264,20 +264,20 @@ def test_policy_and_critic_read_one_schedule(folder: Path, values: dict[str, Any
     change(folder / "scheduler" / "scheduler_config.json", **values)
     config = tiny.config(model={"path": str(folder)})
     policy = DiffusionPolicy(load_pipeline(config.model), config)
-    shape, schedule = read_shape_and_schedule(config)
+    shape, kernel = read_shape_and_kernel(config)
     assert shape == policy.latent_shape
-    for name in ("timesteps", "alpha", "alpha_prev", "std"):
-        assert torch.equal(getattr(schedule, name), getattr(policy.schedule, name)), name
-    assert schedule.std.isfinite().all()
+    for name in ("timesteps", "signal", "signal_next", "std"):
+        assert torch.equal(getattr(kernel, name), getattr(policy.kernel, name)), name
+    assert kernel.std.isfinite().all()
     if values.get("timestep_spacing", "leading") == "leading":
-        assert schedule.timesteps.tolist() == [751, 501, 251, 1], "as plain diffusers draws"
+        assert kernel.timesteps.tolist() == [751, 501, 251, 1], "as plain diffusers draws"
 
 
 def test_a_size_in_a_list_is_a_size(folder: Path) -> None:
     change(folder / "unet" / "config.json", sample_size=[8, 8])
     config = tiny.config(model={"path": str(folder)})
     assert DiffusionPolicy(load_pipeline(config.model), config).latent_shape == tiny.SHAPE
-    assert read_shape_and_schedule(config)[0] == tiny.SHAPE
+    assert read_shape_and_kernel(config)[0] == tiny.SHAPE
 
 
 def test_a_slow_number_type_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

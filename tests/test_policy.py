@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from rl_unlearn import canvas
 from rl_unlearn.config import Config, Model, Sampler
-from rl_unlearn.ddim import step
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import device_of, load_pipeline, read_shape_and_schedule
+from rl_unlearn.pipeline import device_of, load_pipeline, read_shape_and_kernel
 from rl_unlearn.policy import DiffusionPolicy
 
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]
@@ -171,7 +171,7 @@ def test_log_probs_of_a_rollout_are_those_of_its_steps():
     with torch.no_grad():
         for k in range(4):
             output = made.predict(latents[:, k], k, embeddings)
-            _, again, _ = step(output, latents[:, k], made.schedule, k, action=latents[:, k + 1])
+            _, again, _ = made.kernel.step(output, latents[:, k], k, action=latents[:, k + 1])
             assert torch.equal(again, log_probs[:, k])
 
 
@@ -218,18 +218,15 @@ def test_long_prompt_lists_are_encoded_in_parts():
     torch.testing.assert_close(made.encode(many)[[0, 256, 299]], made.encode(["0", "256", "299"]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("folder", "predicts"), [(tiny.pipeline_folder, "v_prediction"), (tiny.epsilon_folder, "epsilon")]
-)
-def test_shape_and_schedule_from_the_folder_alone(folder, predicts):
+@pytest.mark.parametrize(("folder", "predicts_noise"), [(tiny.pipeline_folder, False), (tiny.epsilon_folder, True)])
+def test_shape_and_kernel_from_the_folder_alone(folder, predicts_noise):
     config = tiny.config(model={"path": str(folder())})
-    shape, schedule = read_shape_and_schedule(config)
+    shape, kernel = read_shape_and_kernel(config)
     made = policy(config)
-    assert schedule.prediction_type == made.schedule.prediction_type == predicts
-    assert torch.equal(schedule.signal, made.schedule.signal)
     assert shape == made.latent_shape == tiny.SHAPE
-    assert torch.equal(schedule.std, made.schedule.std)
-    assert torch.equal(schedule.timesteps, made.schedule.timesteps)
+    tables = [field.name for field in fields(kernel) if field.name != "eta"]
+    assert all(torch.equal(getattr(kernel, name), getattr(made.kernel, name)) for name in tables)
+    assert bool((kernel.dirty == 1).all()) == predicts_noise
     assert made.dimensions == 256
 
 
@@ -337,7 +334,7 @@ def test_filled_up_tokens_change_nothing(guidance):
     embeddings = policy.encode(["A cat image in noto style.", "A dog image."])
     assert policy._full_rows(embeddings)[0].shape[1] == 16
     latents = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
-    timesteps = policy.schedule.timesteps[torch.tensor([0, 7])]
+    timesteps = policy.kernel.timesteps[torch.tensor([0, 7])]
     with torch.no_grad():
         found = policy.predict(latents, torch.tensor([0, 7]), embeddings)
         plain = policy.unet(latents, timesteps, encoder_hidden_states=embeddings).sample

@@ -62,7 +62,7 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
         if round <= _FORMER:
             continue
         learner._optimizer.zero_grad()
-        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner._policy.schedule.learned)
+        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner._policy.kernel.learned)
         for part in pairs.split(config.learner.microbatch):
             _, loss = learner._policy_loss(scored, advantages, part)
             (loss.sum() / len(pairs)).backward()

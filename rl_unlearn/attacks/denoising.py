@@ -39,19 +39,15 @@ def draw(
     policy: DiffusionPolicy, references: Float[Tensor, "draws channels height width"], source: torch.Generator
 ) -> Draws:
     """Noise for each reference at noise levels that are spread evenly over the sampler's."""
-    count, levels = len(references), len(policy.schedule)
-    # One level from each of `count` equal parts of the schedule, in random order: less scatter than independent draws.
-    parts = (torch.randperm(count, generator=source) + torch.rand(count, generator=source)) * levels / count
-    timesteps = policy.schedule.timesteps[parts.long().clamp(max=levels - 1)]
+    count, steps = len(references), len(policy.kernel)
+    # One step from each of `count` equal parts of the sampler, in random order: less scatter than independent draws.
+    parts = (torch.randperm(count, generator=source) + torch.rand(count, generator=source)) * steps / count
+    index = parts.long().clamp(max=steps - 1)
     noise = torch.randn(references.shape, generator=source).to(references)
-    scheduler = policy.pipeline.scheduler
-    noisy = scheduler.add_noise(references, noise, timesteps.to(references.device))
-    answers = {
-        "epsilon": lambda: noise,
-        "sample": lambda: references,
-        "v_prediction": lambda: scheduler.get_velocity(references, noise, timesteps.to(references.device)),
-    }[policy.schedule.prediction_type]()
-    return Draws(noisy, timesteps.to(references.device), answers)
+    answers = policy.kernel.answer(references, noise, index)
+    return Draws(
+        policy.kernel.noisy(references, noise, index), policy.kernel.timesteps[index].to(references.device), answers
+    )
 
 
 def losses(
