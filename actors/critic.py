@@ -8,10 +8,11 @@ from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.errors import NonFiniteError
+from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.fingerprint import weights_digest
 from rl_unlearn.foundation import model_digest
 from rl_unlearn.noise import generator
-from rl_unlearn.pipeline import device_of, read_shape_and_kernel
+from rl_unlearn.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
@@ -39,8 +40,7 @@ class CriticActor:
             torch.manual_seed(config.seed)
             self._critic = Critic(
                 clip,
-                shape[0],
-                shape[1],
+                shape,
                 config.critic.grid,
                 config.critic.layers,
                 self._conditions.shape[1],

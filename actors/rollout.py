@@ -34,7 +34,7 @@ class RolloutActor:
         self._config = config
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
-        self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
+        self._conditions = self._policy.encode([p.text for p in self._book.prompts])
         self._reward = self._zero_shot(config.reward.clip, "reward")
         self._anchors = anchor_classes(self._book, self._reward.classes[self._book.concept_domain])
         self._weights = reward_weights(self._book, config.reward, self._anchors)
@@ -70,7 +70,7 @@ class RolloutActor:
             seed_of(self._config.seed, "rollout", request.round, prompt, position)
             for prompt, position in zip(request.prompts, positions, strict=True)
         ]
-        latents, log_probs, means = self._policy.rollout(self._embeddings[prompts], seeds)
+        latents, log_probs, means = self._policy.rollout(self._conditions[prompts], seeds)
         found, evidence = self._see(latents[:, -1])
         asked = prompts.to(self._policy.device)
         estimator = self._config.estimator
@@ -125,7 +125,7 @@ class RolloutActor:
         other_classes = [c for c in range(len(book.names[own])) if c not in book.concepts]
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
-            latents, *_ = self._policy.rollout(self._embeddings[index[part]], seeds[part])
+            latents, *_ = self._policy.rollout(self._conditions[index[part]], seeds[part])
             images = self._policy.decode(latents[:, -1])
             evidence = self._selection(images)
             rewarded.append(self._reward(images)[own].argmax(dim=1).cpu() == torch.tensor(asked[own][part]))

@@ -1,5 +1,7 @@
 """Adapters as files: what they say about themselves, and the formats they leave in."""
 
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from rl_unlearn.adapter import read_adapter
 from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.model_folder import trained
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tensor_file import pack
 
@@ -24,8 +27,6 @@ def described(path: Path) -> list[str]:
     """Overrides that rebuild the model the adapter belongs to."""
     about, state = metadata(path), read_adapter(path)
     rank = next(tensor.shape[0] for name, tensor in state.items() if ".lora_A" in name)
-    kinds = {kind for kind in ("attn1", "attn2") for name in state if f".{kind}." in name}
-    layers = "attention" if len(kinds) == 2 else "self" if "attn1" in kinds else "cross"
     keys = {
         "base_model": "model.path",
         "base_revision": "model.revision",
@@ -37,7 +38,17 @@ def described(path: Path) -> list[str]:
         "guidance": "sampler.guidance",
     }
     known = [f"{key}={about[name]}" for name, key in keys.items() if about.get(name)]
-    return [*known, f"lora.rank={rank}", f"lora.layers={layers}"]
+    return [*known, f"lora.rank={rank}", f"lora.layers={_layers(state)}"]
+
+
+def _layers(names: Iterable[str]) -> str:
+    """The setting `lora.layers` that gives these: in a UNet, or where words and image attend as one."""
+    ends = {name.partition(".lora_")[0] for name in names}
+    unet = any(".attentions." in end for end in ends)
+    words = r"\.attn2\." if unet else r"\.(add_[qkv]_proj|to_add_out)$"
+    image = r"\.attn1\." if unet else r"\.(to_[qkv]|to_out\.0)$"
+    has = [any(re.search(side, end) for end in ends) for side in (words, image)]
+    return "attention" if all(has) else "self" if has[1] else "cross"
 
 
 def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]:
@@ -51,7 +62,8 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     if format == "merged":
         return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
     source = locate(path)
-    state = {f"unet.{name}": tensor for name, tensor in read_adapter(path).items()}
+    component = trained(config.model)
+    state = {f"{component}.{name}": tensor for name, tensor in read_adapter(path).items()}
     if format == "kohya":
         state = {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}
         target = out / f"{config.run_name}.safetensors"
@@ -67,7 +79,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     aside = out / f".check-{target.name}"
     try:
         write_bytes(aside, content)
-        difference = merging.difference(pipeline, source, aside)
+        difference = merging.difference(pipeline, source, aside, config)
     finally:
         with suppress(OSError):  # on a read-only disk this fails, too, and would hide the cause
             aside.unlink(missing_ok=True)

@@ -67,12 +67,13 @@ def _prompts(config: Config) -> str:
 
 def _usage(config: Config, format: str, file: str) -> str:
     base = "canvas.pipeline_path()" if config.model.path == "canvas" else repr(config.model.path)
-    lines = ["from diffusers import StableDiffusionPipeline"]
+    kind = "StableDiffusionPipeline" if config.model.path == "canvas" else "DiffusionPipeline"  # finds the class
+    lines = [f"from diffusers import {kind}"]
     if format == "merged":
-        lines += ["", 'pipe = StableDiffusionPipeline.from_pretrained("this folder")']
+        lines += ["", f'pipe = {kind}.from_pretrained("this folder")']
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
-        lines += ["", f"pipe = StableDiffusionPipeline.from_pretrained({base})"]
+        lines += ["", f"pipe = {kind}.from_pretrained({base})"]
         for below in config.model.adapters:  # what it stands on is part of the model
             lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -14,10 +13,12 @@ from experiments.models import load_model
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.families.of import family_of
+from rl_unlearn.model_folder import fetched_folder, latent_shape, trained
 from rl_unlearn.pipeline import attach
 
 TOLERANCE = 1e-4
-"""Largest difference of the UNet's output that a copy may show, relative to the output's largest value."""
+"""Largest difference of the network's output that a copy may show, relative to the output's largest value."""
 
 
 def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
@@ -27,10 +28,10 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} already holds something; choose another --out")
-    pipeline = load_model(config.model)
-    expected = probe(pipeline, adapter)
-    attach(pipeline, read_adapter(adapter), str(adapter))
-    pipeline.fuse_lora(components=["unet"])
+    pipeline, component = load_model(config.model), trained(config.model)
+    expected = probe(pipeline, adapter, config)
+    attach(pipeline, read_adapter(adapter), str(adapter), component)
+    pipeline.fuse_lora(components=[component])
     pipeline.unload_lora_weights()
     aside = out.absolute().parent / f".{out.name}.{os.getpid()}.tmp"
     try:
@@ -38,8 +39,9 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         pipeline.save_pretrained(aside, safe_serialization=True)
         for weights in aside.rglob("*.safetensors"):  # the library's are for its user's eyes alone
             weights.chmod(0o666 & ~_umask())
-        copy = load_model(config.model.model_copy(update={"path": str(aside), "revision": None, "adapters": ()}))
-        found = largest(expected, probe(copy, None))
+        model = config.model.model_copy(update={"path": str(aside), "revision": None, "adapters": ()})
+        copy = config.model_copy(update={"model": model})
+        found = largest(expected, probe(load_model(model), None, copy))
         if not found <= TOLERANCE:  # NaN, too, is a difference
             raise DataError(f"the merged weights change the UNet's output by {found:.2g}; nothing was written")
         if out.is_dir():
@@ -60,9 +62,9 @@ def _umask() -> int:
     return mask
 
 
-def difference(pipeline: StableDiffusionPipeline, first: Path, second: Path) -> float:
-    """Largest difference of the UNet's output between two adapter files, relative to the output's size."""
-    return largest(probe(pipeline, first), probe(pipeline, second))
+def difference(pipeline: Any, first: Path, second: Path, config: Config) -> float:
+    """Largest difference of the network's output between two adapter files, relative to the output's size."""
+    return largest(probe(pipeline, first, config), probe(pipeline, second, config))
 
 
 def largest(expected: Tensor, found: Tensor) -> float:
@@ -71,16 +73,15 @@ def largest(expected: Tensor, found: Tensor) -> float:
 
 
 @torch.no_grad()
-def probe(pipeline: StableDiffusionPipeline, adapter: Path | None) -> Tensor:
-    """The UNet's output on fixed noise, with an adapter or without; the pipeline is left as it was."""
+def probe(pipeline: Any, adapter: Path | None, config: Config) -> Tensor:
+    """The network's output on fixed noise, with an adapter or without; the pipeline is left as it was."""
+    folder = fetched_folder(config.model)
     if adapter is not None:
-        attach(pipeline, read_adapter(adapter), str(adapter))
-    unet = pipeline.unet
-    size = unet.config.sample_size
-    noise = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, unet.config.in_channels, size, size, generator=noise)
-    words = torch.randn(2, 8, unet.config.cross_attention_dim, generator=noise)
-    output: Tensor = unet(latents, torch.tensor([1, 500]), encoder_hidden_states=words).sample
+        attach(pipeline, read_adapter(adapter), str(adapter), trained(config.model))
+    family = family_of(folder)(pipeline, config.sampler, latent_shape(folder, config.model))
+    latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([0, len(family.kernel) - 1])
+    output = family.predict(latents, index, family.encode(["one prompt", "another"]))
     if adapter is not None:
         pipeline.unload_lora_weights()
     return output

@@ -1,6 +1,7 @@
 """Loading a model for a person who waits: no bars for parts that take a moment, downloads keep theirs."""
 
-from diffusers import StableDiffusionPipeline
+from typing import Any
+
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -8,7 +9,7 @@ from rl_unlearn.config import Model
 from rl_unlearn.pipeline import load_pipeline
 
 
-def load_model(model: Model) -> StableDiffusionPipeline:
+def load_model(model: Model) -> Any:
     """`load_pipeline`, without its noise."""
     quiet()
     return load_pipeline(model)

@@ -59,7 +59,7 @@ def model(config: Config) -> Notes:
         return notes
     from rl_unlearn.tokens import TokenLimit
 
-    notes += model_folder.check(folder, config.sampler)
+    notes += model_folder.check(folder, config.sampler, config.model.size)
     return notes + TokenLimit(folder).check(PromptBook.from_config(config))
 
 
@@ -71,8 +71,15 @@ def _here(config: Config) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     index = try_to_load_from_cache(config.model.path, "model_index.json", revision=config.model.revision)
-    whole = isinstance(index, str) and all((Path(index).parent / part).is_dir() for part in model_folder.FOLDERS)
+    whole = isinstance(index, str) and _is_whole(Path(index).parent)
     return Path(str(index)).parent if whole else None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return all((folder / part).is_dir() for part in model_folder.components(folder))
+    except DataError:
+        return True  # the look at it says why not
 
 
 def adapters(config: Config) -> Notes:

@@ -51,7 +51,7 @@ class Learner:
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         if len(self._policy.kernel.learned) == 0:
             raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
-        self._embeddings = self._policy.encode([p.text for p in self._book.prompts])
+        self._conditions = self._policy.encode([p.text for p in self._book.prompts])
         self._parameters = self._policy.parameters()
         self._optimizer = torch.optim.AdamW(
             self._parameters,
@@ -66,7 +66,7 @@ class Learner:
             self._policy.device.type, init_scale=2.0**10, enabled=config.model.dtype == "fp16"
         )
         self._estimator = Estimator(config, self._policy.dimensions)
-        self._retention = Retention(config, self._policy, self._embeddings)
+        self._retention = Retention(config, self._policy, self._conditions)
         self._ranks = Ranks()
         self._version = 0
         self._skipped = 0
@@ -271,7 +271,7 @@ class Learner:
         """The stored actions under the policy as it stands: joint log-probs, detached log-ratios, and its means."""
         device, dimensions = self._policy.device, self._policy.dimensions
         latents, action = (trajectory.latents[rows, at].to(device) for at in (steps, steps + 1))
-        output = self._policy.predict(latents, steps, self._embeddings[trajectory.prompts[rows]])
+        output = self._policy.predict(latents, steps, self._conditions[trajectory.prompts[rows]])
         _, log_probs, mean = self._policy.kernel.step(output, latents, steps, action=action)
         behaviour = trajectory.log_probs[rows, steps].to(device)
         return dimensions * log_probs, joint_log_ratio(log_probs.detach(), behaviour, dimensions), mean

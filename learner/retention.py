@@ -9,6 +9,7 @@ from torch import Tensor
 from learner.ranks import Ranks
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import next_kl_weight
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.trajectory import Trajectory
@@ -27,8 +28,8 @@ class _Pool:
 class Retention:
     """Holds the pool and the multiplier. Without a pool (no retained prompt was drawn) it does nothing."""
 
-    def __init__(self, config: Config, policy: DiffusionPolicy, embeddings: Float[Tensor, "prompts tokens width"]):
-        self._config, self._policy, self._embeddings = config.learner, policy, embeddings
+    def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition):
+        self._config, self._policy, self._conditions = config.learner, policy, conditions
         self._seed = config.seed
         self._pool: _Pool | None = None
         self.weight = config.learner.kl_weight
@@ -81,5 +82,5 @@ class Retention:
         prompts: Int[Tensor, " rows"],
     ) -> Float[Tensor, "rows channels height width"]:
         latents = latents.to(self._policy.device)
-        output = self._policy.predict(latents, steps, self._embeddings[prompts])
+        output = self._policy.predict(latents, steps, self._conditions[prompts])
         return self._policy.kernel.mean(output, latents, steps)

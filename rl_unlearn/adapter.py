@@ -15,10 +15,11 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import parse_object
 from rl_unlearn.kohya import KOHYA, from_kohya
+from rl_unlearn.model_folder import trained
 from rl_unlearn.tensor_file import read_tensors, save_tensors
 from rl_unlearn.tensor_header import read_header
 
-_PREFIX = "unet."
+_PREFIXES = ("unet.", "transformer.")
 
 AdapterState = dict[str, Float[Tensor, "rows columns"]]
 
@@ -42,7 +43,7 @@ def save_adapter(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_PREFIX + name: t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
+    tensors = {f"{trained(config.model)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
     metadata = {
         "base_model": config.model.path,
         "base_revision": config.model.revision or "",
@@ -75,10 +76,11 @@ def read_adapter(path: str | Path) -> AdapterState:
         state = from_kohya(state, str(found))
     else:
         state = _own_strength(state, about, found)
-    if not state or not all(name.startswith(_PREFIX) and ".lora_" in name for name in state):
+    prefix = _prefix(state)
+    if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(found)!r} holds no UNet LoRA in diffusers' or kohya's keys: give a run's own adapter, and "
-            "none that changes the text encoder"
+            f"adapter {str(found)!r} holds no LoRA of a UNet or transformer alone, in diffusers' or kohya's keys: give "
+            "a run's own adapter, and none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
@@ -89,10 +91,15 @@ def read_adapter(path: str | Path) -> AdapterState:
             raise DataError(f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make it again")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again")
-    state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if about.get("digest", digest(state)) != digest(state):
         raise DataError(f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it again")
     return state
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str | None:
+    """The one that all names begin with."""
+    return next((prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None)
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:
@@ -100,13 +107,14 @@ def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -
     if STRENGTH not in about:
         return state
     said = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
-    alphas, ranks = said.get(f"{_PREFIX}alpha_pattern"), said.get(f"{_PREFIX}rank_pattern")
+    prefix = _prefix(state) or _PREFIXES[0]
+    alphas, ranks = said.get(f"{prefix}alpha_pattern"), said.get(f"{prefix}rank_pattern")
     if alphas or ranks:  # regular expressions over layers: not worth being guessed
         raise DataError(f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with one alpha")
-    alpha, rank = said.get(f"{_PREFIX}lora_alpha"), said.get(f"{_PREFIX}r")
+    alpha, rank = said.get(f"{prefix}lora_alpha"), said.get(f"{prefix}r")
     if alpha is None:
         return state
     if not all(isinstance(n, int | float) and math.isfinite(n) for n in (alpha, rank or 1)) or not rank:
         raise DataError(f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank {rank!r}")
-    strength = alpha / (math.sqrt(rank) if said.get(f"{_PREFIX}use_rslora") else rank)
+    strength = alpha / (math.sqrt(rank) if said.get(f"{prefix}use_rslora") else rank)
     return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()}

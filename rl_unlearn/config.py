@@ -18,6 +18,8 @@ Labels = dict[
     Annotated[str, Field(pattern=rf"^([A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")],
     Annotated[str, Field(pattern=rf"^!?({_LABEL}|in\({_LABEL}(, ?{_LABEL})*\))$")],
 ]
+_Pixels = Annotated[int, Field(ge=8, le=8192, strict=True)]
+Size = Annotated[tuple[_Pixels, _Pixels], Field(strict=False)]
 Trackers = Annotated[tuple[Literal["wandb", "mlflow"], ...], Field(strict=False)]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
@@ -45,10 +47,17 @@ class Model(Section):
     order. What they forgot stays out of the reward for keeping and out of IRA."""
     revision: str | None = None
     """Hub revision; None takes the default branch."""
+    size: Size | None = None
+    """Height and width of images in pixels, `[768, 512]`, or one number for a square; None takes the model's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where actors compute; `auto` takes a GPU if there is one."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Storage type of latents and compute type of the frozen weights; LoRA masters are always fp32."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _one_number_is_a_square(cls, size: object) -> object:
+        return (size, size) if isinstance(size, int) else size
 
     @field_validator("adapters")
     @classmethod

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from rl_unlearn.errors import DataError
 
+Timesteps = Float[Tensor, " batch"] | Int[Tensor, " batch"]
 _CONTEXT = 64
 _STEM = 48
 
 
-def timestep_features(timesteps: Int[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
+def timestep_features(timesteps: Timesteps, width: int) -> Float[Tensor, "batch width"]:
     """Sinusoidal features of timesteps in [0, 1000) (Vaswani et al. 2017, sec. 3.5)."""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=timesteps.device) / (width // 2))
     angles = timesteps.float()[:, None] * frequencies
@@ -53,23 +54,29 @@ class _Residual(nn.Module):
 class Critic(nn.Module):
     """psi(x_t, t, c), the expected outcomes.
 
-    Convolutions turn latents into grid x grid tokens; the first ``layers`` blocks of the CLIP image tower, with its
-    class token and positions (resampled to the grid), read them; a linear head sees every token where it is. With
-    ``layers=0`` the convolutions feed the head themselves.
+    Convolutions turn latents into tokens, ``grid`` of them along the shorter side; the first ``layers`` blocks of the
+    CLIP image tower, with its class token and positions (resampled to the tokens), read them; a linear head sees every
+    token where it is. With ``layers=0`` the convolutions feed the head themselves.
     """
 
     mean: Tensor
 
     def __init__(
-        self, clip: nn.Module, channels: int, size: int, grid: int, layers: int, condition_width: int, outcomes: int
+        self,
+        clip: nn.Module,
+        latent_shape: tuple[int, int, int],
+        grid: int,
+        layers: int,
+        condition_width: int,
+        outcomes: int,
     ):
         super().__init__()
         tower: Any = clip.visual
         if not hasattr(tower, "class_embedding"):
             raise DataError("the critic needs a CLIP with a ViT image tower: set reward.clip to one, like ViT-B-32")
-        grid = min(grid, size)
-        patch = size // grid
-        side = size // patch
+        channels, *size = latent_shape
+        patch = max(1, min(size) // grid)
+        rows, columns = (side // patch for side in size)
         width = tower.class_embedding.shape[0]
         self.context = nn.Sequential(nn.Linear(_CONTEXT, _CONTEXT), nn.SiLU())
         self.condition = nn.Linear(condition_width, _CONTEXT)
@@ -80,12 +87,12 @@ class Critic(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(8, width), width)
         if layers:
             self.class_token = nn.Parameter(tower.class_embedding.detach().clone())
-            self.positions = nn.Parameter(_resampled(tower.positional_embedding.detach(), side))
+            self.positions = nn.Parameter(_resampled(tower.positional_embedding.detach(), rows, columns))
             self.norm_in = copy.deepcopy(tower.ln_pre)
             self.trunk = copy.deepcopy(tower.transformer)
             self.trunk.resblocks = self.trunk.resblocks[:layers]
             self.norm_out = copy.deepcopy(tower.ln_post)
-        self.head = nn.Linear(width * (side**2 + (layers > 0)), outcomes)
+        self.head = nn.Linear(width * (rows * columns + (layers > 0)), outcomes)
         self.requires_grad_(True)
         # What the head starts from; set to the outcomes' mean before the first step.
         self.register_buffer("mean", torch.zeros(outcomes))
@@ -94,7 +101,7 @@ class Critic(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        timesteps: Int[Tensor, " batch"],
+        timesteps: Timesteps,
         condition: Float[Tensor, "batch features"],
     ) -> Float[Tensor, "batch outcomes"]:
         """Expected outcomes of noisy latents; ``condition``: see CriticActor, zeros where the prompt is withheld."""
@@ -108,19 +115,19 @@ class Critic(nn.Module):
         return self.head(hidden.flatten(1)) + self.mean
 
 
-def _resampled(positions: Float[Tensor, "tokens width"], grid: int) -> Float[Tensor, "resampled width"]:
+def _resampled(positions: Float[Tensor, "tokens width"], rows: int, columns: int) -> Float[Tensor, "resampled width"]:
     side = math.isqrt(len(positions) - 1)
-    if side == grid:
+    if (rows, columns) == (side, side):
         return positions.clone()
     patches = positions[1:].T.reshape(1, -1, side, side)
-    patches = nn.functional.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    patches = nn.functional.interpolate(patches, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
 def values(
     critic: Critic,
     latents: Float[Tensor, "batch channels height width"],
-    timesteps: Int[Tensor, " batch"],
+    timesteps: Timesteps,
     condition: Float[Tensor, "batch features"],
     weights: Float[Tensor, "batch outcomes"],
 ) -> Float[Tensor, " batch"]:
@@ -131,7 +138,7 @@ def values(
 def action_gradients(
     critic: Critic,
     actions: Float[Tensor, "batch channels height width"],
-    timesteps: Int[Tensor, " batch"],
+    timesteps: Timesteps,
     weights: Float[Tensor, "batch outcomes"],
 ) -> Float[Tensor, "batch channels height width"]:
     """Gradient of V(a, t - 1) with respect to the action, the prompt withheld.

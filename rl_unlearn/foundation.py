@@ -13,7 +13,7 @@ from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.file_digest import file_digest, folder_digest
-from rl_unlearn.model_folder import COMPONENTS, FOLDERS, fetched_folder, weight_files
+from rl_unlearn.model_folder import components, fetched_folder, read_layout, weight_files
 from rl_unlearn.prompts import read_prompts
 
 MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = "model", "model.adapters", "prompts", "clip", "reward.images"
@@ -33,9 +33,10 @@ def of_model(model: Model) -> dict[str, str]:
     """`model FILE` and `model.adapters PATH` -> SHA-256: all that decides what a model draws."""
     folder = fetched_folder(model)
     files = [folder / "model_index.json"]
-    for name in FOLDERS:
+    networks = read_layout(folder).networks
+    for name in components(folder):
         files += sorted([*(folder / name).glob("*.json"), *(folder / name).glob("*.txt")])
-        files += weight_files(folder, name) if name in COMPONENTS else []
+        files += weight_files(folder, name) if name in networks else []
     found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
     return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 

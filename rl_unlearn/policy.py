@@ -2,23 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.families import variance_preserving
+from rl_unlearn.families.condition import Condition
+from rl_unlearn.families.family import Index
+from rl_unlearn.families.of import family_of
+from rl_unlearn.model_folder import fetched_folder, latent_shape
 from rl_unlearn.noise import trajectory_noise
 from rl_unlearn.pipeline import device_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_LAYERS = {"cross": r".*attn2", "self": r".*attn1", "attention": r".*attn[12]"}
 _ADAPTER = "default"
 _ENCODED_AT_ONCE = 256
 
@@ -26,46 +27,40 @@ _ENCODED_AT_ONCE = 256
 class DiffusionPolicy:
     """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the policy."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, config: Config):
+    def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
         self.dtype = DTYPES[config.model.dtype]
-        self.guidance = config.sampler.guidance
-        self.kernel = variance_preserving.kernel(pipeline.scheduler, config.sampler.steps, config.sampler.eta)
-        self._pipeline = pipeline
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.requires_grad_(False).eval()
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False).eval()
         pipeline.to(self.device)
-        pipeline.unet.to(self.dtype)
-        self.unet = pipeline.unet.to(memory_format=torch.channels_last)
-        self._row = 1
-        if self.device.type == "cpu" and self.unet.config.sample_size <= 16:
-            # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many passes a second.
-            self.unet.set_attn_processor(AttnProcessor())
-            self._row = 16
-        self._vae = pipeline.vae.to(memory_format=torch.channels_last)
+        folder = fetched_folder(config.model)
+        self.family = family_of(folder)(pipeline, config.sampler, latent_shape(folder, config.model))
+        self.kernel, self.latent_shape = self.family.kernel, self.family.latent_shape
+        self.network = self.family.network
+        if self.network.dtype != self.dtype:
+            self.network.to(self.dtype)
         self._add_adapter(config.lora, config.seed)
-        channels, size = self.unet.config.in_channels, self.unet.config.sample_size
-        self.latent_shape = (channels, size, size)
-        self._uncond = self.encode([""])
+        self._uncond = self._unconditional(config.sampler.guidance)
+        self._guidance = config.sampler.guidance
+
+    @torch.no_grad()
+    def _unconditional(self, guidance: float) -> Condition | None:
+        found = self.family.unconditional() if guidance != 1 else None
+        return None if found is None else found.to(self.device, self.dtype)
 
     def _add_adapter(self, lora: Lora, seed: int) -> None:
-        projections = r"\.(to_q|to_k|to_v|to_out\.0)$"
-        config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=_LAYERS[lora.layers] + projections)
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=self.family.layers[lora.layers])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.unet.add_adapter(config, adapter_name=_ADAPTER)
+            self.network.add_adapter(config, adapter_name=_ADAPTER)
         # bf16 masters would swallow small optimizer steps.
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The adapter's parameters, the only trainable ones."""
-        return [p for name, p in self.unet.named_parameters() if ".lora_" in name]
-
-    @property
-    def pipeline(self) -> StableDiffusionPipeline:
-        """The pipeline around the network: tokenizer, text encoder, autoencoder and scheduler, all frozen."""
-        return self._pipeline
+        return [p for name, p in self.network.named_parameters() if ".lora_" in name]
 
     @property
     def dimensions(self) -> int:
@@ -76,7 +71,7 @@ class DiffusionPolicy:
 
     def adapter_state(self) -> AdapterState:
         """A copy of the adapter, fp32 on the CPU."""
-        state = get_peft_model_state_dict(self.unet, adapter_name=_ADAPTER)
+        state = get_peft_model_state_dict(self.network, adapter_name=_ADAPTER)
         return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()}
 
     def load_adapter(self, state: AdapterState, scale: float = 1.0) -> None:
@@ -87,7 +82,7 @@ class DiffusionPolicy:
                 "the adapter does not fit this model: use the model.path, lora.rank and lora.layers it was trained with"
             )
         scaled = {k: v * scale if ".lora_B." in k else v for k, v in state.items()} if scale != 1.0 else state
-        set_peft_model_state_dict(self.unet, scaled, adapter_name=_ADAPTER)
+        set_peft_model_state_dict(self.network, scaled, adapter_name=_ADAPTER)
 
     @contextmanager
     def adapter_enabled(self, enabled: bool) -> Iterator[None]:
@@ -95,63 +90,42 @@ class DiffusionPolicy:
         if enabled:
             yield
             return
-        self.unet.disable_adapters()
+        self.network.disable_adapters()
         try:
             yield
         finally:
-            self.unet.enable_adapters()
+            self.network.enable_adapters()
 
     # -- the network -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> Float[Tensor, "batch tokens features"]:
-        """Prompt embeddings of the frozen text encoder, on the device."""
-        if len(texts) > _ENCODED_AT_ONCE:  # a prompt file may hold thousands
-            parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
-            return torch.cat([self.encode(part) for part in parts])
-        tokens = self._pipeline.tokenizer(
-            texts,
-            padding="max_length",
-            truncation=True,
-            max_length=self._pipeline.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        return self._pipeline.text_encoder(tokens.to(self.device))[0]
+    def encode(self, texts: list[str]) -> Condition:
+        """What the network is told of prompts, a row for each; on the CPU, in the network's type."""
+        parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
+        return Condition.cat([self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts])
+
+    def conditional(
+        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The network's answer as it was trained, without classifier-free guidance."""
+        latents, condition = latents.to(self.device, self.dtype), condition.to(self.device, self.dtype)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return self.family.predict(latents, index, condition)
 
     def predict(
-        self,
-        latents: Float[Tensor, "batch channels height width"],
-        index: Int[Tensor, " batch"] | int,
-        embeddings: Float[Tensor, "batch tokens features"],
+        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
     ) -> Float[Tensor, "batch channels height width"]:
-        """The UNet's output with classifier-free guidance; gradients flow through both branches."""
-        batch = len(latents)
-        timesteps = self.kernel.timesteps[index].to(self.device).expand(batch)
-        latents = latents.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        if self.guidance != 1:
-            latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
-            embeddings = torch.cat([self._uncond.expand_as(embeddings), embeddings])
-        embeddings, mask = self._full_rows(embeddings.to(self.dtype))
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            output = self.unet(latents, timesteps, encoder_hidden_states=embeddings, encoder_attention_mask=mask).sample
-        if self.guidance == 1:
-            return output
-        unconditional, conditional = output.chunk(2)
-        return unconditional + self.guidance * (conditional - unconditional)
-
-    def _full_rows(
-        self, embeddings: Float[Tensor, "batch tokens features"]
-    ) -> tuple[Float[Tensor, "batch padded features"], Bool[Tensor, "batch padded"] | None]:
-        """Fills the tokens up with masked ones: a softmax over rows that end within a register is ten times slower."""
-        missing = -embeddings.shape[1] % self._row
-        if not missing:
-            return embeddings, None
-        mask = torch.arange(embeddings.shape[1] + missing, device=embeddings.device) < embeddings.shape[1]
-        return torch.nn.functional.pad(embeddings, (0, 0, 0, missing)), mask.expand(len(embeddings), -1)
+        """The network's answer with classifier-free guidance; gradients flow through both branches."""
+        if self._uncond is None:
+            return self.conditional(latents, index, condition)
+        both = Condition.cat([self._uncond.expand(len(latents)), condition.to(self.device, self.dtype)])
+        index = torch.cat([index, index]) if isinstance(index, Tensor) else index
+        unconditional, conditional = self.conditional(torch.cat([latents, latents]), index, both).chunk(2)
+        return unconditional + self._guidance * (conditional - unconditional)
 
     @torch.no_grad()
     def rollout(
-        self, embeddings: Float[Tensor, "batch tokens features"], seeds: list[int]
+        self, condition: Condition, seeds: list[int]
     ) -> tuple[
         Float[Tensor, "batch levels channels height width"],
         Float[Tensor, "batch steps"],
@@ -163,7 +137,7 @@ class DiffusionPolicy:
         latents = [noise[:, 0].to(self.dtype)]
         log_probs, means = [], []
         for index in range(len(self.kernel)):
-            output = self.predict(latents[-1], index, embeddings)
+            output = self.predict(latents[-1], index, condition)
             action, log_prob, mean = self.kernel.step(output, latents[-1], index, noise=noise[:, index + 1])
             latents.append(action)
             log_probs.append(log_prob)
@@ -175,8 +149,7 @@ class DiffusionPolicy:
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Images in [0, 1], fp32."""
-        latents = latents.to(self.device, torch.float32) / self._vae.config.scaling_factor
-        images = self._vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
+        images = self.family.autoencoder.decode(latents.to(self.device))
         return (images / 2 + 0.5).clamp(0, 1)
 
     def generate(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.model_folder import read_parts
+from rl_unlearn.model_folder import read_layout, read_parts
 from rl_unlearn.prompts import PromptBook
 
 _SHOWN = 80
@@ -12,20 +12,22 @@ _SHOWN = 80
 
 
 class TokenLimit:
-    """The tokenizer in a pipeline's folder, without its text encoder; DataError if it cannot be read."""
+    """The tokenizer of a pipeline that reads most, without its text encoder; DataError if it cannot be read."""
 
     def __init__(self, folder: Path):
-        from transformers import CLIPTokenizer
+        import transformers
 
+        layout = read_layout(folder)
+        name, most = layout.reads(read_parts(folder))
+        kind = getattr(transformers, layout.tokenizers[name])  # AutoTokenizer takes seconds to find it out
         try:
-            self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            self._tokenizer: Any = kind.from_pretrained(folder / name, local_files_only=True)
         except Exception as error:  # its library raises bare ones, too
-            raise DataError(f"{folder / 'tokenizer'} cannot be read: {str(error).splitlines()[0]}") from error
-        positions = read_parts(folder).text_encoder.get("max_position_embeddings", 77)
-        if not isinstance(positions, int) or positions < 3:
-            raise DataError(f"{folder / 'text_encoder' / 'config.json'} names no length: {positions!r}")
-        self.tokens = min(int(self._tokenizer.model_max_length), positions)
-        """Of a prompt, its two marks of begin and end among them."""
+            raise DataError(f"{folder / name} cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(most, int) or most < 3:
+            raise DataError(f"{folder}: a text encoder's config.json names no length: {most!r}")
+        self.tokens = min(int(self._tokenizer.model_max_length), most)
+        """Of a prompt, its marks among them."""
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:
         """The tokens that have an effect, the end mark left out."""

@@ -39,9 +39,9 @@ def test_plain_diffusers_loads_what_was_saved(policy, tmp_path):
     embeddings = policy.encode(["A cat", "A dog", "A fish"])
     with torch.no_grad():
         t = policy.kernel.timesteps[1]
-        untouched = pipeline.unet(latents, t, encoder_hidden_states=embeddings).sample
+        untouched = pipeline.unet(latents, t, encoder_hidden_states=embeddings.text).sample
         pipeline.load_lora_weights(tmp_path)
-        theirs = pipeline.unet(latents, t, encoder_hidden_states=embeddings).sample
+        theirs = pipeline.unet(latents, t, encoder_hidden_states=embeddings.text).sample
         ours = policy.predict(latents, 1, embeddings)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(ours, untouched, atol=1e-3), "the adapter has no effect: the test has lost its point"
@@ -143,4 +143,4 @@ def test_truncated(policy, tmp_path):
 )
 def test_foreign(tmp_path, tensors):
     save_file(tensors, tmp_path / FILE_NAME)
-    refused(tmp_path, "no UNet LoRA")
+    refused(tmp_path, "no LoRA of a UNet or transformer alone")

@@ -76,9 +76,9 @@ def expected(four_times: Path) -> Tensor:
 def test_a_policy_has_the_files_strength(file: Path, expected: Tensor) -> None:
     policy = DiffusionPolicy(load_pipeline(CONFIG.model), run_config(file, tiny_overrides()))
     policy.load_adapter(read_adapter(file))
-    torch.testing.assert_close(output(policy.pipeline), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output(policy.family.pipeline), expected, rtol=1e-4, atol=1e-5)
     policy.load_adapter(read_adapter(file), scale=0.25)
-    assert (output(policy.pipeline) - expected).abs().max() > 1e-2, "the test sees the strength"
+    assert (output(policy.family.pipeline) - expected).abs().max() > 1e-2, "the test sees the strength"
 
 
 def tiny_overrides() -> list[str]:

@@ -55,7 +55,7 @@ def test_exports_give_the_policys_output(format: str, adapter: Path, config: Con
     draws = torch.Generator().manual_seed(2)
     latents, words = torch.randn(1, *tiny.SHAPE, generator=draws), torch.randn(1, 5, 16, generator=draws)
     with torch.no_grad():
-        expected = policy.unet(latents, 300, encoder_hidden_states=words).sample
+        expected = policy.network(latents, 300, encoder_hidden_states=words).sample
     torch.testing.assert_close(output(config, file), expected, rtol=1e-4, atol=1e-5)
     assert (output(config, None) - expected).abs().max() > 1e-2
     assert {path.name for path in tmp_path.iterdir()} == {file.name, "README.md"}

@@ -24,6 +24,7 @@ from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeh
 from rl_unlearn.config import Attack, Model, Prompts
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.evaluation import plan
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
@@ -56,7 +57,7 @@ class World:
         return generator(0, "test")
 
     def search(self, microbatch: int = 64):
-        words = Vocabulary(self.policy.pipeline)
+        words = Vocabulary(self.policy.family.pipeline)
         own = self.references.of(self.book.targets[0])
         return search(self.policy, words, TEXT, own, self.attack, self.source(), microbatch)
 
@@ -74,7 +75,7 @@ class World:
         peft keeps its empty wrapper around a layer whose last adapter is deleted; the weight has a longer name then.
         """
         sha = hashlib.sha256(digest(self.policy.adapter_state()).encode())
-        for part in (self.policy.unet, self.policy.pipeline.text_encoder, self.policy.pipeline.vae):
+        for part in (self.policy.network, self.policy.family.pipeline.text_encoder, self.policy.family.pipeline.vae):
             for name, tensor in part.state_dict().items():
                 sha.update(name.replace(".base_layer.", ".").encode())
                 sha.update(tensor.detach().cpu().numpy().tobytes())
@@ -95,30 +96,31 @@ def test_a_prompt_without_free_vectors_is_what_the_pipeline_reads(path: str) -> 
     if path == "canvas":
         config = tiny.config(model={"path": "canvas"})
         policy = DiffusionPolicy(load_pipeline(Model()), config)
-    rows = [token_ids(policy.pipeline, text) for text in (TEXT, "A dog image.")]
-    nothing = torch.zeros(0, policy.pipeline.text_encoder.config.hidden_size)
-    assert torch.equal(encode_free(policy.pipeline, rows, nothing), policy.encode([TEXT, "A dog image."]))
+    rows = [token_ids(policy.family.pipeline, text) for text in (TEXT, "A dog image.")]
+    nothing = torch.zeros(0, policy.family.pipeline.text_encoder.config.hidden_size)
+    expected = policy.encode([TEXT, "A dog image."])
+    assert torch.equal(encode_free(policy.family.pipeline, rows, nothing).text, expected.text)
 
 
 def test_free_vectors_stand_in_reading_order(world: World) -> None:
-    pipeline = world.policy.pipeline
+    pipeline = world.policy.family.pipeline
     table = pipeline.text_encoder.get_input_embeddings().weight
     first, second = token_ids(pipeline, "a cat"), token_ids(pipeline, "dog")
     rows = [[FREE, first[1], FREE, *first[3:]], [second[0], FREE, second[2]]]
     vectors = table[[first[0], first[2], second[1]]]
-    assert torch.equal(encode_free(pipeline, rows, vectors), world.policy.encode(["a cat", "dog"]))
+    assert torch.equal(encode_free(pipeline, rows, vectors).text, world.policy.encode(["a cat", "dog"]).text)
     assert not pipeline.text_encoder.get_input_embeddings()._forward_hooks
 
 
 def test_the_hook_goes_when_the_text_encoder_fails(world: World) -> None:
-    pipeline = world.policy.pipeline
+    pipeline = world.policy.family.pipeline
     with pytest.raises(RuntimeError):
         encode_free(pipeline, [[FREE, FREE]], torch.zeros(1, 16))
     assert not pipeline.text_encoder.get_input_embeddings()._forward_hooks
 
 
 def test_the_placeholder_takes_the_place_of_whole_words(world: World) -> None:
-    pipeline = world.policy.pipeline
+    pipeline = world.policy.family.pipeline
     ids = with_placeholder(pipeline, "A Cat and a cat, no catfish", "cat")
     assert ids == [
         *token_ids(pipeline, "A"), FREE, *token_ids(pipeline, "and a"), FREE, *token_ids(pipeline, ", no catfish")
@@ -130,7 +132,7 @@ def test_the_placeholder_takes_the_place_of_whole_words(world: World) -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match="reads 30"):
-        encode_free(world.policy.pipeline, [[1] * 31], torch.zeros(0, 16))
+        encode_free(world.policy.family.pipeline, [[1] * 31], torch.zeros(0, 16))
     with pytest.raises(ConfigError, match=r"attack\.prefix_tokens=20 .* 9 are free"):
         World(prefix_tokens=20).search()
 
@@ -138,37 +140,37 @@ def test_a_prompt_that_does_not_fit_is_refused(world: World) -> None:
 # -- the loss ----------------------------------------------------------------------------------------------------------
 
 
-def test_draws_cover_the_samplers_levels_evenly(world: World) -> None:
+def test_draws_cover_the_samplers_steps_evenly(world: World) -> None:
     draws = draw(world.policy, torch.zeros(8, *tiny.SHAPE), world.source())
-    timesteps = world.policy.kernel.timesteps.tolist()
-    assert sorted(draws.timesteps.tolist()) == sorted(timesteps * 2)
+    assert sorted(draws.steps.tolist()) == sorted([*range(4)] * 2)
     few = draw(world.policy, torch.zeros(2, *tiny.SHAPE), world.source())
-    early = set(timesteps[:2])
-    assert [t in early for t in few.timesteps.tolist()].count(True) == 1
+    assert [step < 2 for step in few.steps.tolist()].count(True) == 1
 
 
 def test_a_network_that_knows_the_answer_has_no_loss(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     latents = torch.randn(6, *tiny.SHAPE, generator=world.source())
     draws = draw(world.policy, latents, world.source())
-    alpha = world.policy.pipeline.scheduler.alphas_cumprod[draws.timesteps].view(-1, 1, 1, 1)
+    timesteps = world.policy.kernel.timesteps[draws.steps]
+    alpha = world.policy.family.pipeline.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     # v-prediction by hand: x = sqrt(a) x0 + sqrt(1 - a) noise, v = sqrt(a) noise - sqrt(1 - a) x0.
     noise = (draws.noisy - alpha.sqrt() * latents) / (1 - alpha).sqrt()
     assert torch.allclose(draws.answers, alpha.sqrt() * noise - (1 - alpha).sqrt() * latents, atol=1e-4)
     embeddings = world.policy.encode([TEXT] * 6)
     loss = losses(world.policy, draws, embeddings)
     with torch.no_grad():
-        output = world.policy.unet(draws.noisy, draws.timesteps, encoder_hidden_states=embeddings).sample
+        output = world.policy.network(draws.noisy, timesteps, encoder_hidden_states=embeddings.text).sample
     assert torch.allclose(loss, ((output - draws.answers) ** 2).mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
 def test_a_step_is_the_same_in_parts_and_reaches_its_parameters_only(world: World) -> None:
     policy = world.policy
     draws = draw(policy, torch.randn(6, *tiny.SHAPE, generator=world.source()), world.source())
-    start, moved, found = policy.encode([TEXT] * 6), [], []
+    start, moved, found = policy.encode([TEXT] * 6).text, [], []
     for microbatch in (6, 4, 1):
         attacked = torch.nn.Parameter(start.clone())
         optimizer = torch.optim.SGD([attacked], lr=1.0)
-        found.append(descend(optimizer, policy, draws, lambda rows, a=attacked: a[rows], microbatch))
+        whole = Condition({"text": attacked})
+        found.append(descend(optimizer, policy, draws, lambda rows, a=whole: a[rows], microbatch))
         moved.append(attacked.detach() - start)
     assert moved[0].abs().max() > 0
     assert torch.allclose(moved[0], moved[1], atol=1e-6)
@@ -178,7 +180,7 @@ def test_a_step_is_the_same_in_parts_and_reaches_its_parameters_only(world: Worl
 
 
 def without_gradients(policy: DiffusionPolicy) -> bool:
-    parts = (policy.unet, policy.pipeline.text_encoder, policy.pipeline.vae)
+    parts = (policy.network, policy.family.pipeline.text_encoder, policy.family.pipeline.vae)
     return all(p.grad is None for part in parts for p in part.parameters())
 
 
@@ -229,7 +231,7 @@ def test_the_vocabulary_holds_words_that_are_read_back(path: str) -> None:
 
 
 def test_a_vector_is_nearest_to_itself(world: World) -> None:
-    words = Vocabulary(world.policy.pipeline)
+    words = Vocabulary(world.policy.family.pipeline)
     places = torch.tensor([[3, 1], [0, 7]])
     off = 1e-4 * torch.randn(2, 2, 16, generator=world.source())
     assert torch.equal(words.nearest(words.vectors[places] + off), places)
@@ -247,7 +249,7 @@ def test_words_that_would_be_read_otherwise_are_refused() -> None:
 
 
 def test_a_found_prefix_is_real_text_of_real_tokens(world: World) -> None:
-    found, pipeline = world.search(), world.policy.pipeline
+    found, pipeline = world.search(), world.policy.family.pipeline
     assert len(found.ids) == 2
     assert token_ids(pipeline, found.words) == list(found.ids)
     assert token_ids(pipeline, pipeline.tokenizer.decode(list(found.ids)).replace("</w>", " ")) == list(found.ids)
@@ -270,8 +272,8 @@ def test_the_search_keeps_the_best_it_saw_and_is_better_than_its_start() -> None
 
 def test_inversion_lowers_the_loss_of_prompts_with_the_new_word() -> None:
     world = World(inversion_steps=40, inversion_rate=1.0)
-    table = world.policy.pipeline.text_encoder.get_input_embeddings().weight
-    start = table[token_ids(world.policy.pipeline, "cat")].mean(dim=0)
+    table = world.policy.family.pipeline.text_encoder.get_input_embeddings().weight
+    start = table[token_ids(world.policy.family.pipeline, "cat")].mean(dim=0)
     draws = draw(world.policy, world.references.latents, world.source())
 
     def loss(vector: torch.Tensor) -> float:
@@ -310,13 +312,13 @@ def test_a_fresh_lora_starts_as_nothing_and_trains_alone(world: World) -> None:
             assert torch.allclose(policy.rollout(embeddings, seeds)[0], expected, atol=1e-5)
             assert fresh
             own = set(fresh)
-            assert all(p in own for p in policy.unet.parameters() if p.requires_grad and p not in adapter_of(policy))
+            assert all(p in own for p in policy.network.parameters() if p.requires_grad and p not in adapter_of(policy))
         assert torch.equal(policy.rollout(embeddings, seeds)[0], unlearned)
         assert [p.requires_grad for p in policy.parameters()] == [True] * len(policy.parameters())
 
 
 def adapter_of(policy: DiffusionPolicy) -> set[torch.nn.Parameter]:
-    return {p for name, p in policy.unet.named_parameters() if ".default." in name}
+    return {p for name, p in policy.network.named_parameters() if ".default." in name}
 
 
 def test_relearning_changes_the_images_while_it_lasts(world: World) -> None:
@@ -346,11 +348,11 @@ ATTACKS: dict[str, Callable[[World], object]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_leave_every_weight_as_it_was(name: str, world: World) -> None:
     before = world.weights()
-    wanted = [p.requires_grad for p in world.policy.unet.parameters()]
+    wanted = [p.requires_grad for p in world.policy.network.parameters()]
     ATTACKS[name](world)
     assert world.weights() == before
     assert without_gradients(world.policy)
-    assert [p.requires_grad for p in world.policy.unet.parameters()] == wanted
+    assert [p.requires_grad for p in world.policy.network.parameters()] == wanted
 
 
 # -- success -----------------------------------------------------------------------------------------------------------

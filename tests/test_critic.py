@@ -21,7 +21,7 @@ OUTCOMES = 5
 def make(grid: int = 2, size: int = 8, layers: int = 2) -> Critic:
     clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
     torch.manual_seed(0)
-    critic = Critic(clip, 4, size, grid, layers, CONDITION, OUTCOMES)
+    critic = Critic(clip, (4, size, size), grid, layers, CONDITION, OUTCOMES)
     for part in (critic.fine, critic.coarse):
         nn.init.normal_(part.conv_out.weight, std=0.1)  # they start at zero, so that the blocks do nothing
     return critic
@@ -101,7 +101,9 @@ def test_action_gradients_are_finite_differences():
 
 def test_the_trunk_is_clips():
     clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
-    critic = Critic(clip, 4, 16, 4, 2, CONDITION, OUTCOMES)  # the grid of this CLIP: positions are taken as they are
+    critic = Critic(
+        clip, (4, 16, 16), 4, 2, CONDITION, OUTCOMES
+    )  # the grid of this CLIP: positions are taken as they are
     for ours, theirs in (
         (critic.trunk, clip.visual.transformer),
         (critic.norm_in, clip.visual.ln_pre),
@@ -121,7 +123,7 @@ def test_the_trunk_is_clips():
 
 def test_the_trunk_computes_what_clip_does():
     clip, _ = load_open_clip(str(tiny.clip_folder()), "reward")
-    critic = Critic(clip, 4, 16, 4, 2, CONDITION, OUTCOMES)
+    critic = Critic(clip, (4, 16, 16), 4, 2, CONDITION, OUTCOMES)
     tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
     visual = clip.visual
     with torch.no_grad():
@@ -143,7 +145,7 @@ def test_positions_are_resampled_to_the_grid(size, grid, tokens):
 
 def test_a_clip_without_a_vit_is_refused():
     with pytest.raises(DataError, match="ViT"):
-        Critic(type("Clip", (nn.Module,), {"visual": nn.Linear(2, 2)})(), 4, 8, 2, 2, CONDITION, OUTCOMES)
+        Critic(type("Clip", (nn.Module,), {"visual": nn.Linear(2, 2)})(), (4, 8, 8), 2, 2, CONDITION, OUTCOMES)
 
 
 # -- the actor ---------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def diffusion(steps: int, eta: float, prediction: str = "v_prediction") -> Kerne
 
 def flow(steps: int, eta: float, shift: float = 1.0) -> Kernel:
     sigmas = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return flow_matching.kernel(shift * sigmas / (1 + (shift - 1) * sigmas), eta)
+    return flow_matching.straight(shift * sigmas / (1 + (shift - 1) * sigmas), eta)
 
 
 def sampled(mixture: Mixture, kernel: Kernel) -> Tensor:

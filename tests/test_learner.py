@@ -29,12 +29,12 @@ def ready(**changes) -> tuple[Learner, Scored]:
 def test_an_update_changes_the_adapter_and_nothing_else():
     learner, batch = ready()
     before, base = learner.weights(), learner.base_digest()
-    frozen = {n: p.clone() for n, p in learner._policy.unet.named_parameters() if ".lora_" not in n}
+    frozen = {n: p.clone() for n, p in learner._policy.network.named_parameters() if ".lora_" not in n}
     metrics = learner.update(batch)
     after = learner.weights()
     assert (before.version, after.version, metrics["policy_version"]) == (0, 1, 1)
     assert before.digest != after.digest == digest(after.state)
-    assert all(torch.equal(p, frozen[n]) for n, p in learner._policy.unet.named_parameters() if n in frozen)
+    assert all(torch.equal(p, frozen[n]) for n, p in learner._policy.network.named_parameters() if n in frozen)
     assert learner.base_digest() == base
     assert metrics["skipped_steps"] == 0
     assert metrics["grad_norm"] > 0
@@ -86,7 +86,7 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     for n in range(len(trajectory)):
         for k in policy.kernel.learned.tolist():
             state, action = trajectory.latents[n : n + 1, k], trajectory.latents[n : n + 1, k + 1]
-            output = policy.predict(state, k, learner._embeddings[trajectory.prompts[n : n + 1]])
+            output = policy.predict(state, k, learner._conditions[trajectory.prompts[n : n + 1]])
             mean = policy.kernel.mean(output, state, k)
             log_prob = torch.distributions.Normal(mean, float(policy.kernel.std[k])).log_prob(action).sum()
             ratio = float(log_prob.detach() - policy.dimensions * trajectory.log_probs[n, k])

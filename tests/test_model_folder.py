@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from experiments.__main__ import main
-from rl_unlearn import canvas, model_folder, stable_diffusion_layout
+from rl_unlearn import canvas, model_folder
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.pipeline import load_pipeline, read_shape_and_kernel
+from rl_unlearn.families.of import read_shape_and_kernel
+from rl_unlearn.layouts import stable_diffusion
+from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tokens import TokenLimit
 
@@ -87,7 +90,8 @@ def test_a_weight_of_another_shape_is_no_weight(folder: Path, component: str) ->
 
 @pytest.mark.parametrize("component", ["unet", "vae"])
 def test_what_only_loading_can_see_is_seen_there(folder: Path, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stable_diffusion_layout.LAYOUTS, component, lambda _: None)
+    networks = stable_diffusion.LAYOUT.networks
+    monkeypatch.setitem(networks, component, replace(networks[component], names=lambda _: None))
     reweigh(folder / component / WEIGHTS[component], lambda state: state.pop(min(state)))
     model_folder.check(folder, Sampler())
     with pytest.raises(DataError, match=f"{component} lacks 1 weights"):
@@ -166,20 +170,20 @@ def test_the_names_are_those_of_the_libraries(name: str) -> None:
     component, config, make = networks()[name]
     with torch.device("meta"):
         network = make(**config)
-    found = stable_diffusion_layout.known_as(component, network.state_dict())
-    assert stable_diffusion_layout.LAYOUTS[component](config) == found
+    known = stable_diffusion.LAYOUT.networks[component]
+    assert known.names(config) == known.known_as(network.state_dict())
 
 
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "holds a StableDiffusionXLPipeline: only"),
+        ("model_index.json", {"_class_name": "WanPipeline"}, "holds a WanPipeline: only Stable.*, FluxP"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "its text_encoder_2 is None, not"),
         ("model_index.json", {"unet": ["diffusers", "UNetSpatial"]}, "its unet is .*UNetSpatial"),
         ("model_index.json", {"text_encoder": [None, None]}, "not a CLIPTextModel"),
         ("unet/config.json", {"in_channels": 9}, "9 channels, its vae gives 4: an inpainting"),
-        ("unet/config.json", {"cross_attention_dim": 24}, "gives 16 features a token, its unet reads 24"),
+        ("unet/config.json", {"cross_attention_dim": 24}, "gives 16 features a token, its network reads 24"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "latent consistency model"),
-        ("unet/config.json", {"sample_size": [8, 12]}, "only square"),
         ("unet/config.json", {"sample_size": None}, "names no size"),
         ("unet/config.json", {"block_out_channels": 7}, "damaged"),
         ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "its noise is not"),
@@ -203,7 +207,7 @@ def test_another_kind_of_model_is_told_by_its_files(folder: Path, file: str, val
 
 def test_no_part_may_be_absent(folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
-    assert "no tokenizer" in min(refusals(folder))
+    assert "has no tokenizer/vocab.json" in min(refusals(folder))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_a_tokenizer_without_a_length_has_the_encoders(folder: Path) -> None:
     assert TokenLimit(folder).tokens == tiny.CONTEXT
     config = tiny.config(model={"path": str(folder)})
     policy = DiffusionPolicy(load_pipeline(config.model), config)
-    assert policy.encode(["a cat" * 30]).shape[1] == tiny.CONTEXT
+    assert policy.encode(["a cat" * 30]).text.shape[1] == tiny.CONTEXT
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from rl_unlearn import canvas
 from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import device_of, load_pipeline, read_shape_and_kernel
+from rl_unlearn.pipeline import device_of, load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]
@@ -82,10 +83,10 @@ def test_a_disabled_adapter_is_the_untouched_model_and_comes_back():
 def test_masters_are_fp32_and_alone_trainable(dtype):
     made = policy(model={"dtype": dtype})
     assert all(p.dtype == torch.float32 for p in made.parameters())
-    trainable = [name for name, p in made.unet.named_parameters() if p.requires_grad]
+    trainable = [name for name, p in made.network.named_parameters() if p.requires_grad]
     assert len(trainable) == len(made.parameters()) > 0
     assert all(".lora_" in name and ".attn2." in name for name in trainable)
-    frozen = {p.dtype for name, p in made.unet.named_parameters() if ".lora_" not in name}
+    frozen = {p.dtype for name, p in made.network.named_parameters() if ".lora_" not in name}
     assert frozen == {made.dtype}
 
 
@@ -113,7 +114,7 @@ def test_the_same_images_as_plain_diffusers_with_the_same_noise(folder):
     noise = trajectory_noise(SEEDS, 6, tiny.SHAPE)
     with torch.no_grad():
         embeddings, _ = pipeline.encode_prompt(PROMPTS, torch.device("cpu"), 1, False)
-        torch.testing.assert_close(made.encode(PROMPTS), embeddings)
+        torch.testing.assert_close(made.encode(PROMPTS).text, embeddings)
         state = noise[:, 0]
         for k, t in enumerate(scheduler.timesteps):
             output = pipeline.unet(state, t, encoder_hidden_states=embeddings).sample
@@ -215,7 +216,8 @@ def test_generate_in_batches_and_bad_counts():
 def test_long_prompt_lists_are_encoded_in_parts():
     made = policy()
     many = [f"{i}" for i in range(300)]
-    torch.testing.assert_close(made.encode(many)[[0, 256, 299]], made.encode(["0", "256", "299"]), atol=1e-5, rtol=1e-4)
+    found, expected = made.encode(many)[torch.tensor([0, 256, 299])], made.encode(["0", "256", "299"])
+    torch.testing.assert_close(found.text, expected.text, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("folder", "predicts_noise"), [(tiny.pipeline_folder, False), (tiny.epsilon_folder, True)])
@@ -332,11 +334,11 @@ def test_filled_up_tokens_change_nothing(guidance):
     config = Config(sampler=Sampler(guidance=guidance))
     policy = DiffusionPolicy(load_pipeline(config.model), config)
     embeddings = policy.encode(["A cat image in noto style.", "A dog image."])
-    assert policy._full_rows(embeddings)[0].shape[1] == 16
+    assert policy.family._full_rows(embeddings.text)[0].shape[1] == 16
     latents = torch.randn(2, *policy.latent_shape, generator=torch.Generator().manual_seed(0))
     timesteps = policy.kernel.timesteps[torch.tensor([0, 7])]
     with torch.no_grad():
         found = policy.predict(latents, torch.tensor([0, 7]), embeddings)
-        plain = policy.unet(latents, timesteps, encoder_hidden_states=embeddings).sample
-        without = policy.unet(latents, timesteps, encoder_hidden_states=policy.encode(["", ""])).sample
+        plain = policy.network(latents, timesteps, encoder_hidden_states=embeddings.text).sample
+        without = policy.network(latents, timesteps, encoder_hidden_states=policy.encode(["", ""]).text).sample
     torch.testing.assert_close(found, without + guidance * (plain - without), atol=1e-5, rtol=1e-5)

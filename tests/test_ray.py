@@ -85,7 +85,9 @@ def test_two_learner_ranks_learn_what_one_does(inline):
 
 def test_two_drawing_actors_share_the_images_of_one(tmp_path):
     config = tiny.config(
-        evaluation={"per_prompt": 3, "batch": 4, "actors": 2}, cluster={"inline": False, "actor_cpus": 0.1}
+        evaluation={"per_prompt": 3, "batch": 4, "actors": 2},
+        cluster={"inline": False, "actor_cpus": 0.1},
+        loop={"timeout": 600.0},
     )
     images = plan(PromptBook.from_config(config), config)
     brush = Brush(config.lora, None)

@@ -45,7 +45,7 @@ def test_what_is_cut_has_no_effect_and_what_is_not_has() -> None:
     whole = "".join("abcdefghij"[i % 10] for i in range(30))
     for text, other in ((whole + "x", whole + "y"), (whole, whole[:-1] + "z")):
         same = limit.read([text])[0] == limit.read([other])[0]
-        assert same == torch.equal(*policy.encode([text, other]))
+        assert same == torch.equal(*policy.encode([text, other]).text)
     assert limit.cut([whole]) == {}
     assert limit.cut([whole + "x"]) == {whole + "x": "x"}
 

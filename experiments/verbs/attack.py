@@ -9,6 +9,8 @@ from rich.console import Console
 from experiments.files import write_json
 from experiments.run_state import read_state
 from experiments.verbs import common
+from rl_unlearn.errors import ConfigError
+from rl_unlearn.model_folder import fetched_folder, read_layout
 
 HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
 
@@ -26,6 +28,11 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
     state = read_adapter(path)
     config = common.run_config(path, args.overrides)
+    layout = read_layout(fetched_folder(config.model))
+    if not layout.one_vocabulary:
+        raise ConfigError(
+            f"attack is not for a {layout.pipeline}: its prefix and inversion search the vocabulary of a single CLIP"
+        )
     from experiments import attacking
     from experiments.models import load_model
     from experiments.report import write_report

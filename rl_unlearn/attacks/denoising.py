@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 
 
@@ -19,20 +20,19 @@ class Draws:
     """Noisy references with what the network should answer, on the policy's device, fp32."""
 
     noisy: Float[Tensor, "draws channels height width"]
-    timesteps: Int[Tensor, " draws"]
+    steps: Int[Tensor, " draws"]
+    """Of the kernel, on the CPU."""
     answers: Float[Tensor, "draws channels height width"]
 
     def __len__(self) -> int:
         return len(self.noisy)
 
     def __getitem__(self, rows: slice) -> "Draws":
-        return Draws(self.noisy[rows], self.timesteps[rows], self.answers[rows])
+        return Draws(self.noisy[rows], self.steps[rows], self.answers[rows])
 
     def repeated(self, times: int) -> "Draws":
         """All rows, ``times`` over."""
-        return Draws(
-            self.noisy.repeat(times, 1, 1, 1), self.timesteps.repeat(times), self.answers.repeat(times, 1, 1, 1)
-        )
+        return Draws(self.noisy.repeat(times, 1, 1, 1), self.steps.repeat(times), self.answers.repeat(times, 1, 1, 1))
 
 
 def draw(
@@ -45,18 +45,12 @@ def draw(
     index = parts.long().clamp(max=steps - 1)
     noise = torch.randn(references.shape, generator=source).to(references)
     answers = policy.kernel.answer(references, noise, index)
-    return Draws(
-        policy.kernel.noisy(references, noise, index), policy.kernel.timesteps[index].to(references.device), answers
-    )
+    return Draws(policy.kernel.noisy(references, noise, index), index, answers)
 
 
-def losses(
-    policy: DiffusionPolicy, draws: Draws, embeddings: Float[Tensor, "draws tokens hidden"]
-) -> Float[Tensor, " draws"]:
+def losses(policy: DiffusionPolicy, draws: Draws, condition: Condition) -> Float[Tensor, " draws"]:
     """Mean squared error of each draw, fp32."""
-    noisy = draws.noisy.to(policy.dtype).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(policy.device.type, dtype=policy.dtype, enabled=policy.dtype != torch.float32):
-        output = policy.unet(noisy, draws.timesteps, encoder_hidden_states=embeddings.to(policy.dtype)).sample
+    output = policy.conditional(draws.noisy, draws.steps, condition)
     return (output.float() - draws.answers).square().flatten(1).mean(dim=1)
 
 
@@ -64,7 +58,7 @@ def descend(
     optimizer: torch.optim.Optimizer,
     policy: DiffusionPolicy,
     draws: Draws,
-    embed: Callable[[slice], Float[Tensor, "part tokens hidden"]],
+    embed: Callable[[slice], Condition],
     microbatch: int,
 ) -> Float[Tensor, " draws"]:
     """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the losses before it.

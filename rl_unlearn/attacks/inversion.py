@@ -13,6 +13,7 @@ from rl_unlearn.attacks.references import References
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
 from rl_unlearn.config import Attack
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -26,9 +27,9 @@ def invert(
     microbatch: int,
 ) -> Float[Tensor, " features"]:
     """The vector of the new word; it starts as the mean of the vectors of the concept's name."""
-    table = policy.pipeline.text_encoder.get_input_embeddings().weight.detach()
+    table = policy.family.pipeline.text_encoder.get_input_embeddings().weight.detach()
     word = name(book)
-    vector = torch.nn.Parameter(table[token_ids(policy.pipeline, word)].mean(dim=0))
+    vector = torch.nn.Parameter(table[token_ids(policy.family.pipeline, word)].mean(dim=0))
     optimizer = torch.optim.AdamW([vector], lr=attack.inversion_rate * table.std(dim=0).mean().item(), weight_decay=0)
     for _ in range(attack.inversion_steps):
         rows = torch.randint(len(references), (attack.draws,), generator=source).tolist()
@@ -38,13 +39,11 @@ def invert(
     return vector.detach()
 
 
-def encode(
-    policy: DiffusionPolicy, texts: list[str], word: str, vector: Float[Tensor, " features"]
-) -> Float[Tensor, "batch tokens hidden"]:
+def encode(policy: DiffusionPolicy, texts: list[str], word: str, vector: Float[Tensor, " features"]) -> Condition:
     """Prompts with the new word in place of ``word``."""
-    rows = [with_placeholder(policy.pipeline, text, word) for text in texts]
+    rows = [with_placeholder(policy.family.pipeline, text, word) for text in texts]
     count = sum(row.count(FREE) for row in rows)
-    return encode_free(policy.pipeline, rows, vector.expand(count, -1))
+    return encode_free(policy.family.pipeline, rows, vector.expand(count, -1))
 
 
 def name(book: PromptBook) -> str:

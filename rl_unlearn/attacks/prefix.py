@@ -7,9 +7,9 @@ arXiv 2302.03668, algorithm 1): the gradient is taken at the nearest vocabulary 
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from rl_unlearn.attacks.denoising import descend, draw
 from rl_unlearn.attacks.wording import FREE, encode_free, room, token_ids
 from rl_unlearn.config import Attack
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 
 
@@ -33,7 +34,7 @@ class Prefix:
 class Vocabulary:
     """Tokens that survive being written and read again as a word of their own: no marks, no beginnings of words."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline):
+    def __init__(self, pipeline: Any):
         self._pipeline = pipeline
         tokenizer = pipeline.tokenizer
         table = pipeline.text_encoder.get_input_embeddings().weight.detach()
@@ -82,8 +83,8 @@ def search(
 
     Raises ConfigError if prefix and prompt do not fit the text encoder.
     """
-    own = token_ids(policy.pipeline, prompt)
-    free = room(policy.pipeline) - len(own)
+    own = token_ids(policy.family.pipeline, prompt)
+    free = room(policy.family.pipeline) - len(own)
     if attack.prefix_tokens > free:
         raise ConfigError(
             f"attack.prefix_tokens={attack.prefix_tokens} does not fit before {prompt!r}: {max(0, free)} are free"
@@ -116,9 +117,9 @@ def _embed(
     words: Float[Tensor, "restarts tokens features"],
     each: int,
     rows: slice,
-) -> Float[Tensor, "part positions hidden"]:
+) -> Condition:
     restarts, tokens, _ = vectors.shape
     # Straight through: the network reads real words, the gradient goes to the free vectors.
     read = vectors + (words - vectors).detach()
-    embeddings = encode_free(policy.pipeline, [[FREE] * tokens + own] * restarts, read.flatten(0, 1))
-    return embeddings.repeat_interleave(each, dim=0)[rows]
+    condition = encode_free(policy.family.pipeline, [[FREE] * tokens + own] * restarts, read.flatten(0, 1))
+    return condition.repeated(each)[rows]

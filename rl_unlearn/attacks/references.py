@@ -50,6 +50,5 @@ def to_latents(
     policy: DiffusionPolicy, images: Float[Tensor, "images 3 image_height image_width"], batch: int
 ) -> Float[Tensor, "images channels height width"]:
     """Images in [0, 1] as scaled latents, the mode of the autoencoder's posterior."""
-    vae = policy.pipeline.vae
-    parts = [vae.encode(part.to(policy.device) * 2 - 1).latent_dist.mode() for part in images.split(batch)]
-    return torch.cat(parts) * vae.config.scaling_factor
+    encode = policy.family.autoencoder.encode
+    return torch.cat([encode(part.to(policy.device) * 2 - 1) for part in images.split(batch)])

@@ -30,22 +30,22 @@ def fresh_lora(
 
     Yields its parameters, fp32; it starts without effect.
     """
-    unet = policy.unet
-    before, wanted = list(unet.active_adapters()), {p: p.requires_grad for p in unet.parameters()}
+    network = policy.network
+    before, wanted = list(network.active_adapters()), {p: p.requires_grad for p in network.parameters()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_PROJECTIONS), adapter_name=_FRESH)
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_PROJECTIONS), adapter_name=_FRESH)
     try:
-        unet.set_adapters([*before, _FRESH] if unlearned else [_FRESH])
-        fresh = [p for name, p in unet.named_parameters() if f".{_FRESH}." in name]
+        network.set_adapters([*before, _FRESH] if unlearned else [_FRESH])
+        fresh = [p for name, p in network.named_parameters() if f".{_FRESH}." in name]
         for parameter in fresh:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
         yield fresh
     finally:
-        unet.set_adapters(before)
-        unet.delete_adapters(_FRESH)
+        network.set_adapters(before)
+        network.delete_adapters(_FRESH)
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
 
@@ -65,7 +65,7 @@ def relearn(
     ``names`` name the randomness.
     """
     source = generator(*names)
-    embeddings = policy.encode([book.prompts[prompt].text for prompt in references.prompts])
+    condition = policy.encode([book.prompts[prompt].text for prompt in references.prompts])
     with fresh_lora(policy, attack.relearn_rank, seed_of(*names, "lora"), unlearned) as parameters:
         optimizer = torch.optim.AdamW(parameters, lr=attack.relearn_rate, weight_decay=0)
         done = 0
@@ -73,6 +73,6 @@ def relearn(
             while done < budget:
                 rows = torch.randint(len(references), (attack.draws,), generator=source)
                 draws = draw(policy, references.latents[rows], source)
-                descend(optimizer, policy, draws, lambda part: embeddings[rows][part], microbatch)  # noqa: B023
+                descend(optimizer, policy, draws, lambda part: condition[rows][part], microbatch)  # noqa: B023
                 done += 1
             yield done

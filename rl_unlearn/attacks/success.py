@@ -1,9 +1,10 @@
 """Attack success rate: the share of images on which the judge sees the forgotten concept."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.judges import Judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -12,7 +13,7 @@ from rl_unlearn.wilson import wilson
 
 def hits(
     policy: DiffusionPolicy,
-    embeddings: Float[Tensor, "images tokens hidden"],
+    condition: Condition,
     seeds: list[int],
     book: PromptBook,
     judge: Judge,
@@ -22,7 +23,7 @@ def hits(
     seen = []
     for start in range(0, len(seeds), batch):
         part = slice(start, start + batch)
-        latents, *_ = policy.rollout(embeddings[part], seeds[part])
+        latents, *_ = policy.rollout(condition[part], seeds[part])
         labels = judge(policy.decode(latents[:, -1]).cpu())[book.concept_domain]
         seen.append(torch.isin(labels.cpu(), torch.tensor(book.concepts)))
     return torch.cat(seen)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from rl_unlearn.attacks import inversion
@@ -13,6 +13,7 @@ from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.relearning import relearn
 from rl_unlearn.attacks.success import hits, rate
 from rl_unlearn.config import Config
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.judges import Judge
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.policy import DiffusionPolicy
@@ -51,7 +52,7 @@ class Bench:
         others = spread(book.retained, attack.relearn_images)
         each = -(-attack.relearn_images // len(others))
         self._others = draw_references(policy, book, others, each, config.seed, batch)
-        self._vocabulary = Vocabulary(policy.pipeline)
+        self._vocabulary = Vocabulary(policy.family.pipeline)
         self.prefixes: dict[str, dict[str, str]] = {}
         """The words found, by side and prompt."""
 
@@ -115,11 +116,11 @@ class Bench:
             config.learner.microbatch,
         )  # fmt: skip
         texts = [self._text(p) for p in self._prompts]
-        embeddings = inversion.encode(self._policy, texts, inversion.name(self._book), vector)
+        condition = inversion.encode(self._policy, texts, inversion.name(self._book), vector)
         return (
             "inversion",
             f"{len(self._concept)} images, {config.attack.inversion_steps} steps",
-            self._hits(embeddings),
+            self._hits(condition),
         )
 
     def _relearn(
@@ -143,8 +144,8 @@ class Bench:
     def _ask(self, texts: list[str]) -> Bool[Tensor, " images"]:
         return self._hits(self._policy.encode(texts))
 
-    def _hits(self, embeddings: Float[Tensor, "prompts tokens hidden"]) -> Bool[Tensor, " images"]:
-        each = embeddings.repeat_interleave(self._config.attack.images, dim=0)
+    def _hits(self, condition: Condition) -> Bool[Tensor, " images"]:
+        each = condition.repeated(self._config.attack.images)
         return hits(self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch)
 
     def _tell(self, text: str, parts: int = 1) -> None:

@@ -1,29 +1,30 @@
 """Prompts with free vectors in them: the text encoder reads chosen vectors where a word would stand."""
 
 import re
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.families.condition import Condition
 
 FREE = -1
 """Stands for a free vector in a list of token ids."""
 
 
-def token_ids(pipeline: StableDiffusionPipeline, text: str) -> list[int]:
+def token_ids(pipeline: Any, text: str) -> list[int]:
     """Ids of a text without start and end marks, not truncated."""
     return pipeline.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def room(pipeline: StableDiffusionPipeline) -> int:
+def room(pipeline: Any) -> int:
     """Tokens a prompt may have, start and end marks not counted."""
     return pipeline.tokenizer.model_max_length - 2
 
 
-def with_placeholder(pipeline: StableDiffusionPipeline, text: str, word: str) -> list[int]:
+def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
     """Ids of a text with one FREE wherever the whole word stands, or in front of the text if it does not occur."""
     parts = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
     if len(parts) == 1:
@@ -34,10 +35,8 @@ def with_placeholder(pipeline: StableDiffusionPipeline, text: str, word: str) ->
     return ids
 
 
-def encode_free(
-    pipeline: StableDiffusionPipeline, rows: list[list[int]], vectors: Float[Tensor, "free features"]
-) -> Float[Tensor, "batch tokens hidden"]:
-    """Prompt embeddings of rows of ids; ``vectors`` fill their FREE places in reading order. Differentiable in them.
+def encode_free(pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "free features"]) -> Condition:
+    """The condition of rows of ids; ``vectors`` fill their FREE places in reading order. Differentiable in them.
 
     Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is too long.
     """
@@ -59,6 +58,6 @@ def encode_free(
     # The text encoder takes ids only, so its table of vectors is overruled for the time of one pass.
     hook = encoder.get_input_embeddings().register_forward_hook(fill)
     try:
-        return encoder(ids.masked_fill(free, words.eos_token_id))[0]
+        return Condition({"text": encoder(ids.masked_fill(free, words.eos_token_id))[0]})
     finally:
         hook.remove()

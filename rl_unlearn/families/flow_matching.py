@@ -1,20 +1,53 @@
 """The kernel of models that were trained by flow matching: noise is mixed in along a straight line."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor
 
+from rl_unlearn.errors import DataError
 from rl_unlearn.kernel import Kernel
 
+_PATCH = 2
 
-def kernel(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
+
+def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
     """Steps between shares of noise that fall from 1, or a little less, to 0; networks answer noise less x0.
 
     At an eta of 1 a step is the exact posterior, and at 0 it would be Euler's. The stochastic samplers that are common
     for these models (Liu et al. 2025, arXiv 2505.05470) leave several times the texture of the data as noise at few
     steps, and the critic's gradients have the right size at every step under the posterior alone.
     """
-    sigmas = sigmas.to("cpu", torch.float64)
-    start, end = sigmas[:-1], sigmas[1:]
+    wide = sigmas.to("cpu", torch.float64)
+    start, end = wide[:-1], wide[1:]
     ones = torch.ones_like(start)
     return Kernel((1000 * start).float(), 1 - start, start, 1 - end, end, -ones, ones, eta)
+
+
+def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of a pipeline's folder."""
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def kernel(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, latent_shape: tuple[int, int, int]
+) -> Kernel:
+    """The steps of a scheduler; how far it shifts them may depend on the number of tokens, 2 by 2 latents each.
+
+    Shares of noise are even before the model's shift, and the last step is as long as the others: left to itself the
+    scheduler ends, at few steps, with one that moves nothing.
+    """
+    config = scheduler.config
+    shift = {}
+    if config.get("use_dynamic_shifting"):
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
+        shift = {"mu": config.get("base_shift", 0.5) + slope * (latent_shape[1] * latent_shape[2] // _PATCH**2 - low)}
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **shift)
+    return straight(scheduler.sigmas, eta)

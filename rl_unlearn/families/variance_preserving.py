@@ -1,13 +1,28 @@
 """The kernel of models that were trained with variance-preserving noise: signal and noise are sine and cosine."""
 
+from pathlib import Path
+
 import torch
 from diffusers import DDIMScheduler
 
-from rl_unlearn.errors import ConfigError
+from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.kernel import Kernel
 
 
-def kernel(scheduler: DDIMScheduler, steps: int, eta: float) -> Kernel:
+def read_scheduler(folder: Path) -> DDIMScheduler:
+    """The one DDIM scheduler that policy and critic have of a pipeline's folder, whatever sampler lies there."""
+    try:
+        config, _ = DDIMScheduler.load_config(folder / "scheduler", return_unused_kwargs=True)
+        # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel. The offset
+        # is 1 because the pipeline of plain diffusers sets it so, whatever the file says.
+        return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, steps_offset=1)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def kernel(
+    scheduler: DDIMScheduler, steps: int, eta: float, _latent_shape: tuple[int, int, int] | None = None
+) -> Kernel:
     """The steps of a `diffusers.DDIMScheduler`.
 
     Raises ConfigError for an unknown prediction type, or an eta that is not positive.

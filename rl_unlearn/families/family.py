@@ -1,0 +1,48 @@
+"""What policy, learner, critic and attacks ask of a model: all they know of a family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rl_unlearn.config import Sampler
+from rl_unlearn.families.autoencoder import Autoencoder
+from rl_unlearn.families.condition import Condition
+from rl_unlearn.kernel import Kernel
+
+Index = Int[Tensor, " batch"] | int
+
+
+class Family(ABC):
+    """A pipeline's parts behind one interface. Latents are unpacked, of shape (channels, height, width)."""
+
+    trained: ClassVar[str]
+    """The component that the adapter belongs to: `unet` or `transformer`."""
+    process: ClassVar[ModuleType]
+    """How noise is mixed in: `variance_preserving` or `flow_matching`."""
+    layers: ClassVar[Mapping[str, str]]
+    """Regular expressions for the attention layers that ``lora.layers`` names."""
+
+    def __init__(self, pipeline: Any, sampler: Sampler, latent_shape: tuple[int, int, int]):
+        """``pipeline``: diffusers' own, whose parts these are."""
+        self.pipeline, self.latent_shape = pipeline, latent_shape
+        self.kernel: Kernel = self.process.kernel(pipeline.scheduler, sampler.steps, sampler.eta, latent_shape)
+        self.network = getattr(pipeline, self.trained)
+        self.autoencoder = Autoencoder(pipeline.vae)
+
+    @abstractmethod
+    def encode(self, texts: list[str]) -> Condition:
+        """What the frozen text encoders say of prompts, fp32."""
+
+    @abstractmethod
+    def unconditional(self) -> Condition | None:
+        """One row for classifier-free guidance; None: the network is told the scale and draws in one pass."""
+
+    @abstractmethod
+    def predict(
+        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The network's answer at some steps of the kernel, in one pass."""

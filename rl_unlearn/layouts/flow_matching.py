@@ -1,0 +1,25 @@
+"""Samplers of models that were trained by flow matching: which ones the posterior kernel can stand in for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rl_unlearn.config import Sampler
+from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.layouts.layout import REMEDY
+
+_KIND = "FlowMatchEulerDiscreteScheduler"
+
+
+def notes(config: dict[str, Any], sampler: Sampler | None) -> Iterator[str]:
+    """What a person should know of a scheduler_config.json; DataError or ConfigError for what cannot be sampled."""
+    kind = config.get("_class_name")
+    if kind != _KIND:
+        raise DataError(f"the model's sampler is {kind}: only {_KIND} can be sampled with log-probs")
+    if config.get("stochastic_sampling") or config.get("invert_sigmas"):
+        raise DataError("scheduler_config.json: stochastic_sampling and invert_sigmas must be false")
+    trained = config.get("num_train_timesteps", 1000)
+    if not isinstance(trained, int) or isinstance(trained, bool) or trained < 2:
+        raise DataError(f"scheduler_config.json: num_train_timesteps is {trained!r}: {REMEDY}")
+    if sampler is not None and sampler.steps >= trained:
+        raise ConfigError(f"sampler.steps={sampler.steps} must be below the {trained} steps that the model was made in")
+    yield from ()

@@ -1,0 +1,40 @@
+"""Folders of Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952), its base model."""
+
+from collections.abc import Iterator
+
+from rl_unlearn.config import Sampler
+from rl_unlearn.layouts import networks, stable_diffusion, variance_preserving
+from rl_unlearn.layouts.layout import Layout, Network, Parts, check_words
+
+
+def _check(parts: Parts) -> None:
+    stable_diffusion.check_unet(parts)
+    encoders = parts["text_encoder"], parts["text_encoder_2"]
+    check_words(
+        sum(encoder.get("hidden_size", 512) for encoder in encoders),
+        parts["unet"].get("cross_attention_dim", 1280),
+        "text encoders together",
+    )
+
+
+def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
+    return variance_preserving.notes(parts["scheduler"], sampler)
+
+
+LAYOUT = Layout(
+    pipeline="StableDiffusionXLPipeline",
+    trained="unet",
+    networks={
+        "unet": Network("UNet2DConditionModel", networks.unet),
+        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
+        "text_encoder": Network("CLIPTextModel", networks.clip_text, networks.text_known_as, "model"),
+        "text_encoder_2": Network(
+            "CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model"
+        ),
+    },
+    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
+    latent=stable_diffusion.latent,
+    reads=stable_diffusion.reads,
+    check=_check,
+    notes=_notes,
+)

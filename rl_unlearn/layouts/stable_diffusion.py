@@ -1,0 +1,55 @@
+"""Folders of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752)."""
+
+from collections.abc import Iterator
+
+from rl_unlearn.config import Sampler
+from rl_unlearn.errors import DataError
+from rl_unlearn.layouts import networks, variance_preserving
+from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+
+
+def latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Of the UNet, which halves its latents once a block but for the last."""
+    unet = parts["unet"]
+    halvings = len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1
+    return image_latent(parts, size, unet.get("in_channels", 4), unet.get("sample_size"), 2**halvings)
+
+
+def check_unet(parts: Parts) -> None:
+    """DataError for a UNet of another kind of model."""
+    check_autoencoder(parts, parts["unet"].get("in_channels", 4))
+    if parts["unet"].get("time_cond_proj_dim") is not None:
+        raise DataError(
+            "the model's unet is told the guidance scale (a latent consistency model): it cannot be trained"
+        )
+
+
+def _check(parts: Parts) -> None:
+    check_unet(parts)
+    check_words(parts["text_encoder"].get("hidden_size", 512), parts["unet"].get("cross_attention_dim", 1280))
+
+
+def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
+    return variance_preserving.notes(parts["scheduler"], sampler)
+
+
+def reads(parts: Parts) -> tuple[str, int]:
+    """CLIP's tokens."""
+    return "tokenizer", parts["text_encoder"].get("max_position_embeddings", 77)
+
+
+LAYOUT = Layout(
+    pipeline="StableDiffusionPipeline",
+    trained="unet",
+    networks={
+        "unet": Network("UNet2DConditionModel", networks.unet),
+        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
+        "text_encoder": Network("CLIPTextModel", networks.clip_text, networks.text_known_as, "model"),
+    },
+    tokenizers={"tokenizer": "CLIPTokenizer"},
+    latent=latent,
+    reads=reads,
+    check=_check,
+    notes=_notes,
+    one_vocabulary=True,
+)
