@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rl_unlearn import memory
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
@@ -57,6 +58,8 @@ class CriticActor:
             load_critic(config.critic.start, self._critic, self._meaning)
         self._critic.to(self._device)
         self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
+        # A direction needs no more digits than the latents that it is for, and bf16 has the range of fp32.
+        self._gradients_in = torch.float32 if config.model.dtype == "fp32" else torch.bfloat16
         self._rehearsed: Trajectory | None = None
         self._fitted = -1
         self._last: dict[str, float] = {}
@@ -89,6 +92,7 @@ class CriticActor:
         load_optimizer(self._optimizer, snapshot.part("optimizer"))
         self._rehearsed = warm_up
 
+    @memory.enough_for("the critic actor", memory.CRITIC)
     def fit(self, trajectory: Trajectory, steps: int, number: int) -> dict[str, float]:
         """Regresses psi(x_t, t, c) on the outcomes of the final images (Monte Carlo, all T + 1 levels).
 
@@ -139,6 +143,7 @@ class CriticActor:
         latents = torch.where(again[:, None, None, None], fresh, latents)
         return latents, levels, trajectory.prompts[rows], trajectory.outcomes[rows]
 
+    @memory.enough_for("the critic actor", memory.CRITIC)
     def score(self, trajectory: Trajectory) -> Scored:
         """What the estimator asks for: values of all T + 1 states, and action gradients."""
         estimator = self._config.estimator
@@ -158,5 +163,6 @@ class CriticActor:
             if estimator.gradients and level > 0:
                 if trajectory.means is not None:
                     latents = trajectory.means[:, level - 1].to(self._device)
-                gradients.append(action_gradients(self._critic, latents, timesteps, weights).cpu())
+                slope = action_gradients(self._critic, latents, timesteps, weights)
+                gradients.append(slope.to(self._gradients_in).cpu())
         return Scored(trajectory, torch.stack(found, dim=1), torch.stack(gradients, dim=1) if gradients else None)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from rl_unlearn import memory
 from rl_unlearn.adapter import AdapterState, digest
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.foundation import model_digest
@@ -51,6 +52,7 @@ class DrawingActor:
         """Checksum of the untouched pipeline."""
         return self._digest
 
+    @memory.enough_for("the drawing actor", memory.DRAWING)
     @torch.no_grad()
     def draw(self, brush: Brush, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
         """One image for each text and seed, in one batch, with 8 bits a channel."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rl_unlearn import image_rewards
+from rl_unlearn import image_rewards, memory
 from rl_unlearn.config import Config
 from rl_unlearn.foundation import model_digest
 from rl_unlearn.image_rewards import ImageReward
@@ -35,12 +35,17 @@ class RolloutActor:
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         self._conditions = self._policy.encode([p.text for p in self._book.prompts])
+        self._policy.free_text_encoders()
         self._reward = self._zero_shot(config.reward.clip, "reward")
         self._anchors = anchor_classes(self._book, self._reward.classes[self._book.concept_domain])
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
+
+    def share_frozen(self, policy: DiffusionPolicy) -> None:
+        """Keeps no second copy of the frozen weights beside another policy of this process."""
+        self._policy.share_frozen(policy)
 
     def base_digest(self) -> str:
         """Checksum of the frozen model, to be compared with the learner's."""
@@ -59,6 +64,7 @@ class RolloutActor:
             weights.verify(self._policy.adapter_state())
             self._version = weights.version
 
+    @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
     def sample(self, request: Request, weights: Weights) -> Trajectory:
         """Trajectories of the request's prompts under these weights, with behaviour log-probs and rewards."""
@@ -110,6 +116,7 @@ class RolloutActor:
             rewards.append((found * self._weights[prompts]).sum(dim=1))
         return torch.stack(rewards, dim=1)
 
+    @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
     def look(self, prompts: tuple[int, ...], weights: Weights) -> Look:
         """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play no part."""

@@ -87,11 +87,15 @@ def _of_generation(spill: Path | None) -> Path | None:
 
 
 def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None) -> Handles:
+    learner, rollouts = Learner(config), []
+    for _ in range(config.rollout.actors):
+        rollouts.append(RolloutActor(config, image_rewards))
+        rollouts[-1].share_frozen(learner.policy)
     return Handles(
-        rollouts=[InlineHandle(RolloutActor(config, image_rewards)) for _ in range(config.rollout.actors)],
+        rollouts=[InlineHandle(actor) for actor in rollouts],
         critic=InlineHandle(CriticActor(config)),
         replay=InlineHandle(ReplayActor(config, str(spill) if spill else None)),
-        learner=InlineHandle(Learner(config)),
+        learner=InlineHandle(learner),
     )
 
 

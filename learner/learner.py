@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learner import diagnostics
+from learner import checkpointing, diagnostics
 from learner.diagnostics import Metrics
 from learner.estimator import Advantages, Estimator
 from learner.ranks import Ranks
 from learner.retention import Retention
+from rl_unlearn import memory
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import annealed, next_lr, update_kl
@@ -52,6 +53,12 @@ class Learner:
         if len(self._policy.kernel.learned) == 0:
             raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
         self._conditions = self._policy.encode([p.text for p in self._book.prompts])
+        self._policy.free_text_encoders()
+        self._policy.free_autoencoder()
+        if checkpointing.choose(
+            config.learner.checkpointing, self._policy, self._conditions[:1], config.learner.microbatch
+        ):
+            self._policy.network.enable_gradient_checkpointing()
         self._parameters = self._policy.parameters()
         self._optimizer = torch.optim.AdamW(
             self._parameters,
@@ -71,6 +78,11 @@ class Learner:
         self._version = 0
         self._skipped = 0
         self._last: Metrics = {}
+
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The one that is trained."""
+        return self._policy
 
     def listen(self, host: str) -> str:
         """Where the other ranks find this one, which will be rank 0; ``host`` is an address of its machine."""
@@ -95,6 +107,7 @@ class Learner:
         state = self._policy.adapter_state()
         return Weights(self._version, state, digest(state))
 
+    @memory.enough_for("the learner", memory.LEARNER)
     def keep(self, trajectory: Trajectory) -> int:
         """Makes the retention pool from the retained prompts among these trajectories; returns its number of states."""
         return self._retention.keep(trajectory[~self._target(trajectory)])
@@ -127,6 +140,7 @@ class Learner:
         self._agree()
         return states
 
+    @memory.enough_for("the learner", memory.LEARNER)
     def update(self, scored: Scored, version: int | None = None) -> Metrics:
         """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by one.
 

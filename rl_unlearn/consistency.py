@@ -5,7 +5,12 @@ from rl_unlearn.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """ConfigError for settings under which the loop would wait for ever."""
+    """ConfigError for settings under which the loop would wait for ever, or the critic learn what is not so."""
+    if config.estimator.critic and config.sampler.eta < 1 and config.critic.renoised > 0:
+        raise ConfigError(
+            f"sampler.eta {config.sampler.eta:g} visits other states than fresh noise gives, which the critic is fitted on: "
+            "use critic.renoised=0 with it, or sampler.eta=1"
+        )
     if config.cluster.inline and config.learner.ranks > 1:
         raise ConfigError(
             f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use learner.ranks=1 with it"

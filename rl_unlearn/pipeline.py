@@ -18,6 +18,8 @@ from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
 from rl_unlearn.model_folder import compare, fetched_folder
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 def device_of(model: Model) -> torch.device:
     """The device to compute on; raises MachineError if a GPU is asked for and absent."""
@@ -27,7 +29,9 @@ def device_of(model: Model) -> torch.device:
 
 
 def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
-    """A diffusers pipeline of a known family from the canvas, a folder or a hub id; fp32 on the CPU.
+    """A diffusers pipeline of a known family from the canvas, a folder or a hub id, on the CPU.
+
+    The network that is trained and the text encoders are of the model's storage type, the autoencoder is fp32.
 
     Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled weights, weights that do
     not fill the networks, or another kind of pipeline, MachineError for an absent GPU.
@@ -38,7 +42,11 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     layout, there = model_folder.read_layout(folder), model_folder.components(folder)
     try:
-        parts = {name: _load(folder, name, network) for name, network in layout.networks.items() if name in there}
+        parts = {
+            name: _load(folder, name, network, _storage(model, name, layout.trained))
+            for name, network in layout.networks.items()
+            if name in there
+        }
         takes = inspect.signature(_kind(layout.pipeline)).parameters
         left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(layout.optional - {*there})
         pipeline = _kind(layout.pipeline).from_pretrained(
@@ -57,6 +65,13 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     return pipeline
 
 
+def _storage(model: Model, component: str, trained: str) -> torch.dtype:
+    """The number type that a component is loaded in. Adapters are folded in before anything is rounded."""
+    if component == "vae" or (component == trained and model.adapters):
+        return torch.float32
+    return DTYPES[model.dtype]
+
+
 def _kind(name: str) -> Any:
     """A class of diffusers or transformers."""
     return getattr(diffusers, name, None) or getattr(transformers, name)
@@ -70,7 +85,7 @@ _UNFIT = (
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def _load(folder: Path, component: str, network: Network) -> torch.nn.Module:
+def _load(folder: Path, component: str, network: Network, dtype: torch.dtype) -> torch.nn.Module:
     """One network, every weight of which came from its files; DataError that names the others."""
     kind = _kind(network.kind)
     found, told = kind.from_pretrained(
@@ -80,9 +95,9 @@ def _load(folder: Path, component: str, network: Network) -> torch.nn.Module:
         output_loading_info=True,
         # transformers prints what has another shape; told so it lists it, as diffusers does in its error.
         **(
-            {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+            {"dtype": dtype, "ignore_mismatched_sizes": True}
             if hasattr(transformers, network.kind)
-            else {"torch_dtype": torch.float32}
+            else {"torch_dtype": dtype}
         ),
     )
     for name, *shapes in told["mismatched_keys"]:

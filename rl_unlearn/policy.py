@@ -17,11 +17,11 @@ from rl_unlearn.families.family import Index
 from rl_unlearn.families.of import family_of
 from rl_unlearn.model_folder import fetched_folder, latent_shape
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import device_of
+from rl_unlearn.pipeline import DTYPES, device_of
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ADAPTER = "default"
 _ENCODED_AT_ONCE = 256
+_DECODED_AT_ONCE = 4
 
 
 class DiffusionPolicy:
@@ -33,20 +33,24 @@ class DiffusionPolicy:
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
-        pipeline.to(self.device)
         folder = fetched_folder(config.model)
         self.family = family_of(folder)(pipeline, config.sampler, latent_shape(folder, config.model))
         self.kernel, self.latent_shape = self.family.kernel, self.family.latent_shape
-        self.network = self.family.network
+        self.network = self.family.network.to(self.device)
         if self.network.dtype != self.dtype:
             self.network.to(self.dtype)
+        pipeline.vae.to(self.device)
         self._add_adapter(config.lora, config.seed)
         self._uncond = self._unconditional(config.sampler.guidance)
         self._guidance = config.sampler.guidance
 
     @torch.no_grad()
     def _unconditional(self, guidance: float) -> Condition | None:
-        found = self.family.unconditional() if guidance != 1 else None
+        if guidance == 1:
+            return None
+        for encoder in self.family.text_encoders().values():
+            encoder.to(self.device)
+        found = self.family.unconditional()
         return None if found is None else found.to(self.device, self.dtype)
 
     def _add_adapter(self, lora: Lora, seed: int) -> None:
@@ -66,6 +70,25 @@ class DiffusionPolicy:
     def dimensions(self) -> int:
         """D, the number of latent dimensions."""
         return int(torch.Size(self.latent_shape).numel())
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def free_text_encoders(self) -> None:
+        """Gives their memory back; :meth:`encode` must not be called any more."""
+        for name in self.family.text_encoders():
+            setattr(self.family.pipeline, name, None)
+
+    def free_autoencoder(self) -> None:
+        """Gives its memory back; :meth:`decode` must not be called any more."""
+        self.family.pipeline.vae = None
+        del self.family.autoencoder
+
+    def share_frozen(self, other: "DiffusionPolicy") -> None:
+        """Takes the frozen weights of another policy of the same model in place of equal ones of its own."""
+        theirs = dict(other.network.named_parameters()) | dict(other.network.named_buffers())
+        for name, own in [*self.network.named_parameters(), *self.network.named_buffers()]:
+            if ".lora_" not in name:
+                own.data = theirs[name].data
 
     # -- adapter ---------------------------------------------------------------------------------------------------
 
@@ -101,6 +124,8 @@ class DiffusionPolicy:
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Condition:
         """What the network is told of prompts, a row for each; on the CPU, in the network's type."""
+        for encoder in self.family.text_encoders().values():
+            encoder.to(self.device)
         parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
         return Condition.cat([self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts])
 
@@ -149,7 +174,10 @@ class DiffusionPolicy:
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Images in [0, 1], fp32."""
-        images = self.family.autoencoder.decode(latents.to(self.device))
+        # On a GPU the autoencoder needs more than a GiB for each image of 512 pixels a side.
+        at_once = _DECODED_AT_ONCE if self.device.type == "cuda" else len(latents)
+        parts = latents.to(self.device).split(max(at_once, 1))
+        images = torch.cat([self.family.autoencoder.decode(part) for part in parts])
         return (images / 2 + 0.5).clamp(0, 1)
 
     def generate(

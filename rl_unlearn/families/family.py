@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -33,9 +34,19 @@ class Family(ABC):
         self.network = getattr(pipeline, self.trained)
         self.autoencoder = Autoencoder(pipeline.vae)
 
+    def text_encoders(self) -> dict[str, Any]:
+        """The pipeline's text encoders, by name."""
+        parts = self.pipeline.components.items()
+        return {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
+
+    @property
+    def encodes_on(self) -> torch.device:
+        """Where the text encoders are."""
+        return next(encoder.device for encoder in self.text_encoders().values())
+
     @abstractmethod
     def encode(self, texts: list[str]) -> Condition:
-        """What the frozen text encoders say of prompts, fp32."""
+        """What the frozen text encoders say of prompts."""
 
     @abstractmethod
     def unconditional(self) -> Condition | None:

@@ -33,7 +33,7 @@ class Flux(Family):
         """T5's words, and CLIP's pooled ones."""
         parts = []
         for start in range(0, len(texts), _AT_ONCE):
-            text, pooled, _ = self.pipeline.encode_prompt(texts[start : start + _AT_ONCE], None)
+            text, pooled, _ = self.pipeline.encode_prompt(texts[start : start + _AT_ONCE], None, device=self.encodes_on)
             parts.append(Condition({"text": text, "pooled": pooled}))
         return Condition.cat(parts)
 

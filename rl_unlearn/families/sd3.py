@@ -33,7 +33,9 @@ class StableDiffusion3(Family):
         parts = []
         for start in range(0, len(texts), _AT_ONCE):
             some = texts[start : start + _AT_ONCE]
-            text, _, pooled, _ = self.pipeline.encode_prompt(some, None, None, do_classifier_free_guidance=False)
+            text, _, pooled, _ = self.pipeline.encode_prompt(
+                some, None, None, device=self.encodes_on, do_classifier_free_guidance=False
+            )
             parts.append(Condition({"text": text, "pooled": pooled}))
         return Condition.cat(parts)
 

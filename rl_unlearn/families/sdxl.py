@@ -29,7 +29,9 @@ class StableDiffusionXL(Family):
 
     def encode(self, texts: list[str]) -> Condition:
         """Both encoders' last but one hidden states side by side, and the second one's pooled words."""
-        text, _, pooled, _ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False)
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            texts, device=self.encodes_on, do_classifier_free_guidance=False
+        )
         return self._condition(text, pooled)
 
     def unconditional(self) -> Condition:
