@@ -38,7 +38,7 @@ rm -f "$mark"
 srun --kill-on-bad-exit=0 ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" -- \
     bash -c 'touch "$0" && exec "$@"' "$mark" \
-    python -m experiments train --address auto --config experiments/configs/sd15.yaml --resume auto \
+    python -m experiments train --address auto --config experiments/configs/sd15_object.yaml --resume auto \
     output="$PWD/outputs" rollout.actors=2 evaluation.actors=2 cluster.rollout_gpus=1 \
     cluster.learner_gpus=0.7 cluster.critic_gpus=0.3 cluster.actor_cpus=2 "$@" &
 # `wait` is left by the signal, too: the second one waits for the run.

@@ -55,6 +55,7 @@ def test_what_is_no_selector_is_refused(labels: dict[str, str]):
     [
         ({"learner": {"ranks": 2}}, "learner.ranks 2 needs Ray"),
         ({"rollout": {"actors_min": 2}}, "rollout.actors_min 2"),
+        ({"sampler": {"eta": 0.5}}, r"sampler\.eta=0\.5 has other states .*critic\.renoised=0"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], words: str):
