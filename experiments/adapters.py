@@ -30,6 +30,7 @@ def described(path: Path) -> list[str]:
     keys = {
         "base_model": "model.path",
         "base_revision": "model.revision",
+        "size": "model.size",
         "adapters": "model.adapters",
         "concept": "concept",
         "seed": "seed",

@@ -86,7 +86,7 @@ def _batches(plan: Plan, size: int) -> list[Batch]:
 
 def _model_key(brush: Brush, config: Config, model: str) -> str:
     adapter = None if brush.adapter is None else digest(brush.adapter)
-    return _key([model, adapter, config.sampler.model_dump(), config.model.dtype])
+    return _key([model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size])
 
 
 def _key(content: object) -> str:

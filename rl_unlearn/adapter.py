@@ -48,6 +48,7 @@ def save_adapter(
         "base_model": config.model.path,
         "base_revision": config.model.revision or "",
         "adapters": ",".join(config.model.adapters),
+        "size": "" if config.model.size is None else str(list(config.model.size)),
         "concept": config.concept,
         "seed": str(config.seed),
         "steps": str(config.sampler.steps),

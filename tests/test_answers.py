@@ -120,6 +120,7 @@ def test_whatever_decides_the_images_decides_the_key(tmp_path):
             "model",
         ),
         (setting(tmp_path, seed=1)[0], brush, "model"),
+        (config.model_copy(update={"model": config.model.model_copy(update={"size": (24, 16)})}), brush, "model"),
     ]
     for number, (other, tool, digest) in enumerate(changed):
         assert ask(other, tool, FakeStudio(digest)).drawn == 18, number
