@@ -12,11 +12,10 @@ from experiments import merging
 from experiments.card import NAME, write_card
 from experiments.files import make_folder, write_bytes
 from experiments.models import load_model
-from rl_unlearn.adapter import read_adapter
+from rl_unlearn.adapter import component, read_adapter
 from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.model_folder import trained
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tensor_file import pack
 
@@ -63,8 +62,8 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     if format == "merged":
         return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
     source = locate(path)
-    component = trained(config.model)
-    state = {f"{component}.{name}": tensor for name, tensor in read_adapter(path).items()}
+    state = read_adapter(path)
+    state = {f"{component(state)}.{name}": tensor for name, tensor in state.items()}
     if format == "kohya":
         state = {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}
         target = out / f"{config.run_name}.safetensors"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,11 +15,11 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import parse_object
 from rl_unlearn.kohya import KOHYA, from_kohya
-from rl_unlearn.model_folder import trained
 from rl_unlearn.tensor_file import read_tensors, save_tensors
 from rl_unlearn.tensor_header import read_header
 
 _PREFIXES = ("unet.", "transformer.")
+_UNET = {"down_blocks", "mid_block", "up_blocks"}
 
 AdapterState = dict[str, Float[Tensor, "rows columns"]]
 
@@ -34,6 +34,11 @@ def digest(state: AdapterState) -> str:
     return sha.hexdigest()
 
 
+def component(layers: Iterable[str]) -> str:
+    """The part of a pipeline that layers of these names belong to: a UNet has blocks down and up, a transformer not."""
+    return "unet" if {name.partition(".")[0] for name in layers} <= _UNET else "transformer"
+
+
 def save_adapter(
     folder: str | Path, state: AdapterState, config: Config, stands_on: Mapping[str, str] | None = None
 ) -> None:
@@ -43,7 +48,7 @@ def save_adapter(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{trained(config.model)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
+    tensors = {f"{component(state)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
     metadata = {
         "base_model": config.model.path,
         "base_revision": config.model.revision or "",

@@ -127,7 +127,7 @@ def test_a_bad_second_start_leaves_the_first_run(refuses: Refuses, outputs: Path
 @pytest.mark.parametrize("verb", [["evaluate"], ["export", "--format", "kohya", "--out", "OUT"]])
 @pytest.mark.parametrize(
     ("content", "hint"),
-    [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "no UNet LoRA")],
+    [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "holds no LoRA")],
     ids=["missing", "empty", "noise", "other keys"],
 )
 def test_bad_adapters(
