@@ -34,7 +34,7 @@ MARGIN = 3
 class Floor:
     """K0 of each denoising step in nats; 0 until it is measured, and 0 by definition where the network is fp32."""
 
-    def __init__(self, config: Config, policy: DiffusionPolicy, embeddings: Float[Tensor, "prompts tokens width"]):
+    def __init__(self, config: Config, policy: DiffusionPolicy, embeddings: Float[Tensor, "prompts tokens features"]):
         self._config, self._policy, self._embeddings = config, policy, embeddings
         self._of_step = torch.zeros(len(policy.kernel))
 
@@ -50,9 +50,11 @@ class Floor:
         kl = drawn_anew(
             self._policy,
             self._embeddings,
-            (states.latents[rows, steps], steps, states.prompts[rows]),
-            self._config.learner.microbatch,
-            seed,
+            states.latents[rows, steps],
+            steps,
+            states.prompts[rows],
+            at_once=self._config.learner.microbatch,
+            seed=seed,
         )
         total = torch.zeros(len(self._of_step), dtype=torch.float64).index_add_(0, steps, kl.double())
         ranks.sum(total)
@@ -105,36 +107,36 @@ class Floor:
 @torch.no_grad()
 def drawn_anew(
     policy: DiffusionPolicy,
-    embeddings: Float[Tensor, "prompts tokens width"],
-    states: tuple[Float[Tensor, "rows channels height width"], Int[Tensor, " rows"], Int[Tensor, " rows"]],
+    embeddings: Float[Tensor, "prompts tokens features"],
+    latents: Float[Tensor, "rows channels height width"],
+    steps: Int[Tensor, " rows"],
+    prompts: Int[Tensor, " rows"],
+    *,
     at_once: int,
     seed: int,
 ) -> Float[Tensor, " rows"]:
-    """KL of the policy at some states (latents, steps, prompts) to one just beside it, whose rounding is another.
+    """KL of the policy at some states to one just beside it, whose rounding is another.
 
     The adapter is left as it was, bit for bit.
     """
+    parts = [part for part in torch.arange(len(steps)).split(at_once) if len(part)]
 
     def means() -> list[Tensor]:
         found = []
-        for latents, steps, prompts in parts:
-            output = policy.predict(latents, steps, embeddings[prompts])
-            found.append(policy.kernel.mean(output, latents, steps))
+        for part in parts:
+            state = latents[part].to(policy.device)
+            output = policy.predict(state, steps[part], embeddings[prompts[part]])
+            found.append(policy.kernel.mean(output, state, steps[part]))
         return found
 
-    parts = [
-        (latents.to(policy.device), steps, prompts)
-        for latents, steps, prompts in zip(*(tensor.split(at_once) for tensor in states), strict=True)
-        if len(steps)
-    ]
     adapter, before = policy.adapter_state(), means()
     policy.load_adapter(_nudged(adapter, seed))
     try:
         after = means()
     finally:
         policy.load_adapter(adapter)
-    found = [policy.kernel.kl(a, b, part[1]) for a, b, part in zip(after, before, parts, strict=True)]
-    return torch.cat([torch.empty(0), *(kl.cpu() for kl in found)])
+    found = [policy.kernel.kl(a, b, steps[part]).cpu() for a, b, part in zip(after, before, parts, strict=True)]
+    return torch.cat([torch.empty(0), *found])
 
 
 def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
