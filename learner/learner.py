@@ -109,7 +109,10 @@ class Learner:
         return states
 
     def snapshot(self) -> Snapshot:
-        """Adapter, optimizer, multiplier, floor and counters; the retention pool is made again from the warm-up's images."""
+        """Adapter, optimizer, multiplier, floor of rounding and counters.
+
+        The retention pool is made again from the warm-up's images.
+        """
         tensors = under("adapter", self._policy.adapter_state())
         values = {
             "version": self._version,
@@ -159,8 +162,8 @@ class Learner:
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
         drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
-        # What the last minibatch saw is the policy before its own optimizer step. Where that one is not the policy that
-        # acted, the log-ratio holds the rounding once, however many updates lie between: it comes off before the way.
+        # What the last minibatch saw is the policy before its own optimizer step. Where that is not
+        # the one that acted, a log-ratio holds the rounding once, however long the way between was.
         moved = steps[-1].log_ratio + self._floor.at(minibatches[-1][:, 1])
         step_kl = update_kl(moved, self._version - drawn_by - 1 / len(minibatches))
         learner = self._config.learner

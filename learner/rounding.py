@@ -1,9 +1,10 @@
-"""The floor of rounding: what KL any change of the adapter shows in half precision, however small the change.
+"""The floor of rounding: the KL that any change of the adapter shows in half precision.
 
-Unchanged weights give the same bits, so before the first update every ratio is exactly 1. Any change draws the rounding
-of the whole network anew; the mean of an action then differs by noise, which the kernel divides by its std. That KL
-grows with the number of latent dimensions and with the square of the guidance, is the same for one update as for a
-hundred, and says nothing of the policy: whoever steers by a KL takes it off first.
+Unchanged weights give the same bits, so before the first update every ratio is exactly 1. Any
+change, however small, draws the rounding of the whole network anew; the mean of an action then
+differs by noise, which the kernel divides by its std. That KL grows with the number of latent
+dimensions and with the square of the guidance, is the same for one update as for a hundred, and
+says nothing of the policy: whoever steers by a KL takes it off first.
 """
 
 import math
@@ -21,18 +22,19 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.trajectory import Trajectory
 
 STATES = 256
-"""States that are looked at, at most, evenly over the learned steps. They differ by a third of their mean: that of all
-steps is known to 2 % and, of 30 steps, that of each one to 12 %."""
+"""States that are looked at, at most, evenly over the learned steps. They differ by a third of
+their mean: that of all steps is known to 2 % and, of 30 steps, that of each one to 12 %."""
 NUDGE = 3e-3
-"""Size of the change, against the mean size of the layer's own lora_A. Measured on networks of all sizes: from 1e-3 on
-the rounding is drawn anew as a whole (at 1e-5 the nudge itself is rounded away), and up to 1e-2 the nudge moves the
+"""Size of the change, against the mean size of the layer's own lora_A. From 1e-3 on the rounding is
+drawn anew as a whole (at 1e-5 the nudge itself is rounded away), and up to 1e-2 the nudge moves the
 policy by far less than the rounding does."""
 MARGIN = 3
-"""Budgets hold so many floors at least: what is left of a KL is a difference, as noisy as the floor itself."""
+"""A budget holds so many floors at least: a KL of that size is a difference of two, as noisy as
+they are."""
 
 
 class Floor:
-    """K0 of each denoising step in nats; 0 until it is measured, and 0 by definition where the network is fp32."""
+    """K0 of each denoising step in nats; 0 until it is measured, and by definition in fp32."""
 
     def __init__(self, config: Config, policy: DiffusionPolicy, embeddings: Float[Tensor, "prompts tokens features"]):
         self._config, self._policy, self._embeddings = config, policy, embeddings
@@ -70,7 +72,7 @@ class Floor:
         return self._of_step[self._policy.kernel.learned].mean().item()
 
     def check(self, retains: bool) -> None:
-        """Raises ConfigError where rounding alone uses up a third of what the policy may move, or more.
+        """Raises ConfigError where rounding uses up more than a third of what the policy may move.
 
         ``retains``: whether there are states for the retention budget to hold.
         """
@@ -90,9 +92,10 @@ class Floor:
         remedies += [f"a sampler.guidance below {guidance:g}"] if guidance > 1 else []
         remedies += [" ".join(f"{key}={_rounded_up(least):g}" for key, (_, least) in low.items())]
         told = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
+        rough = f"in {model.dtype} rounding alone moves a step by {self.mean:.2g} nats"
         raise ConfigError(
-            f"{told} cannot be held: rounding in {model.dtype} alone moves a step by {self.mean:.2g} nats, and a third "
-            f"of that is the most it may be: use {', '.join(remedies[:-1])}, or {remedies[-1]}"
+            f"{told} cannot be held: {rough}, and budgets must be three times that: "
+            f"use {', '.join(remedies[:-1])}, or {remedies[-1]}"
         )
 
     def state(self) -> list[float]:

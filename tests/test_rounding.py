@@ -1,4 +1,4 @@
-"""The floor of rounding: measured once, the same for every small change, taken off both KLs, and refused if too high."""
+"""The floor of rounding: measured once, taken off both KLs, and refused where it is too high."""
 
 import math
 from typing import Any
@@ -190,7 +190,7 @@ def test_budgets_of_three_floors_are_taken() -> None:
 @pytest.mark.parametrize(
     ("k0", "learner", "told"),
     [
-        (0.199, {}, r"^learner\.kl_budget=0\.5 cannot be held: rounding in bf16 alone moves a step by 0\.2 nats.*"
+        (0.199, {}, r"^learner\.kl_budget=0\.5 cannot be held: in bf16 rounding alone moves a step by 0\.2 nats.*"
                   r"model\.dtype=fp16 or fp32, a sampler\.guidance below 5, or learner\.kl_budget=0\.6$"),
         (8.0, {"kl_budget": 100.0}, r"^learner\.step_kl=1\.33 cannot.*by 8 nats.*, or learner\.step_kl=24$"),
         (8.06, {}, r"^learner\.kl_budget=0\.5 and learner\.step_kl=1\.33 cannot.*"
@@ -227,7 +227,7 @@ def test_a_run_is_refused_after_its_warm_up_and_before_it_learns(monkeypatch: py
 
     monkeypatch.setattr(Learner, "update", never)
     events: list[tuple[str, dict[str, Any]]] = []
-    with pytest.raises(ConfigError, match=r"^learner\.kl_budget=0\.05 cannot be held: rounding in bf16 alone"):
+    with pytest.raises(ConfigError, match=r"^learner\.kl_budget=0\.05 cannot be held: in bf16 rounding alone"):
         program.train(rough("bf16", kl_budget=0.05), lambda *event: events.append(event))
     assert "warm-up" not in [name for name, _ in events], "the run has not begun"
 

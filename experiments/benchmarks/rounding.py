@@ -3,14 +3,16 @@
     python -m experiments.benchmarks.rounding [override ...] [--types T ...] [--guidance W ...] [--states N]
     python -m experiments.benchmarks.rounding [override ...] --random SIZE [...]
 
-The first measures the model of the configuration, the canvas's with the overrides, at states of its own. The second takes
-a UNet of Stable Diffusion 1.5's shape with random weights for latents of SIZE x SIZE (64 for images of 512 pixels): its
-answers are scaled to the size of unit noise, which a trained one's have, and its states are noise.
+The first measures the model of the configuration, the canvas's with the overrides, at states of its
+own. The second takes a UNet of Stable Diffusion 1.5's shape with random weights, for latents of SIZE
+x SIZE (64 for images of 512 pixels): its answers are scaled to the size of unit noise, which a
+trained one's have, and its states are noise.
 
-One line for each type and guidance. ``answer`` is the root mean square of what rounding does to the network's answer
-(guided); a step's KL is that, squared, times a factor of the schedule. ``K0`` is the mean over all learned steps, which
-budgets are held against, ``least`` and ``most`` are those of single steps, and ``budget`` is the smallest that is taken.
-All of them follow from the answers at N states, whose steps are evenly spread over the learned ones.
+One line for each type and guidance. ``answer`` is the root mean square of what rounding does to the
+guided answer of the network; a step's KL is its square times a factor of the schedule. ``K0`` is the
+mean over all learned steps, which budgets are held against, ``least`` and ``most`` are those of
+single steps, and ``budget`` is the smallest that is taken. All of them follow from the answers at N
+states, whose steps are evenly spread over the learned ones.
 """
 
 import argparse
@@ -34,7 +36,7 @@ _SEED = 0
 
 @torch.no_grad()
 def random_model(folder: Path, size: int) -> None:
-    """A pipeline with a UNet of Stable Diffusion 1.5's shape; all weights of UNet and text encoder are random."""
+    """A pipeline with a random UNet of Stable Diffusion 1.5's shape, and a random text encoder."""
     pipeline = load_pipeline(Model(device="cpu"))
     torch.manual_seed(_SEED)
     unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=768).eval()
