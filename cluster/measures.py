@@ -42,6 +42,7 @@ MEASURES = (
     Measure("rl_unlearn_forget_share", "round", "forget_rate", "1 - probability of the concept on target prompts"),
     Measure("rl_unlearn_retain_share", "round", "retain_rate", "probability of what was asked on retained prompts"),
     Measure("rl_unlearn_kl_nats_per_step", "round", "kl", "KL to the frozen model on retained prompts"),
+    Measure("rl_unlearn_kl_floor_nats_per_step", "round", "kl_floor", "KL of rounding alone, taken off the others"),
     Measure("rl_unlearn_kl_weight", "round", "kl_weight", "Lagrange multiplier of the KL budget"),
     Measure("rl_unlearn_step_kl_nats_per_step", "round", "step_kl", "KL that one update brings about"),
     Measure("rl_unlearn_learning_rate", "round", "lr", "AdamW step size of the adapter"),

@@ -69,7 +69,7 @@ def of_round(updates: Sequence[Metrics]) -> Metrics:
     found: Metrics = {}
     for key in dict.fromkeys(key for update in updates for key in update):
         values: list[Any] = [update[key] for update in updates if key in update]
-        if key in ("lr", "step_kl", "policy_version", "kl_weight"):
+        if key in ("lr", "step_kl", "policy_version", "kl_weight", "kl_floor"):
             found[key] = values[-1]
         elif key == "skipped_steps":
             found[key] = sum(values)

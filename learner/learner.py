@@ -12,6 +12,7 @@ from learner.diagnostics import Metrics
 from learner.estimator import Advantages, Estimator
 from learner.ranks import Ranks
 from learner.retention import Retention
+from learner.rounding import Floor
 from rl_unlearn import memory
 from rl_unlearn.adapter import digest
 from rl_unlearn.config import Config
@@ -73,7 +74,8 @@ class Learner:
             self._policy.device.type, init_scale=2.0**10, enabled=config.model.dtype == "fp16"
         )
         self._estimator = Estimator(config, self._policy.dimensions)
-        self._retention = Retention(config, self._policy, self._conditions)
+        self._floor = Floor(config, self._policy, self._conditions)
+        self._retention = Retention(config, self._policy, self._conditions, self._floor)
         self._ranks = Ranks()
         self._version = 0
         self._skipped = 0
@@ -109,16 +111,27 @@ class Learner:
 
     @memory.enough_for("the learner", memory.LEARNER)
     def keep(self, trajectory: Trajectory) -> int:
-        """Makes the retention pool from the retained prompts among these trajectories; returns its number of states."""
-        return self._retention.keep(trajectory[~self._target(trajectory)])
+        """Makes the retention pool from the retained prompts among these trajectories; returns its number of states.
+
+        Measures the floor of rounding, too: ConfigError if it leaves a budget no room.
+        """
+        retained = trajectory[~self._target(trajectory)]
+        states = self._retention.keep(retained)
+        self._floor.measure(retained if states else trajectory, self._ranks)
+        self._floor.check(retains=states > 0)
+        return states
 
     def snapshot(self) -> Snapshot:
-        """Adapter, optimizer, multiplier and counters; the retention pool is made again from the warm-up's images."""
+        """Adapter, optimizer, multiplier, floor of rounding and counters.
+
+        The retention pool is made again from the warm-up's images.
+        """
         tensors = under("adapter", self._policy.adapter_state())
         values = {
             "version": self._version,
             "lr": self._optimizer.param_groups[0]["lr"],
             "kl_weight": self._retention.weight,
+            "kl_floor": self._floor.state(),
             "skipped": self._skipped,
             "estimator": self._estimator.state(),
             "scaler": self._scaler.state_dict(),
@@ -127,7 +140,7 @@ class Learner:
 
     def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
         """Goes on where ``snapshot`` was taken; returns the number of states in the retention pool."""
-        states = self.keep(warm_up)
+        states = self._retention.keep(warm_up[~self._target(warm_up)])
         self._policy.load_adapter(snapshot.part("adapter"))
         load_optimizer(self._optimizer, snapshot.part("optimizer"))
         values = snapshot.values
@@ -135,6 +148,7 @@ class Learner:
             group["lr"] = values["lr"]
         self._version, self._skipped = values["version"], values["skipped"]
         self._retention.weight = values["kl_weight"]
+        self._floor.load(values["kl_floor"])
         self._estimator.load(values["estimator"])
         self._scaler.load_state_dict(values["scaler"])
         self._agree()
@@ -162,8 +176,10 @@ class Learner:
         steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
         self._version += 1
         drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
-        # What the last minibatch saw is the policy before its own optimizer step.
-        step_kl = update_kl(steps[-1].log_ratio, self._version - drawn_by - 1 / len(minibatches))
+        # What the last minibatch saw is the policy before its own optimizer step. Where that is not
+        # the one that acted, a log-ratio holds the rounding once, however long the way between was.
+        moved = steps[-1].log_ratio + self._floor.at(minibatches[-1][:, 1])
+        step_kl = update_kl(moved, self._version - drawn_by - 1 / len(minibatches))
         learner = self._config.learner
         progress = min(1.0, self._version / (self._config.loop.rounds * learner.updates_per_round))
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
@@ -176,6 +192,7 @@ class Learner:
             "step_kl": math.nan if step_kl is None else step_kl,
             "policy_version": self._version,
             "kl_weight": self._retention.weight,
+            "kl_floor": self._floor.mean,
             "skipped_steps": sum(not step.finite for step in steps),
             "loss": sum(step.loss for step in steps) / len(steps),
             "grad_norm": sum(step.grad_norm for step in steps) / len(steps),
@@ -196,7 +213,7 @@ class Learner:
         Returns the digest of the weights.
         """
         weights = digest(self._policy.adapter_state())
-        state = (self._version, self._optimizer.param_groups[0]["lr"], self._retention.weight)
+        state = (self._version, self._optimizer.param_groups[0]["lr"], self._retention.weight, self._floor.state())
         self._ranks.agree("the weights", f"{weights} {state}")
         return weights
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learner.ranks import Ranks
+from learner.rounding import Floor
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import next_kl_weight
 from rl_unlearn.families.condition import Condition
@@ -28,9 +29,9 @@ class _Pool:
 class Retention:
     """Holds the pool and the multiplier. Without a pool (no retained prompt was drawn) it does nothing."""
 
-    def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition):
+    def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition, floor: Floor):
         self._config, self._policy, self._conditions = config.learner, policy, conditions
-        self._seed = config.seed
+        self._seed, self._floor = config.seed, floor
         self._pool: _Pool | None = None
         self.weight = config.learner.kl_weight
 
@@ -54,7 +55,7 @@ class Retention:
     def backward(self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks) -> float | None:
         """Adds this rank's share of the gradient of the weighted KL on some states of the pool.
 
-        Returns the KL over all of these states, in nats per step.
+        Returns the KL over all of these states above the floor of rounding, in nats per step.
         """
         if self._pool is None:
             return None
@@ -69,7 +70,7 @@ class Retention:
             scaler.scale(self.weight * kl).backward()
             total += kl.item()
         ranks.sum(whole := torch.tensor(total, dtype=torch.float64))
-        return whole.item()
+        return (whole - self._floor.at(pool.steps[chosen]).double().mean()).clamp(min=0).item()
 
     def adjust(self, kl: float) -> None:
         """Moves the multiplier towards holding the budget."""

@@ -52,7 +52,9 @@ class Model(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where actors compute; `auto` takes a GPU if there is one."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Storage type of latents and compute type of the frozen weights; LoRA masters are always fp32."""
+    """Storage type of latents and compute type of the frozen weights; LoRA masters are always fp32. fp16 rounds eight
+    times finer than bf16, whose rounding alone moves a step of Stable Diffusion by more than any budget: a run measures
+    it after the warm-up and refuses budgets that it would use up."""
 
     @field_validator("size", mode="before")
     @classmethod
@@ -224,9 +226,9 @@ class Learner(Section):
     lr_constant: float = Field(0.6, ge=0, le=1)
     """Share of the run after which the largest step size falls linearly to lr_floor; 1 never."""
     step_kl: float = Field(4 / 3, gt=0)
-    """How far one update should move the policy: joint KL in nats per denoising step. The critic is only right near the
-    data it was fitted on. With one minibatch and loop.pipeline=0 nothing has moved when the step is taken, and lr is
-    only annealed."""
+    """How far one update should move the policy: joint KL in nats per denoising step, above what rounding alone brings
+    about in half precision. The critic is only right near the data it was fitted on. With one minibatch and
+    loop.pipeline=0 nothing has moved when the step is taken, and lr is only annealed."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW weight decay."""
     batch: int = Field(24, ge=1)
@@ -247,7 +249,8 @@ class Learner(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm clip."""
     kl_budget: float = Field(0.5, gt=0)
-    """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step."""
+    """How far retained prompts may drift: mean KL to the frozen model in nats per denoising step, above what rounding
+    alone brings about in half precision."""
     kl_weight: float = Field(1.0, ge=0)
     """Lagrange multiplier of the budget at the start."""
     kl_rate: float = Field(0.05, ge=0, le=1)

@@ -195,6 +195,9 @@ def test_ranks_stay_together_over_many_steps(together: Together, dtype: str) -> 
     assert one["digest"] == other["digest"]
     assert one["again"] == other["again"] != one["digest"]
     assert one["metrics"] == other["metrics"]
+    floor = one["metrics"][0]["kl_floor"]
+    assert (floor > 0) == (dtype == "fp16"), "measured by both together, each its share"
+    assert floor == pytest.approx(_updates(0, 1, None, config, *material(config, 1), False)["metrics"][0]["kl_floor"])
     assert one["version"] == 4
     assert [row["skipped_steps"] for row in one["metrics"]] == [0] * 4
 

@@ -155,6 +155,8 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     budgets = {run.config.learner.kl_budget for run in runs}
     budget = (budgets.pop(), "budget") if len(budgets) == 1 else None
     rounds = ("round", "round")
+    rough = any(value > 0 for run in runs for _, value in points(run.metrics, *rounds, "kl_floor"))
+    floor = [("kl_floor", "floor of rounding, taken off")] if rough else []
     panels = (
         charts.line_chart(
             "Forgetting over images",
@@ -175,7 +177,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             "Drift on kept prompts",
             "KL, nats per step",
             "round",
-            gather(*rounds, ("kl", "KL to the untouched model")),
+            gather(*rounds, ("kl", "KL to the untouched model"), *floor),
             limit=budget,
         ),
         charts.line_chart(

@@ -1,0 +1,115 @@
+"""The floor of rounding: the KL that a change of no consequence shows, by number type and guidance.
+
+    python -m experiments.benchmarks.rounding [override ...] [--types T ...] [--guidance W ...] [--states N]
+    python -m experiments.benchmarks.rounding [override ...] --random SIZE [...]
+
+The first measures the model of the configuration, the canvas's with the overrides, at states of its
+own. The second takes a UNet of Stable Diffusion 1.5's shape with random weights, for latents of SIZE
+x SIZE (64 for images of 512 pixels): its answers are scaled to the size of unit noise, which a
+trained one's have, and its states are noise.
+
+One line for each type and guidance. ``answer`` is the root mean square of what rounding does to the
+guided answer of the network; a step's KL is its square times a factor of the schedule. ``K0`` is the
+mean over all learned steps, which budgets are held against, ``least`` and ``most`` are those of
+single steps, and ``budget`` is the smallest that is taken. All of them follow from the answers at N
+states, whose steps are evenly spread over the learned ones.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from experiments import settings
+from learner.rounding import MARGIN, drawn_anew
+from rl_unlearn.config import Config, Model
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.prompts import PromptBook
+
+_SEED = 0
+
+
+@torch.no_grad()
+def random_model(folder: Path, size: int) -> None:
+    """A pipeline with a random UNet of Stable Diffusion 1.5's shape, and a random text encoder."""
+    pipeline = load_pipeline(Model(device="cpu"))
+    torch.manual_seed(_SEED)
+    unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=768).eval()
+    asked = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 77, 768)
+    scale = unet(*asked).sample.std()
+    unet.conv_out.weight /= scale
+    unet.conv_out.bias /= scale
+    unet.register_to_config(sample_size=size)
+    words = pipeline.text_encoder.config
+    text = CLIPTextConfig(**(words.to_dict() | {"hidden_size": 768, "intermediate_size": 3072}))
+    pipeline.register_modules(
+        unet=unet,
+        text_encoder=CLIPTextModel(text).eval(),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def measure(config: Config, own: bool, count: int) -> dict[str, float]:
+    """The figures of one line; ``own``: at states that the model draws, not at noise."""
+    policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
+    kernel, learned = policy.kernel, policy.kernel.learned
+    texts = [prompt.text for prompt in PromptBook.from_config(config).prompts][:count]
+    embeddings = policy.encode(texts)
+    steps = learned[((torch.arange(count) + 0.5) / count * len(learned)).long()]
+    prompts = torch.arange(count) % len(texts)
+    if own:
+        drawn, *_ = policy.rollout(embeddings[prompts], list(range(count)))
+        latents = drawn[torch.arange(count), steps]
+    else:
+        draw = torch.Generator().manual_seed(_SEED)
+        x0, eps = (torch.randn(count, *policy.latent_shape, generator=draw) for _ in range(2))
+        latents = kernel.noisy(x0, eps, steps).to(policy.dtype)
+    kl = drawn_anew(policy, embeddings, latents, steps, prompts, at_once=config.learner.microbatch, seed=_SEED)
+    # The KL of each step where the answer is off by 1 everywhere.
+    ones, state = torch.ones(len(learned), *policy.latent_shape), torch.zeros(len(learned), *policy.latent_shape)
+    factors = kernel.kl(kernel.mean(ones, state, learned), kernel.mean(0 * ones, state, learned), learned)
+    squared = (kl / factors[(steps[:, None] == learned).int().argmax(dim=1)]).mean()
+    of_step = factors * squared
+    return {
+        "dimensions": policy.dimensions, "answer": squared.sqrt().item(), "K0": of_step.mean().item(),
+        "least": of_step.min().item(), "most": of_step.max().item(), "budget": MARGIN * of_step.mean().item(),
+    }  # fmt: skip
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Prints one line for each type and guidance as soon as it is known."""
+    canvas = str(Path(__file__).parents[1] / "configs" / "canvas.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = list(arguments.overrides)
+        if arguments.random:
+            random_model(Path(folder), arguments.random)
+            overrides = [f"model.path={folder}", "sampler.steps=30", "learner.microbatch=1", *overrides]
+        print(f"{'type':6}{'guidance':>10}{'D':>8}{'answer':>10}{'K0':>10}{'least':>10}{'most':>10}{'budget':>10}  s")
+        for kind in arguments.types:
+            for guidance in arguments.guidance:
+                asked = [*overrides, f"model.dtype={kind}", f"sampler.guidance={guidance}"]
+                config = settings.load([canvas], asked)
+                torch.set_num_threads(config.cluster.threads)
+                start = time.monotonic()
+                found = measure(config, not arguments.random, arguments.states)
+                told = "".join(f"{found[name]:>10.2g}" for name in ("answer", "K0", "least", "most", "budget"))
+                seconds = time.monotonic() - start
+                print(f"{kind:6}{guidance:>10g}{found['dimensions']:>8.0f}{told}  {seconds:.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random", type=int, metavar="SIZE", help="a random UNet of Stable Diffusion 1.5's shape")
+    parser.add_argument("--states", type=int, default=16, help="states to look at (16)")
+    parser.add_argument("--types", nargs="+", default=["bf16", "fp16"], help="number types (bf16 fp16)")
+    parser.add_argument("--guidance", nargs="+", type=float, default=[1.0, 5.0], help="guidance scales (1 5)")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml")
+    main(parser.parse_args())
