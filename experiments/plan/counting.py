@@ -1,7 +1,8 @@
 """Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in use at once."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,11 +45,25 @@ class Device(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return _attend(*args, **kwargs)
+        if func is functional.multi_head_attention_forward:
+            with _inside():
+                return func(*args, **kwargs)
         if self._mixed and func in (functional.layer_norm, functional.group_norm):
             args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
         if self._mixed and func in (functional.linear, functional.conv2d):
             args = (args[0].to(args[1].dtype), *args[1:])
         return func(*args, **kwargs)
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    """The fused attention for a function of torch's own, whose calls no mode sees."""
+    plain = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
 
 
 def _attend(
@@ -125,6 +140,8 @@ class _Live(TorchDispatchMode):
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor) and _name(tensor) not in self.there:
                 self._hold(tensor)
+        if func is torch.ops.aten.convolution.default:  # may lay both out anew for itself
+            self.peak = max(self.peak, self._now + args[0].nbytes + found.nbytes)
         return found
 
     def _hold(self, tensor: Tensor) -> None:

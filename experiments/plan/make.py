@@ -43,7 +43,10 @@ def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: floa
                 role: {"lasting": need.lasting, "moments": need.moments, "total": need.total}
                 for role, need in needs.items()
             },
-            "cards": [{"roles": held, "bytes": sum(needs[role].total for role in held)} for held in cards],
+            "cards": [
+                {"roles": held, "bytes": memory.together([needs[role] for role in held], config.cluster.inline)}
+                for held in cards
+            ],
             "host": stores.memory(config, book, model, one),
         },
         "flops": {

@@ -105,6 +105,17 @@ def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     return {f"kept for backward, {rows} states": rows * (one + 4 * numbers * _SINGLE)}
 
 
+def together(needs: list[Role], in_turn: bool) -> int:
+    """Bytes of several on one card; `in_turn`: in one process, where each waits for the other."""
+    if in_turn:
+        one = Role(
+            {str(number): sum(need.lasting.values()) for number, need in enumerate(needs)},
+            {str(number): max(need.moments.values(), default=0) for number, need in enumerate(needs)},
+        )
+        return one.total
+    return sum(need.total for need in needs)
+
+
 def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) -> list[list[str]]:
     """Who computes on which card, by the shares of a card that they reserve.
 
