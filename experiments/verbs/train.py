@@ -1,5 +1,6 @@
 """`train`: one run, from a configuration to an adapter with its evaluation and report."""
 
+import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--submit", metavar="URL", help="run as a job on the Ray cluster whose head is at http://HOST:8265"
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what the run will cost; reads no weights"
+    )
+    parser.add_argument("--mfu", metavar="X", help="plan: share of the peak that is used; default 0.4")
+    parser.add_argument("--tflops", metavar="X", help="plan: peak of a card in TFLOP/s, if it is not known")
 
 
 def _on_top(run: Path) -> list[str]:
@@ -37,16 +43,49 @@ def _on_top(run: Path) -> list[str]:
     return [f"model.adapters={','.join([*below, str(run.absolute())])}"]
 
 
+def _others(args: Namespace) -> list[str]:
+    """What other runs give, as overrides."""
+    below = _on_top(Path(args.on)) if args.on else []
+    return below + ([f"critic.start={args.critic_from}"] if args.critic_from else [])
+
+
+def _plan(overrides: list[str], args: Namespace, console: Console) -> dict[str, Any]:
+    mfu, tflops = _positive("--mfu", args.mfu), _positive("--tflops", args.tflops)
+    if mfu is not None and mfu > 1:
+        raise ConfigError(f"--mfu {args.mfu} is more than all of the peak: give a share, such as 0.4")
+    config = settings.load(args.config, overrides + _others(args))
+    from experiments.plan import page, speeds
+    from experiments.plan.make import make
+
+    plan = make(config, not args.no_evaluate, tflops, mfu or speeds.MFU)
+    page.show(plan, console)
+    return plan
+
+
+def _positive(flag: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{flag} {text!r} is no positive number")
+    return number
+
+
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
     if args.resume and args.overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
     overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
+    if args.plan:
+        return _plan(overrides, args, console)
+    if args.mfu or args.tflops:
+        raise ConfigError("--mfu and --tflops say how long a run takes: give them with --plan")
     if args.submit:  # other runs are looked up where the job will be
         return submitting.carry_out(settings.load(args.config, overrides), args, console)
-    overrides += _on_top(Path(args.on)) if args.on else []
-    overrides += [f"critic.start={args.critic_from}"] if args.critic_from else []
-    config = settings.load(args.config, overrides)
+    config = settings.load(args.config, overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
     if args.resume and resuming.is_run(path) and run_folder.has_begun(path):

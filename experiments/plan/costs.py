@@ -1,0 +1,115 @@
+"""FLOPs of a run, phase by phase, from those of one pass of each network."""
+
+from dataclasses import dataclass
+
+from experiments.plan.counting import Count, count
+from experiments.plan.critic import Eye, Judgement, eye, judgement
+from experiments.plan.hollow import Hollow
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one of each thing takes."""
+
+    config: Config
+    step: Count
+    """The network's pass for one image and one branch of the guidance."""
+    decode: Count
+    """One image."""
+    branches: int
+    learned: int
+    """Steps of a trajectory that are learned from."""
+    reward: Eye | None
+    selection: Eye | None
+    critic: Judgement | None
+    """None: the estimator needs none, or its CLIP cannot be told."""
+
+    @property
+    def guided(self) -> int:
+        """FLOPs of a guided forward of one image."""
+        return self.branches * self.step.forward
+
+    @property
+    def image(self) -> int:
+        """FLOPs of drawing one image."""
+        return self.config.sampler.steps * self.guided + self.decode.forward
+
+    @property
+    def sample(self) -> int:
+        """FLOPs of an image that is rewarded."""
+        rewarded = 1 + (self.config.sampler.steps if self.config.estimator.name == "x0hat" else 0)
+        seen = self.reward.look.forward if self.reward else 0
+        return self.image + (rewarded - 1) * self.decode.forward + rewarded * seen
+
+    @property
+    def look(self) -> int:
+        """FLOPs of an image of a look."""
+        eyes = [one.look.forward for one in (self.reward, self.selection) if one]
+        return self.image + sum(eyes)
+
+    @property
+    def learn(self) -> int:
+        """FLOPs of a (trajectory, step) in the learner, forward and backward."""
+        return self.branches * (self.step.forward + self.step.backward)
+
+    @property
+    def update(self) -> int:
+        """FLOPs of all learned steps of one image."""
+        return self.learned * self.learn
+
+    @property
+    def fit(self) -> int:
+        """FLOPs of one step of the critic."""
+        one = self.critic
+        return self.config.critic.minibatch * (one.fit.forward + one.fit.backward) if one else 0
+
+    @property
+    def score(self) -> int:
+        """FLOPs of the critic's view of one trajectory."""
+        if self.critic is None:
+            return 0
+        steps, one = self.config.sampler.steps, self.critic.gradient
+        gradients = steps * (one.forward + one.backward) if self.config.estimator.gradients else 0
+        return (steps + 1) * self.critic.fit.forward + gradients
+
+
+def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
+    """Counts one of each thing."""
+    mixed = config.model.dtype != "fp32"
+    vae = hollow.family.autoencoder.vae
+    reward, selection = eye(config.reward.clip, "reward"), eye(config.selection.clip, "selection")
+    shape, learned = hollow.family.latent_shape, len(hollow.family.kernel.learned)
+    return Costs(
+        config,
+        count(hollow.forward, [*hollow.network.parameters()], trained=True, mixed=mixed),
+        count(hollow.decode, [*vae.parameters()], trained=False),
+        hollow.branches,
+        learned,
+        reward,
+        selection,
+        judgement(config, book, reward, shape) if reward and config.estimator.critic else None,
+    )
+
+
+def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int]:
+    """FLOPs of each phase; `retained`: images of the warm-up whose prompts are to be kept."""
+    config, learner = costs.config, costs.config.learner
+    updates = config.loop.rounds * learner.updates_per_round
+    pairs = learner.batch * costs.learned
+    parts = min(learner.minibatches, pairs)
+    kept = min(learner.kl_states, retained * costs.learned)
+    again = pairs * costs.guided if config.estimator.name == "vtrace" else 0
+    found = {
+        "warm-up": images["warm-up"] * costs.sample
+        + retained * costs.learned * costs.guided
+        + config.critic.warmup_steps * costs.fit,
+        "rollouts": images["rounds"] * costs.sample,
+        "learner": updates * (learner.batch * costs.update + parts * kept * costs.learn + again),
+        "critic": updates * (config.critic.steps * costs.fit + learner.batch * costs.score),
+        "looks": images["looks"] * costs.look,
+    }
+    if "evaluation" in images:
+        found["evaluation"] = (images["evaluation"] + images["samples"]) * costs.image
+    return found

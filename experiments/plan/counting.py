@@ -1,0 +1,159 @@
+"""Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in use at once."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+_FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    _FUSED: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    _FUSED_BACKWARD: lambda above, query, key, value, *_, **__: sdpa_backward_flop_count(
+        above, query, key, value
+    ),
+}
+
+
+def counter() -> FlopCounterMode:
+    """Counts FLOPs, also of the CPU's fused attention, which torch leaves out; two for a multiply-add."""
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+
+
+class Device(TorchFunctionMode):
+    """Computes on meta tensors as a GPU does.
+
+    Attention is the fused one: torch would take the plain one, with its large tables. In half
+    precision (`mixed`) autocast's rules hold: norms are fp32, products are not.
+    """
+
+    def __init__(self, mixed: bool):
+        super().__init__()
+        self._mixed = mixed
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any call of torch; most are left as they are."""
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return _attend(*args, **kwargs)
+        if func is functional.multi_head_attention_forward:
+            with _inside():
+                return func(*args, **kwargs)
+        if self._mixed and func in (functional.layer_norm, functional.group_norm):
+            args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
+        if self._mixed and func in (functional.linear, functional.conv2d):
+            args = (args[0].to(args[1].dtype), *args[1:])
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    """The fused attention for a function of torch's own, whose calls no mode sees."""
+    plain = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **_others: object,
+) -> Tensor:  # fmt: skip
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(value.dtype)
+    return _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one computation takes."""
+
+    forward: int
+    """FLOPs."""
+    backward: int
+    """FLOPs; 0 if nothing is trained."""
+    kept: int
+    """Bytes kept from forward to backward, weights left out."""
+    peak: int
+    """Bytes in use at once in a forward whose gradient nobody asks for, weights left out."""
+
+
+def count(
+    compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False
+) -> Count:
+    """What `compute` takes; `weights` are there anyway. With `trained` its backward pass, too."""
+    there = {_name(weight) for weight in weights}
+    with Device(mixed), torch.no_grad(), _Live(there) as live:
+        compute()
+    if not trained:
+        with Device(mixed), torch.no_grad(), counter() as forward:
+            compute()
+        return Count(forward.get_total_flops(), 0, 0, live.peak)
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in there:
+            kept[storage._cdata] = storage  # held, so that no other one takes its name
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with Device(mixed), torch.enable_grad(), counter() as forward, hooks:
+        found = compute().float().sum()
+    with counter() as backward:
+        found.backward()
+    bytes_kept = sum(storage.nbytes() for storage in kept.values())
+    return Count(forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak)
+
+
+def _name(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@dataclass
+class _Live(TorchDispatchMode):
+    """Follows the bytes of all tensors that a computation makes until nobody holds them."""
+
+    there: set[int]
+    peak: int = 0
+    _now: int = 0
+    _holders: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any call."""
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor) and _name(tensor) not in self.there:
+                self._hold(tensor)
+        if func is torch.ops.aten.convolution.default:  # may lay both out anew for itself
+            self.peak = max(self.peak, self._now + args[0].nbytes + found.nbytes)
+        return found
+
+    def _hold(self, tensor: Tensor) -> None:
+        name, size = _name(tensor), tensor.untyped_storage().nbytes()
+        if name not in self._holders:
+            self._now += size
+            self.peak = max(self.peak, self._now)
+        self._holders[name] = self._holders.get(name, 0) + 1
+        weakref.finalize(tensor, self._release, name, size)
+
+    def _release(self, name: int, size: int) -> None:
+        self._holders[name] -= 1
+        if not self._holders[name]:
+            del self._holders[name]
+            self._now -= size

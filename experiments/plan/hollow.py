@@ -1,0 +1,149 @@
+"""A model without weights: its networks on the meta device, made from configuration files alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from rl_unlearn.config import Config, Lora, Model
+from rl_unlearn.errors import DataError
+from rl_unlearn.families.condition import Condition
+from rl_unlearn.families.family import Family
+from rl_unlearn.families.of import family_of
+from rl_unlearn.layouts.layout import Network, Parts
+from rl_unlearn.model_folder import local_folder, read_layout, read_parts
+from rl_unlearn.policy import DTYPES
+
+META = torch.device("meta")
+_FEWEST = 256
+"""Tokens that diffusers asks of T5 for Stable Diffusion 3."""
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """A family whose network carries an adapter, in storage type, and whose tensors hold no numbers."""
+
+    family: Family
+    text_encoders: dict[str, nn.Module]
+    told: dict[str, tuple[int, ...]]
+    """Shape of what the network is told of a prompt, without the batch."""
+    branches: int
+    """Passes of the network in a guided forward of one image."""
+    dtype: torch.dtype
+
+    @property
+    def network(self) -> nn.Module:
+        """The one that is trained."""
+        return self.family.network
+
+    @property
+    def adapter(self) -> list[nn.Parameter]:
+        """The trained parameters."""
+        return [p for name, p in self.network.named_parameters() if ".lora_" in name]
+
+    def latents(self) -> Tensor:
+        """Of one image."""
+        return torch.empty(1, *self.family.latent_shape, device=META, dtype=self.dtype)
+
+    def forward(self) -> Tensor:
+        """One pass of the network for one image."""
+        told = {
+            name: torch.empty(1, *shape, device=META, dtype=self.dtype) for name, shape in self.told.items()
+        }
+        return self.family.predict(self.latents(), 0, Condition(told))
+
+    def decode(self) -> Tensor:
+        """One image."""
+        return self.family.autoencoder.decode(self.latents())
+
+
+def configurations(model: Model) -> Path:
+    """The model's folder; of a hub id only the small files are fetched. DataError if they cannot be."""
+    folder = local_folder(model)
+    if folder is not None:
+        return folder
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=["*.json"]))
+    except (OSError, ValueError, RuntimeError) as error:
+        told = str(error).splitlines()[0]
+        raise DataError(f"model.path {model.path!r}: its configuration cannot be fetched: {told}") from error
+
+
+def build(config: Config, device: str) -> Hollow:
+    """The configured model as it computes on a `device`, `cpu` or `cuda`.
+
+    Raises DataError for a folder that is damaged or of an unknown kind.
+    """
+    folder = configurations(config.model)
+    layout, parts = read_layout(folder), read_parts(folder)
+    try:
+        layout.check(parts)
+        shape = layout.latent(parts, config.model.size)
+        made = {
+            name: _empty(layout.networks[name], parts[name]) for name in layout.networks if name in parts
+        }
+        kind = family_of(folder)
+        pipeline = SimpleNamespace(
+            scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made
+        )
+        family = kind(pipeline, config.sampler, shape)
+        dtype = DTYPES[config.model.dtype]
+        made[layout.trained].to(dtype)
+        _add_adapter(family, config.lora, dtype)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
+    told_scale = bool(parts[layout.trained].get("guidance_embeds"))
+    return Hollow(
+        family,
+        {name: network for name, network in made.items() if name.startswith("text_encoder")},
+        _told(layout.pipeline, parts, layout.reads(parts)[1]),
+        1 if config.sampler.guidance == 1 or told_scale else 2,
+        dtype,
+    )
+
+
+def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
+    with META:
+        if hasattr(diffusers, network.kind):
+            made = getattr(diffusers, network.kind).from_config(dict(config))
+        else:
+            kind = getattr(transformers, network.kind)
+            made = kind(kind.config_class.from_dict(dict(config)))
+    return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
+
+
+def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
+    """Its masters are fp32, but the network multiplies by them in its own type."""
+    patterns = LoraConfig(
+        r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers]
+    )
+    with META:
+        family.network.add_adapter(patterns)
+    for name, parameter in family.network.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _told(pipeline: str, parts: Parts, tokens: int) -> dict[str, tuple[int, ...]]:
+    if pipeline == "FluxPipeline":
+        network = parts["transformer"]
+        width, pooled = network.get("joint_attention_dim", 4096), network.get("pooled_projection_dim", 768)
+        return {"text": (tokens, width), "pooled": (pooled,)}
+    if pipeline == "StableDiffusion3Pipeline":
+        network = parts["transformer"]
+        width, pooled = network.get("joint_attention_dim", 4096), network.get("pooled_projection_dim", 2048)
+        clip = parts["text_encoder"].get("max_position_embeddings", 77)
+        return {"text": (clip + _FEWEST, width), "pooled": (pooled,)}
+    text = (tokens, parts["unet"].get("cross_attention_dim", 1280))
+    if pipeline == "StableDiffusionXLPipeline":
+        return {"text": text, "pooled": (parts["text_encoder_2"].get("projection_dim", 512),), "size": (6,)}
+    return {"text": text}

@@ -1,0 +1,32 @@
+"""How many images a run draws, and what for."""
+
+from experiments import samples
+from learner.order import Order
+from rl_unlearn import evaluation
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+
+
+def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
+    """Images by what they are for; exact in synchronous mode, where nothing is lost or in a cache."""
+    found = {
+        "warm-up": config.critic.warmup_images,
+        "rounds": config.loop.rounds * config.rollout.images,
+        "looks": looks(config) * config.selection.images,
+    }
+    if evaluated:
+        table, *_ = samples.choose(book)
+        found["evaluation"] = 2 * len(evaluation.plan(book, config).prompts)  # before and after
+        found["samples"] = 2 * sum(map(len, table))
+    return found
+
+
+def looks(config: Config) -> int:
+    """Looks of the selection CLIP: at the untouched model, during the rounds, and at the end.
+
+    A round that the untouched model draws needs no look of its own. In asynchronous mode timing decides
+    whether the newest version is another one; from the second round on it is taken for one.
+    """
+    order = Order(config)
+    versions = [order.drawn_by(r) for r in range(1, config.loop.rounds + 1, config.selection.every)]
+    return 2 + sum(version is None or version > 0 for version in versions) - (versions[0] is None)

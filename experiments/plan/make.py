@@ -1,0 +1,91 @@
+"""A plan as one object: what `train --plan --json` prints, and what the page shows."""
+
+from typing import Any
+
+from experiments import preflight
+from experiments.plan import costs, hollow, images, machine, memory, speeds, stores
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+
+TERA = 1e12
+
+
+def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: float = speeds.MFU) -> dict[str, Any]:
+    """The plan of one run. Makes no folder, reads no weights.
+
+    Raises ConfigError for settings that exclude each other, DataError for a model that cannot be trained.
+    """
+    preflight.loop(config)
+    book = PromptBook.from_config(config)
+    here = machine.computer(config)
+    model = hollow.build(config, here.device)
+    one = costs.of(config, book, model)
+    wanted = images.count(config, book, evaluated)
+    retained = stores.retained(config, book)
+    work = costs.phases(one, wanted, retained)
+    needs = memory.roles(config, book, model, one)
+    groups = machine.groups(config)
+    cards = memory.cards(groups, needs, config.cluster.inline)
+    peak = tflops or (speeds.peak(here.card) if here.card else None)
+    return {
+        "run": config.run_name,
+        "places": [
+            {"role": role, "actors": len(places), "resources": places[0].resources, "labels": places[0].labels}
+            for role, places in groups.items()
+        ],
+        "inline": config.cluster.inline,
+        "warnings": _warnings(config, evaluated, one),
+        "memory": {
+            "device": here.device,
+            "of": here.memory,
+            "whose": here.note,
+            "roles": {
+                role: {"lasting": need.lasting, "moments": need.moments, "total": need.total}
+                for role, need in needs.items()
+            },
+            "cards": [
+                {"roles": held, "bytes": memory.together([needs[role] for role in held], config.cluster.inline)}
+                for held in cards
+            ],
+            "host": stores.memory(config, book, model, one),
+        },
+        "flops": {
+            "guided forward of one image": one.guided,
+            "one image": one.image,
+            "learner update of one image": one.update,
+            "one step of the critic": one.fit,
+        },
+        "images": wanted | {"all": sum(wanted.values())},
+        "work": work | {"all": sum(work.values())},
+        "tflops": peak,
+        "mfu": mfu,
+        "hours": _hours(work, cards, config, peak, mfu) if peak else None,
+        "disk": stores.disk(config, book, model, one, wanted),
+    }
+
+
+def _hours(
+    work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float
+) -> dict[str, float]:
+    """Of the phases one after another; rollouts and learner are spread over the cards that they have."""
+    calls = -(-config.rollout.images // config.rollout.batch)
+    spread = {"rollouts": min(calls, sum("rollout" in held for held in cards))}
+    spread["learner"] = sum("learner" in held for held in cards)
+    found = {
+        phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600 for phase, flops in work.items()
+    }
+    return found | {"all": sum(found.values())}
+
+
+def _warnings(config: Config, evaluated: bool, one: costs.Costs) -> list[str]:
+    found = machine.missing(config)
+    for name, notes, error in preflight.results(config):
+        if evaluated or name != preflight.JUDGE:
+            found += [*notes, *([str(error)] if error else [])]
+    unknown = [n for n, eye in (("reward", one.reward), ("selection", one.selection)) if eye is None]
+    found += [f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown]
+    if config.loop.mode == "async":
+        found.append("loop.mode=async: timing decides how many images are drawn; these are about right")
+    if config.replay.spill is False and config.loop.checkpoint_every == 0:
+        found.append("loop.checkpoint_every=0: nothing to go on from if the run is stopped")
+    return found

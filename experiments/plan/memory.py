@@ -1,0 +1,139 @@
+"""Memory of the actors where they compute: what stays there, and what comes and goes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cluster.placement import Place
+from experiments.plan.costs import Costs
+from experiments.plan.hollow import Hollow
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+
+STORED: dict[str, torch.dtype | None] = {"network": None, "autoencoder": torch.float32, "text encoders": torch.float32}
+"""Types in which an actor with a policy holds its parts; None: that of model.dtype."""
+_SINGLE = 4
+"""Bytes of a number in fp32."""
+_TRAINED = 4
+"""A parameter with its gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one actor needs, in bytes."""
+
+    lasting: dict[str, int]
+    moments: dict[str, int]
+    """Beside it, not at the same time."""
+
+    @property
+    def total(self) -> int:
+        """At the worst moment."""
+        return sum(self.lasting.values()) + max(self.moments.values(), default=0)
+
+
+def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, Role]:
+    """Of one rollout actor, the critic and one rank of the learner."""
+    model = weights(hollow)
+    adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
+    return {
+        "rollout": Role(model | {"adapter, fp32": adapter} | _eyes(costs), _drawing(config, hollow, costs)),
+        "critic": _critic(config, book, costs),
+        "learner": Role(
+            model | {"adapter, gradient, AdamW": _TRAINED * adapter}, _learning(config, hollow, costs)
+        ),
+    }
+
+
+def weights(hollow: Hollow) -> dict[str, int]:
+    """Frozen weights of a policy, as they are stored."""
+    adapted = {id(p) for p in hollow.adapter}
+    parts = {
+        "network": [p for p in hollow.network.parameters() if id(p) not in adapted],
+        "autoencoder": [*hollow.family.autoencoder.vae.parameters()],
+        "text encoders": [p for part in hollow.text_encoders.values() for p in part.parameters()],
+    }
+    return {name: _bytes(found, STORED[name] or hollow.dtype) for name, found in parts.items()}
+
+
+def _bytes(tensors: Iterable[Tensor], dtype: torch.dtype) -> int:
+    different = {id(tensor): tensor for tensor in tensors}.values()
+    return dtype.itemsize * sum(tensor.numel() for tensor in different)
+
+
+def _eyes(costs: Costs) -> dict[str, int]:
+    found = {"reward CLIP": costs.reward, "selection CLIP": costs.selection}
+    return {name: _whole(one.network) for name, one in found.items() if one is not None}
+
+
+def _whole(network: nn.Module) -> int:
+    return _bytes(network.parameters(), torch.float32)
+
+
+def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
+    numbers, steps = torch.Size(hollow.family.latent_shape).numel(), config.sampler.steps
+    batch = min(config.rollout.batch, max(config.rollout.images, config.critic.warmup_images))
+    states = (steps + 1) * numbers * hollow.dtype.itemsize
+    means, noise = steps * numbers * _SINGLE, (steps + 1) * numbers * _SINGLE
+    return {
+        f"drawing {batch} images": batch * (costs.branches * costs.step.peak + states + means + noise),
+        f"decoding {batch} images": batch * (costs.decode.peak + states + means),
+    }
+
+
+def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:
+    if costs.critic is None:
+        return Role({}, {})
+    told = len(book.prompts) * (costs.reward.width if costs.reward else 0) * _SINGLE
+    tables = told + len(book.prompts) * costs.critic.outcomes * _SINGLE
+    rows = max(config.critic.minibatch, config.learner.batch)
+    return Role(
+        {"critic, gradient, AdamW": _TRAINED * _whole(costs.critic.network), "prompts": tables},
+        {f"kept for backward, {rows} states": rows * (costs.critic.fit.kept + costs.critic.fit.peak)},
+    )
+
+
+def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
+    learner = config.learner
+    pairs = -(-learner.batch * costs.learned // min(learner.minibatches, learner.batch * costs.learned))
+    share = -(-max(pairs, learner.kl_states) // learner.ranks)
+    rows = min(learner.microbatch, share)
+    one = costs.branches * (costs.step.kept + costs.step.peak)
+    numbers = torch.Size(hollow.family.latent_shape).numel()
+    return {f"kept for backward, {rows} states": rows * (one + 4 * numbers * _SINGLE)}
+
+
+def together(needs: list[Role], in_turn: bool) -> int:
+    """Bytes of several on one card; `in_turn`: in one process, where each waits for the other."""
+    if in_turn:
+        one = Role(
+            {str(number): sum(need.lasting.values()) for number, need in enumerate(needs)},
+            {str(number): max(need.moments.values(), default=0) for number, need in enumerate(needs)},
+        )
+        return one.total
+    return sum(need.total for need in needs)
+
+
+def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) -> list[list[str]]:
+    """Who computes on which card, by the shares of a card that they reserve.
+
+    Who reserves none takes the first one, as all do in one process.
+    """
+    placed: list[tuple[float, list[str]]] = [(1.0, [])]
+    for role, places in groups.items():
+        if role not in needs:
+            continue
+        for place in places:
+            share = 0.0 if inline else place.resources.get("GPU", 0.0)
+            own = share >= 1
+            at = next((i for i, (free, _) in enumerate(placed) if not own and free >= share - 1e-9), None)
+            if own and not placed[0][1]:
+                at = 0
+            if at is None:
+                placed.append((1.0, []))
+                at = len(placed) - 1
+            free, holds = placed[at]
+            placed[at] = (max(0.0, free - share), [*holds, role])
+    return [holds for _, holds in placed]

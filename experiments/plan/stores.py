@@ -1,0 +1,109 @@
+"""What is kept: trajectories and the retention pool in memory, files in the run folder."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from experiments.plan.costs import Costs
+from experiments.plan.hollow import Hollow
+from learner.order import Order
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.rewards import outcome_names
+
+_SINGLE = 4
+_LONG = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """Bytes of one trajectory."""
+
+    stored: int
+    """In the replay store, in a checkpoint, on its way."""
+    scored: int
+    """With what the critic adds for the learner."""
+
+
+def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
+    """States in the storage type of latents, all else in fp32, four whole numbers."""
+    numbers, steps = torch.Size(hollow.family.latent_shape).numel(), config.sampler.steps
+    estimator = config.estimator
+    stored = (steps + 1) * numbers * hollow.dtype.itemsize
+    stored += _SINGLE * (steps + len(outcome_names(book, config.reward)) + 2) + 4 * _LONG
+    stored += _SINGLE * steps * numbers if estimator.gradients == "means" else 0
+    stored += _SINGLE * steps if estimator.name == "x0hat" else 0
+    values = _SINGLE * (steps + 1) if estimator.critic or estimator.name == "x0hat" else 0
+    gradients = _SINGLE * steps * numbers if estimator.gradients else 0
+    return Row(stored, stored + values + gradients)
+
+
+def held(config: Config) -> int:
+    """Trajectories in the replay store at its fullest: those that are not too old, and rounds made ahead."""
+    in_turn = config.loop.model_copy(update={"mode": "sync"})  # else timing decides
+    order, per_round = Order(config.model_copy(update={"loop": in_turn})), config.learner.updates_per_round
+    images, rounds, most = config.rollout.images, config.loop.rounds, config.critic.warmup_images
+    for version in range(rounds * per_round):
+        newest, oldest = version // per_round + 1, version - config.replay.max_lag
+        young = itertools.takewhile(
+            lambda r, oldest=oldest: (order.drawn_by(r) or 0) >= oldest, range(newest, 0, -1)
+        )
+        first = config.critic.warmup_images if oldest <= 0 else 0
+        there = min(config.replay.capacity, first + sum(images for _ in young))
+        ahead = min(rounds - newest, config.loop.pipeline + 1)
+        most = max(most, there + ahead * images)
+    return most
+
+
+def retained(config: Config, book: PromptBook) -> int:
+    """Images of the warm-up whose prompts are to be kept; exactly those that a run draws."""
+    chosen = config.critic
+    drawn = book.draw(config.seed, 0, chosen.warmup_images, chosen.warmup_target_fraction)
+    return sum(not book.prompts[i].target for i in drawn)
+
+
+def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, int]:
+    """Bytes in the memory of the machines, beside the cards'."""
+    one, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
+    states = retained(config, book) * costs.learned
+    told = sum(torch.Size(shape).numel() for shape in hollow.told.values())
+    return {
+        f"replay store, {held(config):,} trajectories": held(config) * one.stored,
+        f"retention pool, {states:,} states": states * numbers * (hollow.dtype.itemsize + _SINGLE),
+        "warm-up images, which the critic rehearses": config.critic.warmup_images * one.stored
+        if config.estimator.critic else 0,
+        f"a scored batch of {config.learner.batch}": config.learner.batch * one.scored,
+        f"{len(book.prompts):,} prompts as the network is told them": len(book.prompts) * told
+        * hollow.dtype.itemsize,
+    }  # fmt: skip
+
+
+def disk(
+    config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]
+) -> dict[str, int]:
+    """Bytes of files, at their most; small ones are left out."""
+    one, adapter = row(config, book, hollow), _SINGLE * sum(p.numel() for p in hollow.adapter)
+    critic = _SINGLE * sum(p.numel() for p in costs.critic.network.parameters()) if costs.critic else 0
+    loop = config.loop
+    found = {"adapter": adapter, "critic": critic}
+    if loop.checkpoint_every and loop.checkpoint_every <= loop.rounds:
+        made = min(loop.checkpoints, loop.rounds // loop.checkpoint_every)
+        versions = loop.pipeline + 3  # the best one, those that draw rounds to come
+        each = 3 * adapter + 3 * critic + held(config) * one.stored + versions * adapter
+        found[f"checkpoints, {made} and the next"] = (made + 1) * each
+    if loop.checkpoint_every:
+        found["warm-up of the checkpoints"] = config.critic.warmup_images * one.stored
+    if config.replay.spill:
+        found["spilled replay batches"] = (images["warm-up"] + images["rounds"]) * one.stored
+    if "evaluation" in images:
+        height, width = picture(hollow)
+        found["cache of the evaluation's images"] = images["evaluation"] * 3 * height * width
+    return found
+
+
+def picture(hollow: Hollow) -> tuple[int, int]:
+    """Height and width of an image in pixels."""
+    scale = 2 ** (len(hollow.family.autoencoder.vae.config.block_out_channels) - 1)
+    _, height, width = hollow.family.latent_shape
+    return height * scale, width * scale

@@ -1,0 +1,420 @@
+"""The plan of a run against runs: FLOPs, images and bytes are counted where they really come about."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tiny_families
+import torch
+
+from actors.critic import CriticActor
+from actors.replay import ReplayActor
+from actors.rollout import RolloutActor
+from cluster import program
+from cluster.placement import Place
+from experiments import settings
+from experiments.__main__ import main
+from experiments.plan import costs, counting, hollow, images, memory, page, speeds, stores
+from experiments.plan.costs import Costs
+from experiments.plan.counting import counter
+from experiments.plan.make import make
+from learner.learner import Learner
+from rl_unlearn.config import Config
+from rl_unlearn.errors import DataError
+from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.requests import Request
+
+NAMES = list(tiny_families.FOLDERS)
+GIBIBYTE = 2**30
+Event = tuple[str, dict[str, Any]]
+
+
+def of_family(name: str, **changes: Any) -> Config:
+    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE}
+    return tiny.config(model=model | changes.pop("model", {}), **changes)
+
+
+def judged(**changes: Any) -> Config:
+    evaluation = {"judge": str(tiny.clip_folder(2))} | changes.pop("evaluation", {})
+    return tiny.config(evaluation=evaluation, **changes)
+
+
+def planned(config: Config) -> tuple[PromptBook, hollow.Hollow, Costs]:
+    book, model = PromptBook.from_config(config), hollow.build(config, "cpu")
+    return book, model, costs.of(config, book, model)
+
+
+# -- one pass ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_pass_is_counted_as_the_real_network_makes_it(name: str, guidance: float) -> None:
+    chosen = of_family(name, sampler={"guidance": guidance}, lora={"layers": "attention"})
+    _, model, one = planned(chosen)
+    real = DiffusionPolicy(load_pipeline(chosen.model, chosen.sampler), chosen)
+    latents, told = torch.randn(1, *real.latent_shape), real.encode(["A cat image in flat style."])
+    assert {key: tuple(value.shape[1:]) for key, value in told.tensors.items()} == model.told
+    with counter() as forward:
+        output = real.predict(latents, torch.tensor([1]), told)
+    with counter() as backward:
+        output.sum().backward()
+    with counter() as decode:
+        real.decode(latents)
+    assert one.guided == forward.get_total_flops() > 0
+    assert one.learn == forward.get_total_flops() + backward.get_total_flops()
+    assert one.decode.forward == decode.get_total_flops() > 0
+    assert one.branches == (1 if guidance == 1 or name == "flux" else 2)
+    assert one.learned == len(real.kernel.learned)
+
+
+def test_of_attention_the_counter_sees_both_passes() -> None:
+    tokens, width = 64, 8
+    query = torch.randn(2, 3, tokens, width, requires_grad=True)
+    with counter() as forward:
+        found = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    with counter() as backward:
+        found.sum().backward()
+    product = 2 * 2 * 3 * tokens * tokens * width
+    assert forward.get_total_flops() == 2 * product
+    assert backward.get_total_flops() == 5 * product, "fused attention makes its table anew"
+
+
+def test_bytes_kept_are_those_that_autograd_keeps() -> None:
+    """Of two linear layers and a square: the input of each layer whose weights are trained, and what is squared."""
+    first, second = (torch.nn.Linear(10, 20, device="meta"), torch.nn.Linear(20, 5, device="meta"))
+    weights = [*first.parameters(), *second.parameters()]
+    rows = torch.empty(7, 10, device="meta")
+    found = counting.count(lambda: second(first(rows)).square(), weights, trained=True)
+    assert found.kept == 4 * 7 * (10 + 20 + 5)
+    assert found.forward == 2 * 7 * (10 * 20 + 20 * 5)
+    assert found.backward == 2 * 7 * (10 * 20 + 2 * 20 * 5), "nobody asks for the gradient of the rows"
+    assert found.peak == 4 * 7 * (20 + 5), "rows are made by no call, a square takes its input's place or less"
+    first.requires_grad_(False)
+    assert counting.count(lambda: second(first(rows)), weights, trained=True).kept == 4 * 7 * 20
+
+
+def test_in_half_precision_norms_are_in_fp32() -> None:
+    norm = torch.nn.LayerNorm(16, device="meta", dtype=torch.bfloat16)
+    rows = torch.empty(4, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    plain, mixed = (
+        counting.count(lambda: norm(rows), norm.parameters(), trained=True, mixed=mixed) for mixed in (False, True)
+    )
+    assert mixed.kept > 1.5 * plain.kept
+
+
+# -- a model of real size ----------------------------------------------------------------------------------------------
+
+SIZES: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
+        "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "vae": {
+        "latent_channels": 4, "layers_per_block": 2, "block_out_channels": [128, 256, 512, 512], "sample_size": 512,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    },
+    "text_encoder": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 768,
+    },
+}  # fmt: skip
+"""What Stable Diffusion 1.5 publishes."""
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder without any weights."""
+    folder = tmp_path_factory.mktemp("sd15") / "model"
+    shutil.copytree(tiny.epsilon_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    for component, sizes in SIZES.items():
+        file = folder / component / "config.json"
+        kept = {key: value for key, value in json.loads(file.read_text()).items() if key in ("_class_name", "model_type")}
+        file.write_text(json.dumps(kept | sizes))
+    return folder
+
+
+def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) -> None:
+    """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 0.97 GiB kept for an image and a branch; 1.41 GiB of
+    memory for each image more that is decoded."""
+    chosen = tiny.config(
+        model={"path": str(stable_diffusion_15), "dtype": "bf16"}, sampler={"guidance": 5.0, "steps": 30},
+        lora={"rank": 16}, learner={"microbatch": 16, "batch": 24}, rollout={"batch": 16, "images": 24},
+    )  # fmt: skip
+    book, model, one = planned(chosen)
+    assert one.step.forward == pytest.approx(0.80e12, rel=0.03)
+    assert one.guided == pytest.approx(1.61e12, rel=0.03)
+    assert one.step.kept == pytest.approx(0.97 * GIBIBYTE, rel=0.25)
+    assert one.decode.peak == pytest.approx(1.41 * GIBIBYTE, rel=0.25)
+    assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(0.86e9, rel=0.01)
+    needs = memory.roles(chosen, book, model, one)
+    # The three in one process took 38.6 GiB at their most.
+    assert memory.together(list(needs.values()), in_turn=True) == pytest.approx(38.6 * GIBIBYTE, rel=0.15)
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Numbers of images of all calls that draw."""
+    found: list[int] = []
+    plain = DiffusionPolicy.rollout
+
+    def rollout(self: DiffusionPolicy, condition: Any, seeds: list[int]) -> Any:
+        found.append(len(seeds))
+        return plain(self, condition, seeds)
+
+    monkeypatch.setattr(DiffusionPolicy, "rollout", rollout)
+    return found
+
+
+def test_images_and_bytes_are_those_of_a_whole_run(tmp_path: Path, drawn: list[int]) -> None:
+    chosen = judged(output=str(tmp_path / "out"), name="r", loop={"checkpoint_every": 1}, replay={"spill": True})
+    file = tmp_path / "tiny.yaml"
+    file.write_text(settings.dump(chosen))
+    plan = make(chosen, evaluated=True)
+    assert not (tmp_path / "out").exists()
+    assert main(["train", "--config", str(file)]) == 0
+    assert sum(drawn) == plan["images"]["all"]
+    run, disk = tmp_path / "out" / "r", plan["disk"]
+
+    def size(*patterns: str) -> int:
+        return sum(path.stat().st_size for pattern in patterns for path in run.glob(pattern) if path.is_file())
+
+    headers = 16_384
+    assert disk["adapter"] <= size("adapter/*.safetensors") <= disk["adapter"] + headers
+    assert disk["critic"] <= size("critic.safetensors") <= disk["critic"] + headers
+    assert disk["warm-up of the checkpoints"] <= size("checkpoints/warm-up*") <= disk["warm-up of the checkpoints"] + headers
+    spilled = size("replay/**/*.arrow")
+    assert disk["spilled replay batches"] <= spilled <= disk["spilled replay batches"] + 8 * headers
+    checkpoints = size("checkpoints/round-*/*")
+    assert 0.5 * checkpoints < disk["checkpoints, 2 and the next"] * 2 / 3
+    assert checkpoints < disk["checkpoints, 2 and the next"] + 8 * headers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"loop": {"rounds": 5}, "selection": {"every": 1}},
+        {"loop": {"rounds": 5, "pipeline": 0}, "selection": {"every": 1}},
+        {"loop": {"rounds": 4, "pipeline": 3}, "selection": {"every": 1}, "rollout": {"images": 5, "batch": 3}},
+        {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 1}},
+        {"replay": {"capacity": 9}, "loop": {"rounds": 4}},
+    ],
+)  # fmt: skip
+def test_images_trajectories_and_states_are_those_of_the_loop(
+    changes: dict[str, Any], drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = tiny.config(**changes)
+    book, _, one = planned(chosen)
+    most = [0]
+    add = ReplayActor.add
+
+    async def adding(self: ReplayActor, *arguments: Any) -> int:
+        kept = await add(self, *arguments)
+        most.append(len(self._rows))
+        return kept
+
+    monkeypatch.setattr(ReplayActor, "add", adding)
+    events: list[Event] = []
+    program.train(chosen, lambda *event: events.append(event))
+    wanted = images.count(chosen, book, evaluated=False)
+    assert sum(drawn) == sum(wanted.values())
+    (warm_up,) = [row for name, row in events if name == "warm-up"]
+    assert warm_up["pool_states"] == stores.retained(chosen, book) * one.learned
+    assert max(most) <= stores.held(chosen) <= max(most) + chosen.rollout.images * (chosen.loop.pipeline + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator", "guidance"),
+    [
+        ("stable_diffusion", "pathwise", 2.0), ("stable_diffusion", "vtrace", 1.0), ("stable_diffusion", "x0hat", 2.0),
+        ("stable_diffusion", "qprop", 1.0), ("stable_diffusion", "group", 1.0), ("sd3", "pathwise", 2.0),
+    ],
+)  # fmt: skip
+def test_the_work_of_each_phase_is_the_real_one(
+    name: str, estimator: str, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = of_family(name, estimator={"name": estimator}, sampler={"guidance": guidance})
+    found: Counter[str] = Counter()
+
+    def counted(kind: type, method: str, phase: Callable[[Any], str]) -> None:
+        plain = getattr(kind, method)
+
+        def call(self: Any, *arguments: Any) -> Any:
+            with counter() as one:
+                answer = plain(self, *arguments)
+            found[phase(arguments)] += one.get_total_flops()
+            return answer
+
+        monkeypatch.setattr(kind, method, call)
+
+    counted(RolloutActor, "sample", lambda given: "rollouts" if given[0].round else "warm-up")
+    counted(RolloutActor, "look", lambda _: "looks")
+    counted(Learner, "keep", lambda _: "warm-up")
+    counted(Learner, "update", lambda _: "learner")
+    counted(CriticActor, "fit", lambda given: "critic" if given[2] else "warm-up")
+    counted(CriticActor, "score", lambda _: "critic")
+    program.train(chosen, lambda *_: None)
+    book, _, one = planned(chosen)
+    wanted = images.count(chosen, book, evaluated=False)
+    assert costs.phases(one, wanted, stores.retained(chosen, book)) == {"critic": 0} | found
+
+
+# -- bytes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "qprop", "x0hat", "group"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_bytes_of_a_trajectory(estimator: str, dtype: str) -> None:
+    chosen = tiny.config(estimator={"name": estimator}, model={"dtype": dtype})
+    book, model, _ = planned(chosen)
+    learner, actor = Learner(chosen), RolloutActor(chosen)
+    scored = CriticActor(chosen).score(actor.sample(Request(1, (0, 1), 0), learner.weights()))
+    stored = sum(tensor.nbytes for tensor in scored.trajectory.tensors().values())
+    more = [tensor for tensor in (scored.values, scored.action_gradients) if tensor is not None]
+    one = stores.row(chosen, book, model)
+    assert (2 * one.stored, 2 * one.scored) == (stored, stored + sum(tensor.nbytes for tensor in more))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_held_as_the_plan_says(name: str) -> None:
+    """`memory.STORED` says what the policy does."""
+    chosen = of_family(name, model={"dtype": "bf16"})
+    _, model, _ = planned(chosen)
+    real = DiffusionPolicy(load_pipeline(chosen.model, chosen.sampler), chosen)
+    adapter = {id(p) for p in real.parameters()}
+    parts = [part for part in real.family.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    parameters = {id(p): p for part in parts for p in part.parameters() if id(p) not in adapter}
+    assert sum(memory.weights(model).values()) == sum(p.nbytes for p in parameters.values())
+    assert sum(p.numel() for p in model.adapter) == sum(p.numel() for p in real.parameters())
+
+
+def test_who_shares_a_card() -> None:
+    role = memory.Role({"weights": 10}, {"this": 3, "that": 5})
+    needs = {"rollout": role, "critic": role, "learner": role}
+
+    def cards(rollouts: int, *gpus: float, inline: bool = False) -> list[list[str]]:
+        numbers = {"rollout": rollouts, "critic": 1, "learner": 1, "replay": 1}
+        shares = dict(zip(numbers, (*gpus, 0.0), strict=True))
+        groups = {who: [Place({"CPU": 1.0, "GPU": shares[who]}, {})] * count for who, count in numbers.items()}
+        return memory.cards(groups, needs, inline)
+
+    assert cards(1, 0.4, 0.1, 0.5) == [["rollout", "critic", "learner"]]
+    assert cards(2, 0.4, 0.1, 0.5) == [["rollout", "rollout", "critic"], ["learner"]]
+    assert cards(2, 1.0, 0.0, 1.0) == [["rollout", "critic"], ["rollout"], ["learner"]]
+    assert cards(1, 0.0, 0.0, 0.0) == [["rollout", "critic", "learner"]]
+    assert cards(2, 1.0, 1.0, 1.0, inline=True) == [["rollout", "rollout", "critic", "learner"]]
+    assert memory.together([role, role], in_turn=False) == 30
+    assert memory.together([role, role], in_turn=True) == 25
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    chosen = judged(output=str(tmp_path / "out"), name="r", cluster={"inline": False})
+    file = tmp_path / "tiny.yaml"
+    file.write_text(settings.dump(chosen))
+    return ["train", "--plan", "--config", str(file)]
+
+
+def test_the_command_makes_nothing_and_needs_no_weights(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny.pipeline_folder(), model, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert main([*command, f"model.path={model}", "--tflops", "100", "--mfu", "0.5", "cluster.learner_gpus=2"]) == 0
+    said = capsys.readouterr().err
+    assert "at 100 TFLOP/s, 50% of it used" in said
+    assert "warning: on this machine only 0 of 4 actors fit" in said
+    assert "in unet/" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_json(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--json", "--tflops", "100"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["images"]["all"] == sum(number for kind, number in plan["images"].items() if kind != "all")
+    assert plan["hours"]["all"] == pytest.approx(plan["work"]["all"] / (0.4 * 100e12) / 3600)
+    assert [place["role"] for place in plan["places"]] == ["rollout", "critic", "learner", "replay"]
+    assert plan["mfu"] == speeds.MFU
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--json", "--no-evaluate"]) == 0
+    shorter = json.loads(capfd.readouterr().out)
+    assert shorter["images"].keys() == {"warm-up", "rounds", "looks", "all"}
+    assert shorter["hours"] is None or shorter["tflops"] in speeds.PEAKS.values()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mfu", "2"], "--mfu 2 is more than all"), (["--mfu", "none"], "--mfu 'none' is no positive number"),
+        (["--tflops", "-3"], "--tflops '-3' is no positive number"), (["--tflops", "nan"], "no positive number"),
+        (["concept=unicorn"], "unicorn"), (["loop.rounds=0"], "loop.rounds"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(
+    command: list[str], flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert said in lines[-1]
+    assert len(lines) == 1
+
+
+def test_speeds_are_for_plans_alone(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([part for part in command if part != "--plan"] + ["--tflops", "3"]) == 2
+    assert "give them with --plan" in capsys.readouterr().err
+
+
+def test_a_damaged_configuration_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny.pipeline_folder(), model)
+    file = model / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"down_block_types": ["NoSuchBlock", "DownBlock2D"]}))
+    with pytest.raises(DataError, match="no network can be made of model folder"):
+        make(tiny.config(model={"path": str(model)}), evaluated=False)
+
+
+def test_a_hub_model_is_planned_by_its_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def download(name: str, **how: Any) -> str:
+        asked.update(how, name=name)
+        return str(tiny.pipeline_folder())
+
+    monkeypatch.setattr(hollow, "snapshot_download", download)
+    chosen = tiny.config(model={"path": "owner/name", "revision": "v1"})
+    assert make(chosen, evaluated=False)["flops"]["one image"] > 0
+    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json"]}
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(hollow, "snapshot_download", fail)
+    with pytest.raises(DataError, match="'owner/name': its configuration cannot be fetched: no network"):
+        make(chosen, evaluated=False)
+
+
+def test_units() -> None:
+    assert [page.size(n) for n in (0, 512, 2048, 3 * 2**30)] == ["0 B", "512 B", "2 KiB", "3 GiB"]
+    assert [page.operations(n) for n in (5, 2.5e9, 1.61e12, 4e19)] == ["5 FLOP", "2.5 GFLOP", "1.61 TFLOP", "40 EFLOP"]
+    assert [page.duration(h) for h in (2.0, 0.05, 0.0005)] == ["2.0 h", "3.0 min", "1.8 s"]
+
+
+def test_cards_are_known_by_their_names() -> None:
+    assert speeds.peak("NVIDIA H100 80GB HBM3") == 790
+    assert speeds.peak("NVIDIA GeForce RTX 4090") == 165
+    assert speeds.peak("Tesla T4") is None
