@@ -28,7 +28,7 @@ from rl_unlearn.trajectory import Trajectory
 
 PARTS = ("learner", "critic", "replay", "loop")
 MANIFEST = "MANIFEST.json"
-FORMAT = 4
+FORMAT = 5
 _NAME = re.compile(r"round-(\d{6,})")
 
 

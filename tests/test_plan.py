@@ -138,7 +138,8 @@ def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny.epsilon_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     for component, sizes in SIZES.items():
         file = folder / component / "config.json"
-        kept = {key: value for key, value in json.loads(file.read_text()).items() if key in ("_class_name", "model_type")}
+        content = json.loads(file.read_text()).items()
+        kept = {key: value for key, value in content if key in ("_class_name", "model_type")}
         file.write_text(json.dumps(kept | sizes))
     return folder
 
@@ -194,7 +195,8 @@ def test_images_and_bytes_are_those_of_a_whole_run(tmp_path: Path, drawn: list[i
     headers = 16_384
     assert disk["adapter"] <= size("adapter/*.safetensors") <= disk["adapter"] + headers
     assert disk["critic"] <= size("critic.safetensors") <= disk["critic"] + headers
-    assert disk["warm-up of the checkpoints"] <= size("checkpoints/warm-up*") <= disk["warm-up of the checkpoints"] + headers
+    warm_up = disk["warm-up of the checkpoints"]
+    assert warm_up <= size("checkpoints/warm-up*") <= warm_up + headers
     spilled = size("replay/**/*.arrow")
     assert disk["spilled replay batches"] <= spilled <= disk["spilled replay batches"] + 8 * headers
     checkpoints = size("checkpoints/round-*/*")
