@@ -79,7 +79,7 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
     """Counts one of each thing."""
     mixed = config.model.dtype != "fp32"
     vae = hollow.family.autoencoder.vae
-    reward, selection = eye(config.reward.clip, "reward"), eye(config.selection.clip, "selection")
+    reward, selection = eye(config.reward.clip, "reward", book), eye(config.selection.clip, "selection", book)
     shape, learned = hollow.family.latent_shape, len(hollow.family.kernel.learned)
     return Costs(
         config,

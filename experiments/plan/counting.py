@@ -18,9 +18,7 @@ _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _FUSED: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
-    _FUSED_BACKWARD: lambda above, query, key, value, *_, **__: sdpa_backward_flop_count(
-        above, query, key, value
-    ),
+    _FUSED_BACKWARD: lambda above, query, key, value, *_, **__: sdpa_backward_flop_count(above, query, key, value),
 }
 
 
@@ -59,7 +57,7 @@ class Device(TorchFunctionMode):
 def _inside() -> Iterator[None]:
     """The fused attention for a function of torch's own, whose calls no mode sees."""
     plain = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = _attend
+    functional.scaled_dot_product_attention = _attend  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -90,16 +88,12 @@ class Count:
     """Bytes in use at once in a forward whose gradient nobody asks for, weights left out."""
 
 
-def count(
-    compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False
-) -> Count:
+def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False) -> Count:
     """What `compute` takes; `weights` are there anyway. With `trained` its backward pass, too."""
     there = {_name(weight) for weight in weights}
-    with Device(mixed), torch.no_grad(), _Live(there) as live:
+    with Device(mixed), torch.no_grad(), _Live(there) as live, counter() as forward:
         compute()
     if not trained:
-        with Device(mixed), torch.no_grad(), counter() as forward:
-            compute()
         return Count(forward.get_total_flops(), 0, 0, live.peak)
     kept: dict[int, Any] = {}
 
@@ -110,7 +104,7 @@ def count(
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with Device(mixed), torch.enable_grad(), counter() as forward, hooks:
+    with Device(mixed), torch.enable_grad(), hooks:
         found = compute().float().sum()
     with counter() as backward:
         found.backward()

@@ -40,8 +40,8 @@ class Judgement:
     outcomes: int
 
 
-def eye(spec: str, name: Literal["reward", "selection"]) -> Eye | None:
-    """The CLIP that a setting names; None if only loading it can tell what it is."""
+def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Eye | None:
+    """The CLIP that a setting names, for the book's classes; None if only loading it can tell what it is."""
     settings = _settings(spec, name)
     if settings is None:
         return None
@@ -52,8 +52,9 @@ def eye(spec: str, name: Literal["reward", "selection"]) -> Eye | None:
         side = network.visual.image_size
         size = side if isinstance(side, tuple) else (side, side)
         picture = torch.empty(1, 3, *size, device=META)
-        look = count(lambda: network.encode_image(picture), network.parameters(), trained=False)
-    except (TypeError, ValueError, RuntimeError, AttributeError, OSError):
+        classes = torch.empty(settings["embed_dim"], sum(map(len, book.phrases.values())), device=META)
+        look = count(lambda: network.encode_image(picture) @ classes, network.parameters(), trained=False)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OSError):
         return None
     return Eye(network, settings["embed_dim"], look)
 

@@ -55,9 +55,7 @@ class Hollow:
 
     def forward(self) -> Tensor:
         """One pass of the network for one image."""
-        told = {
-            name: torch.empty(1, *shape, device=META, dtype=self.dtype) for name, shape in self.told.items()
-        }
+        told = {name: torch.empty(1, *shape, device=META, dtype=self.dtype) for name, shape in self.told.items()}
         return self.family.predict(self.latents(), 0, Condition(told))
 
     def decode(self) -> Tensor:
@@ -87,13 +85,9 @@ def build(config: Config, device: str) -> Hollow:
     try:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
-        made = {
-            name: _empty(layout.networks[name], parts[name]) for name in layout.networks if name in parts
-        }
+        made = {name: _empty(layout.networks[name], parts[name]) for name in layout.networks if name in parts}
         kind = family_of(folder)
-        pipeline = SimpleNamespace(
-            scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made
-        )
+        pipeline = SimpleNamespace(scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made)
         family = kind(pipeline, config.sampler, shape)
         dtype = DTYPES[config.model.dtype]
         made[layout.trained].to(dtype)
@@ -123,9 +117,7 @@ def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
 
 def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
     """Its masters are fp32, but the network multiplies by them in its own type."""
-    patterns = LoraConfig(
-        r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers]
-    )
+    patterns = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers])
     with META:
         family.network.add_adapter(patterns)
     for name, parameter in family.network.named_parameters():

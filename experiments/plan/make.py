@@ -64,16 +64,12 @@ def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: floa
     }
 
 
-def _hours(
-    work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float
-) -> dict[str, float]:
+def _hours(work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float) -> dict[str, float]:
     """Of the phases one after another; rollouts and learner are spread over the cards that they have."""
     calls = -(-config.rollout.images // config.rollout.batch)
     spread = {"rollouts": min(calls, sum("rollout" in held for held in cards))}
     spread["learner"] = sum("learner" in held for held in cards)
-    found = {
-        phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600 for phase, flops in work.items()
-    }
+    found = {phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600 for phase, flops in work.items()}
     return found | {"all": sum(found.values())}
 
 

@@ -41,9 +41,7 @@ def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dic
     return {
         "rollout": Role(model | {"adapter, fp32": adapter} | _eyes(costs), _drawing(config, hollow, costs)),
         "critic": _critic(config, book, costs),
-        "learner": Role(
-            model | {"adapter, gradient, AdamW": _TRAINED * adapter}, _learning(config, hollow, costs)
-        ),
+        "learner": Role(model | {"adapter, gradient, AdamW": _TRAINED * adapter}, _learning(config, hollow, costs)),
     }
 
 

@@ -1,6 +1,8 @@
 """What is kept: trajectories and the retention pool in memory, files in the run folder."""
 
+import functools
 import itertools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +48,8 @@ def held(config: Config) -> int:
     images, rounds, most = config.rollout.images, config.loop.rounds, config.critic.warmup_images
     for version in range(rounds * per_round):
         newest, oldest = version // per_round + 1, version - config.replay.max_lag
-        young = itertools.takewhile(
-            lambda r, oldest=oldest: (order.drawn_by(r) or 0) >= oldest, range(newest, 0, -1)
-        )
+        versions = (order.drawn_by(round) or 0 for round in range(newest, 0, -1))
+        young = itertools.takewhile(functools.partial(operator.le, oldest), versions)
         first = config.critic.warmup_images if oldest <= 0 else 0
         there = min(config.replay.capacity, first + sum(images for _ in young))
         ahead = min(rounds - newest, config.loop.pipeline + 1)
@@ -79,9 +80,7 @@ def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> di
     }  # fmt: skip
 
 
-def disk(
-    config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]
-) -> dict[str, int]:
+def disk(config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]) -> dict[str, int]:
     """Bytes of files, at their most; small ones are left out."""
     one, adapter = row(config, book, hollow), _SINGLE * sum(p.numel() for p in hollow.adapter)
     critic = _SINGLE * sum(p.numel() for p in costs.critic.network.parameters()) if costs.critic else 0

@@ -31,9 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--submit", metavar="URL", help="run as a job on the Ray cluster whose head is at http://HOST:8265"
     )
-    parser.add_argument(
-        "--plan", action="store_true", help="only say what the run will cost; reads no weights"
-    )
+    parser.add_argument("--plan", action="store_true", help="only say what the run will cost; reads no weights")
     parser.add_argument("--mfu", metavar="X", help="plan: share of the peak that is used; default 0.4")
     parser.add_argument("--tflops", metavar="X", help="plan: peak of a card in TFLOP/s, if it is not known")
 
