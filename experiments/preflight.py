@@ -59,7 +59,7 @@ def model(config: Config) -> Notes:
         return notes
     from rl_unlearn.tokens import TokenLimit
 
-    notes += model_folder.check(folder, config.sampler, config.model.size)
+    notes += model_folder.check(folder, config.sampler, config.model.size, config.model.variant)
     return notes + TokenLimit(folder).check(PromptBook.from_config(config))
 
 
