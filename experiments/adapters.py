@@ -30,6 +30,8 @@ def described(path: Path) -> list[str]:
     keys = {
         "base_model": "model.path",
         "base_revision": "model.revision",
+        "base_variant": "model.variant",
+        "size": "model.size",
         "adapters": "model.adapters",
         "concept": "concept",
         "seed": "seed",

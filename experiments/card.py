@@ -73,16 +73,18 @@ def _usage(config: Config, format: str, file: str) -> str:
         lines += ["", f'pipe = {kind}.from_pretrained("this folder")']
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
-        lines += ["", f"pipe = {kind}.from_pretrained({base})"]
+        chosen = {"revision": config.model.revision, "variant": config.model.variant}
+        words = [base, *(f"{key}={value!r}" for key, value in chosen.items() if value)]
+        lines += ["", f"pipe = {kind}.from_pretrained({', '.join(words)})"]
         for below in config.model.adapters:  # what it stands on is part of the model
             lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']
-    words = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
+    text = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
     if format == "kohya":
-        words += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
+        text += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
     steps, eta = config.sampler.steps, config.sampler.eta
     sampler = f"DDIM, {steps} steps, eta {eta:g}, guidance {config.sampler.guidance:g}"
-    return f"{words}\n\nIt was trained and judged with {sampler}."
+    return f"{text}\n\nIt was trained and judged with {sampler}."
 
 
 def _plain(text: str) -> str:

@@ -64,6 +64,17 @@ def is_finished(folder: Path, config: Config) -> bool:
     return read_state(folder).finished and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
 
 
+def as_begun(folder: Path, config: Config) -> Config:
+    """The configuration with the hub's commit that the run began with, if it asks for what was asked for then.
+
+    A branch may have moved since.
+    """
+    before, model = settings.recorded(folder / "config.yaml").model, config.model
+    if (model.path, model.revision) != (before.path, read_state(folder).revision_asked):
+        return config
+    return config.model_copy(update={"model": model.model_copy(update={"revision": before.revision})})
+
+
 def check(folder: Path, config: Config) -> None:
     """Refuses a configuration that would make another run of it.
 

@@ -47,6 +47,8 @@ def save_adapter(
     metadata = {
         "base_model": config.model.path,
         "base_revision": config.model.revision or "",
+        "base_variant": config.model.variant or "",
+        "size": str(list(config.model.size)) if config.model.size else "",
         "adapters": ",".join(config.model.adapters),
         "concept": config.concept,
         "seed": str(config.seed),

@@ -44,21 +44,9 @@ def fetched_folder(model: Model) -> Path:
     folder = local_folder(model)
     if folder is not None:
         return folder
-    from diffusers import StableDiffusionPipeline
+    from rl_unlearn import hub
 
-    try:
-        return Path(
-            StableDiffusionPipeline.download(
-                model.path,
-                revision=model.revision,
-                use_safetensors=True,
-                trust_remote_code=False,
-                safety_checker=None,
-                feature_extractor=None,  # not used: they need not be safetensors
-            )
-        )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"model.path {model.path!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+    return hub.fetch(model)
 
 
 def check(
