@@ -6,17 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils import convert_state_dict_to_kohya
-
 from experiments import merging
 from experiments.card import NAME, write_card
 from experiments.files import make_folder, write_bytes
+from experiments.manager_metadata import described_for_managers, for_others
 from experiments.models import load_model
 from rl_unlearn.adapter import read_adapter
-from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate, metadata
+from rl_unlearn.adapter_file import FILE_NAME, locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.model_folder import trained
+from rl_unlearn.kohya import to_kohya
+from rl_unlearn.model_folder import fetched_folder, read_layout, read_parts, trained
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tensor_file import pack
 
@@ -67,7 +67,9 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     component = trained(config.model)
     state = {f"{component}.{name}": tensor for name, tensor in read_adapter(path).items()}
     if format == "kohya":
-        state = {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}
+        folder = fetched_folder(config.model)
+        layers = read_parts(folder)[component].get("layers_per_block")
+        state = to_kohya(read_adapter(path), read_layout(folder).pipeline, layers)
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME
@@ -76,8 +78,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             raise ConfigError(f"{file} exists already; choose another --out, or remove it")
     make_folder(out, "choose another --out")
     pipeline = load_model(config.model)
-    # The strength is in the tensors now: said once more it would count twice.
-    content = pack(state, {k: v for k, v in metadata(path).items() if k != STRENGTH} | {"format": "pt"})
+    content = pack(state, for_others(metadata(path)) | described_for_managers(state, config))
     aside = out / f".check-{target.name}"
     try:
         write_bytes(aside, content)

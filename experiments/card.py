@@ -70,7 +70,8 @@ def _usage(config: Config, format: str, file: str) -> str:
     kind = "StableDiffusionPipeline" if config.model.path == "canvas" else "DiffusionPipeline"  # finds the class
     lines = [f"from diffusers import {kind}"]
     if format == "merged":
-        lines += ["", f'pipe = {kind}.from_pretrained("this folder")']
+        variant = f", variant={config.model.variant!r}" if config.model.variant else ""
+        lines += ["", f'pipe = {kind}.from_pretrained("this folder"{variant})']
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
         chosen = {"revision": config.model.revision, "variant": config.model.variant}

@@ -77,7 +77,7 @@ def read_adapter(path: str | Path) -> AdapterState:
     if any(name.startswith(KOHYA) for name in state):
         state = from_kohya(state, str(found))
     else:
-        state = _own_strength(state, about, found)
+        state = _own_strength(_own_alphas(state, found), about, found)
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
@@ -102,6 +102,18 @@ def read_adapter(path: str | Path) -> AdapterState:
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
     """The one that all names begin with."""
     return next((prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None)
+
+
+def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its ``lora_B``."""
+    plain = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+    for name in state.keys() - plain.keys():
+        layer, alpha = name.removesuffix(".alpha"), state[name]
+        down, up = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+        if down not in plain or up not in plain or alpha.numel() != 1 or plain[down].ndim < 2:
+            raise DataError(f"adapter {str(file)!r} lacks one factor of {layer}: the file is cut, make it again")
+        plain[up] = plain[up] * (float(alpha) / plain[down].shape[0])
+    return plain
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:

@@ -5,17 +5,17 @@ Without a network, or without leave to use one, what was fetched before is taken
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rl_unlearn import model_folder, weight_names
 from rl_unlearn.config import Model
 from rl_unlearn.errors import DataError
+from rl_unlearn.json_file import read_object
 
 _INDEX = "model_index.json"
 _SMALL = (".json", ".txt", ".model")
 """Endings of configurations and vocabularies."""
-_BESIDE = (".md", ".txt", ".json", ".safetensors")
-"""Endings of what belongs to a whole copy: licences, cards, and parts that only images are looked at with."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _known: dict[tuple[str, ...], Path] = {}
 """What this process has fetched: a branch that moves while it works does not give it a second model."""
@@ -59,6 +59,38 @@ def _fetch(model: Model) -> Path:
         if folder_here is None:
             raise DataError(_refused(model, error)) from error
         return folder_here
+
+
+def whole_folder(model: Model) -> Path:
+    """The model's folder, with all that a copy for others holds: cards, licences, and parts that draw no image.
+
+    Of a hub id they are fetched now if there is a network; what is absent without one stays absent.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    folder = model_folder.fetched_folder(model)
+    found = commit(folder)
+    if model_folder.local_folder(model) is not None or found is None:
+        return folder
+    with suppress(Exception):  # no network: the cache is what there is
+        info = HfApi().model_info(model.path, revision=found)
+        names = {file.rfilename for file in info.siblings or ()}
+        index, parts = read_object(folder / _INDEX), model_folder.components(folder)
+        for part in (name for name, row in index.items() if isinstance(row, list) and name not in parts):
+            there = {name for name in names if name.startswith(f"{part}/")}
+            for name in _plain_weights(there):
+                hf_hub_download(model.path, name, revision=found)
+        for name in (name for name in names if "/" not in name and Path(name).suffix in ("", ".md", ".txt")):
+            hf_hub_download(model.path, name, revision=found)
+    return folder
+
+
+def _plain_weights(names: Collection[str]) -> set[str]:
+    """Configurations and one set of weights of a part that is only handed on, not read."""
+    small = {name for name in names if name.endswith(_SMALL)}
+    weights = {name for name in names if re.search(r"/[a-z_]+\.(safetensors|bin)$", name)}
+    safe = {name for name in weights if name.endswith(".safetensors")}
+    return small | (safe or weights)
 
 
 def _refused(model: Model, error: Exception) -> str:

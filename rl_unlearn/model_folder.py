@@ -163,7 +163,8 @@ def _check_variant(folder: Path, there: list[str], variant: str) -> None:
         known |= {weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)}
     if variant not in known:
         has = ", ".join(sorted(filter(None, known))) or "none"
-        raise DataError(f"model folder {str(folder)!r} has no variant {variant!r} (there: {has}): leave model.variant out")
+        told = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
+        raise DataError(f"{told}: leave model.variant out")
 
 
 def check_weights(folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None) -> None:

@@ -69,11 +69,11 @@ def _autoencoder(channels: int, **changes: float | bool) -> AutoencoderKL:
 
 
 @functools.cache
-def sdxl() -> Path:
-    """Stable Diffusion XL: it predicts the noise, and its scheduler is Euler's."""
+def sdxl(layers: int = 1) -> Path:
+    """Stable Diffusion XL: it predicts the noise, and its scheduler is Euler's; two ``layers`` a block as it comes."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        sample_size=8, layers_per_block=layers, block_out_channels=(8, 16), norm_num_groups=4,
         cross_attention_dim=2 * WIDTH, attention_head_dim=(1, 2), use_linear_projection=True,
         transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + WIDTH,
@@ -87,7 +87,7 @@ def sdxl() -> Path:
         text_encoder=_clip(CLIPTextModel, 1), text_encoder_2=_clip(CLIPTextModelWithProjection, 2),
         tokenizer=tiny.tokenizer(), tokenizer_2=tiny.tokenizer(), add_watermarker=False,
     )  # fmt: skip
-    return _saved(pipeline, "sdxl")
+    return _saved(pipeline, f"sdxl-{layers}")
 
 
 @functools.cache
