@@ -29,6 +29,7 @@ def described(path: Path) -> list[str]:
     rank = next(tensor.shape[0] for name, tensor in state.items() if ".lora_A" in name)
     keys = {
         "base_model": "model.path",
+        "base_config": "model.config",
         "base_revision": "model.revision",
         "base_variant": "model.variant",
         "size": "model.size",

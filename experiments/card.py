@@ -10,6 +10,7 @@ from experiments.page import story
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.comparison import ALL_DEFINITIONS
 from rl_unlearn.config import Config
+from rl_unlearn.model_folder import fetched_folder, read_layout
 
 TEMPLATE = Path(__file__).parent / "page" / "card.md.j2"
 NAME = "README.md"
@@ -75,8 +76,12 @@ def _usage(config: Config, format: str, file: str) -> str:
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
         chosen = {"revision": config.model.revision, "variant": config.model.variant}
+        single = config.model.config is not None  # a checkpoint in one file
+        chosen |= {"config": config.model.config} if single else {}
         words = [base, *(f"{key}={value!r}" for key, value in chosen.items() if value)]
-        lines += ["", f"pipe = {kind}.from_pretrained({', '.join(words)})"]
+        kind = read_layout(fetched_folder(config.model)).pipeline if single else kind
+        lines[0] = f"from diffusers import {kind}"
+        lines += ["", f"pipe = {kind}.from_{'single_file' if single else 'pretrained'}({', '.join(words)})"]
         for below in config.model.adapters:  # what it stands on is part of the model
             lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']

@@ -60,7 +60,8 @@ def for_others(about: Mapping[str, str]) -> dict[str, str]:
     """
     kept = {name: value for name, value in about.items() if name not in (STRENGTH, "adapters", "format")}
     if not _is_public(kept.get("base_model", "")):
-        kept.pop("base_model", None)
+        for name in ("base_model", "base_config"):
+            kept.pop(name, None)
     if "stands_on" in kept:
         record = parse_object(kept["stands_on"], "what the adapter says that it stands on")
         kept["stands_on"] = json.dumps(_numbered(record), ensure_ascii=False)

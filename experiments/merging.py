@@ -50,7 +50,7 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         weights = getattr(pipeline, component).state_dict()
         tolerance = max([_write(file, aside / component, weights) for file in _sources(source, config, component)])
         rounded = probe(pipeline, None, config)
-        copy = _with_model(config, path=str(aside), revision=None, adapters=())
+        copy = _with_model(config, path=str(aside), config=None, revision=None, adapters=())
         made = probe(load_model(copy.model), None, copy)
         found = largest(expected, made)
         # NaN, too, is a difference. What was written is what was meant, and that is the adapter but for rounding.

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import clip_source, consistency, hub, judge_source, model_folder
+from rl_unlearn import clip_source, consistency, hub, judge_source, model_folder, single_file
 from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, UserError
@@ -65,6 +65,9 @@ def model(config: Config) -> Notes:
 
 def _here(config: Config) -> Path | None:
     """The model's folder if it is on this machine; a hub id may be in the hub's cache."""
+    if single_file.named(config.model):
+        made = single_file.place(config.model)  # nothing is converted for a look
+        return made if made.is_dir() else None
     folder = model_folder.local_folder(config.model)
     if folder is not None:
         return folder

@@ -22,7 +22,7 @@ MAY_CHANGE = (
 """Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
 BY_CONTENT = {
     "model.path": foundation.MODEL, "model.revision": foundation.MODEL,
-    "model.variant": foundation.MODEL, "model.adapters": foundation.MODEL,
+    "model.variant": foundation.MODEL, "model.config": foundation.MODEL, "model.adapters": foundation.MODEL,
     "prompts.target_file": f"{foundation.LISTS} target_file", "prompts.retain_file": f"{foundation.LISTS} retain_file",
     "reward.clip": f"{foundation.CLIPS} reward", "selection.clip": f"{foundation.CLIPS} selection",
 }  # fmt: skip

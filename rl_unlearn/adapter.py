@@ -46,6 +46,7 @@ def save_adapter(
     tensors = {f"{trained(config.model)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
     metadata = {
         "base_model": config.model.path,
+        "base_config": config.model.config or "",
         "base_revision": config.model.revision or "",
         "base_variant": config.model.variant or "",
         "size": str(list(config.model.size)) if config.model.size else "",

@@ -41,7 +41,10 @@ def _each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 class Model(Section):
     path: str = Field("canvas", min_length=1)
-    """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
+    """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, a hub id, or a checkpoint in one safetensors
+    file, which needs `model.config`."""
+    config: str | None = Field(None, min_length=1)
+    """For a checkpoint in one file: a folder or hub id of the same kind of model, whose configurations it takes."""
     adapters: Strings = ()
     """Earlier erasures that are part of the model: run folders, adapter folders or files, fused into its UNet in this
     order. What they forgot stays out of the reward for keeping and out of IRA."""

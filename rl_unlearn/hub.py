@@ -61,6 +61,19 @@ def _fetch(model: Model) -> Path:
         return folder_here
 
 
+def fetch_small(model: Model) -> Path:
+    """The folder with the model's configurations and vocabularies alone; DataError if they cannot be had."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    there = try_to_load_from_cache(model.path, _INDEX, revision=model.revision)
+    if isinstance(there, str):
+        return Path(there).parent
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=["*.json", "*/*.txt"]))
+    except Exception as error:  # no network, no such name, no leave: the remedy is the same
+        raise DataError(_refused(model, error)) from error
+
+
 def whole_folder(model: Model) -> Path:
     """The model's folder, with all that a copy for others holds: cards, licences, and parts that draw no image.
 

@@ -23,16 +23,20 @@ LAYOUTS = {
 
 
 def local_folder(model: Model) -> Path | None:
-    """The canvas's folder or the one that ``model.path`` names, None for a hub id.
+    """The canvas's folder, the one that ``model.path`` names or a single file was made into, None for a hub id.
 
     Raises DataError for what is neither.
     """
+    from rl_unlearn import single_file
+
+    if single_file.named(model):
+        return single_file.converted(model)
     if model.path == "canvas":
         return canvas.pipeline_path()
     if Path(model.path).is_dir():
         return Path(model.path)
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-        raise DataError(f"model.path {model.path!r} is no folder, and no hub id of the form owner/name")
+        raise DataError(f"model.path {model.path!r} is no folder or file, and no hub id of the form owner/name")
     return None
 
 
