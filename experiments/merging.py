@@ -69,7 +69,7 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _with_model(config: Config, **changes: Any) -> Config:
+def _with_model(config: Config, /, **changes: Any) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=changes)})
 
 
