@@ -143,6 +143,27 @@ def test_only_what_is_read_is_fetched(cache: Path, tmp_path: Path, monkeypatch: 
     assert "vae/diffusion_pytorch_model.safetensors" in asked
 
 
+def test_a_copy_for_others_fetches_what_images_do_not_need(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Path(shutil.copytree(tiny.epsilon_folder(), tmp_path / "remote"))
+    snapshot = put(cache, remote)
+    index = json.loads((remote / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (snapshot / "model_index.json").unlink()
+    (snapshot / "model_index.json").write_text(json.dumps(index))
+    names = ["README.md", "LICENSE", "v1.ckpt", "v1.safetensors", "safety_checker/config.json", "unet/config.json"]
+    names += [f"safety_checker/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")]
+    asked: list[str] = []
+    info = SimpleNamespace(sha=FIRST, siblings=[SimpleNamespace(rfilename=name) for name in names])
+    assert hub.whole_folder(Model(path="owner/name")) == snapshot, "without a network it is what there is"
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: info)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name, **__: asked.append(name))
+    assert hub.whole_folder(Model(path="owner/name")) == snapshot
+    wanted = ["LICENSE", "README.md", "safety_checker/config.json", "safety_checker/model.safetensors"]
+    assert sorted(asked) == wanted
+
+
 def train(out: Path, *more: str) -> int:
     file = out / "own.yaml"
     if not file.exists():

@@ -11,7 +11,7 @@ import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import preflight, settings
+from experiments import adapters, preflight, settings
 from experiments.__main__ import main
 from experiments.card import write_card
 from experiments.verbs.common import run_config
@@ -120,6 +120,17 @@ def test_an_adapter_says_what_describes_its_model(tmp_path: Path) -> None:
     assert found.model.size == tiny_families.SIZE
     text = write_card(tmp_path / "adapter", tmp_path, found).read_text()
     assert f"StableDiffusionXLPipeline.from_single_file({chosen.model.path!r}, config=" in text
+
+
+def test_it_is_merged_like_any_other(tmp_path: Path) -> None:
+    chosen = tiny.config(model=model("stable_diffusion", tmp_path, half=True).model_dump(), lora={"rank": 2})
+    state = DiffusionPolicy(load_pipeline(chosen.model), chosen).adapter_state()
+    save_adapter(tmp_path / "adapter", {k: torch.full_like(t, 0.3) for k, t in state.items()}, chosen)
+    adapters.export(tmp_path / "adapter", "merged", tmp_path / "out", chosen)
+    kinds = {value.dtype for value in load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors").values()}
+    assert kinds == {torch.float16}
+    told = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".json", ".md"))
+    assert str(tmp_path).encode() not in told
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
