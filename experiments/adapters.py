@@ -6,16 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils import convert_state_dict_to_kohya
-
 from experiments import merging
 from experiments.card import NAME, write_card
 from experiments.files import make_folder, write_bytes
+from experiments.manager_metadata import described_for_managers, for_others
 from experiments.models import load_model
 from rl_unlearn.adapter import component, read_adapter
-from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate, metadata
+from rl_unlearn.adapter_file import FILE_NAME, locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.kohya import to_kohya
+from rl_unlearn.model_folder import fetched_folder, read_layout, read_parts
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.tensor_file import pack
 
@@ -28,7 +29,9 @@ def described(path: Path) -> list[str]:
     rank = next(tensor.shape[0] for name, tensor in state.items() if ".lora_A" in name)
     keys = {
         "base_model": "model.path",
+        "base_config": "model.config",
         "base_revision": "model.revision",
+        "base_variant": "model.variant",
         "size": "model.size",
         "adapters": "model.adapters",
         "concept": "concept",
@@ -62,10 +65,13 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     if format == "merged":
         return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
     source = locate(path)
-    state = read_adapter(path)
-    state = {f"{component(state)}.{name}": tensor for name, tensor in state.items()}
+    own = read_adapter(path)
+    part = component(own)
+    state = {f"{part}.{name}": tensor for name, tensor in own.items()}
     if format == "kohya":
-        state = {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}
+        folder = fetched_folder(config.model)
+        layers = read_parts(folder)[part].get("layers_per_block")
+        state = to_kohya(own, read_layout(folder).pipeline, layers)
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME
@@ -74,8 +80,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             raise ConfigError(f"{file} exists already; choose another --out, or remove it")
     make_folder(out, "choose another --out")
     pipeline = load_model(config.model)
-    # The strength is in the tensors now: said once more it would count twice.
-    content = pack(state, {k: v for k, v in metadata(path).items() if k != STRENGTH} | {"format": "pt"})
+    content = pack(state, for_others(metadata(path)) | described_for_managers(state, config))
     aside = out / f".check-{target.name}"
     try:
         write_bytes(aside, content)

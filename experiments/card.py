@@ -10,6 +10,7 @@ from experiments.page import story
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.comparison import ALL_DEFINITIONS
 from rl_unlearn.config import Config
+from rl_unlearn.model_folder import fetched_folder, read_layout
 
 TEMPLATE = Path(__file__).parent / "page" / "card.md.j2"
 NAME = "README.md"
@@ -70,19 +71,26 @@ def _usage(config: Config, format: str, file: str) -> str:
     kind = "StableDiffusionPipeline" if config.model.path == "canvas" else "DiffusionPipeline"  # finds the class
     lines = [f"from diffusers import {kind}"]
     if format == "merged":
-        lines += ["", f'pipe = {kind}.from_pretrained("this folder")']
+        variant = f", variant={config.model.variant!r}" if config.model.variant else ""
+        lines += ["", f'pipe = {kind}.from_pretrained("this folder"{variant})']
     else:
         lines += ["from rl_unlearn import canvas"] * (config.model.path == "canvas")
-        lines += ["", f"pipe = {kind}.from_pretrained({base})"]
+        chosen = {"revision": config.model.revision, "variant": config.model.variant}
+        single = config.model.config is not None  # a checkpoint in one file
+        chosen |= {"config": config.model.config} if single else {}
+        words = [base, *(f"{key}={value!r}" for key, value in chosen.items() if value)]
+        kind = read_layout(fetched_folder(config.model)).pipeline if single else kind
+        lines[0] = f"from diffusers import {kind}"
+        lines += ["", f"pipe = {kind}.from_{'single_file' if single else 'pretrained'}({', '.join(words)})"]
         for below in config.model.adapters:  # what it stands on is part of the model
             lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']
-    words = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
+    text = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
     if format == "kohya":
-        words += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
+        text += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
     steps, eta = config.sampler.steps, config.sampler.eta
     sampler = f"DDIM, {steps} steps, eta {eta:g}, guidance {config.sampler.guidance:g}"
-    return f"{words}\n\nIt was trained and judged with {sampler}."
+    return f"{text}\n\nIt was trained and judged with {sampler}."
 
 
 def _plain(text: str) -> str:

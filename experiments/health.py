@@ -165,7 +165,7 @@ def _hub(config: Config) -> Row:
     path, revision = config.model.path, config.model.revision
     if path == "canvas":
         return Row("model place", "ok", "the canvas, shipped")
-    if Path(path).is_dir():
+    if Path(path).exists():
         return Row("model place", "ok", path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return Row("model place", "fail", f"{path} is no folder and no hub id")

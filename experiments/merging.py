@@ -7,28 +7,38 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from experiments.models import load_model
+from experiments.source_copy import copy_source
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.families.of import family_of
-from rl_unlearn.model_folder import fetched_folder, latent_shape, trained
+from rl_unlearn.hub import whole_folder
+from rl_unlearn.model_folder import fetched_folder, first_file, latent_shape, trained, weight_files
 from rl_unlearn.pipeline import attach
+from rl_unlearn.tensor_file import read_tensors
+from rl_unlearn.tensor_header import read_header
+from rl_unlearn.weight_names import is_index
 
 TOLERANCE = 1e-4
 """Largest difference of the network's output that a copy may show, relative to the output's largest value."""
+_ROUNDINGS = 64
+"""The same for weights of fewer bits, in the rounding of one of them."""
 
 
 def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
-    """Writes a pipeline folder, fp32 safetensors with the run's DDIM scheduler, that draws what the adapter draws.
+    """Writes the model's folder with the adapter in its weights, which keep their type; all else is as it lies there.
 
     `out` must be absent or empty. The folder is made aside and renamed, so it is whole or absent.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} already holds something; choose another --out")
-    pipeline, component = load_model(config.model), trained(config.model)
+    config = _with_model(config, dtype="fp32")
+    source, component = whole_folder(config.model), trained(config.model)
+    pipeline = load_model(config.model)
     expected = probe(pipeline, adapter, config)
     attach(pipeline, read_adapter(adapter), str(adapter), component)
     pipeline.fuse_lora(components=[component])
@@ -36,14 +46,16 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     aside = out.absolute().parent / f".{out.name}.{os.getpid()}.tmp"
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
-        pipeline.save_pretrained(aside, safe_serialization=True)
-        for weights in aside.rglob("*.safetensors"):  # the library's are for its user's eyes alone
-            weights.chmod(0o666 & ~_umask())
-        model = config.model.model_copy(update={"path": str(aside), "revision": None, "adapters": ()})
-        copy = config.model_copy(update={"model": model})
-        found = largest(expected, probe(load_model(model), None, copy))
-        if not found <= TOLERANCE:  # NaN, too, is a difference
-            raise DataError(f"the merged weights change the UNet's output by {found:.2g}; nothing was written")
+        lost = copy_source(source, aside, component)
+        weights = getattr(pipeline, component).state_dict()
+        tolerance = max([_write(file, aside / component, weights) for file in _sources(source, config, component)])
+        rounded = probe(pipeline, None, config)
+        copy = _with_model(config, path=str(aside), config=None, revision=None, adapters=())
+        made = probe(load_model(copy.model), None, copy)
+        found = largest(expected, made)
+        # NaN, too, is a difference. What was written is what was meant, and that is the adapter but for rounding.
+        if not (largest(rounded, made) <= TOLERANCE and found <= tolerance):
+            raise DataError(f"the merged weights change the network's output by {found:.2g}; nothing was written")
         if out.is_dir():
             out.rmdir()
         aside.rename(out)
@@ -52,8 +64,40 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return {
-        "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)), "largest_difference": found
+        "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)), "largest_difference": found,
+        "left_out": lost,
     }  # fmt: skip
+
+
+def _with_model(config: Config, /, **changes: Any) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+
+
+def _sources(source: Path, config: Config, component: str) -> list[Path]:
+    """The files with the component's weights, the one with their index, if there is one, at the end."""
+    first = first_file(source, component, config.model.variant)
+    files = weight_files(source, component, config.model.variant)
+    return files if first in files else [*files, first]
+
+
+@torch.no_grad()
+def _write(file: Path, folder: Path, weights: dict[str, Tensor]) -> float:
+    """Writes a file's weights anew, each in the type that it has there, and rounds the given ones to the same.
+
+    Returns how far the output may differ for that; an index is copied.
+    """
+    if is_index(file.name):
+        shutil.copyfile(file, folder / file.name)
+        return TOLERANCE
+    state, tolerance = read_tensors(file, "the model's file"), TOLERANCE
+    for name, before in state.items():
+        if before.is_floating_point():
+            state[name] = weights[name].to("cpu", before.dtype).contiguous()
+            weights[name].copy_(state[name])
+            tolerance = max(tolerance, _ROUNDINGS * torch.finfo(before.dtype).eps)
+    save_file(state, folder / file.name, read_header(file).metadata or None)
+    (folder / file.name).chmod(0o666 & ~_umask())  # the library's are for its user's eyes alone
+    return tolerance
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import clip_source, consistency, judge_source, model_folder
+from rl_unlearn import clip_source, consistency, hub, judge_source, model_folder, single_file
 from rl_unlearn.adapter_file import locate
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, UserError
@@ -59,27 +59,19 @@ def model(config: Config) -> Notes:
         return notes
     from rl_unlearn.tokens import TokenLimit
 
-    notes += model_folder.check(folder, config.sampler, config.model.size)
+    notes += model_folder.check(folder, config.sampler, config.model.size, config.model.variant)
     return notes + TokenLimit(folder).check(PromptBook.from_config(config))
 
 
 def _here(config: Config) -> Path | None:
     """The model's folder if it is on this machine; a hub id may be in the hub's cache."""
+    if single_file.named(config.model):
+        made = single_file.place(config.model)  # nothing is converted for a look
+        return made if made.is_dir() else None
     folder = model_folder.local_folder(config.model)
     if folder is not None:
         return folder
-    from huggingface_hub import try_to_load_from_cache
-
-    index = try_to_load_from_cache(config.model.path, "model_index.json", revision=config.model.revision)
-    whole = isinstance(index, str) and _is_whole(Path(index).parent)
-    return Path(str(index)).parent if whole else None
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        return all((folder / part).is_dir() for part in model_folder.components(folder))
-    except DataError:
-        return True  # the look at it says why not
+    return hub.cached(config.model)
 
 
 def adapters(config: Config) -> Notes:

@@ -21,7 +21,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Keys that change how long or where a run goes. With more rounds the step size is annealed later, too."""
 BY_CONTENT = {
-    "model.path": foundation.MODEL, "model.revision": foundation.MODEL, "model.adapters": foundation.MODEL,
+    "model.path": foundation.MODEL, "model.revision": foundation.MODEL,
+    "model.variant": foundation.MODEL, "model.config": foundation.MODEL, "model.adapters": foundation.MODEL,
     "prompts.target_file": f"{foundation.LISTS} target_file", "prompts.retain_file": f"{foundation.LISTS} retain_file",
     "reward.clip": f"{foundation.CLIPS} reward", "selection.clip": f"{foundation.CLIPS} selection",
 }  # fmt: skip
@@ -61,6 +62,17 @@ def _fixed() -> list[str]:
 def is_finished(folder: Path, config: Config) -> bool:
     """Whether the run ended as it should, with at least as many rounds as are asked for."""
     return read_state(folder).finished and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
+
+
+def as_begun(folder: Path, config: Config) -> Config:
+    """The configuration with the hub's commit that the run began with, if it asks for what was asked for then.
+
+    A branch may have moved since.
+    """
+    before, model = settings.recorded(folder / "config.yaml").model, config.model
+    if (model.path, model.revision) != (before.path, read_state(folder).revision_asked):
+        return config
+    return config.model_copy(update={"model": model.model_copy(update={"revision": before.revision})})
 
 
 def check(folder: Path, config: Config) -> None:

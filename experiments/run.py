@@ -21,11 +21,12 @@ from experiments.report import write_report
 from experiments.resuming import identity
 from experiments.rows import Event, read_rows
 from experiments.run_folder import RunFolder
+from experiments.run_state import read_state
 from experiments.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order
-from rl_unlearn import foundation
+from rl_unlearn import foundation, hub
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
@@ -55,8 +56,10 @@ def carry_out(
     start = time.monotonic()
     tracking.check(config)
     book = PromptBook.from_config(config)
-    local = _for_driver(config)
+    folder.state["revision_asked"] = read_state(folder.path).revision_asked if resumed else config.model.revision
     with console.status("loading the model and the judges"):
+        config = config.model_copy(update={"model": hub.pinned(config.model)})
+        local = _for_driver(config)
         judge = load_judge(local) if evaluated else None
         load_model(local.model)
         fetch("reward.clip", config.reward.clip)

@@ -47,6 +47,8 @@ class RunState(_Part):
     packages: dict[StrictStr, StrictStr] = {}
     stands_on: dict[StrictStr, StrictStr] = {}
     """SHA-256 of what lies below the run (`rl_unlearn.foundation`)."""
+    revision_asked: StrictStr | None = None
+    """The hub's branch or tag that was asked for; `config.yaml` has the commit that it was then."""
     training: Training = Training()
     trial: Trial | None = None
 

@@ -51,9 +51,11 @@ def save_adapter(
     tensors = {f"{component(state)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
     metadata = {
         "base_model": config.model.path,
+        "base_config": config.model.config or "",
         "base_revision": config.model.revision or "",
+        "base_variant": config.model.variant or "",
+        "size": str(list(config.model.size)) if config.model.size else "",
         "adapters": ",".join(config.model.adapters),
-        "size": "" if config.model.size is None else str(list(config.model.size)),
         "concept": config.concept,
         "seed": str(config.seed),
         "steps": str(config.sampler.steps),
@@ -81,7 +83,7 @@ def read_adapter(path: str | Path) -> AdapterState:
     if any(name.startswith(KOHYA) for name in state):
         state = from_kohya(state, str(found))
     else:
-        state = _own_strength(state, about, found)
+        state = _own_strength(_own_alphas(state, found), about, found)
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
@@ -106,6 +108,18 @@ def read_adapter(path: str | Path) -> AdapterState:
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
     """The one that all names begin with."""
     return next((prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None)
+
+
+def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its ``lora_B``."""
+    plain = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+    for name in state.keys() - plain.keys():
+        layer, alpha = name.removesuffix(".alpha"), state[name]
+        down, up = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+        if down not in plain or up not in plain or alpha.numel() != 1 or plain[down].ndim < 2:
+            raise DataError(f"adapter {str(file)!r} lacks one factor of {layer}: the file is cut, make it again")
+        plain[up] = plain[up] * (float(alpha) / plain[down].shape[0])
+    return plain
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:

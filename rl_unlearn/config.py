@@ -41,12 +41,18 @@ def _each_once(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 class Model(Section):
     path: str = Field("canvas", min_length=1)
-    """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, or a hub id."""
+    """Pipeline to unlearn from: `canvas` (shipped), a diffusers folder, a hub id, or a checkpoint in one safetensors
+    file, which needs `model.config`."""
+    config: str | None = Field(None, min_length=1)
+    """For a checkpoint in one file: a folder or hub id of the same kind of model, whose configurations it takes."""
     adapters: Strings = ()
     """Earlier erasures that are part of the model: run folders, adapter folders or files, fused into its UNet in this
     order. What they forgot stays out of the reward for keeping and out of IRA."""
     revision: str | None = None
-    """Hub revision; None takes the default branch."""
+    """Branch, tag or commit on the hub; None takes the default branch. A run records the commit that it was."""
+    variant: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    """Weights to read where there are several, such as `fp16`; None takes the plain ones, or `fp16` if these alone are
+    there. A component that has no such variant gives its plain weights."""
     size: Size | None = None
     """Height and width of images in pixels, `[768, 512]`, or one number for a square; None takes the model's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -36,7 +36,7 @@ def of_model(model: Model) -> dict[str, str]:
     networks = read_layout(folder).networks
     for name in components(folder):
         files += sorted([*(folder / name).glob("*.json"), *(folder / name).glob("*.txt")])
-        files += weight_files(folder, name) if name in networks else []
+        files += weight_files(folder, name, model.variant) if name in networks else []
     found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
     return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 

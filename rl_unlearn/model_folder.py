@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rl_unlearn import canvas
+from rl_unlearn import canvas, weight_names
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
@@ -23,16 +23,20 @@ LAYOUTS = {
 
 
 def local_folder(model: Model) -> Path | None:
-    """The canvas's folder or the one that ``model.path`` names, None for a hub id.
+    """The canvas's folder, the one that ``model.path`` names or a single file was made into, None for a hub id.
 
     Raises DataError for what is neither.
     """
+    from rl_unlearn import single_file
+
+    if single_file.named(model):
+        return single_file.converted(model)
     if model.path == "canvas":
         return canvas.pipeline_path()
     if Path(model.path).is_dir():
         return Path(model.path)
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-        raise DataError(f"model.path {model.path!r} is no folder, and no hub id of the form owner/name")
+        raise DataError(f"model.path {model.path!r} is no folder or file, and no hub id of the form owner/name")
     return None
 
 
@@ -44,33 +48,25 @@ def fetched_folder(model: Model) -> Path:
     folder = local_folder(model)
     if folder is not None:
         return folder
-    from diffusers import StableDiffusionPipeline
+    from rl_unlearn import hub
 
-    try:
-        return Path(
-            StableDiffusionPipeline.download(
-                model.path,
-                revision=model.revision,
-                use_safetensors=True,
-                trust_remote_code=False,
-                safety_checker=None,
-                feature_extractor=None,  # not used: they need not be safetensors
-            )
-        )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"model.path {model.path!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+    return hub.fetch(model)
 
 
-def check(folder: Path, sampler: Sampler | None, size: tuple[int, int] | None = None) -> list[str]:
+def check(
+    folder: Path, sampler: Sampler | None, size: tuple[int, int] | None = None, variant: str | None = None
+) -> list[str]:
     """What a person should know of the model in a folder; raises DataError, or ConfigError for the sampler, if given.
 
     Weights are compared with the names that the networks have; :func:`rl_unlearn.pipeline.load_pipeline` compares what
     was loaded once more.
     """
     layout, parts = read_layout(folder), read_parts(folder)
+    if variant is not None:
+        _check_variant(folder, components(folder), variant)
     for name in layout.networks:
         if name in parts:
-            check_weights(folder, name, parts[name])
+            check_weights(folder, name, parts[name], variant)
     for name in layout.tokenizers:
         if name in components(folder):
             _check_tokenizer(folder, name)
@@ -122,35 +118,64 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return read_object(folder / "model_index.json", REMEDY)
 
 
-def weight_files(folder: Path, component: str) -> list[Path]:
+def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
     """The files that a component's weights are read from: one, or the shards of its index.
 
-    Raises DataError if there is none, naming what lies there instead.
+    ``variant``: see `weight_names.entry`. Raises DataError if there is none, naming what lies there instead.
     """
-    place = folder / component
-    stem = read_layout(folder).networks[component].stem
-    index = place / f"{stem}.safetensors.index.json"
-    if (place / f"{stem}.safetensors").is_file():
-        return [place / f"{stem}.safetensors"]
-    if index.is_file():
-        shards = read_object(index, REMEDY).get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) else set()
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise DataError(f"{index} names no files beside it: {REMEDY}")
-        return [place / name for name in sorted(names)]
-    others = sorted(path.name for path in place.glob("*.safetensors") if path.is_file()) if place.is_dir() else []
-    pickled = sorted(path.name for path in place.glob("*.bin")) if place.is_dir() else []
+    first = first_file(folder, component, variant)
+    if not weight_names.is_index(first.name):
+        return [first]
+    return [first.parent / name for name in shards(first)]
+
+
+def first_file(folder: Path, component: str, variant: str | None = None) -> Path:
+    """The single file of a component's weights, or the index of their shards; DataError if there is neither."""
+    place, stem = folder / component, read_layout(folder).networks[component].stem
+    names = _names(place)
+    found = weight_names.entry(names, stem, variant)
+    if found is not None:
+        return place / found
+    others = sorted(name for name in names if name.endswith(".safetensors"))
+    pickled = sorted(name for name in names if name.endswith(".bin"))
+    variants = sorted({*filter(None, (weight_names.variant_of(name, stem) for name in names))})
     hint = f"no {stem}.safetensors" + (f", only {others[0]}: rename it, or fetch the whole model" if others else "")
+    if variants:
+        hint = f"no {stem}.safetensors, only {', '.join(variants)}: set model.variant={variants[0]}"
     if pickled and not others:
         hint = "only pickled weights, which are refused; convert them to safetensors"
     raise DataError(f"model folder {str(folder)!r} holds {hint} in {component}/")
 
 
-def check_weights(folder: Path, component: str, config: Mapping[str, Any]) -> None:
+def shards(index: Path) -> list[str]:
+    """Names of the files beside an index that hold the weights; DataError if it is damaged."""
+    found = read_object(index, REMEDY).get("weight_map")
+    names = set(found.values()) if isinstance(found, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise DataError(f"{index} names no files beside it: {REMEDY}")
+    return sorted(names)
+
+
+def _names(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir() if path.is_file()} if place.is_dir() else set()
+
+
+def _check_variant(folder: Path, there: list[str], variant: str) -> None:
+    """DataError unless at least one network has weights of the variant that was asked for."""
+    networks, known = read_layout(folder).networks, set()
+    for name in networks.keys() & {*there}:
+        known |= {weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)}
+    if variant not in known:
+        has = ", ".join(sorted(filter(None, known))) or "none"
+        told = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
+        raise DataError(f"{told}: leave model.variant out")
+
+
+def check_weights(folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None) -> None:
     """DataError, which names component and keys, unless the files hold all weights of the network and no others."""
     network = read_layout(folder).networks[component]
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder, component):
+    for file in weight_files(folder, component, variant):
         shapes |= read_header(file, REMEDY).shapes
     try:
         expected = network.names(config)

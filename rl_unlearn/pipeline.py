@@ -17,6 +17,7 @@ from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
 from rl_unlearn.model_folder import compare, fetched_folder
+from rl_unlearn.plain_names import plainly_named
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -38,15 +39,13 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     """
     device_of(model)
     folder = fetched_folder(model)
-    model_folder.check(folder, sampler, model.size)
+    model_folder.check(folder, sampler, model.size, model.variant)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     layout, there = model_folder.read_layout(folder), model_folder.components(folder)
     try:
-        parts = {
-            name: _load(folder, name, network, _storage(model, name, layout.trained))
-            for name, network in layout.networks.items()
-            if name in there
-        }
+        networks = {name: network for name, network in layout.networks.items() if name in there}
+        types = {name: _storage(model, name, layout.trained) for name in networks}
+        parts = {name: _load(folder, name, network, model.variant, types[name]) for name, network in networks.items()}
         takes = inspect.signature(_kind(layout.pipeline)).parameters
         left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(layout.optional - {*there})
         pipeline = _kind(layout.pipeline).from_pretrained(
@@ -85,21 +84,22 @@ _UNFIT = (
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def _load(folder: Path, component: str, network: Network, dtype: torch.dtype) -> torch.nn.Module:
+def _load(folder: Path, component: str, network: Network, variant: str | None, dtype: torch.dtype) -> torch.nn.Module:
     """One network, every weight of which came from its files; DataError that names the others."""
     kind = _kind(network.kind)
-    found, told = kind.from_pretrained(
-        folder / component,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        # transformers prints what has another shape; told so it lists it, as diffusers does in its error.
-        **(
-            {"dtype": dtype, "ignore_mismatched_sizes": True}
-            if hasattr(transformers, network.kind)
-            else {"torch_dtype": dtype}
-        ),
-    )
+    with plainly_named(folder, component, variant) as place:
+        found, told = kind.from_pretrained(
+            place,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            # transformers prints what has another shape; told so it lists it, as diffusers does in its error.
+            **(
+                {"dtype": dtype, "ignore_mismatched_sizes": True}
+                if hasattr(transformers, network.kind)
+                else {"torch_dtype": dtype}
+            ),
+        )
     for name, *shapes in told["mismatched_keys"]:
         raise DataError(f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch it again")
     compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})

@@ -290,7 +290,7 @@ def test_wrong_scales_are_explained(argv: list[str], hint: str, capsys: pytest.C
 def test_adapters_of_two_models_are_not_mixed(
     adapter: Path, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = config.model_copy(update={"model": config.model.model_copy(update={"path": "someone/else"})})
+    other = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tiny.epsilon_folder())})})
     save_adapter(tmp_path, read_adapter(adapter), other)
     assert main(["generate", "--prompt", "x", "--adapter", str(adapter), "--adapter", str(tmp_path)]) == 2
     assert "different models" in capsys.readouterr().err

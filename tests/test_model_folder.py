@@ -124,8 +124,8 @@ def test_weights_in_shards_are_looked_at_one_by_one(folder: Path) -> None:
 
 def test_weights_of_a_variant_alone_are_named(folder: Path) -> None:
     file = folder / "unet" / WEIGHTS["unet"]
-    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert "only diffusion_pytorch_model.fp16.safetensors" in min(refusals(folder))
+    file.rename(file.with_name("diffusion_pytorch_model.bf16.safetensors"))
+    assert "only bf16: set model.variant=bf16 in unet/" in min(refusals(folder))
 
 
 def test_older_spellings_are_known(folder: Path) -> None:

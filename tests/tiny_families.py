@@ -69,12 +69,15 @@ def _autoencoder(channels: int, **changes: float | bool) -> AutoencoderKL:
 
 
 @functools.cache
-def sdxl() -> Path:
-    """Stable Diffusion XL: it predicts the noise, and its scheduler is Euler's."""
+def sdxl(layers: int = 1, second: int = WIDTH) -> Path:
+    """Stable Diffusion XL: it predicts the noise, and its scheduler is Euler's; two ``layers`` a block as it comes.
+
+    ``second``: width of the second text encoder, which is wider than the first as it comes.
+    """
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-        cross_attention_dim=2 * WIDTH, attention_head_dim=(1, 2), use_linear_projection=True,
+        sample_size=8, layers_per_block=layers, block_out_channels=(8, 16), norm_num_groups=4,
+        cross_attention_dim=WIDTH + second, attention_head_dim=(1, 2), use_linear_projection=True,
         transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + WIDTH,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -84,10 +87,10 @@ def sdxl() -> Path:
     )
     pipeline = StableDiffusionXLPipeline(
         vae=_autoencoder(4, scaling_factor=0.13025, force_upcast=True), unet=unet, scheduler=scheduler,
-        text_encoder=_clip(CLIPTextModel, 1), text_encoder_2=_clip(CLIPTextModelWithProjection, 2),
+        text_encoder=_clip(CLIPTextModel, 1), text_encoder_2=_clip(CLIPTextModelWithProjection, 2, hidden_size=second),
         tokenizer=tiny.tokenizer(), tokenizer_2=tiny.tokenizer(), add_watermarker=False,
     )  # fmt: skip
-    return _saved(pipeline, "sdxl")
+    return _saved(pipeline, f"sdxl-{layers}-{second}")
 
 
 @functools.cache

@@ -92,6 +92,7 @@ class Trials:
         argv = ["python", "-m", "experiments", "train", "--config", str(self.root / "base.yaml"), *overrides]
         argv.append(f"name={folder.path.name}")
         if begun := resuming.is_run(folder.path):
+            config = resuming.as_begun(folder.path, config)
             resuming.check(folder.path, config)
         carry_out(config, folder, argv, True, Console(quiet=True), begun, listen)
 

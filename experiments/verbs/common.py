@@ -70,7 +70,7 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
 
 
 _TOLD_ANEW = {
-    foundation.MODEL: ("model.path=", "model.revision="),
+    foundation.MODEL: ("model.path=", "model.config=", "model.revision=", "model.variant="),
     foundation.ADAPTER: ("model.adapters=",),
     foundation.LISTS: ("prompts.target_file=", "prompts.retain_file="),
     foundation.CLIPS: ("reward.clip=", "selection.clip="),

@@ -38,4 +38,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         f"(largest difference {written['largest_difference']:.1g})",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip
+    if written.get("left_out"):
+        console.print(
+            f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and not in the copy",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     return written

@@ -110,9 +110,9 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
 
     states = [read_adapter(path) for path in adapters]
     configs = [common.run_config(path, overrides, only_drawn=True) for path in adapters]
-    models = {(config.model.path, config.model.revision) for config in configs}
+    models = {(m.path, m.config, m.revision, m.variant) for m in (config.model for config in configs)}
     if len(models) > 1:
-        names = ", ".join(sorted(path for path, _ in models))
+        names = ", ".join(sorted(path for path, *_ in models))
         raise ConfigError(f"the adapters belong to different models: {names}; draw with those of one model")
     rank, kinds = sum(config.lora.rank for config in configs), {config.lora.layers for config in configs}
     if rank > MAX_RANK:

@@ -94,6 +94,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     """Train on from the newest checkpoint of the run that `config` names, or from the start if there is none yet."""
     path = Path(config.output) / config.run_name
+    config = resuming.as_begun(path, config)
     resuming.check(path, config)
     if resuming.is_finished(path, config):
         console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)

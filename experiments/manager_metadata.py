@@ -1,0 +1,96 @@
+"""What programs that keep many LoRA files read of one: kohya's `ss_` keys and Stability's model specification.
+
+Sources: the keys that kohya's trainer writes, https://github.com/kohya-ss/sd-scripts, and
+https://github.com/Stability-AI/ModelSpec.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from rl_unlearn.adapter_file import STRENGTH
+from rl_unlearn.config import Config, Model
+from rl_unlearn.errors import DataError
+from rl_unlearn.foundation import ADAPTER
+from rl_unlearn.json_file import parse_object
+from rl_unlearn.model_folder import fetched_folder, local_folder, read_layout, read_parts
+from rl_unlearn.tensor_file import pack
+
+_ARCHITECTURES = {
+    "StableDiffusionXLPipeline": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    "StableDiffusion3Pipeline": ("stable-diffusion-v3.5-medium", "sd3.5-medium"),
+    "FluxPipeline": ("flux-1-dev", "flux1"),
+}
+
+
+def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[str, str]:
+    """The keys for an exported file with these tensors; no path and nobody's name is in them."""
+    architecture, base = _architecture(config)
+    rank = next(tensor.shape[0] for name, tensor in state.items() if "lora_down" in name or "lora_A" in name)
+    return {
+        "ss_base_model_version": base,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+        "ss_output_name": config.run_name,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": config.run_name,
+        "modelspec.description": f"Forgets {config.concept}; trained by critic-guided reinforcement learning.",
+        "modelspec.date": datetime.now(UTC).date().isoformat(),
+        "modelspec.hash_sha256": tensors_digest(state),
+        "format": "pt",
+    }
+
+
+def tensors_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the bytes of all tensors in the order of the file, in the specification's spelling."""
+    content = pack(state, {})
+    return f"0x{hashlib.sha256(content[8 + int.from_bytes(content[:8], 'little') :]).hexdigest()}"
+
+
+def for_others(about: Mapping[str, str]) -> dict[str, str]:
+    """What an adapter says of itself without the places where things lay on this machine.
+
+    The strength is in the tensors now: said once more it would count twice.
+    """
+    kept = {name: value for name, value in about.items() if name not in (STRENGTH, "adapters", "format")}
+    if not _is_public(kept.get("base_model", "")):
+        for name in ("base_model", "base_config"):
+            kept.pop(name, None)
+    if "stands_on" in kept:
+        record = parse_object(kept["stands_on"], "what the adapter says that it stands on")
+        kept["stands_on"] = json.dumps(_numbered(record), ensure_ascii=False)
+    return kept
+
+
+def _numbered(record: Mapping[str, str]) -> dict[str, str]:
+    """A foundation whose adapters have numbers for paths: their order is what counts."""
+    found: dict[str, str] = {}
+    for name, value in record.items():
+        found[f"{ADAPTER} {len(found)}" if name.startswith(f"{ADAPTER} ") else name] = value
+    return found
+
+
+def _is_public(path: str) -> bool:
+    """Whether others can ask for the model by this name."""
+    try:
+        return path == "canvas" or (bool(path) and local_folder(Model(path=path)) is None)
+    except DataError:
+        return False
+
+
+def _architecture(config: Config) -> tuple[str, str]:
+    """Of the model, in both vocabularies."""
+    folder = fetched_folder(config.model)
+    pipeline, parts = read_layout(folder).pipeline, read_parts(folder)
+    if pipeline in _ARCHITECTURES:
+        return _ARCHITECTURES[pipeline]
+    predicts_v = parts["scheduler"].get("prediction_type") == "v_prediction"
+    if parts["unet"].get("cross_attention_dim") == 1024:  # the text encoder that came with the second version
+        return ("stable-diffusion-v2-768-v", "sd_v2_v") if predicts_v else ("stable-diffusion-v2-512", "sd_v2")
+    return "stable-diffusion-v1", "sd_v1_v" if predicts_v else "sd_v1"
