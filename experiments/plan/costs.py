@@ -83,7 +83,7 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
     shape, learned = hollow.family.latent_shape, len(hollow.family.kernel.learned)
     return Costs(
         config,
-        count(hollow.forward, [*hollow.network.parameters()], trained=True, mixed=mixed),
+        count(hollow.forward, [*hollow.network.parameters(), *hollow.network.buffers()], trained=True, mixed=mixed),
         count(hollow.decode, [*vae.parameters()], trained=False),
         hollow.branches,
         learned,

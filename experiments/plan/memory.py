@@ -49,16 +49,21 @@ def weights(hollow: Hollow) -> dict[str, int]:
     """Frozen weights of a policy, as they are stored."""
     adapted = {id(p) for p in hollow.adapter}
     parts = {
-        "network": [p for p in hollow.network.parameters() if id(p) not in adapted],
-        "autoencoder": [*hollow.family.autoencoder.vae.parameters()],
-        "text encoders": [p for part in hollow.text_encoders.values() for p in part.parameters()],
+        "network": [t for t in tensors(hollow.network) if id(t) not in adapted],
+        "autoencoder": tensors(hollow.family.autoencoder.vae),
+        "text encoders": [t for part in hollow.text_encoders.values() for t in tensors(part)],
     }
     return {name: _bytes(found, STORED[name] or hollow.dtype) for name, found in parts.items()}
 
 
-def _bytes(tensors: Iterable[Tensor], dtype: torch.dtype) -> int:
-    different = {id(tensor): tensor for tensor in tensors}.values()
-    return dtype.itemsize * sum(tensor.numel() for tensor in different)
+def tensors(network: nn.Module) -> list[Tensor]:
+    """Parameters and tables."""
+    return [*network.parameters(), *network.buffers()]
+
+
+def _bytes(found: Iterable[Tensor], dtype: torch.dtype) -> int:
+    different = {id(tensor): tensor for tensor in found}.values()
+    return sum((dtype if t.is_floating_point() else t.dtype).itemsize * t.numel() for t in different)
 
 
 def _eyes(costs: Costs) -> dict[str, int]:
@@ -67,7 +72,7 @@ def _eyes(costs: Costs) -> dict[str, int]:
 
 
 def _whole(network: nn.Module) -> int:
-    return _bytes(network.parameters(), torch.float32)
+    return _bytes(tensors(network), torch.float32)
 
 
 def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
