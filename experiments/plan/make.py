@@ -82,6 +82,4 @@ def _warnings(config: Config, evaluated: bool, one: costs.Costs) -> list[str]:
     found += [f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown]
     if config.loop.mode == "async":
         found.append("loop.mode=async: timing decides how many images are drawn; these are about right")
-    if config.replay.spill is False and config.loop.checkpoint_every == 0:
-        found.append("loop.checkpoint_every=0: nothing to go on from if the run is stopped")
     return found
