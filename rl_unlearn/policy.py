@@ -34,12 +34,14 @@ class DiffusionPolicy:
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
         folder = fetched_folder(config.model)
-        self.family = family_of(folder)(pipeline, config.sampler, latent_shape(folder, config.model))
+        family = family_of(folder)
+        for part in (pipeline.vae, getattr(pipeline, family.trained)):
+            part.to(self.device)
+        self.family = family(pipeline, config.sampler, latent_shape(folder, config.model))
         self.kernel, self.latent_shape = self.family.kernel, self.family.latent_shape
-        self.network = self.family.network.to(self.device)
+        self.network = self.family.network
         if self.network.dtype != self.dtype:
             self.network.to(self.dtype)
-        pipeline.vae.to(self.device)
         self._add_adapter(config.lora, config.seed)
         self._uncond = self._unconditional(config.sampler.guidance)
         self._guidance = config.sampler.guidance

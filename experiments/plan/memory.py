@@ -12,7 +12,7 @@ from experiments.plan.hollow import Hollow
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 
-STORED: dict[str, torch.dtype | None] = {"network": None, "autoencoder": torch.float32, "text encoders": torch.float32}
+STORED: dict[str, torch.dtype | None] = {"network": None, "autoencoder": torch.float32, "text encoders": None}
 """Types in which an actor with a policy holds its parts; None: that of model.dtype."""
 _SINGLE = 4
 """Bytes of a number in fp32."""
@@ -37,11 +37,16 @@ class Role:
 def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, Role]:
     """Of one rollout actor, the critic and one rank of the learner."""
     model = weights(hollow)
+    reading = {"reading the prompts": model.pop("text encoders")}
     adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
     return {
-        "rollout": Role(model | {"adapter, fp32": adapter} | _eyes(costs), _drawing(config, hollow, costs)),
+        "rollout": Role(model | {"adapter, fp32": adapter} | _eyes(costs), reading | _drawing(config, hollow, costs)),
         "critic": _critic(config, book, costs),
-        "learner": Role(model | {"adapter, gradient, AdamW": _TRAINED * adapter}, _learning(config, hollow, costs)),
+        "learner": Role(
+            {"network": model["network"], "adapter, gradient, AdamW": _TRAINED * adapter},
+            {"reading the prompts": reading["reading the prompts"] + model["autoencoder"]}
+            | _learning(config, hollow, costs),
+        ),
     }
 
 
@@ -109,10 +114,12 @@ def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
 
 
 def together(needs: list[Role], in_turn: bool) -> int:
-    """Bytes of several on one card; `in_turn`: in one process, where each waits for the other."""
+    """Bytes of several on one card; `in_turn`: in one process, which has one network."""
     if in_turn:
+        shared = max((need.lasting.get("network", 0) for need in needs), default=0)
+        own = [sum(need.lasting.values()) - need.lasting.get("network", 0) for need in needs]
         one = Role(
-            {str(number): sum(need.lasting.values()) for number, need in enumerate(needs)},
+            {"network": shared} | {str(number): held for number, held in enumerate(own)},
             {str(number): max(need.moments.values(), default=0) for number, need in enumerate(needs)},
         )
         return one.total

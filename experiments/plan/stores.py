@@ -15,6 +15,7 @@ from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names
 
 _SINGLE = 4
+_HALF = 2
 _LONG = 8
 
 
@@ -29,7 +30,7 @@ class Row:
 
 
 def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
-    """States in the storage type of latents, all else in fp32, four whole numbers."""
+    """States in the storage type of latents, action gradients in bf16 beside half ones, all else in fp32."""
     numbers, steps = torch.Size(hollow.family.latent_shape).numel(), config.sampler.steps
     estimator = config.estimator
     stored = (steps + 1) * numbers * hollow.dtype.itemsize
@@ -37,7 +38,8 @@ def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
     stored += _SINGLE * steps * numbers if estimator.gradients == "means" else 0
     stored += _SINGLE * steps if estimator.name == "x0hat" else 0
     values = _SINGLE * (steps + 1) if estimator.critic or estimator.name == "x0hat" else 0
-    gradients = _SINGLE * steps * numbers if estimator.gradients else 0
+    number = _SINGLE if config.model.dtype == "fp32" else _HALF
+    gradients = number * steps * numbers if estimator.gradients else 0
     return Row(stored, stored + values + gradients)
 
 

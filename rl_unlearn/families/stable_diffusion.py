@@ -34,7 +34,7 @@ class StableDiffusion(Family):
         self.network.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
         self._row = 1
-        if self.network.device.type == "cpu" and max(latent_shape[1:]) <= _FEW:
+        if pipeline.device.type == "cpu" and max(latent_shape[1:]) <= _FEW:
             # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many passes a second.
             self.network.set_attn_processor(AttnProcessor())
             self._row = 16
