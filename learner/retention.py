@@ -39,12 +39,15 @@ class Retention:
     def keep(self, retained: Trajectory) -> int:
         """Makes the pool from trajectories of the frozen policy; returns its number of states.
 
-        The reference means are computed here, once, with the adapter switched off.
+        Of more than ``learner.pool`` states a choice by name is kept. The reference means are computed here, once, with
+        the adapter switched off.
         """
-        learned = self._policy.kernel.learned
-        latents = retained.latents[:, learned].flatten(0, 1)
-        steps = learned.repeat(len(retained))
-        prompts = retained.prompts.repeat_interleave(len(learned))
+        pairs = torch.cartesian_prod(torch.arange(len(retained)), self._policy.kernel.learned)
+        if len(pairs) > self._config.pool:
+            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[: self._config.pool]
+            pairs = pairs[chosen.sort().values]
+        rows, steps = pairs.unbind(dim=1)
+        latents, prompts = retained.latents[rows, steps], retained.prompts[rows]
         means = []
         with self._policy.adapter_enabled(False):
             for part in torch.arange(len(steps)).split(self._config.microbatch):

@@ -263,6 +263,9 @@ class Learner(Section):
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
     kl_states: int = Field(32, ge=1)
     """Retained states of the pool seen by each optimizer step."""
+    pool: int = Field(4096, ge=1)
+    """Retained states that are kept, at most, each with the frozen model's mean: that takes a pass of the network after
+    the warm-up, and 6 bytes of host memory for each latent number in half precision."""
 
 
 class Rollout(Section):

@@ -1,4 +1,4 @@
-"""The policy: a pipeline whose UNet carries a LoRA adapter, sampled with log-probs and re-evaluated."""
+"""The policy: a pipeline whose network carries a LoRA adapter, sampled with log-probs and re-evaluated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +50,13 @@ class DiffusionPolicy:
     def _unconditional(self, guidance: float) -> Condition | None:
         if guidance == 1:
             return None
-        for encoder in self.family.text_encoders().values():
-            encoder.to(self.device)
+        self._bring_text_encoders()
         found = self.family.unconditional()
         return None if found is None else found.to(self.device, self.dtype)
+
+    def _bring_text_encoders(self) -> None:
+        for encoder in self.family.text_encoders().values():
+            encoder.to(self.device)
 
     def _add_adapter(self, lora: Lora, seed: int) -> None:
         config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=self.family.layers[lora.layers])
@@ -126,8 +129,7 @@ class DiffusionPolicy:
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Condition:
         """What the network is told of prompts, a row for each; on the CPU, in the network's type."""
-        for encoder in self.family.text_encoders().values():
-            encoder.to(self.device)
+        self._bring_text_encoders()
         parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
         return Condition.cat([self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts])
 

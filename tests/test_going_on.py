@@ -195,7 +195,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_and_stays(run: Path, caps
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 4, "round": 2}', b"[]", b'{"format": "x"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 5, "round": 2}', b"[]", b'{"format": "x"}', b"\xff"])
 def test_a_hostile_manifest_does_not_hide_the_checkpoint_before(
     run: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

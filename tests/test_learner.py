@@ -233,6 +233,26 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
         assert torch.equal(pool.latents[row], source)
 
 
+def test_of_a_large_pool_a_choice_by_name_is_kept():
+    config = tiny.config(learner={"pool": 5})
+    learner, again = Learner(config), Learner(config)
+    trajectory = collect(config, learner)
+    assert learner.keep(trajectory) == again.keep(trajectory) == 5
+    pool, other = learner._retention._pool, again._retention._pool
+    assert pool is not None and other is not None  # noqa: PT018
+    assert torch.equal(pool.latents, other.latents)
+    assert torch.equal(pool.reference, other.reference)
+    whole = Learner(tiny.config())
+    whole.keep(trajectory)
+    states = whole._retention._pool
+    assert states is not None
+    for row in range(5):
+        same = (states.latents == pool.latents[row]).flatten(1).all(dim=1) & (states.steps == pool.steps[row])
+        (found,) = same.nonzero().flatten().tolist()
+        assert states.prompts[found] == pool.prompts[row]
+        torch.testing.assert_close(states.reference[found], pool.reference[row])
+
+
 def test_the_reference_is_the_frozen_model_whenever_the_pool_is_made():
     learner, batch = ready(learner={"minibatches": 1})
     learner.update(batch)

@@ -99,12 +99,11 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
     updates = config.loop.rounds * learner.updates_per_round
     pairs = learner.batch * costs.learned
     parts = min(learner.minibatches, pairs)
-    kept = min(learner.kl_states, retained * costs.learned)
+    pool = min(learner.pool, retained * costs.learned)
+    kept = min(learner.kl_states, pool)
     again = pairs * costs.guided if config.estimator.name == "vtrace" else 0
     found = {
-        "warm-up": images["warm-up"] * costs.sample
-        + retained * costs.learned * costs.guided
-        + config.critic.warmup_steps * costs.fit,
+        "warm-up": images["warm-up"] * costs.sample + pool * costs.guided + config.critic.warmup_steps * costs.fit,
         "rollouts": images["rounds"] * costs.sample,
         "learner": updates * (learner.batch * costs.update + parts * kept * costs.learn + again),
         "critic": updates * (config.critic.steps * costs.fit + learner.batch * costs.score),

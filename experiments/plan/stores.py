@@ -69,7 +69,7 @@ def retained(config: Config, book: PromptBook) -> int:
 def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, int]:
     """Bytes in the memory of the machines, beside the cards'."""
     one, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
-    states = retained(config, book) * costs.learned
+    states = min(config.learner.pool, retained(config, book) * costs.learned)
     told = sum(torch.Size(shape).numel() for shape in hollow.told.values())
     return {
         f"replay store, {held(config):,} trajectories": held(config) * one.stored,
