@@ -18,13 +18,11 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.of import family_of
-from rl_unlearn.layouts.layout import Network, Parts
+from rl_unlearn.layouts.layout import Network
 from rl_unlearn.model_folder import local_folder, read_layout, read_parts
 from rl_unlearn.policy import DTYPES
 
 META = torch.device("meta")
-_FEWEST = 256
-"""Tokens that diffusers asks of T5 for Stable Diffusion 3."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,11 @@ def build(config: Config, device: str) -> Hollow:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
-    told_scale = bool(parts[layout.trained].get("guidance_embeds"))
     return Hollow(
         family,
         {name: network for name, network in made.items() if name.startswith("text_encoder")},
-        _told(layout.pipeline, parts, layout.reads(parts)[1]),
-        1 if config.sampler.guidance == 1 or told_scale else 2,
+        layout.told(parts),
+        1 if config.sampler.guidance == 1 or layout.told_guidance else 2,
         dtype,
     )
 
@@ -123,19 +120,3 @@ def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
     for name, parameter in family.network.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(dtype)
-
-
-def _told(pipeline: str, parts: Parts, tokens: int) -> dict[str, tuple[int, ...]]:
-    if pipeline == "FluxPipeline":
-        network = parts["transformer"]
-        width, pooled = network.get("joint_attention_dim", 4096), network.get("pooled_projection_dim", 768)
-        return {"text": (tokens, width), "pooled": (pooled,)}
-    if pipeline == "StableDiffusion3Pipeline":
-        network = parts["transformer"]
-        width, pooled = network.get("joint_attention_dim", 4096), network.get("pooled_projection_dim", 2048)
-        clip = parts["text_encoder"].get("max_position_embeddings", 77)
-        return {"text": (clip + _FEWEST, width), "pooled": (pooled,)}
-    text = (tokens, parts["unet"].get("cross_attention_dim", 1280))
-    if pipeline == "StableDiffusionXLPipeline":
-        return {"text": text, "pooled": (parts["text_encoder_2"].get("projection_dim", 512),), "size": (6,)}
-    return {"text": text}

@@ -59,6 +59,12 @@ def _reads(_parts: Parts) -> tuple[str, int]:
     return "tokenizer_2", T5_TOKENS
 
 
+def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
+    network = parts["transformer"]
+    words = T5_TOKENS, network.get("joint_attention_dim", 4096)
+    return {"text": words, "pooled": (network.get("pooled_projection_dim", 768),)}
+
+
 LAYOUT = Layout(
     pipeline="FluxPipeline",
     trained="transformer",
@@ -71,6 +77,8 @@ LAYOUT = Layout(
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
     latent=_latent,
     reads=_reads,
+    told=_told,
+    told_guidance=True,
     check=_check,
     notes=_notes,
 )

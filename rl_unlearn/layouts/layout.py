@@ -42,10 +42,14 @@ class Layout:
     """Channels, height and width of the latents for images of a height and width, None: of the model's own."""
     reads: Callable[[Parts], tuple[str, int]]
     """The tokenizer that reads most of a prompt, and how many tokens, its marks among them."""
+    told: Callable[[Parts], dict[str, tuple[int, ...]]]
+    """Shapes of what the network is told of a prompt: the tensors of `families.condition.Condition`, without rows."""
     check: Callable[[Parts], None]
     """Raises DataError unless the parts fit each other and can be trained."""
     notes: Callable[[Parts, Sampler | None], Iterator[str]]
     """What a person should know; raises ConfigError, for a sampler that is given, or DataError."""
+    told_guidance: bool = False
+    """Whether the network is told the guidance scale, and draws in one pass."""
     one_vocabulary: bool = False
     """Whether a single CLIP reads the prompts: attacks that search for words need its vocabulary."""
     optional: frozenset[str] = frozenset()

@@ -56,6 +56,13 @@ def _reads(parts: Parts) -> tuple[str, int]:
     return "tokenizer", parts["text_encoder"].get("max_position_embeddings", 77)
 
 
+def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
+    """CLIP's words before T5's, for which there is room also where T5 is left out."""
+    network, clip = parts["transformer"], parts["text_encoder"].get("max_position_embeddings", 77)
+    words = clip + T5_TOKENS, network.get("joint_attention_dim", 4096)
+    return {"text": words, "pooled": (network.get("pooled_projection_dim", 2048),)}
+
+
 _CLIP = Network("CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model")
 LAYOUT = Layout(
     pipeline="StableDiffusion3Pipeline",
@@ -70,6 +77,7 @@ LAYOUT = Layout(
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5Tokenizer"},
     latent=_latent,
     reads=_reads,
+    told=_told,
     check=_check,
     notes=_notes,
     optional=frozenset({"text_encoder_3", "tokenizer_3"}),

@@ -21,6 +21,11 @@ def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     return variance_preserving.notes(parts["scheduler"], sampler)
 
 
+def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
+    pooled = parts["text_encoder_2"].get("projection_dim", 512)
+    return {"text": stable_diffusion.words(parts), "pooled": (pooled,), "size": (6,)}
+
+
 LAYOUT = Layout(
     pipeline="StableDiffusionXLPipeline",
     trained="unet",
@@ -35,6 +40,7 @@ LAYOUT = Layout(
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
     latent=stable_diffusion.latent,
     reads=stable_diffusion.reads,
+    told=_told,
     check=_check,
     notes=_notes,
 )

@@ -38,6 +38,15 @@ def reads(parts: Parts) -> tuple[str, int]:
     return "tokenizer", parts["text_encoder"].get("max_position_embeddings", 77)
 
 
+def words(parts: Parts) -> tuple[int, int]:
+    """Shape of the words that the UNet reads."""
+    return reads(parts)[1], parts["unet"].get("cross_attention_dim", 1280)
+
+
+def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
+    return {"text": words(parts)}
+
+
 LAYOUT = Layout(
     pipeline="StableDiffusionPipeline",
     trained="unet",
@@ -49,6 +58,7 @@ LAYOUT = Layout(
     tokenizers={"tokenizer": "CLIPTokenizer"},
     latent=latent,
     reads=reads,
+    told=_told,
     check=_check,
     notes=_notes,
     one_vocabulary=True,
