@@ -87,18 +87,20 @@ def test_the_scan_finds(line: str) -> None:
     assert list(offences(ast.parse(line)))
 
 
-def test_pipelines_load_safetensors_without_remote_code() -> None:
+def test_models_load_safetensors_from_this_machine_without_remote_code() -> None:
     calls = [
-        (path, call)
+        (path, {keyword.arg for keyword in call.keywords})
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
         if "build" not in path.parts  # makes and measures the shipped files as anybody would load them
         for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and dotted(call.func).endswith("Pipeline.from_pretrained")
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"
     ]
-    assert calls
-    for path, call in calls:
-        assert {"use_safetensors", "trust_remote_code"} <= {keyword.arg for keyword in call.keywords}, path
+    assert {path.name for path, _ in calls} >= {"pipeline.py", "classifier_folders.py", "tokens.py"}
+    assert all("local_files_only" in given for _, given in calls), calls
+    weighty = [given for path, given in calls if path.name in ("pipeline.py", "classifier_folders.py")]
+    assert sum("use_safetensors" in given for given in weighty) == 3, "a pipeline, its networks, a classifier"
+    assert sum("trust_remote_code" in given for given in weighty) == 3, "a pipeline, a classifier and its processor"
 
 
 @pytest.mark.slow

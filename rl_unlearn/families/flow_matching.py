@@ -30,7 +30,7 @@ def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
 def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler of a pipeline's folder."""
     try:
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
 
