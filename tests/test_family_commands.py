@@ -23,6 +23,7 @@ def written(name: str, root: Path, rounds: int) -> Path:
         model={"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE}, name="run",
         output=str(root), tensorboard=False, sampler={"guidance": 2.0}, loop={"rounds": rounds, "checkpoint_every": 1},
         evaluation={"judge": str(tiny.clip_folder(2)), "resamples": 100},
+        learner={"lr_constant": 1.0},  # else the step size falls towards the end, which is another one for longer runs
     )  # fmt: skip
     file = root.parent / f"{root.name}.yaml"
     file.write_text(settings.dump(config))
