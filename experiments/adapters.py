@@ -90,7 +90,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             aside.unlink(missing_ok=True)
     if not difference <= merging.TOLERANCE:  # NaN, too, is a difference
         raise DataError(
-            f"{format} export of {source} changes the UNet's output by {difference:.2g}; nothing was written"
+            f"{format} export of {source} changes the network's output by {difference:.2g}; nothing was written"
         )
     write_bytes(target, content)
     card = write_card(path, out, config, format, target.name)

@@ -1,17 +1,17 @@
 """Samplers of models that were trained by flow matching: which ones the posterior kernel can stand in for."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.layouts.layout import REMEDY
+from rl_unlearn.layouts.layout import REMEDY, Parts
 
 _KIND = "FlowMatchEulerDiscreteScheduler"
 
 
-def notes(config: dict[str, Any], sampler: Sampler | None) -> Iterator[str]:
-    """What a person should know of a scheduler_config.json; DataError or ConfigError for what cannot be sampled."""
+def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
+    """What a person should know of the scheduler_config.json; DataError or ConfigError for what cannot be sampled."""
+    config = parts["scheduler"]
     kind = config.get("_class_name")
     if kind != _KIND:
         raise DataError(f"the model's sampler is {kind}: only {_KIND} can be sampled with log-probs")

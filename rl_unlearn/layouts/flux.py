@@ -1,9 +1,8 @@
 """Folders of FLUX.1-dev (Black Forest Labs 2024)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rl_unlearn.config import Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import flow_matching, networks
 from rl_unlearn.layouts.joint_blocks import joint_block, time_and_words
@@ -51,10 +50,6 @@ def _check(parts: Parts) -> None:
         )
 
 
-def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    return flow_matching.notes(parts["scheduler"], sampler)
-
-
 def _reads(_parts: Parts) -> tuple[str, int]:
     return "tokenizer_2", T5_TOKENS
 
@@ -80,5 +75,5 @@ LAYOUT = Layout(
     told=_told,
     told_guidance=True,
     check=_check,
-    notes=_notes,
+    notes=flow_matching.notes,
 )

@@ -45,7 +45,7 @@ def _check(parts: Parts) -> None:
 
 
 def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    yield from flow_matching.notes(parts["scheduler"], sampler)
+    yield from flow_matching.notes(parts, sampler)
     if "text_encoder_3" not in parts:
         yield "the model comes without its third text encoder (T5): prompts are read by CLIP alone"
 

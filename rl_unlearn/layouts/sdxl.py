@@ -1,8 +1,5 @@
 """Folders of Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952), its base model."""
 
-from collections.abc import Iterator
-
-from rl_unlearn.config import Sampler
 from rl_unlearn.layouts import networks, stable_diffusion, variance_preserving
 from rl_unlearn.layouts.layout import Layout, Network, Parts, check_words
 
@@ -15,10 +12,6 @@ def _check(parts: Parts) -> None:
         parts["unet"].get("cross_attention_dim", 1280),
         "text encoders together",
     )
-
-
-def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    return variance_preserving.notes(parts["scheduler"], sampler)
 
 
 def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
@@ -42,5 +35,5 @@ LAYOUT = Layout(
     reads=stable_diffusion.reads,
     told=_told,
     check=_check,
-    notes=_notes,
+    notes=variance_preserving.notes,
 )

@@ -1,8 +1,5 @@
 """Folders of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752)."""
 
-from collections.abc import Iterator
-
-from rl_unlearn.config import Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import networks, variance_preserving
 from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
@@ -27,10 +24,6 @@ def check_unet(parts: Parts) -> None:
 def _check(parts: Parts) -> None:
     check_unet(parts)
     check_words(parts["text_encoder"].get("hidden_size", 512), parts["unet"].get("cross_attention_dim", 1280))
-
-
-def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    return variance_preserving.notes(parts["scheduler"], sampler)
 
 
 def reads(parts: Parts) -> tuple[str, int]:
@@ -60,6 +53,6 @@ LAYOUT = Layout(
     reads=reads,
     told=_told,
     check=_check,
-    notes=_notes,
+    notes=variance_preserving.notes,
     one_vocabulary=True,
 )

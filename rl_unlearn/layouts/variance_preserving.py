@@ -1,11 +1,10 @@
 """Samplers of models that were trained with variance-preserving noise: which ones DDIM can stand in for."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.layouts.layout import REMEDY
+from rl_unlearn.layouts.layout import REMEDY, Parts
 
 _SAME_NOISE = {
     "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler",
@@ -17,8 +16,9 @@ _SAME_NOISE = {
 _FEW_STEPS = {"LCMScheduler", "TCDScheduler"}
 
 
-def notes(config: dict[str, Any], sampler: Sampler | None) -> Iterator[str]:
-    """What a person should know of a scheduler_config.json; DataError or ConfigError for what cannot be sampled."""
+def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
+    """What a person should know of the scheduler_config.json; DataError or ConfigError for what cannot be sampled."""
+    config = parts["scheduler"]
     kind, spacing = config.get("_class_name"), config.get("timestep_spacing", "leading")
     if kind not in _SAME_NOISE or config.get("use_flow_sigmas"):
         raise DataError(f"the model's sampler is {kind}: its noise is not the one that DDIM takes away")
