@@ -71,7 +71,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     if format == "kohya":
         folder = fetched_folder(config.model)
         layers = read_parts(folder)[part].get("layers_per_block")
-        state = to_kohya(own, read_layout(folder).pipeline, layers)
+        state = to_kohya(own, read_layout(folder), layers)
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME

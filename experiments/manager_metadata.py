@@ -19,16 +19,11 @@ from rl_unlearn.json_file import parse_object
 from rl_unlearn.model_folder import fetched_folder, local_folder, read_layout, read_parts
 from rl_unlearn.tensor_file import pack
 
-_ARCHITECTURES = {
-    "StableDiffusionXLPipeline": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
-    "StableDiffusion3Pipeline": ("stable-diffusion-v3.5-medium", "sd3.5-medium"),
-    "FluxPipeline": ("flux-1-dev", "flux1"),
-}
-
 
 def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[str, str]:
     """The keys for an exported file with these tensors; no path and nobody's name is in them."""
-    architecture, base = _architecture(config)
+    folder = fetched_folder(config.model)
+    architecture, base = read_layout(folder).architecture(read_parts(folder))
     rank = next(tensor.shape[0] for name, tensor in state.items() if "lora_down" in name or "lora_A" in name)
     return {
         "ss_base_model_version": base,
@@ -82,15 +77,3 @@ def _is_public(path: str) -> bool:
         return path == "canvas" or (bool(path) and local_folder(Model(path=path)) is None)
     except DataError:
         return False
-
-
-def _architecture(config: Config) -> tuple[str, str]:
-    """Of the model, in both vocabularies."""
-    folder = fetched_folder(config.model)
-    pipeline, parts = read_layout(folder).pipeline, read_parts(folder)
-    if pipeline in _ARCHITECTURES:
-        return _ARCHITECTURES[pipeline]
-    predicts_v = parts["scheduler"].get("prediction_type") == "v_prediction"
-    if parts["unet"].get("cross_attention_dim") == 1024:  # the text encoder that came with the second version
-        return ("stable-diffusion-v2-768-v", "sd_v2_v") if predicts_v else ("stable-diffusion-v2-512", "sd_v2")
-    return "stable-diffusion-v1", "sd_v1_v" if predicts_v else "sd_v1"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rl_unlearn.errors import DataError
+from rl_unlearn.layouts.layout import Layout
 
 KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_")
 SDXL_LAYERS = 2
@@ -68,14 +69,14 @@ def _flux(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def to_kohya(state: dict[str, Tensor], pipeline: str, layers: object) -> dict[str, Tensor]:
-    """An adapter's state, ``LAYER.lora_A.weight``, in the keys that kohya's trainer reads for this class of pipeline.
+def to_kohya(state: dict[str, Tensor], layout: Layout, layers: object) -> dict[str, Tensor]:
+    """An adapter's state, ``LAYER.lora_A.weight``, in the keys that kohya's trainer reads for this family.
 
     ``layers``: in a block of the network. Raises DataError for a transformer, and for an SDXL of another build.
     """
-    if pipeline not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
-        raise DataError(f"kohya's keys are for UNets, and this is a {pipeline}: use --format diffusers")
-    sdxl = pipeline == "StableDiffusionXLPipeline"
+    if layout.kohya is None:
+        raise DataError(f"kohya's keys are for UNets, and this is a {layout.pipeline}: use --format diffusers")
+    sdxl = layout.kohya == "counted"
     if sdxl and layers != SDXL_LAYERS:
         raise DataError(f"kohya's keys know no SDXL with {layers} layers a block: use --format diffusers")
     found = {}

@@ -55,8 +55,9 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"model.path {model.path!r} cannot be loaded: {told}") from error
     # Old files have it changed by the pipeline; the critic, which reads the same files, would not know.
-    positions = pipeline.text_encoder.config.max_position_embeddings
-    pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, positions)
+    positions = getattr(pipeline.text_encoder.config, "max_position_embeddings", None)
+    if positions is not None:
+        pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, positions)
     for adapter in model.adapters:
         _fuse(pipeline, layout.trained, adapter)
     pipeline.scheduler = family_of(folder).process.read_scheduler(folder)

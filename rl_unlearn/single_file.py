@@ -17,8 +17,6 @@ from rl_unlearn.file_digest import cache_file, file_digest, folder_digest
 from rl_unlearn.json_file import read_object
 from rl_unlearn.tensor_header import read_header
 
-KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""Pipelines whose checkpoints hold all their networks."""
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -81,9 +79,10 @@ def _described(model: Model) -> Path:
     folder = Path(about.path) if Path(about.path).is_dir() else None
     if folder is None:
         folder = model_folder.local_folder(about) or hub.fetch_small(about)
-    kind = model_folder.read_layout(folder).pipeline
-    if kind not in KINDS:
-        raise DataError(f"model.config {model.config!r} is a {kind}: a single file can be one of {', '.join(KINDS)}")
+    layout = model_folder.read_layout(folder)
+    if not layout.single_file:
+        can = ", ".join(name for name, known in model_folder.LAYOUTS.items() if known.single_file)
+        raise DataError(f"model.config {model.config!r} is a {layout.pipeline}: a single file can be one of {can}")
     model_folder.read_parts(folder)
     return folder
 

@@ -26,13 +26,15 @@ class Family(ABC):
     """How noise is mixed in: `variance_preserving` or `flow_matching`."""
     layers: ClassVar[Mapping[str, str]]
     """Regular expressions for the attention layers that ``lora.layers`` names."""
+    decoder: ClassVar[type[Autoencoder]] = Autoencoder
+    """What makes images of latents."""
 
     def __init__(self, pipeline: Any, sampler: Sampler, latent_shape: tuple[int, int, int]):
         """``pipeline``: diffusers' own, whose parts these are."""
         self.pipeline, self.latent_shape = pipeline, latent_shape
         self.kernel: Kernel = self.process.kernel(pipeline.scheduler, sampler.steps, sampler.eta, latent_shape)
         self.network = getattr(pipeline, self.trained)
-        self.autoencoder = Autoencoder(pipeline.vae)
+        self.autoencoder = self.decoder(pipeline.vae)
 
     def text_encoders(self) -> dict[str, Any]:
         """The pipeline's text encoders, by name."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
@@ -48,10 +48,16 @@ class Layout:
     """Raises DataError unless the parts fit each other and can be trained."""
     notes: Callable[[Parts, Sampler | None], Iterator[str]]
     """What a person should know; raises ConfigError, for a sampler that is given, or DataError."""
+    architecture: Callable[[Parts], tuple[str, str]]
+    """What managers of LoRA files call the model: in Stability's model specification, and in kohya's words."""
     told_guidance: bool = False
     """Whether the network is told the guidance scale, and draws in one pass."""
     one_vocabulary: bool = False
     """Whether a single CLIP reads the prompts: attacks that search for words need its vocabulary."""
+    single_file: bool = False
+    """Whether its checkpoints come in one file that holds all networks."""
+    kohya: Literal["plain", "counted"] | None = None
+    """kohya's names of layers: diffusers' own, or its makers', who count all blocks through; None: not known."""
     optional: frozenset[str] = frozenset()
     """Networks, and their tokenizers, that a folder may leave out."""
 

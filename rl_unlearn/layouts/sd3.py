@@ -80,5 +80,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=_notes,
+    architecture=lambda _parts: ("stable-diffusion-v3.5-medium", "sd3.5-medium"),
     optional=frozenset({"text_encoder_3", "tokenizer_3"}),
 )

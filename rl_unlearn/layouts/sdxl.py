@@ -36,4 +36,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
+    architecture=lambda _parts: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    single_file=True,
+    kohya="counted",
 )

@@ -40,6 +40,13 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
     return {"text": words(parts)}
 
 
+def _architecture(parts: Parts) -> tuple[str, str]:
+    predicts_v = parts["scheduler"].get("prediction_type") == "v_prediction"
+    if parts["unet"].get("cross_attention_dim") == 1024:  # the text encoder that came with the second version
+        return ("stable-diffusion-v2-768-v", "sd_v2_v") if predicts_v else ("stable-diffusion-v2-512", "sd_v2")
+    return "stable-diffusion-v1", "sd_v1_v" if predicts_v else "sd_v1"
+
+
 LAYOUT = Layout(
     pipeline="StableDiffusionPipeline",
     trained="unet",
@@ -54,5 +61,8 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
+    architecture=_architecture,
     one_vocabulary=True,
+    single_file=True,
+    kohya="plain",
 )
