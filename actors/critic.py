@@ -1,5 +1,7 @@
 """The critic actor: values noisy latents at every step, and fits itself on the outcomes it is shown."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from rl_unlearn.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
+from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.zeroshot import load_open_clip, text_features
 
@@ -70,7 +73,13 @@ class CriticActor:
             return {}
         if self._config.critic.start is None:
             self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
-        loss = self.fit(trajectory, self._config.critic.warmup_steps, 0)
+        config = self._config.critic
+        loss = self._regress(
+            lambda draw: (
+                choose(trajectory, config.minibatch, config.renoised, draw) for _ in range(config.warmup_steps)
+            ),
+            0,
+        )
         self._rehearsed = trajectory
         return loss
 
@@ -93,30 +102,43 @@ class CriticActor:
         self._rehearsed = warm_up
 
     @memory.enough_for("the critic actor", memory.CRITIC)
-    def fit(self, trajectory: Trajectory, steps: int, number: int) -> dict[str, float]:
-        """Regresses psi(x_t, t, c) on the outcomes of the final images (Monte Carlo, all T + 1 levels).
+    def fit(self, states: States, number: int) -> dict[str, float]:
+        """Regresses psi(x_t, t, c) on the outcomes of final images (Monte Carlo), in ``critic.steps`` steps.
 
-        A share of each minibatch, ``critic.rehearsal``, comes from the warm-up, so that the critic goes on knowing what
-        the policy no longer draws. ``number`` names the random draws and the call: delivered twice, it only answers
-        twice. Returns the last squared error, nothing without steps. Raises NonFiniteError if no step had a finite
-        gradient.
+        Each minibatch has the next ``critic.fresh`` states; the rest of it comes from the warm-up, so that the critic
+        goes on knowing what the policy no longer draws. ``number`` names the random draws and the call: delivered
+        twice, it only answers twice. Returns the last squared error, nothing without steps. Raises NonFiniteError if
+        no step had a finite gradient.
         """
+        config = self._config.critic
+
+        def minibatches(draw: torch.Generator) -> Iterator[States]:
+            for step in range(config.steps):
+                part = states[step * config.fresh : (step + 1) * config.fresh]
+                yield part if self._rehearsed is None else States.cat([part, self._rehearse(draw)])
+
+        return self._regress(minibatches, number)
+
+    def _rehearse(self, draw: torch.Generator) -> States:
+        assert self._rehearsed is not None
+        config = self._config.critic
+        return choose(self._rehearsed, config.minibatch - config.fresh, config.renoised, draw)
+
+    def _regress(self, minibatches: Callable[[torch.Generator], Iterator[States]], number: int) -> dict[str, float]:
         if not self._config.estimator.critic:
             return {}
         if number == self._fitted:
             return self._last
         draw = generator(self._config.seed, "critic", number)
-        config, loss = self._config.critic, torch.zeros(())
-        skipped = 0
-        old = round(config.minibatch * config.rehearsal) if self._rehearsed is not None else 0
-        for _ in range(steps):
-            parts = [self._states(trajectory, config.minibatch - old, draw)]
-            if self._rehearsed is not None:
-                parts.append(self._states(self._rehearsed, old, draw))
-            latents, levels, prompts, outcomes = (torch.cat(part).to(self._device) for part in zip(*parts, strict=True))
-            told = torch.rand(len(prompts), 1, generator=draw) >= config.withheld
-            condition = self._conditions[prompts] * told.to(self._device)
-            loss = (self._critic(latents, self._levels[levels], condition) - outcomes).square().mean()
+        loss, steps, skipped = torch.zeros(()), 0, 0
+        for states in minibatches(draw):
+            steps += 1
+            noise = torch.randn(states.latents.shape, generator=draw)
+            told = torch.rand(len(states), 1, generator=draw) >= self._config.critic.withheld
+            condition = self._conditions[states.prompts] * told.to(self._device)
+            latents = self._noisy(states, noise).to(self._device)
+            found = self._critic(latents, self._levels[states.levels], condition)
+            loss = (found - states.outcomes.to(self._device)).square().mean()
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if nn.utils.clip_grad_norm_(self._critic.parameters(), 1.0).isfinite():
@@ -128,20 +150,13 @@ class CriticActor:
         self._fitted, self._last = number, {"critic_loss": loss.item()} if steps else {}
         return self._last
 
-    def _states(self, trajectory: Trajectory, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
-        """Random states of the trajectories: latents, level, prompt, and the outcomes of their final images.
-
-        A share of them, ``critic.renoised``, is the final image under fresh noise: of a trained model the forward
-        process gives the same joint distribution, and a few hundred images never run out of states.
-        """
-        rows = torch.randint(len(trajectory), (count,), generator=draw)
-        levels = torch.randint(len(self._levels), (count,), generator=draw)
-        latents = trajectory.latents[rows, levels].float()
-        noise = torch.randn(latents.shape, generator=draw)
-        fresh = self._kernel.renoised(trajectory.latents[rows, -1].float(), noise, levels)
-        again = torch.rand(count, generator=draw) < self._config.critic.renoised
-        latents = torch.where(again[:, None, None, None], fresh, latents)
-        return latents, levels, trajectory.prompts[rows], trajectory.outcomes[rows]
+    def _noisy(
+        self, states: States, noise: Float[Tensor, "count channels height width"]
+    ) -> Float[Tensor, "count channels height width"]:
+        """The latents in fp32, the final ones among them under this noise."""
+        latents = states.latents.float()
+        fresh = self._kernel.renoised(latents, noise, states.levels)
+        return torch.where(states.final[:, None, None, None], fresh, latents)
 
     @memory.enough_for("the critic actor", memory.CRITIC)
     def score(self, trajectory: Trajectory) -> Scored:

@@ -17,6 +17,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
+from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 
 _REMEMBERED = 8
@@ -151,6 +152,11 @@ class ReplayActor:
         """
         newest = await self.newest_round(version)
         return self._read(sorted(self._uniform(count, range(newest + 1), set(), seed)))
+
+    async def states(self, rows: int, count: int, renoised: float, version: int, seed: tuple[int | str, ...]) -> States:
+        """``count`` noisy latents of ``rows`` trajectories drawn as :meth:`recent` draws them; see `states.choose`."""
+        drawn = await self.recent(rows, version, seed)
+        return choose(drawn, count, renoised, generator(*seed, "states"))
 
     async def refused(self, round: int) -> Trajectory:
         """What was refused in a round; forgets that of earlier ones."""

@@ -242,11 +242,14 @@ class Loop:
             config.learner.batch, version, self._order.newest_round(version), fresh, (config.seed, "batch", version)
         )
         looked = handles.replay.newest_round.remote(version)
-        recent = handles.replay.recent.remote(config.critic.window, version, (config.seed, "recent", version))
+        wanted = config.critic.steps * config.critic.fresh if config.estimator.critic else 0
+        states = handles.replay.states.remote(
+            config.critic.window, wanted, config.critic.renoised, version, (config.seed, "recent", version)
+        )
         if config.estimator.scores_first:
             scored = handles.critic.score.remote(batch)
-            return scored, handles.critic.fit.remote(recent, config.critic.steps, version + 1), looked
-        fit = handles.critic.fit.remote(recent, config.critic.steps, version + 1)
+            return scored, handles.critic.fit.remote(states, version + 1), looked
+        fit = handles.critic.fit.remote(states, version + 1)
         return handles.critic.score.remote(batch), fit, looked
 
     async def _report(self, board: Board, round: int, metrics: dict[str, Any]) -> None:

@@ -170,6 +170,11 @@ class Critic(Section):
     warmup_steps: int = Field(400, ge=0)
     """Critic steps on the warm-up images."""
 
+    @property
+    def fresh(self) -> int:
+        """States of a minibatch that come from the replay store; the others are the warm-up's."""
+        return self.minibatch - round(self.minibatch * self.rehearsal)
+
 
 _KNOWN_AS = {"ddpo": "terminal", "grpo": "group", "cgru": "critic"}
 

@@ -11,6 +11,7 @@ from actors.critic import CriticActor
 from rl_unlearn.critic import Critic, action_gradients, timestep_features, values
 from rl_unlearn.errors import DataError
 from rl_unlearn.noise import generator
+from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Trajectory
 from rl_unlearn.zeroshot import load_open_clip
 
@@ -176,19 +177,27 @@ def rewarded(actor: CriticActor, batch: Trajectory) -> torch.Tensor:
     return (batch.outcomes * actor._weights[batch.prompts]).sum(dim=1)
 
 
+def states(actor: CriticActor, batch: Trajectory) -> States:
+    """As many as the actor's steps take."""
+    config = actor._config.critic
+    return choose(batch, config.steps * config.fresh, config.renoised, generator("states"))
+
+
 def test_fit_learns_and_is_deterministic():
-    config = tiny.config(critic={"minibatch": 32, "lr": 3e-3, "renoised": 0.0, "withheld": 0.2})
+    critic = {"minibatch": 32, "lr": 3e-3, "renoised": 0.0, "withheld": 0.2, "rehearsal": 0.0, "steps": 80}
+    config = tiny.config(critic=critic)
     batch = trajectories()
     one, other = CriticActor(config), CriticActor(config)
     rewards = rewarded(one, batch)
     variance = rewards.var(correction=0).item()
-    metrics = one.fit(batch, 80, 0)
+    metrics = one.fit(states(one, batch), 0)
     torch.manual_seed(99)
-    assert other.fit(batch, 80, 0) == metrics
+    assert other.fit(states(other, batch), 0) == metrics
     after = one.score(batch).values
     assert torch.equal(after, other.score(batch).values)
     assert (after - rewards[:, None]).square().mean().item() < 0.4 * variance
-    assert one.fit(batch, 0, 1) == {}, "a loss of 0 would be a perfect critic"
+    still = CriticActor(tiny.config(critic={"steps": 0}))
+    assert still.fit(states(still, batch), 1) == {}, "a loss of 0 would be a perfect critic"
 
 
 def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
@@ -197,26 +206,28 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
     batch = trajectories()
     actor.warm_up(batch)
     torch.testing.assert_close(actor._critic.mean, batch.outcomes.mean(dim=0))
-    seen: list[tuple[Trajectory, int]] = []
-    states = actor._states
-    actor._states = lambda trajectory, count, draw: (seen.append((trajectory, count)), states(trajectory, count, draw))[
-        1
-    ]
-    recent = trajectories(6)
-    actor.fit(recent, 1, 1)
-    assert [(trajectory is batch, count) for trajectory, count in seen] == [(False, 8), (True, 8)]
+    seen: list[torch.Tensor] = []
+    actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    elsewhere = dataclasses.replace(trajectories(6), latents=torch.full_like(trajectories(6).latents, 7.0))
+    ours = dataclasses.replace(states(actor, elsewhere), final=torch.zeros(8 * actor._config.critic.steps).bool())
+    actor.fit(ours, 1)
+    assert [(row == 7).all().item() for row in seen[0]] == [True] * 8 + [False] * 8
 
 
 def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
     batch = trajectories(200)
-    stored = CriticActor(tiny.config(critic={"renoised": 0.0}))
-    latents, levels, _, outcomes = stored._states(batch, 64, generator("states"))
-    known = {tuple(row.flatten()[:4].tolist()) for row in batch.latents.flatten(0, 1)}
-    assert all(tuple(row.flatten()[:4].tolist()) in known for row in latents)
-    fresh = CriticActor(tiny.config(critic={"renoised": 1.0}))
-    again, same, _, _ = fresh._states(batch, 64, generator("states"))
-    assert torch.equal(levels, same), "the same draws"
-    kernel = fresh._kernel
+    stored = choose(batch, 64, 0.0, generator("states"))
+    known = {tuple(row.flatten()[:4].tolist()): level for rows in batch.latents for level, row in enumerate(rows)}
+    assert [known[tuple(row.flatten()[:4].tolist())] for row in stored.latents] == stored.levels.tolist()
+    assert not stored.final.any()
+    fresh = choose(batch, 64, 1.0, generator("states"))
+    levels, outcomes = fresh.levels, fresh.outcomes
+    assert torch.equal(levels, stored.levels), "the same draws"
+    assert fresh.final.all()
+    actor = CriticActor(tiny.config())
+    again = actor._noisy(fresh, torch.randn(fresh.latents.shape, generator=generator("noise")))
+    assert torch.equal(actor._noisy(stored, torch.randn(stored.latents.shape)), stored.latents)
+    kernel = actor._kernel
     signal = torch.cat([kernel.signal, torch.ones(1)])[levels].float()
     rows = [int((batch.outcomes[:, 0] == o[0]).nonzero()[0]) for o in outcomes]
     noise = again - signal[:, None, None, None] * batch.latents[rows, -1]
@@ -227,10 +238,10 @@ def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
 
 
 def test_a_withheld_prompt_cannot_be_seen():
-    actor = CriticActor(tiny.config(critic={"withheld": 1.0, "warmup_steps": 0}))
+    actor = CriticActor(tiny.config(critic={"withheld": 1.0, "warmup_steps": 0, "steps": 1}))
     seen = []
     actor._critic.condition.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    actor.fit(trajectories(), 1, 1)
+    actor.fit(states(actor, trajectories()), 1)
     actor.score(trajectories(2))
     fit, scores = seen[0], seen[1:]
     assert not fit.any()
@@ -240,10 +251,10 @@ def test_a_withheld_prompt_cannot_be_seen():
 
 def fitted(name: str, batch: Trajectory, withheld: bool = False) -> CriticActor:
     """An actor of this estimator after five steps; ``withheld``: its values do not know the prompt, as gradients do."""
-    actor = CriticActor(tiny.config(critic={"lr": 3e-3}, estimator={"name": name}))
+    actor = CriticActor(tiny.config(critic={"lr": 3e-3, "steps": 5}, estimator={"name": name}))
     if withheld:
         actor._conditions.zero_()
-    actor.fit(batch, 5, 0)
+    actor.fit(states(actor, batch), 0)
     return actor
 
 
@@ -292,7 +303,7 @@ def test_a_critic_without_t_does_not_depend_on_it(name):
         assert torch.equal(found.action_gradients, found.action_gradients[:, :1].expand(-1, 4, -1, -1, -1))
     seen = []
     actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    actor.fit(batch, 1, 1)
+    actor.fit(states(actor, batch), 1)
     assert not torch.cat(seen).any(), "it was not told in training either"
 
 
@@ -302,7 +313,7 @@ def test_where_no_critic_is_needed_none_is_fitted_or_asked(name):
     actor = CriticActor(tiny.config(estimator={"name": name}))
     before = {key: value.clone() for key, value in actor._critic.state_dict().items()}
     actor._critic.register_forward_pre_hook(lambda *_: pytest.fail("the critic was asked"))
-    assert actor.warm_up(batch) == actor.fit(batch, 5, 1) == {}
+    assert actor.warm_up(batch) == actor.fit(states(actor, batch), 1) == {}
     predicted = torch.randn(6, 4) if name == "x0hat" else None
     found = actor.score(dataclasses.replace(batch, predicted=predicted, rewards=torch.arange(6.0)))
     assert found.action_gradients is None
@@ -326,5 +337,6 @@ def test_half_precision_latents_are_read_in_fp32():
     actor = CriticActor(tiny.config())
     batch = trajectories(3)
     half = dataclasses.replace(batch, latents=batch.latents.bfloat16())
-    actor.fit(half, 2, 0)
+    assert states(actor, half).latents.dtype == torch.bfloat16, "half the bytes are sent"
+    actor.fit(states(actor, half), 0)
     assert actor.score(half).values.dtype == torch.float32

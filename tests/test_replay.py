@@ -285,6 +285,8 @@ def test_what_comes_earlier_or_later_changes_no_batch():
                 await replay.add(rows(added, version=max(0, added - 2)))
             drawn.append(names(await draw(replay, 6, version, newest, seed=("batch", version))))
             drawn.append(names(await replay.recent(5, version, ("recent", version))))
+            states = await replay.states(5, 7, 0.5, version, ("recent", version))
+            drawn.append([states.latents.tolist(), states.levels.tolist(), states.final.tolist()])
         snapshot = await replay.snapshot(5)
         with pytest.raises(TrainingError, match="snapshot is too late"):
             await replay.snapshot(4)

@@ -25,7 +25,9 @@ from learner.board import Resumption
 from learner.learner import Learner
 from learner.loop import MAX_POISONED, Result
 from rl_unlearn.errors import DataError, LostError, MachineError, NonFiniteError, NoRoomError, TrainingError
+from rl_unlearn.noise import generator
 from rl_unlearn.requests import Request
+from rl_unlearn.states import choose
 from rl_unlearn.trajectory import Trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -275,11 +277,12 @@ def test_a_critic_without_a_finite_gradient_is_named():
     warm_up = RolloutActor(config)  # the shapes of a real batch
     batch = warm_up.sample(Request(0, tuple(range(4)), 0), Learner(config).weights())
     critic = CriticActor(config)
+    states = choose(batch, 2 * config.critic.fresh, config.critic.renoised, generator("states"))
     before = {name: tensor.clone() for name, tensor in critic.state().weights.items()}
     with pytest.raises(NonFiniteError, match="no gradient of the critic was finite in 2 steps"):
-        critic.fit(dataclasses.replace(batch, outcomes=torch.full_like(batch.outcomes, math.nan)), 2, 1)
+        critic.fit(dataclasses.replace(states, outcomes=torch.full_like(states.outcomes, math.nan)), 1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in critic.state().weights.items())
-    fitted = critic.fit(batch, 2, 1)
+    fitted = critic.fit(states, 1)
     after = {name: tensor.clone() for name, tensor in critic.state().weights.items()}
-    assert critic.fit(batch, 2, 1) == fitted, "a repeated call only answers once more"
+    assert critic.fit(states, 1) == fitted, "a repeated call only answers once more"
     assert all(torch.equal(tensor, after[name]) for name, tensor in critic.state().weights.items())

@@ -1,0 +1,50 @@
+"""Single noisy latents and what became of them: what a critic is fitted on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl_unlearn.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class States:
+    """States of trajectories, one a row; all tensors on the CPU."""
+
+    latents: Float[Tensor, "count channels height width"]
+    """In storage type: of the level or, where ``final``, the trajectory's last ones."""
+    levels: Int[Tensor, " count"]
+    """0 is pure noise, T the final latents."""
+    final: Bool[Tensor, " count"]
+    """Which latents are to be put under fresh noise of their level first."""
+    prompts: Int[Tensor, " count"]
+    """Index into the prompt book."""
+    outcomes: Float[Tensor, "count outcomes"]
+    """Of the trajectory's final image (rewards.outcomes)."""
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __getitem__(self, rows: slice) -> "States":
+        return States(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @staticmethod
+    def cat(parts: "Sequence[States]") -> "States":
+        """Several as one, in the order given."""
+        return States(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(States)))
+
+
+def choose(trajectory: Trajectory, count: int, renoised: float, draw: torch.Generator) -> States:
+    """Random states of some trajectories, with replacement.
+
+    A share of them, ``renoised``, are final latents, for fresh noise: of a trained model the forward process gives the
+    same joint distribution as the sampler, and a few hundred images never run out of states.
+    """
+    rows = torch.randint(len(trajectory), (count,), generator=draw)
+    levels = torch.randint(trajectory.latents.shape[1], (count,), generator=draw)
+    final = torch.rand(count, generator=draw) < renoised
+    latents = trajectory.latents[rows, torch.where(final, trajectory.latents.shape[1] - 1, levels)]
+    return States(latents, levels, final, trajectory.prompts[rows], trajectory.outcomes[rows])
