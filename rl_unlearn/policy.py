@@ -13,7 +13,7 @@ from rl_unlearn.adapter import AdapterState
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Index
+from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
 from rl_unlearn.model_folder import fetched_folder, latent_shape
 from rl_unlearn.noise import trajectory_noise
@@ -21,7 +21,8 @@ from rl_unlearn.pipeline import DTYPES, device_of
 
 _ADAPTER = "default"
 _ENCODED_AT_ONCE = 256
-_DECODED_AT_ONCE = 4
+_DECODED_PIXELS = 4 * 512 * 512
+"""At once on a GPU, where the autoencoder needs more than a GiB for each image of 512 pixels a side."""
 
 
 class DiffusionPolicy:
@@ -178,8 +179,7 @@ class DiffusionPolicy:
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Images in [0, 1], fp32."""
-        # On a GPU the autoencoder needs more than a GiB for each image of 512 pixels a side.
-        at_once = _DECODED_AT_ONCE if self.device.type == "cuda" else len(latents)
+        at_once = decoded_at_once(self.device.type, self.family) or len(latents)
         parts = latents.to(self.device).split(max(at_once, 1))
         images = torch.cat([self.family.autoencoder.decode(part) for part in parts])
         return (images / 2 + 0.5).clamp(0, 1)
@@ -196,3 +196,11 @@ class DiffusionPolicy:
             latents, *_ = self.rollout(self.encode(prompts[part]), seeds[part])
             images.append(self.decode(latents[:, -1]).cpu())
         return torch.cat(images)
+
+
+def decoded_at_once(device: str, family: Family) -> int | None:
+    """Images that the autoencoder is given at once, by the type of its device; None: all that there are."""
+    if device != "cuda":
+        return None
+    _, height, width = family.latent_shape
+    return max(1, _DECODED_PIXELS // (height * width * family.autoencoder.scale**2))

@@ -102,6 +102,16 @@ def test_bytes_kept_are_those_that_autograd_keeps() -> None:
     assert counting.count(lambda: second(first(rows)), weights, trained=True).kept == 4 * 7 * 20
 
 
+@pytest.mark.parametrize("name", ["stable_diffusion", "sd3"])
+def test_checkpointing_keeps_less_and_computes_again(name: str) -> None:
+    plain, again = (planned(of_family(name, learner={"checkpointing": way}))[2].step for way in ("off", "on"))
+    assert again.kept < 0.7 * plain.kept
+    assert again.learning < plain.learning
+    assert plain.kept <= plain.learning
+    assert plain.forward == again.forward
+    assert plain.backward + 0.5 * plain.forward < again.backward <= plain.backward + plain.forward
+
+
 def test_in_half_precision_norms_are_in_fp32() -> None:
     norm = torch.nn.LayerNorm(16, device="meta", dtype=torch.bfloat16)
     rows = torch.empty(4, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
@@ -148,20 +158,36 @@ def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) -> None:
     """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 0.97 GiB kept for an image and a branch; 1.41 GiB of
-    memory for each image more that is decoded."""
-    chosen = tiny.config(
-        model={"path": str(stable_diffusion_15), "dtype": "bf16"}, sampler={"guidance": 5.0, "steps": 30},
-        lora={"rank": 16}, learner={"microbatch": 16, "batch": 24}, rollout={"batch": 16, "images": 24},
-    )  # fmt: skip
-    book, model, one = planned(chosen)
+    memory for each image more that is decoded; 10.3 GiB of the learner with checkpointing, 16 states at once."""
+
+    def plan(**learner: Any) -> tuple[hollow.Hollow, Costs, dict[str, memory.Role]]:
+        chosen = tiny.config(
+            model={"path": str(stable_diffusion_15), "dtype": "bf16"}, sampler={"guidance": 5.0, "steps": 30},
+            lora={"rank": 16}, learner={"microbatch": 16, "batch": 24} | learner, rollout={"batch": 16, "images": 24},
+        )  # fmt: skip
+        book, model, one = planned(chosen)
+        return model, one, memory.roles(chosen, book, model, one)
+
+    model, one, needs = plan()
     assert one.step.forward == pytest.approx(0.80e12, rel=0.03)
     assert one.guided == pytest.approx(1.61e12, rel=0.03)
     assert one.step.kept == pytest.approx(0.97 * GIBIBYTE, rel=0.25)
     assert one.decode.peak == pytest.approx(1.41 * GIBIBYTE, rel=0.25)
     assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(0.86e9, rel=0.01)
-    needs = memory.roles(chosen, book, model, one)
-    # The three in one process took 38.6 GiB at their most.
-    assert memory.together(list(needs.values()), in_turn=True) == pytest.approx(38.6 * GIBIBYTE, rel=0.15)
+    # The three in one process took 38.6 GiB at their most, a second copy of the network among them.
+    together = memory.together(list(needs.values()), in_turn=True) + needs["learner"].lasting["network"]
+    assert together == pytest.approx(38.6 * GIBIBYTE, rel=0.15)
+    assert plan(checkpointing="on")[2]["learner"].total == pytest.approx(10.3 * GIBIBYTE, rel=0.15)
+
+
+def test_on_a_gpu_images_are_decoded_in_parts(stable_diffusion_15: Path) -> None:
+    chosen = tiny.config(model={"path": str(stable_diffusion_15)}, rollout={"batch": 16, "images": 24})
+    book = PromptBook.from_config(chosen)
+    needs = {}
+    for device in ("cpu", "cuda"):
+        model = hollow.build(chosen, device)
+        needs[device] = memory.roles(chosen, book, model, costs.of(chosen, book, model))["rollout"].moments
+    assert needs["cuda"]["decoding 16 images"] < 0.3 * needs["cpu"]["decoding 16 images"]
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in use at once."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ class Count:
     """Bytes kept from forward to backward, weights left out."""
     peak: int
     """Bytes in use at once in a forward whose gradient nobody asks for, weights left out."""
+    learning: int
+    """Bytes in use at once in a forward and its backward pass, weights left out."""
 
 
 def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False) -> Count:
@@ -94,26 +97,40 @@ def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: boo
     with Device(mixed), torch.no_grad(), _Live(there) as live, counter() as forward:
         compute()
     if not trained:
-        return Count(forward.get_total_flops(), 0, 0, live.peak)
-    kept: dict[int, Any] = {}
+        return Count(forward.get_total_flops(), 0, 0, live.peak, 0)
+    learning, kept = _Live(there), dict[int, int]()
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in there:
-            kept[storage._cdata] = storage  # held, so that no other one takes its name
+        if _name(tensor) not in there:
+            kept[_name(tensor)] = tensor.untyped_storage().nbytes()
+            learning.hold(tensor)  # what autograd keeps is another tensor than the one that a call returned
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with Device(mixed), torch.enable_grad(), hooks:
-        found = compute().float().sum()
-    with counter() as backward:
-        found.backward()
-    bytes_kept = sum(storage.nbytes() for storage in kept.values())
-    return Count(forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak)
+    with Device(mixed), torch.enable_grad(), learning, _known_to_collector():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found = compute().float().sum()
+        bytes_kept = sum(kept.values())
+        with counter() as backward:  # with checkpointing the forward pass once more, too
+            found.backward()
+    return Count(forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak, learning.peak)
+
+
+@contextmanager
+def _known_to_collector() -> Iterator[None]:
+    """Collects garbage fast: what is there already is not looked at again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _name(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+_NOTABLE = 1.01
+"""Only for a peak that is higher by this much garbage is collected."""
 
 
 @dataclass
@@ -133,15 +150,18 @@ class _Live(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor) and _name(tensor) not in self.there:
-                self._hold(tensor)
+                self.hold(tensor)
         if func is torch.ops.aten.convolution.default:  # may lay both out anew for itself
             self.peak = max(self.peak, self._now + args[0].nbytes + found.nbytes)
         return found
 
-    def _hold(self, tensor: Tensor) -> None:
+    def hold(self, tensor: Tensor) -> None:
+        """Counts a tensor until it is gone; one that is counted already counts once."""
         name, size = _name(tensor), tensor.untyped_storage().nbytes()
         if name not in self._holders:
             self._now += size
+            if self._now > _NOTABLE * self.peak:
+                gc.collect()  # checkpointing leaves cycles, which Python frees a little later
             self.peak = max(self.peak, self._now)
         self._holders[name] = self._holders.get(name, 0) + 1
         weakref.finalize(tensor, self._release, name, size)

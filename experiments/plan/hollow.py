@@ -1,5 +1,7 @@
 """A model without weights: its networks on the meta device, made from configuration files alone."""
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,13 @@ from typing import Any
 
 import diffusers
 import torch
+import torch.utils.checkpoint
 import transformers
 from huggingface_hub import snapshot_download
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from experiments.plan.counting import Device
 from rl_unlearn.config import Config, Lora, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.condition import Condition
@@ -20,7 +24,7 @@ from rl_unlearn.families.family import Family
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
 from rl_unlearn.model_folder import local_folder, read_layout, read_parts
-from rl_unlearn.policy import DTYPES
+from rl_unlearn.policy import DTYPES, decoded_at_once
 
 META = torch.device("meta")
 
@@ -36,6 +40,8 @@ class Hollow:
     branches: int
     """Passes of the network in a guided forward of one image."""
     dtype: torch.dtype
+    decoded_at_once: int
+    """Images, at most."""
 
     @property
     def network(self) -> nn.Module:
@@ -90,6 +96,8 @@ def build(config: Config, device: str) -> Hollow:
         dtype = DTYPES[config.model.dtype]
         made[layout.trained].to(dtype)
         _add_adapter(family, config.lora, dtype)
+        if config.learner.checkpointing == "on":
+            _checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
@@ -99,6 +107,7 @@ def build(config: Config, device: str) -> Hollow:
         layout.told(parts),
         1 if config.sampler.guidance == 1 or layout.told_guidance else 2,
         dtype,
+        decoded_at_once(device, family) or config.rollout.batch,
     )
 
 
@@ -110,6 +119,17 @@ def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
             kind = getattr(transformers, network.kind)
             made = kind(kind.config_class.from_dict(dict(config)))
     return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
+
+
+def _checkpoint(network: Any, device: Device) -> None:
+    """As the learner does. What is computed again is, too, computed as the device does, which backward leaves."""
+    again = functools.partial(
+        torch.utils.checkpoint.checkpoint,
+        use_reentrant=False,
+        preserve_rng_state=False,  # the meta device has none
+        context_fn=lambda: (contextlib.nullcontext(), device),
+    )
+    network.enable_gradient_checkpointing(again)
 
 
 def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:

@@ -80,10 +80,10 @@ def _warnings(config: Config, evaluated: bool, one: costs.Costs) -> list[str]:
             found += [*notes, *([str(error)] if error else [])]
     unknown = [n for n, eye in (("reward", one.reward), ("selection", one.selection)) if eye is None]
     found += [f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown]
-    if config.learner.checkpointing == "on":
+    if config.learner.checkpointing == "auto":
         found.append(
-            "learner.checkpointing=on: what is kept for backward, counted here without it, is about a seventh, and the "
-            "learner's work a third more"
+            "learner.checkpointing=auto: counted without it; where that does not fit, a run turns it on "
+            "(learner.checkpointing=on shows what it then takes)"
         )
     if config.loop.mode == "async":
         found.append("loop.mode=async: timing decides how many images are drawn; these are about right")

@@ -87,7 +87,7 @@ def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     means, noise = steps * numbers * _SINGLE, (steps + 1) * numbers * _SINGLE
     return {
         f"drawing {batch} images": batch * (costs.branches * costs.step.peak + states + means + noise),
-        f"decoding {batch} images": batch * (costs.decode.peak + states + means),
+        f"decoding {batch} images": min(batch, hollow.decoded_at_once) * costs.decode.peak + batch * (states + means),
     }
 
 
@@ -99,7 +99,7 @@ def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:
     rows = max(config.critic.minibatch, config.learner.batch)
     return Role(
         {"critic, gradient, AdamW": _TRAINED * _whole(costs.critic.network), "prompts": tables},
-        {f"kept for backward, {rows} states": rows * (costs.critic.fit.kept + costs.critic.fit.peak)},
+        {f"kept for backward, {rows} states": rows * costs.critic.fit.learning},
     )
 
 
@@ -108,7 +108,7 @@ def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     pairs = -(-learner.batch * costs.learned // min(learner.minibatches, learner.batch * costs.learned))
     share = -(-max(pairs, learner.kl_states) // learner.ranks)
     rows = min(learner.microbatch, share)
-    one = costs.branches * (costs.step.kept + costs.step.peak)
+    one = costs.branches * costs.step.learning
     numbers = torch.Size(hollow.family.latent_shape).numel()
     return {f"kept for backward, {rows} states": rows * (one + 4 * numbers * _SINGLE)}
 

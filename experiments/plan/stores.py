@@ -105,6 +105,6 @@ def disk(config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images:
 
 def picture(hollow: Hollow) -> tuple[int, int]:
     """Height and width of an image in pixels."""
-    scale = 2 ** (len(hollow.family.autoencoder.vae.config.block_out_channels) - 1)
+    scale = hollow.family.autoencoder.scale
     _, height, width = hollow.family.latent_shape
     return height * scale, width * scale

@@ -18,6 +18,11 @@ class Autoencoder:
         shift = config.get("shift_factor") or 0.0
         self._shift = torch.tensor(mean if std and mean else shift).view(-1, 1, 1)
 
+    @property
+    def scale(self) -> int:
+        """Pixels of an image for one of its latents, a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def decode(
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
