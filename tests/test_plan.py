@@ -11,7 +11,10 @@ import pytest
 import tiny
 import tiny_families
 import torch
+from diffusers import SD3Transformer2DModel
+from peft import LoraConfig
 from tiny import quick  # noqa: F401
+from torch.profiler import ProfilerActivity, profile
 
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
@@ -20,6 +23,7 @@ from cluster import program
 from cluster.placement import Place
 from experiments import settings
 from experiments.__main__ import main
+from experiments.benchmarks import sizes
 from experiments.plan import costs, counting, hollow, images, memory, page, speeds, stores
 from experiments.plan.costs import Costs
 from experiments.plan.counting import counter
@@ -102,6 +106,43 @@ def test_bytes_kept_are_those_that_autograd_keeps() -> None:
     assert counting.count(lambda: second(first(rows)), weights, trained=True).kept == 4 * 7 * 20
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_bytes_in_use_at_once_are_those_of_the_real_pass(checkpointed: bool) -> None:
+    """Of a transformer on the CPU, as torch's profiler measures them."""
+
+    def made(device: str) -> tuple[SD3Transformer2DModel, dict[str, torch.Tensor]]:
+        with torch.device(device):
+            network = SD3Transformer2DModel(
+                sample_size=32, patch_size=2, in_channels=16, out_channels=16, num_layers=6, attention_head_dim=32,
+                num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=128, pooled_projection_dim=32,
+                pos_embed_max_size=32, qk_norm="rms_norm",
+            ).requires_grad_(False)  # fmt: skip
+            network.add_adapter(LoraConfig(r=4, target_modules=r".*attn\.to_[qkv]$"))
+            asked = {
+                "hidden_states": torch.ones(1, 16, 32, 32), "timestep": torch.ones(1),
+                "encoder_hidden_states": torch.ones(1, 77, 64), "pooled_projections": torch.ones(1, 32),
+            }  # fmt: skip
+        return network.to(device), asked
+
+    network, asked = made("cpu")
+    if checkpointed:
+        network.enable_gradient_checkpointing()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        network(**asked).sample.float().sum().backward()
+    now = most = 0
+    for event in sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    hollow_one, told = made("meta")
+    if checkpointed:
+        hollow.checkpoint(hollow_one, counting.Device(mixed=False))
+    weights = [*hollow_one.parameters(), *hollow_one.buffers()]
+    found = counting.count(lambda: hollow_one(**told).sample, weights, trained=True)
+    assert found.learning == pytest.approx(most, rel=0.05)
+    assert (found.kept < 0.5 * most) == checkpointed
+
+
 @pytest.mark.parametrize("name", ["stable_diffusion", "sd3"])
 def test_checkpointing_keeps_less_and_computes_again(name: str) -> None:
     plain, again = (planned(of_family(name, learner={"checkpointing": way}))[2].step for way in ("off", "on"))
@@ -123,36 +164,12 @@ def test_in_half_precision_norms_are_in_fp32() -> None:
 
 # -- a model of real size ----------------------------------------------------------------------------------------------
 
-SIZES: dict[str, dict[str, Any]] = {
-    "unet": {
-        "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
-        "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    },
-    "vae": {
-        "latent_channels": 4, "layers_per_block": 2, "block_out_channels": [128, 256, 512, 512], "sample_size": 512,
-        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-    },
-    "text_encoder": {
-        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 768,
-    },
-}  # fmt: skip
-"""What Stable Diffusion 1.5 publishes."""
-
 
 @pytest.fixture(scope="module")
 def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its folder without any weights."""
     folder = tmp_path_factory.mktemp("sd15") / "model"
-    shutil.copytree(tiny.epsilon_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    for component, sizes in SIZES.items():
-        file = folder / component / "config.json"
-        kept = {
-            key: value for key, value in json.loads(file.read_text()).items() if key in ("_class_name", "model_type")
-        }
-        file.write_text(json.dumps(kept | sizes))
+    sizes.write("sd15", folder)
     return folder
 
 
@@ -270,16 +287,6 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
     assert max(most) <= stores.held(chosen) <= max(most) + chosen.rollout.images * (chosen.loop.pipeline + 1)
 
 
-class Nowhere:
-    """In place of the counter's own tracker of modules, which some calls of autograd do not allow."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
@@ -300,9 +307,7 @@ def test_the_work_of_each_phase_is_the_real_one(
         plain = getattr(kind, method)
 
         def call(self: Any, *arguments: Any) -> Any:
-            one = counter()
-            one.mod_tracker = Nowhere()
-            with one:
+            with counter() as one:
                 answer = plain(self, *arguments)
             found[phase(arguments)] += one.get_total_flops()
             return answer
@@ -313,7 +318,8 @@ def test_the_work_of_each_phase_is_the_real_one(
     counted(RolloutActor, "look", lambda _: "looks")
     counted(Learner, "keep", lambda _: "warm-up")
     counted(Learner, "update", lambda _: "learner")
-    counted(CriticActor, "fit", lambda given: "critic" if given[2] else "warm-up")
+    counted(CriticActor, "warm_up", lambda _: "warm-up")
+    counted(CriticActor, "fit", lambda _: "critic")
     counted(CriticActor, "score", lambda _: "critic")
     program.train(chosen, lambda *_: None)
     book, _, one = planned(chosen)

@@ -1,6 +1,5 @@
 """Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in use at once."""
 
-import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,19 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 def counter() -> FlopCounterMode:
     """Counts FLOPs, also of the CPU's fused attention, which torch leaves out; two for a multiply-add."""
-    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    found = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    found.mod_tracker = _Nowhere()  # type: ignore[assignment]
+    return found
+
+
+class _Nowhere:
+    """In place of the counter's tracker of modules, which holds tensors and which some calls of autograd refuse."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Device(TorchFunctionMode):
@@ -106,7 +117,7 @@ def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: boo
             learning.hold(tensor)  # what autograd keeps is another tensor than the one that a call returned
         return tensor
 
-    with Device(mixed), torch.enable_grad(), learning, _known_to_collector():
+    with Device(mixed), torch.enable_grad(), learning:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             found = compute().float().sum()
         bytes_kept = sum(kept.values())
@@ -115,22 +126,8 @@ def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: boo
     return Count(forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak, learning.peak)
 
 
-@contextmanager
-def _known_to_collector() -> Iterator[None]:
-    """Collects garbage fast: what is there already is not looked at again."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def _name(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-_NOTABLE = 1.01
-"""Only for a peak that is higher by this much garbage is collected."""
 
 
 @dataclass
@@ -160,8 +157,6 @@ class _Live(TorchDispatchMode):
         name, size = _name(tensor), tensor.untyped_storage().nbytes()
         if name not in self._holders:
             self._now += size
-            if self._now > _NOTABLE * self.peak:
-                gc.collect()  # checkpointing leaves cycles, which Python frees a little later
             self.peak = max(self.peak, self._now)
         self._holders[name] = self._holders.get(name, 0) + 1
         weakref.finalize(tensor, self._release, name, size)

@@ -97,7 +97,7 @@ def build(config: Config, device: str) -> Hollow:
         made[layout.trained].to(dtype)
         _add_adapter(family, config.lora, dtype)
         if config.learner.checkpointing == "on":
-            _checkpoint(family.network, Device(config.model.dtype != "fp32"))
+            checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
@@ -121,7 +121,7 @@ def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
     return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
 
 
-def _checkpoint(network: Any, device: Device) -> None:
+def checkpoint(network: Any, device: Device) -> None:
     """As the learner does. What is computed again is, too, computed as the device does, which backward leaves."""
     again = functools.partial(
         torch.utils.checkpoint.checkpoint,
