@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from cluster import program
+from experiments.benchmarks import half_on_cpu
 from experiments.benchmarks.passes import peak, release
 from experiments.plan.make import make
 from rl_unlearn.config import Config
@@ -42,7 +43,8 @@ def run(config: Config, until: float, tell: Callable[[dict[str, Any]], None]) ->
             raise TrainingError("the time was over")
 
     try:
-        result = program.train(config, listen)
+        with half_on_cpu.quick():
+            result = program.train(config, listen)
         found |= {"ended": "finished", "images": result.images}
     except UserError as error:
         found["ended"] = str(error)

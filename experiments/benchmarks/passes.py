@@ -13,6 +13,7 @@ import torch
 
 from actors.critic import CriticActor
 from actors.rollout import RolloutActor
+from experiments.benchmarks import half_on_cpu
 from experiments.benchmarks.rounding import measure
 from experiments.plan.counting import counter
 from experiments.plan.make import TERA, make
@@ -58,16 +59,17 @@ def ratio(config: Config) -> dict[str, Any]:
     """
     learner, actor = Learner(config), RolloutActor(config)
     actor.share_frozen(learner.policy)
-    trajectory = actor.sample(_request(actor, config.rollout.batch), learner.weights())
-    pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner.policy.kernel.learned)
-
-    def worst(rows: int) -> float:
-        parts = (part.unbind(dim=1) for part in pairs.split(rows))
-        return max(learner._again(trajectory, *part)[1].abs().max().item() for part in parts)
-
+    learned = learner.policy.kernel.learned
+    pairs = torch.cartesian_prod(torch.arange(config.rollout.batch), learned)
     sizes = {"as configured": config.learner.microbatch, "of another shape": _ODD}
-    found = {f"largest log-ratio, {name}": worst(rows) for name, rows in sizes.items()}
-    return {"states": len(pairs)} | found
+    found: dict[str, Any] = {"states": len(pairs)}
+    with half_on_cpu.quick():
+        trajectory = actor.sample(_request(actor, config.rollout.batch), learner.weights())
+        for name, rows in sizes.items():
+            parts = (part.unbind(dim=1) for part in pairs.split(rows))
+            ratios = [learner._again(trajectory, *part)[1].abs().max().item() for part in parts]
+            found[f"largest log-ratio, {name}"] = max(ratios)
+    return found
 
 
 def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (dtype, products) in kinds.items():
         release()
-        with _products(products):
+        with _products(products), half_on_cpu.quick():
             found[name] = measure(load(f"model.dtype={dtype}"), own=False, count=states)
     return found
 
@@ -107,7 +109,7 @@ def flops(config: Config) -> dict[str, Any]:
     actor = RolloutActor(config)
     policy, told = actor._policy, actor._conditions[:1]
     latents = torch.randn(1, *policy.latent_shape)
-    with torch.no_grad(), counter() as count:
+    with torch.no_grad(), half_on_cpu.quick(), counter() as count:
         policy.predict(latents, torch.tensor([1]), told)
     planned = make(config, evaluated=False)["flops"]["guided forward of one image"]
     counted = count.get_total_flops()
@@ -121,6 +123,11 @@ def roles(load: Callable[..., Config]) -> dict[str, Any]:
     """
     config = load("learner.checkpointing=off")
     plan = make(config, evaluated=False)
+    with half_on_cpu.quick():
+        return _roles(load, config, plan)
+
+
+def _roles(load: Callable[..., Config], config: Config, plan: dict[str, Any]) -> dict[str, Any]:
     needs, work, images = plan["memory"]["roles"], plan["flops"], config.rollout.batch
     drawing = images * config.sampler.steps * work["guided forward of one image"]
     found: dict[str, Any] = {}

@@ -101,7 +101,7 @@ def save_pipeline(folder: Path, family: str, size: int, tiny: bool = False) -> N
 
     The network's answers have the size of unit noise, which a trained one's have.
     """
-    shape, words = (_TINY if tiny else _REAL)[family], _tokenizer()
+    shape, words = (_TINY if tiny else _REAL)[family], _tokenizer(tiny)
     torch.manual_seed(_SEED)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         unet = _unit_answers(UNet2DConditionModel(sample_size=_TRIED_AT, **shape.unet)).half()
@@ -137,12 +137,15 @@ def save_clip(folder: Path, architecture: str) -> None:
     save_file(weights, folder / "open_clip_model.safetensors")
 
 
-def _tokenizer() -> CLIPTokenizer:
-    """CLIP's own, from open_clip's list of merges."""
+def _tokenizer(tiny: bool) -> CLIPTokenizer:
+    """CLIP's own, from open_clip's list of merges; a tiny one knows letters alone."""
     plain = open_clip.SimpleTokenizer()
-    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {marks.get(token, token): number for token, number in plain.encoder.items()}
-    return CLIPTokenizer(vocab=vocabulary, merges=[*plain.bpe_ranks], model_max_length=_CONTEXT)
+    tokens, merges = list(plain.encoder)[:-2], list(plain.bpe_ranks)  # but for the two marks
+    if tiny:
+        tokens, merges = tokens[: len(tokens) - len(merges)], []
+    vocabulary = [*tokens, "<|startoftext|>", "<|endoftext|>"]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=_CONTEXT)
 
 
 def _words(shape: dict[str, Any], words: CLIPTokenizer) -> CLIPTextConfig:

@@ -21,7 +21,6 @@ place of its figures, and the others go on; the exit code is then 4.
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import platform
@@ -96,10 +95,10 @@ class Report:
             return
         try:
             found = work()
-        except UserError as error:
-            found, self.failed = {"failed": str(error)}, True
         except Exception as error:  # the other parts are worth their time all the same
-            found, self.failed = {"failed": f"{type(error).__name__}: {error}"}, True
+            told = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            known = self._content["parts"].get(name, {})
+            found, self.failed = known | {"failed": f"{told}{error}"}, True
         self.note(name, found | {"part_seconds": time.monotonic() - start})
         told = {key: _short(value) for key, value in found.items() if key != "updates"}
         print(f"{name}: {to_json(told)}", flush=True)
@@ -137,7 +136,7 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
     import torch
     import transformers
 
-    from experiments.benchmarks import controllers, half_on_cpu, passes, random_models
+    from experiments.benchmarks import controllers, passes, random_models
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -191,10 +190,9 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
     report = Report(folder, arguments.minutes, _head(arguments, argv, size))
     if cpu:
         print("no GPU here: its memory has no figures, and speeds are this CPU's", flush=True)
-    with half_on_cpu.products_in_fp32() if cpu else contextlib.nullcontext():
-        for name in PARTS:
-            if name in arguments.parts or name == "model":
-                report.part(name, work[name])
+    for name in PARTS:
+        if name in arguments.parts or name == "model":
+            report.part(name, work[name])
     print(f"written: {folder / 'real_size.json'}")
     return 4 if report.failed else 0
 
