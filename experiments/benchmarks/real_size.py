@@ -96,9 +96,9 @@ class Report:
         try:
             found = work()
         except Exception as error:  # the other parts are worth their time all the same
-            told = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             known = self._content["parts"].get(name, {})
-            found, self.failed = known | {"failed": f"{told}{error}"}, True
+            found, self.failed = known | {"failed": f"{kind}{error}"}, True
         self.note(name, found | {"part_seconds": time.monotonic() - start})
         told = {key: _short(value) for key, value in found.items() if key != "updates"}
         print(f"{name}: {to_json(told)}", flush=True)
