@@ -21,40 +21,16 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from experiments import settings
+from experiments.benchmarks import random_models
 from learner.rounding import MARGIN, drawn_anew
-from rl_unlearn.config import Config, Model
+from rl_unlearn.config import Config
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 _SEED = 0
-
-
-@torch.no_grad()
-def random_model(folder: Path, size: int) -> None:
-    """A pipeline with a random UNet of Stable Diffusion 1.5's shape, and a random text encoder."""
-    pipeline = load_pipeline(Model(device="cpu"))
-    torch.manual_seed(_SEED)
-    unet = UNet2DConditionModel(sample_size=16, cross_attention_dim=768).eval()
-    asked = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 77, 768)
-    scale = unet(*asked).sample.std()
-    unet.conv_out.weight /= scale
-    unet.conv_out.bias /= scale
-    unet.register_to_config(sample_size=size)
-    words = pipeline.text_encoder.config
-    text = CLIPTextConfig(**(words.to_dict() | {"hidden_size": 768, "intermediate_size": 3072}))
-    pipeline.register_modules(
-        unet=unet,
-        text_encoder=CLIPTextModel(text).eval(),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-        ),
-    )
-    pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def measure(config: Config, own: bool, count: int) -> dict[str, float]:
@@ -90,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = list(arguments.overrides)
         if arguments.random:
-            random_model(Path(folder), arguments.random)
+            random_models.save_pipeline(Path(folder), "sd15", 8 * arguments.random)
             overrides = [f"model.path={folder}", "sampler.steps=30", "learner.microbatch=1", *overrides]
         print(f"{'type':6}{'guidance':>10}{'D':>8}{'answer':>10}{'K0':>10}{'least':>10}{'most':>10}{'budget':>10}  s")
         for kind in arguments.types:

@@ -1,0 +1,185 @@
+"""One pass of each kind at the configured size: ratios, rounding, FLOPs, memory and speed.
+
+Each function takes a configuration and returns what it found; on a CPU memory is None.
+"""
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from actors.critic import CriticActor
+from actors.rollout import RolloutActor
+from experiments.benchmarks import half_on_cpu
+from experiments.benchmarks.rounding import measure
+from experiments.plan.counting import counter
+from experiments.plan.make import TERA, make
+from learner.learner import Learner
+from rl_unlearn.config import Config
+from rl_unlearn.errors import MachineError
+from rl_unlearn.requests import Request
+
+T = TypeVar("T")
+_ODD = 3
+"""Rows of a pass that has another shape than the rollout's."""
+_FITS = 4
+"""Steps of the critic that are timed."""
+
+
+def peak() -> int | None:
+    """The most bytes of GPU memory that torch held at once since :func:`release`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def release() -> None:
+    """Gives back what nobody holds any more, and counts the peak anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and its seconds."""
+    start = time.monotonic()
+    found = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return found, time.monotonic() - start
+
+
+def ratio(config: Config) -> dict[str, Any]:
+    """The largest absolute joint log-ratio in nats before any update, over all learned steps.
+
+    Computed in passes of as many rows as the configuration says, and of another number of rows.
+    """
+    learner, actor = Learner(config), RolloutActor(config)
+    actor.share_frozen(learner.policy)
+    learned = learner.policy.kernel.learned
+    pairs = torch.cartesian_prod(torch.arange(config.rollout.batch), learned)
+    sizes = {"as configured": config.learner.microbatch, "of another shape": _ODD}
+    found: dict[str, Any] = {"states": len(pairs)}
+    with half_on_cpu.quick():
+        trajectory = actor.sample(_request(actor, config.rollout.batch), learner.weights())
+        for name, rows in sizes.items():
+            parts = (part.unbind(dim=1) for part in pairs.split(rows))
+            ratios = [learner._again(trajectory, *part)[1].abs().max().item() for part in parts]
+            found[f"largest log-ratio, {name}"] = max(ratios)
+    return found
+
+
+def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
+    """K0 by number type at the configured guidance; ``load`` takes overrides.
+
+    On a GPU fp32 is looked at three times: as torch sets it up, without TF32, with it everywhere.
+    """
+    kinds: dict[str, tuple[str, str | None]] = {"fp32": ("fp32", None)}
+    if torch.cuda.is_available():
+        kinds |= {"fp32 without TF32": ("fp32", "ieee"), "fp32 with TF32": ("fp32", "tf32")}
+    kinds |= {"fp16": ("fp16", None), "bf16": ("bf16", None)}
+    found: dict[str, Any] = {}
+    for name, (dtype, products) in kinds.items():
+        release()
+        with _products(products), half_on_cpu.quick():
+            found[name] = measure(load(f"model.dtype={dtype}"), own=False, count=states)
+    return found
+
+
+@contextlib.contextmanager
+def _products(precision: str | None) -> Iterator[None]:
+    """How a GPU multiplies fp32 meanwhile; None leaves it as it is."""
+    cudnn: Any = torch.backends.cudnn
+    backends = (cudnn.conv, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends if precision else ():
+            backend.fp32_precision = precision
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+def flops(config: Config) -> dict[str, Any]:
+    """FLOPs of a guided forward of one image, counted as it is computed and as planned."""
+    actor = RolloutActor(config)
+    policy, told = actor._policy, actor._conditions[:1]
+    latents = torch.randn(1, *policy.latent_shape)
+    with torch.no_grad(), half_on_cpu.quick(), counter() as count:
+        policy.predict(latents, torch.tensor([1]), told)
+    planned = make(config, evaluated=False)["flops"]["guided forward of one image"]
+    counted = count.get_total_flops()
+    return {"counted": counted, "planned": planned, "ratio": counted / planned}
+
+
+def roles(load: Callable[..., Config]) -> dict[str, Any]:
+    """Peak memory and speed of each role alone, beside the plan's; ``load`` takes overrides.
+
+    The plan counts without checkpointing, and TFLOP/s are of the FLOPs that it counts.
+    """
+    config = load("learner.checkpointing=off")
+    plan = make(config, evaluated=False)
+    with half_on_cpu.quick():
+        return _roles(load, config, plan)
+
+
+def _roles(load: Callable[..., Config], config: Config, plan: dict[str, Any]) -> dict[str, Any]:
+    needs, work, images = plan["memory"]["roles"], plan["flops"], config.rollout.batch
+    drawing = images * config.sampler.steps * work["guided forward of one image"]
+    found: dict[str, Any] = {}
+
+    def note(name: str, role: str, moment: str, seconds: float, images: int, done: float) -> None:
+        need, measured = needs[role], peak()
+        moments = [size for told, size in need["moments"].items() if told.startswith(moment)]
+        planned = sum(need["lasting"].values()) + moments[0]
+        found[name] = {
+            "bytes": measured, "planned_bytes": planned,
+            "ratio": measured / planned if measured else None, "seconds": seconds,
+            "images_per_second": images / seconds, "tflops": done / seconds / TERA,
+        }  # fmt: skip
+
+    start = Learner(config).weights()
+    actor = RolloutActor(config)
+    told = actor._conditions[torch.arange(images) % len(actor._conditions)]
+    release()
+    (latents, *_), seconds = timed(lambda: actor._policy.rollout(told, list(range(images))))
+    note("rollout", "rollout", "drawing", seconds, images, drawing)
+    release()
+    _, seconds = timed(lambda: actor._policy.decode(latents[:, -1]).cpu())
+    whole = images * work["one image"]
+    note("decode", "rollout", "decoding", seconds, images, whole - drawing)
+    release()
+    trajectory, seconds = timed(lambda: actor.sample(_request(actor, images), start))
+    note("sample with its reward", "rollout", "drawing", seconds, images, whole)
+    del actor, latents, told
+    release()
+    critic = CriticActor(config)
+    critic.fit(trajectory, 1, 0)
+    _, seconds = timed(lambda: critic.fit(trajectory, _FITS, 1))
+    fits = _FITS * work["one step of the critic"]
+    note("critic fit", "critic", "kept", seconds, _FITS * config.critic.minibatch, fits)
+    images = config.learner.batch
+    scored = critic.score(trajectory[torch.arange(images)])
+    del critic
+    for name, setting in (("learner, checkpointed", "on"), ("learner", "off")):
+        release()
+        learner = Learner(load(f"learner.checkpointing={setting}"))
+        release()
+        try:
+            learner.update(scored)
+            _, seconds = timed(lambda: learner.update(scored))  # noqa: B023
+        except MachineError as error:  # the card is too small for one of the two
+            found[name] = {"refused": str(error)}
+        else:
+            done = images * work["learner update of one image"]
+            note(name, "learner", "kept", seconds, images, done)
+        del learner
+    return found
+
+
+def _request(actor: RolloutActor, images: int) -> Request:
+    return Request(1, tuple(i % len(actor._conditions) for i in range(images)), 0)
