@@ -99,7 +99,8 @@ def read_parts(folder: Path) -> Parts:
         if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}")
     parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
-    return parts | {"scheduler": read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)}
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)
+    return parts | {"scheduler": scheduler, "pipeline": index}
 
 
 def trained(model: Model) -> str:

@@ -28,15 +28,21 @@ class TokenLimit:
             raise DataError(f"{folder}: a text encoder's config.json names no length: {most!r}")
         self.tokens = min(int(self._tokenizer.model_max_length), most)
         """Of a prompt, its marks among them."""
+        self._ends = 1 if self._rows([""])[0] else 0  # not every tokenizer marks the end
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:
         """The tokens that have an effect, the end mark left out."""
-        return [tuple(row[: self.tokens - 1] if len(row) > self.tokens else row[:-1]) for row in self._rows(texts)]
+        return [tuple(row[: min(self.tokens, len(row)) - self._ends]) for row in self._rows(texts)]
 
     def cut(self, texts: list[str]) -> dict[str, str]:
         """What is cut off of each prompt that is too long."""
         rows = zip(texts, self._rows(texts), strict=True)
-        return {text: self._tokenizer.decode(row[self.tokens - 1 : -1]) for text, row in rows if len(row) > self.tokens}
+        end = self._ends
+        return {
+            text: self._tokenizer.decode(row[self.tokens - end : len(row) - end])
+            for text, row in rows
+            if len(row) > self.tokens
+        }
 
     def notes(self, texts: list[str]) -> list[str]:
         """A line for a person if any prompt is too long; it quotes what has no effect."""

@@ -9,7 +9,7 @@ from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 
 Parts = Mapping[str, dict[str, Any]]
-"""Configurations by the name of the component; one that is left out is absent."""
+"""Configurations by the name of the component, absent if that is left out; `pipeline`: model_index.json itself."""
 REMEDY = "fetch the model again"
 
 
@@ -68,13 +68,19 @@ class Layout:
 
 
 def image_latent(
-    parts: Parts, size: tuple[int, int] | None, channels: object, sample: object, multiple: int
+    parts: Parts,
+    size: tuple[int, int] | None,
+    channels: object,
+    sample: object,
+    multiple: int,
+    widths: str = "block_out_channels",
 ) -> tuple[int, int, int]:
-    """Shape of latents behind an AutoencoderKL; ``sample``: the network's own size, ``multiple``: what it halves to.
+    """Shape of an image's latents; ``sample``: the network's own size, ``multiple``: what it halves to.
 
+    ``widths``: where the autoencoder's configuration lists its blocks, each half as large as the one before.
     Raises DataError for a configuration without a size, ConfigError for a size that cannot be drawn.
     """
-    depth = len(parts["vae"].get("block_out_channels", (64,)))
+    depth = len(parts["vae"].get(widths, (64,)))
     scale = 2 ** (depth - 1)
     if size is not None:
         step = scale * multiple
