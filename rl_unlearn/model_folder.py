@@ -12,14 +12,14 @@ from rl_unlearn import canvas, weight_names
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
-from rl_unlearn.layouts import flux, qwen_image, sd3, sdxl, stable_diffusion
+from rl_unlearn.layouts import flux, flux2, qwen_image, sd3, sdxl, stable_diffusion
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.tensor_header import read_header
 
 LAYOUTS = {
     found.LAYOUT.pipeline: found.LAYOUT for found in (
         stable_diffusion, sdxl, sd3, flux,
-        qwen_image,
+        qwen_image, flux2,
     )
 }  # fmt: skip
 """The families that can be trained, by the class of their pipeline."""

@@ -27,9 +27,11 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 NAMES = list(tiny_families.FOLDERS)
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
+STARTS = {"flux": pack, "qwen_image": pack, "flux2": torch.nn.PixelUnshuffle(2)}
+"""How a pipeline wants its noise, if not as latents are."""
 GUIDED = {"qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": [" "] * 2}}
 """How a pipeline is asked for a scale of 3, if not by `guidance_scale`."""
 
@@ -68,11 +70,11 @@ def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[i
     noise = trajectory_noise(SEEDS, 6, made.latent_shape)
     ours = made.decode(made.rollout(made.encode(PROMPTS), SEEDS)[0][:, -1])
     pipeline = plain(name)
-    start = pack(noise[:, 0]) if name in ("flux", "qwen_image") else noise[:, 0]
+    start = STARTS.get(name, torch.nn.Identity())(noise[:, 0])
     extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name else {}
     extra |= GUIDED.get(name, {"guidance_scale": 3.0})
     theirs = pipeline(
-        PROMPTS, height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt", **extra
+        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt", **extra
     ).images
     assert ours.shape == (2, 3, *size)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -207,7 +209,8 @@ def test_parts_of_two_models(folder: Path) -> None:
     key = "d_model" if "d_model" in content else "hidden_size"
     if "projection_dim" in content and (folder / "transformer").is_dir():
         key = "projection_dim"
-    file.write_text(json.dumps(content | {key: 24}))
+    content.get("text_config", content)[key] = 24  # some encoders read more than words
+    file.write_text(json.dumps(content))
     assert all("features a token" in said for said in refusals(folder))
 
 
@@ -222,6 +225,8 @@ def test_a_sampler_of_another_process(folder: Path) -> None:
 def test_a_distilled_model_is_refused_in_words(tmp_path: Path) -> None:
     said = refusals(tiny_families.flux(guided=False))
     assert all("FLUX.1-schnell" in line and "use FLUX.1-dev" in line for line in said)
+    said = refusals(tiny_families.flux2(distilled=True))
+    assert all("is_distilled" in line and "use FLUX.2-klein-base" in line for line in said)
 
 
 @pytest.mark.parametrize(("size", "step"), [((16, 18), 4), ((20, 12), None), ((8, 10), 4)])

@@ -24,7 +24,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = tiny_families.FOLDERS | {"sdxl": lambda: tiny_families.sdxl(layers=2)}
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
 
 
 def config(name: str, *below: Path) -> Config:
