@@ -67,8 +67,9 @@ def tensors(network: nn.Module) -> list[Tensor]:
 
 
 def _bytes(found: Iterable[Tensor], dtype: torch.dtype) -> int:
+    """Of parameters in a type; tables keep their own, as those of rotary places do in language models."""
     different = {id(tensor): tensor for tensor in found}.values()
-    return sum((dtype if t.is_floating_point() else t.dtype).itemsize * t.numel() for t in different)
+    return sum((dtype if isinstance(t, nn.Parameter) else t.dtype).itemsize * t.numel() for t in different)
 
 
 def _eyes(costs: Costs) -> dict[str, int]:
