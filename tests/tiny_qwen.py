@@ -4,10 +4,11 @@ from transformers import Qwen2Tokenizer
 
 MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 FIRST = ["system", "user", "assistant", "Describe"]
-INNER = (
-    "the image by detailing color shape size texture quantity text spatial relationships of objects and background"
-).split()
-"""Words of the templates, at the beginning and behind a space; others are read letter by letter."""
+INNER = [
+    "the", "image", "by", "detailing", "color", "shape", "size", "texture", "quantity", "text", "spatial",
+    "relationships", "of", "objects", "and", "background",
+]  # fmt: skip
+"""Words of the templates, at the beginning and behind a space; others are read by the letter."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"

@@ -1,4 +1,4 @@
-"""Latents to images and back, with an autoencoder that knows mean and variance of patches of its latents."""
+"""Latents to images and back, with an autoencoder that knows mean and variance of its latents."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from rl_unlearn.families.autoencoder import Autoencoder
+
 _PATCH = 2
 
 
-class NormedAutoencoder:
+class NormedAutoencoder(Autoencoder):
     """An AutoencoderKLFlux2 behind latents of about unit variance.
 
     Mean and variance of each latent of a patch of 2 by 2 are among its weights.

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rl_unlearn.families.autoencoder import Autoencoder
 
-class VideoAutoencoder:
+
+class VideoAutoencoder(Autoencoder):
     """An AutoencoderKLQwenImage behind latents of about unit variance."""
 
     def __init__(self, vae: Any):

@@ -53,8 +53,8 @@ def tokens(latent_shape: tuple[int, int, int]) -> int:
 def shifted(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float) -> Kernel:
     """The steps of a scheduler, shifted by ``mu`` if it shifts them dynamically.
 
-    Shares of noise are even before the model's shift, and the last step is as long as the others: left to itself the
-    scheduler ends, at few steps, with one that moves nothing.
+    Shares of noise are even before the model's shift, and the last step is as long as the others:
+    left to itself the scheduler ends, at few steps, with one that moves nothing.
     """
     shift = {"mu": mu} if scheduler.config.get("use_dynamic_shifting") else {}
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **shift)

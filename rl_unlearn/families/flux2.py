@@ -1,14 +1,15 @@
-"""FLUX.2 [klein]: a transformer over patches of latents and the states of a language model, in two branches."""
+"""FLUX.2 [klein]: a transformer over patches of latents and the states of a language model."""
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rl_unlearn.families import flow_matching_by_steps
+from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.autoencoder_normed import NormedAutoencoder
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
@@ -19,7 +20,7 @@ from rl_unlearn.layouts.flux2 import LANGUAGE_LAYERS, TEXT_TOKENS
 _AT_ONCE = 4
 """Prompts; the language model is large and answers with words, too."""
 _SINGLE = "to_qkv_mlp_proj"
-"""Queries, keys and values of a block for words and image alike, in one layer with the block's first dense one."""
+"""Queries, keys and values of words and image alike, in one layer with the block's first dense one."""
 
 
 class Flux2(Family):
@@ -32,10 +33,10 @@ class Flux2(Family):
         "self": rf"({JOINT_LAYERS['self']})|(.*attn\.{_SINGLE}$)",
         "attention": rf"({JOINT_LAYERS['attention']})|(.*attn\.{_SINGLE}$)",
     }
-    decoder: ClassVar[Any] = NormedAutoencoder
+    decoder: ClassVar[type[Autoencoder]] = NormedAutoencoder
 
     def encode(self, texts: list[str]) -> Condition:
-        """States of three layers of the language model, side by side; also of the tokens that fill a prompt up."""
+        """States of three layers of the language model, also of the tokens that fill a prompt up."""
         parts = []
         for start in range(0, len(texts), _AT_ONCE):
             text, _ = self.pipeline.encode_prompt(

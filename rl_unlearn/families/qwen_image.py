@@ -1,14 +1,14 @@
-"""Qwen-Image: a transformer in which patches of latents and the words of a language model attend as one."""
+"""Qwen-Image: a transformer in which image and the words of a language model attend as one."""
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rl_unlearn.families import flow_matching
+from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.autoencoder_video import VideoAutoencoder
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
@@ -28,13 +28,13 @@ class QwenImage(Family):
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
     layers: ClassVar[Mapping[str, str]] = JOINT_LAYERS
-    decoder: ClassVar[Any] = VideoAutoencoder
+    decoder: ClassVar[type[Autoencoder]] = VideoAutoencoder
 
     def encode(self, texts: list[str]) -> Condition:
-        """The language model's last hidden states behind the beginning of its template, which says what to do.
+        """The language model's last states behind the template's beginning, which says what to do.
 
-        The pipeline fills prompts up to the longest of a call. Here all are filled up to the same number, so that
-        nothing depends on who else is in a batch; the mask hides what was filled in.
+        The pipeline fills prompts up to the longest of a call. Here all are filled up to the same
+        number, so that nothing depends on who else is there; the mask hides what was filled in.
         """
         parts = [self._encode(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)]
         return Condition.cat(parts)
@@ -47,8 +47,9 @@ class QwenImage(Family):
             max_length=begin + TEXT_TOKENS, return_tensors="pt",
         ).to(self.encodes_on)  # fmt: skip
         model = pipeline.text_encoder.model  # without the head, which predicts words
-        states = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        mask = tokens.attention_mask[:, begin:].to(states.dtype)
+        filled = tokens.attention_mask
+        states = model(input_ids=tokens.input_ids, attention_mask=filled).last_hidden_state
+        mask = filled[:, begin:].to(states.dtype)
         return Condition({"text": states[:, begin:] * mask[:, :, None], "mask": mask})
 
     def unconditional(self) -> Condition:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import flow_matching, networks, qwen
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_autoencoder, check_words, image_latent
 from rl_unlearn.layouts.names import Names, few, under
 
 TEXT_TOKENS = 512
@@ -24,11 +24,12 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
     """Names of the weights of a Flux2Transformer2DModel; no layer has a bias."""
     times = ["timestep_embedder"] + ["guidance_embedder"] * bool(config.get("guidance_embeds", True))
     layers = [f"time_guidance_embed.{name}.linear_{i}" for name in times for i in (1, 2)]
-    layers += [f"{kind}.linear" for kind in ("double_stream_modulation_img", "double_stream_modulation_txt")]
-    layers += ["single_stream_modulation.linear", "x_embedder", "context_embedder", "norm_out.linear", "proj_out"]
-    names = _weights(*layers)
-    joint = [f"attn.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0", "to_add_out", "norm_q", "norm_k")]
-    joint += [f"attn.{part}" for part in ("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k")]
+    streams = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
+    layers += [f"{name}.linear" for name in (*streams, "norm_out")]
+    names = _weights(*layers, "x_embedder", "context_embedder", "proj_out")
+    joint = [f"attn.to_{part}" for part in ("q", "k", "v", "out.0", "add_out")]
+    joint += [f"attn.add_{part}_proj" for part in "qkv"]
+    joint += [f"attn.norm_{part}" for part in ("q", "k", "added_q", "added_k")]
     joint += [f"{side}.linear_{way}" for side in ("ff", "ff_context") for way in ("in", "out")]
     for i in range(few(config.get("num_layers", 8))):
         names |= under(f"transformer_blocks.{i}", _weights(*joint))
@@ -64,8 +65,9 @@ def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
 def _check(parts: Parts) -> None:
     network, language = parts["transformer"], parts["text_encoder"]
     check_autoencoder(parts, _channels(parts))
-    if language.get("num_hidden_layers", 32) < LANGUAGE_LAYERS[-1]:
-        raise DataError(f"the text encoder has fewer than {LANGUAGE_LAYERS[-1]} layers, whose states the network reads")
+    most = LANGUAGE_LAYERS[-1]
+    if language.get("num_hidden_layers", 32) < most:
+        raise DataError(f"text_encoder has fewer than {most} layers, whose states are read: {REMEDY}")
     gives = len(LANGUAGE_LAYERS) * language.get("hidden_size", 4096)
     check_words(gives, network.get("joint_attention_dim", 15360))
     if parts["pipeline"].get("is_distilled", False):

@@ -1,7 +1,7 @@
 """Names of the weights of Qwen's language models, which image models have for text encoders.
 
-They are Qwen2.5-VL (arXiv 2502.13923) and Qwen3 (arXiv 2505.09388), by their configuration, without building them.
-The head that predicts words is left out: no image needs it, and it may be tied to the table of words.
+They are Qwen2.5-VL (arXiv 2502.13923) and Qwen3 (arXiv 2505.09388). The head that predicts words
+is left out: no image needs it, and it may be tied to the table of words.
 """
 
 import re
@@ -31,7 +31,7 @@ def qwen2_5_vl(config: Mapping[str, Any]) -> Names | None:
     attention = both(*_ATTENTION) | _plain("self_attn.o_proj")
     layers = few(language(config).get("num_hidden_layers", 80))
     names = under("model", _decoder(layers, attention))
-    visual = {"patch_embed.proj.weight", "merger.ln_q.weight"} | both("merger.mlp.0", "merger.mlp.2")
+    visual = _plain("patch_embed.proj", "merger.ln_q") | both("merger.mlp.0", "merger.mlp.2")
     block = both("attn.qkv", "attn.proj", *_MLP) | _plain("norm1", "norm2")
     for i in range(few((config.get("vision_config") or {}).get("depth", 32))):
         visual |= under(f"blocks.{i}", block)

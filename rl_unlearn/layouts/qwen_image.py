@@ -1,4 +1,4 @@
-"""Folders of Qwen-Image (Qwen team 2025, arXiv 2508.02324), without those of its editions that edit images."""
+"""Folders of Qwen-Image (Qwen team 2025, arXiv 2508.02324)."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_word
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TEXT_TOKENS = 256
-"""Of a prompt and what its template writes after it; the pipeline can be told any number up to 1024."""
+"""Of a prompt with the end of its template; the pipeline can be told any number up to 1024."""
 _OWN_SIZE = 128
 """Of the latents of 1024 pixels; the configuration does not name it."""
 _OTHERS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
-"""What the networks of its other editions are told besides words, or how they place several images."""
+"""What editions that edit images, or draw layers, have besides."""
 
 
 def transformer(config: Mapping[str, Any]) -> Names | None:
@@ -33,7 +33,7 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
 
 
 def vae(config: Mapping[str, Any]) -> Names | None:
-    """Names of the weights of an AutoencoderKLQwenImage, which was made for videos: an image is one of length 1."""
+    """Names of the weights of an AutoencoderKLQwenImage, which was made for videos."""
     widths, layers = list(config.get("dim_mult", (1, 2, 4, 4))), few(config.get("num_res_blocks", 2))
     few(len(widths))
     in_time = list(config.get("temperal_downsample", (False, True, True)))
@@ -88,13 +88,15 @@ def _check(parts: Parts) -> None:
     network, autoencoder = parts["transformer"], parts["vae"]
     other = [name for name in _OTHERS if network.get(name)]
     if other:
-        raise DataError(f"transformer/config.json has {other[0]}: another edition of Qwen-Image, which cannot be trained")
-    channels = autoencoder.get("z_dim", 16)
-    if channels != _channels(parts):
-        raise DataError(f"the model's network takes {_channels(parts)} channels, its vae gives {channels}")
+        told = f"transformer/config.json has {other[0]}: another edition of Qwen-Image"
+        raise DataError(f"{told}, which cannot be trained; use Qwen-Image itself")
+    reads, channels = _channels(parts), autoencoder.get("z_dim", 16)
+    if channels != reads:
+        raise DataError(f"the model's network takes {reads} channels, its vae gives {channels}")
     for name in ("latents_mean", "latents_std"):
         values = autoencoder.get(name)
-        if not isinstance(values, list) or len(values) != channels or not all(map(_finite, values)):
+        whole = isinstance(values, list) and len(values) == channels
+        if not whole or not all(map(_finite, values)):
             raise DataError(f"vae/config.json: {name} is {values!r}, not {channels} numbers: {REMEDY}")
     if not all(value > 0 for value in autoencoder["latents_std"]):
         raise DataError(f"vae/config.json: latents_std is not positive everywhere: {REMEDY}")
@@ -117,9 +119,7 @@ LAYOUT = Layout(
     networks={
         "transformer": Network("QwenImageTransformer2DModel", transformer),
         "vae": Network("AutoencoderKLQwenImage", vae),
-        "text_encoder": Network(
-            "Qwen2_5_VLForConditionalGeneration", qwen.qwen2_5_vl, qwen.known_as, "model"
-        ),
+        "text_encoder": Network("Qwen2_5_VLForConditionalGeneration", qwen.qwen2_5_vl, qwen.known_as, "model"),
     },
     tokenizers={"tokenizer": "Qwen2Tokenizer"},
     latent=_latent,
