@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
 from cluster import program
+from experiments import adapters
 from experiments.__main__ import main
 from rl_unlearn import model_folder
 from rl_unlearn.adapter import read_adapter, save_adapter
@@ -92,25 +93,6 @@ def test_first_ratios_are_exactly_one(name: str, dtype: str) -> None:
     assert first_ratios(chosen) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["qwen_image", "flux2"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_prompt_is_drawn_as_it_is_whoever_stands_beside_it(name: str, dtype: str) -> None:
-    """Their pipelines fill prompts up, to the longest one or to a number; here it is the same number for a run."""
-    made = policy(config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
-    beside = (["A dog."], ["A fish image in the noto style, of many more words than stand in the other."])
-    told = [made.encode([PROMPTS[0], *texts]) for texts in beside]
-    for key in told[0].tensors:
-        assert torch.equal(told[0].tensors[key][0], told[1].tensors[key][0]), key
-    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        first, second = (
-            made.predict(latents[[0, row]], torch.tensor([2, row]), condition)
-            for row, condition in zip((1, 2), told, strict=True)
-        )
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[1], second[1])
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layers", ["cross", "self", "attention"])
 def test_plain_diffusers_loads_the_adapter(name: str, layers: str, tmp_path: Path) -> None:
@@ -125,6 +107,7 @@ def test_plain_diffusers_loads_the_adapter(name: str, layers: str, tmp_path: Pat
         ours = made.predict(latents, index, condition)
     save_adapter(tmp_path, made.adapter_state(), chosen)
     assert read_adapter(tmp_path).keys() == made.adapter_state().keys()
+    assert f"lora.layers={layers}" in adapters.described(tmp_path)
     pipeline = plain(name)
     pipeline.load_lora_weights(tmp_path)
     loaded = policy(chosen)

@@ -13,7 +13,8 @@ import torch
 import transformers
 from torch import nn
 
-from rl_unlearn import model_folder
+from rl_unlearn import foundation, model_folder
+from rl_unlearn.config import Model
 from rl_unlearn.layouts import flux2, qwen_image
 from rl_unlearn.tokens import TokenLimit
 
@@ -65,6 +66,25 @@ def test_what_is_cut_of_a_prompt_has_no_effect_and_what_is_not_has(name: str, mo
     assert len({*limit.read(["cat", "car"])}) == 2
 
 
+@pytest.mark.parametrize("name", ["qwen_image", "flux2"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_prompt_is_drawn_as_it_is_whoever_stands_beside_it(name: str, dtype: str) -> None:
+    """Their pipelines fill prompts up, to the longest one or to a number; here it is the same number for a run."""
+    made = test_families.policy(test_families.config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
+    beside = (["A dog."], ["A fish image in the noto style, of many more words than stand in the other."])
+    told = [made.encode([test_families.PROMPTS[0], *texts]) for texts in beside]
+    for key in told[0].tensors:
+        assert torch.equal(told[0].tensors[key][0], told[1].tensors[key][0]), key
+    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        first, second = (
+            made.predict(latents[[0, row]], torch.tensor([2, row]), condition)
+            for row, condition in zip((1, 2), told, strict=True)
+        )
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+
+
 @torch.no_grad()
 def test_images_become_latents_as_in_diffusers() -> None:
     image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -102,3 +122,11 @@ def test_a_language_model_of_too_few_layers(tmp_path: Path) -> None:
     parts["text_encoder"] |= {"num_hidden_layers": 26}
     with pytest.raises(model_folder.DataError, match="fewer than 27 layers"):
         flux2.LAYOUT.check(parts)
+
+
+def test_a_language_model_without_its_template(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_families.FOLDERS["flux2"](), tmp_path / "model"))
+    assert "model tokenizer/chat_template.jinja" in foundation.of_model(Model(path=str(folder)))
+    (folder / "tokenizer" / "chat_template.jinja").unlink()
+    (said,) = test_families.refusals(folder)
+    assert "tokenizer has no chat template" in said

@@ -101,4 +101,5 @@ LAYOUT = Layout(
     check=_check,
     notes=flow_matching.notes,
     architecture=_architecture,
+    templates=frozenset({"tokenizer"}),
 )

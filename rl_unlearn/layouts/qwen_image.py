@@ -81,7 +81,8 @@ def _channels(parts: Parts) -> object:
 
 
 def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    return image_latent(parts, size, _channels(parts), _OWN_SIZE, 2, widths="dim_mult")
+    halvings = len(parts["vae"].get("temperal_downsample", (False, True, True)))
+    return image_latent(parts, size, _channels(parts), _OWN_SIZE, 2, scale=2**halvings)
 
 
 def _check(parts: Parts) -> None:
