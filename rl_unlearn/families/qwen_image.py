@@ -49,8 +49,9 @@ class QwenImage(Family):
         model = pipeline.text_encoder.model  # without the head, which predicts words
         filled = tokens.attention_mask
         states = model(input_ids=tokens.input_ids, attention_mask=filled).last_hidden_state
-        mask = filled[:, begin:].to(states.dtype)
-        return Condition({"text": states[:, begin:] * mask[:, :, None], "mask": mask})
+        mask = filled[:, begin:]
+        text = states[:, begin:].masked_fill(mask[:, :, None] == 0, 0.0)
+        return Condition({"text": text, "mask": mask.to(text.dtype)})
 
     def unconditional(self) -> Condition:
         """A prompt of one space."""
@@ -79,5 +80,6 @@ class QwenImage(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """As far along as guidance goes, but each token as long as the conditional answer's."""
         guided = pack(super().guide(unconditional, conditional, scale))
-        longest = pack(conditional).norm(dim=-1, keepdim=True)
-        return unpack(guided * (longest / guided.norm(dim=-1, keepdim=True)), *conditional.shape[1:])
+        length = pack(conditional).norm(dim=-1, keepdim=True)
+        kept = guided * (length / guided.norm(dim=-1, keepdim=True))
+        return unpack(kept, *conditional.shape[1:])

@@ -96,8 +96,8 @@ def _check(parts: Parts) -> None:
         raise DataError(f"the model's network takes {reads} channels, its vae gives {channels}")
     for name in ("latents_mean", "latents_std"):
         values = autoencoder.get(name)
-        whole = isinstance(values, list) and len(values) == channels
-        if not whole or not all(map(_finite, values)):
+        fits = isinstance(values, list) and len(values) == channels and all(map(_finite, values))
+        if not fits:
             raise DataError(f"vae/config.json: {name} is {values!r}, not {channels} numbers: {REMEDY}")
     if not all(value > 0 for value in autoencoder["latents_std"]):
         raise DataError(f"vae/config.json: latents_std is not positive everywhere: {REMEDY}")
