@@ -12,14 +12,14 @@ from rl_unlearn import canvas, weight_names
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
-from rl_unlearn.layouts import flux, sd3, sdxl, stable_diffusion
+from rl_unlearn.layouts import flux, flux2, qwen_image, sd3, sdxl, stable_diffusion
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.tensor_header import read_header
 
-LAYOUTS = {
-    found.pipeline: found for found in (stable_diffusion.LAYOUT, sdxl.LAYOUT, sd3.LAYOUT, flux.LAYOUT)
-}  # fmt: skip
+_MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2)
+LAYOUTS = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
 """The families that can be trained, by the class of their pipeline."""
+_TEMPLATE = "chat_template.jinja"
 
 
 def local_folder(model: Model) -> Path | None:
@@ -69,7 +69,7 @@ def check(
             check_weights(folder, name, parts[name], variant)
     for name in layout.tokenizers:
         if name in components(folder):
-            _check_tokenizer(folder, name)
+            _check_tokenizer(folder, name, name in layout.templates)
     try:
         layout.check(parts)
         layout.latent(parts, size)
@@ -99,7 +99,8 @@ def read_parts(folder: Path) -> Parts:
         if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}")
     parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
-    return parts | {"scheduler": read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)}
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)
+    return parts | {"scheduler": scheduler, "pipeline": index}
 
 
 def trained(model: Model) -> str:
@@ -196,10 +197,15 @@ def compare(folder: object, component: str, missing: set[str], unexpected: set[s
     raise DataError(f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again")
 
 
-def _check_tokenizer(folder: Path, name: str) -> None:
+def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
     files = ("vocab.json", "tokenizer.json", "spiece.model")
     if not any((folder / name / file).is_file() for file in files):
         raise DataError(f"model folder {str(folder)!r} has no {name}/{' or '.join(files)}: {REMEDY}")
+    if not talks or (folder / name / _TEMPLATE).is_file():
+        return
+    if not read_object(folder / name / "tokenizer_config.json", REMEDY).get("chat_template"):
+        told = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
+        raise DataError(f"{told}: {REMEDY}")
 
 
 def check_device(model: Model) -> Iterator[str]:

@@ -151,7 +151,7 @@ class DiffusionPolicy:
         both = Condition.cat([self._uncond.expand(len(latents)), condition.to(self.device, self.dtype)])
         index = torch.cat([index, index]) if isinstance(index, Tensor) else index
         unconditional, conditional = self.conditional(torch.cat([latents, latents]), index, both).chunk(2)
-        return unconditional + self._guidance * (conditional - unconditional)
+        return self.family.guide(unconditional, conditional, self._guidance)
 
     @torch.no_grad()
     def rollout(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
 from cluster import program
+from experiments import adapters
 from experiments.__main__ import main
 from rl_unlearn import model_folder
 from rl_unlearn.adapter import read_adapter, save_adapter
@@ -27,9 +28,13 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 NAMES = list(tiny_families.FOLDERS)
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
+STARTS = {"flux": pack, "qwen_image": pack, "flux2": torch.nn.PixelUnshuffle(2)}
+"""How a pipeline wants its noise, if not as latents are."""
+GUIDED = {"qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": [" "] * 2}}
+"""How a pipeline is asked for a scale of 3, if not by `guidance_scale`."""
 
 
 def config(name: str, **changes: Any) -> Config:
@@ -66,12 +71,12 @@ def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[i
     noise = trajectory_noise(SEEDS, 6, made.latent_shape)
     ours = made.decode(made.rollout(made.encode(PROMPTS), SEEDS)[0][:, -1])
     pipeline = plain(name)
-    start = pack(noise[:, 0]) if name == "flux" else noise[:, 0]
+    start = STARTS.get(name, torch.nn.Identity())(noise[:, 0])
     extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name else {}
+    extra |= GUIDED.get(name, {"guidance_scale": 3.0})
     theirs = pipeline(
-        PROMPTS, height=size[0], width=size[1], num_inference_steps=6, guidance_scale=3.0, latents=start,
-        output_type="pt", **extra,
-    ).images  # fmt: skip
+        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt", **extra
+    ).images
     assert ours.shape == (2, 3, *size)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     if name == "flux":
@@ -102,6 +107,7 @@ def test_plain_diffusers_loads_the_adapter(name: str, layers: str, tmp_path: Pat
         ours = made.predict(latents, index, condition)
     save_adapter(tmp_path, made.adapter_state(), chosen)
     assert read_adapter(tmp_path).keys() == made.adapter_state().keys()
+    assert f"lora.layers={layers}" in adapters.described(tmp_path)
     pipeline = plain(name)
     pipeline.load_lora_weights(tmp_path)
     loaded = policy(chosen)
@@ -123,7 +129,7 @@ def test_the_critic_needs_no_weights_to_know_shape_and_kernel(name: str) -> None
     assert len(kernel.learned) > 0
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", KINDS[1:])
 def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
     found = []
     for _ in range(2):
@@ -135,7 +141,7 @@ def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", KINDS[1:])
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
     chosen, found = config(name, loop={"timeout": 600.0, "heartbeat": 300.0}), []
     for cluster in ({"inline": True}, {"inline": False, "actor_cpus": 0.1}):
@@ -205,7 +211,8 @@ def test_parts_of_two_models(folder: Path) -> None:
     key = "d_model" if "d_model" in content else "hidden_size"
     if "projection_dim" in content and (folder / "transformer").is_dir():
         key = "projection_dim"
-    file.write_text(json.dumps(content | {key: 24}))
+    content.get("text_config", content)[key] = 24  # some encoders read more than words
+    file.write_text(json.dumps(content))
     assert all("features a token" in said for said in refusals(folder))
 
 
@@ -220,6 +227,8 @@ def test_a_sampler_of_another_process(folder: Path) -> None:
 def test_a_distilled_model_is_refused_in_words(tmp_path: Path) -> None:
     said = refusals(tiny_families.flux(guided=False))
     assert all("FLUX.1-schnell" in line and "use FLUX.1-dev" in line for line in said)
+    said = refusals(tiny_families.flux2(distilled=True))
+    assert all("is_distilled" in line and "use FLUX.2-klein-base" in line for line in said)
 
 
 @pytest.mark.parametrize(("size", "step"), [((16, 18), 4), ((20, 12), None), ((8, 10), 4)])
@@ -252,7 +261,7 @@ def test_doctor_says_it_before(name: str, tmp_path: Path, capfd: pytest.CaptureF
     assert f"{component} lacks 1 weights" in row["found"]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", KINDS[1:])
 def test_attacks_that_need_a_vocabulary_say_so_at_once(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tiny_flux2 import flux2
+from tiny_qwen_image import qwen_image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -147,6 +149,7 @@ def _saved(pipeline, name: str) -> Path:
 FOLDERS = {
     "stable_diffusion": tiny.epsilon_folder, "sdxl": sdxl, "sd3": sd3, "sd3 without t5": lambda: sd3(third=False),
     "sd3 plain": lambda: sd3(dual=False), "flux": flux,
+    "qwen_image": qwen_image, "flux2": flux2,
 }  # fmt: skip
 SIZE = (16, 16)
 """Pixels that all of them are asked for."""

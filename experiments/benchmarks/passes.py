@@ -20,7 +20,9 @@ from experiments.plan.make import TERA, make
 from learner.learner import Learner
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
+from rl_unlearn.noise import generator
 from rl_unlearn.requests import Request
+from rl_unlearn.states import choose
 
 T = TypeVar("T")
 _ODD = 3
@@ -119,21 +121,21 @@ def flops(config: Config) -> dict[str, Any]:
 def roles(load: Callable[..., Config]) -> dict[str, Any]:
     """Peak memory and speed of each role alone, beside the plan's; ``load`` takes overrides.
 
-    The plan counts without checkpointing, and TFLOP/s are of the FLOPs that it counts.
+    TFLOP/s are of the FLOPs that the plan counts.
     """
-    config = load("learner.checkpointing=off")
-    plan = make(config, evaluated=False)
     with half_on_cpu.quick():
-        return _roles(load, config, plan)
+        return _roles(load)
 
 
-def _roles(load: Callable[..., Config], config: Config, plan: dict[str, Any]) -> dict[str, Any]:
-    needs, work, images = plan["memory"]["roles"], plan["flops"], config.rollout.batch
+def _roles(load: Callable[..., Config]) -> dict[str, Any]:
+    config = load("learner.checkpointing=off", f"critic.steps={_FITS}")
+    plans = {setting: make(load(f"learner.checkpointing={setting}"), evaluated=False) for setting in ("off", "on")}
+    work, images = plans["off"]["flops"], config.rollout.batch
     drawing = images * config.sampler.steps * work["guided forward of one image"]
     found: dict[str, Any] = {}
 
-    def note(name: str, role: str, moment: str, seconds: float, images: int, done: float) -> None:
-        need, measured = needs[role], peak()
+    def note(name: str, role: str, moment: str, seconds: float, images: int, done: float, setting: str = "off") -> None:
+        need, measured = plans[setting]["memory"]["roles"][role], peak()
         moments = [size for told, size in need["moments"].items() if told.startswith(moment)]
         planned = sum(need["lasting"].values()) + moments[0]
         found[name] = {
@@ -158,8 +160,9 @@ def _roles(load: Callable[..., Config], config: Config, plan: dict[str, Any]) ->
     del actor, latents, told
     release()
     critic = CriticActor(config)
-    critic.fit(trajectory, 1, 0)
-    _, seconds = timed(lambda: critic.fit(trajectory, _FITS, 1))
+    states = choose(trajectory, _FITS * config.critic.fresh, config.critic.renoised, generator("states"))
+    critic.fit(states, 0)
+    _, seconds = timed(lambda: critic.fit(states, 1))
     fits = _FITS * work["one step of the critic"]
     note("critic fit", "critic", "kept", seconds, _FITS * config.critic.minibatch, fits)
     images = config.learner.batch
@@ -175,8 +178,8 @@ def _roles(load: Callable[..., Config], config: Config, plan: dict[str, Any]) ->
         except MachineError as error:  # the card is too small for one of the two
             found[name] = {"refused": str(error)}
         else:
-            done = images * work["learner update of one image"]
-            note(name, "learner", "kept", seconds, images, done)
+            done = images * plans[setting]["flops"]["learner update of one image"]
+            note(name, "learner", "kept", seconds, images, done, setting)
         del learner
     return found
 

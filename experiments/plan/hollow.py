@@ -1,8 +1,8 @@
 """A model without weights: its networks on the meta device, made from configuration files alone."""
 
-import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,11 +89,12 @@ def build(config: Config, device: str) -> Hollow:
     try:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
-        made = {name: _empty(layout.networks[name], parts[name]) for name in layout.networks if name in parts}
+        dtype = DTYPES[config.model.dtype]
+        there = {name: network for name, network in layout.networks.items() if name in parts}
+        made = {name: _empty(network, parts[name], dtype) for name, network in there.items()}
         kind = family_of(folder)
         pipeline = SimpleNamespace(scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made)
         family = kind(pipeline, config.sampler, shape)
-        dtype = DTYPES[config.model.dtype]
         made[layout.trained].to(dtype)
         _add_adapter(family, config.lora, dtype)
         if config.learner.checkpointing == "on":
@@ -111,13 +112,14 @@ def build(config: Config, device: str) -> Hollow:
     )
 
 
-def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
+def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     with META:
         if hasattr(diffusers, network.kind):
             made = getattr(diffusers, network.kind).from_config(dict(config))
         else:
             kind = getattr(transformers, network.kind)
-            made = kind(kind.config_class.from_dict(dict(config)))
+            with _default(dtype):
+                made = kind(kind.config_class.from_dict(dict(config)))
     return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
 
 
@@ -127,9 +129,20 @@ def checkpoint(network: Any, device: Device) -> None:
         torch.utils.checkpoint.checkpoint,
         use_reentrant=False,
         preserve_rng_state=False,  # the meta device has none
-        context_fn=lambda: (contextlib.nullcontext(), device),
+        context_fn=lambda: (nullcontext(), device),
     )
     network.enable_gradient_checkpointing(again)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors are made in this type unless they name another one, as transformers makes them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:

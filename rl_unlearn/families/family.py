@@ -59,3 +59,12 @@ class Family(ABC):
         self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
     ) -> Float[Tensor, "batch channels height width"]:
         """The network's answer at some steps of the kernel, in one pass."""
+
+    def guide(
+        self,
+        unconditional: Float[Tensor, "batch channels height width"],
+        conditional: Float[Tensor, "batch channels height width"],
+        scale: float,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The answer that classifier-free guidance makes of two."""
+        return unconditional + scale * (conditional - unconditional)

@@ -5,6 +5,8 @@ from pathlib import Path
 from rl_unlearn.config import Config
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.flux import Flux
+from rl_unlearn.families.flux2 import Flux2
+from rl_unlearn.families.qwen_image import QwenImage
 from rl_unlearn.families.sd3 import StableDiffusion3
 from rl_unlearn.families.sdxl import StableDiffusionXL
 from rl_unlearn.families.stable_diffusion import StableDiffusion
@@ -16,6 +18,8 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "QwenImagePipeline": QwenImage,
+    "Flux2KleinPipeline": Flux2,
 }
 """By the class of the pipeline; `model_folder.LAYOUTS` has the same keys."""
 

@@ -9,7 +9,7 @@ from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 
 Parts = Mapping[str, dict[str, Any]]
-"""Configurations by the name of the component; one that is left out is absent."""
+"""Configurations by the name of the component, absent if that is left out; `pipeline`: model_index.json itself."""
 REMEDY = "fetch the model again"
 
 
@@ -58,6 +58,10 @@ class Layout:
     """Whether its checkpoints come in one file that holds all networks."""
     kohya: Literal["plain", "counted"] | None = None
     """kohya's names of layers: diffusers' own, or its makers', who count all blocks through; None: not known."""
+    framed: Callable[[Any, str], str] = lambda _tokenizer, text: text
+    """A prompt as the tokenizer is given it, with what stands before it and nothing behind."""
+    templates: frozenset[str] = frozenset()
+    """Tokenizers that must bring the template of a talk."""
     optional: frozenset[str] = frozenset()
     """Networks, and their tokenizers, that a folder may leave out."""
 
@@ -68,14 +72,20 @@ class Layout:
 
 
 def image_latent(
-    parts: Parts, size: tuple[int, int] | None, channels: object, sample: object, multiple: int
+    parts: Parts,
+    size: tuple[int, int] | None,
+    channels: object,
+    sample: object,
+    multiple: int,
+    scale: int | None = None,
 ) -> tuple[int, int, int]:
-    """Shape of latents behind an AutoencoderKL; ``sample``: the network's own size, ``multiple``: what it halves to.
+    """Shape of latents; ``sample``: the network's own size, ``multiple``: what it halves to.
 
-    Raises DataError for a configuration without a size, ConfigError for a size that cannot be drawn.
+    ``scale``: pixels to a latent, None: those of an AutoencoderKL. Raises DataError for a configuration
+    without a size, ConfigError for a size that cannot be drawn.
     """
-    depth = len(parts["vae"].get("block_out_channels", (64,)))
-    scale = 2 ** (depth - 1)
+    if scale is None:
+        scale = 2 ** (len(parts["vae"].get("block_out_channels", (64,))) - 1)
     if size is not None:
         step = scale * multiple
         if size[0] % step or size[1] % step:

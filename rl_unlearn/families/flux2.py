@@ -1,0 +1,67 @@
+"""FLUX.2 [klein]: a transformer over patches of latents and the states of a language model."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rl_unlearn.families import flow_matching_by_steps
+from rl_unlearn.families.autoencoder import Autoencoder
+from rl_unlearn.families.autoencoder_normed import NormedAutoencoder
+from rl_unlearn.families.condition import Condition
+from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.flux import pack, places, unpack
+from rl_unlearn.families.sd3 import JOINT_LAYERS
+from rl_unlearn.layouts.flux2 import LANGUAGE_LAYERS, TEXT_TOKENS
+
+_AT_ONCE = 4
+"""Prompts; the language model is large and answers with words, too."""
+_SINGLE = "to_qkv_mlp_proj"
+"""Queries, keys and values of words and image alike, in one layer with the block's first dense one."""
+
+
+class Flux2(Family):
+    """The transformer is told words alone, always of the same number of tokens."""
+
+    trained: ClassVar[str] = "transformer"
+    process: ClassVar[ModuleType] = flow_matching_by_steps
+    layers: ClassVar[Mapping[str, str]] = {
+        "cross": JOINT_LAYERS["cross"],
+        "self": rf"({JOINT_LAYERS['self']})|(.*attn\.{_SINGLE}$)",
+        "attention": rf"({JOINT_LAYERS['attention']})|(.*attn\.{_SINGLE}$)",
+    }
+    decoder: ClassVar[type[Autoencoder]] = NormedAutoencoder
+
+    def encode(self, texts: list[str]) -> Condition:
+        """States of three layers of the language model, also of the tokens that fill a prompt up."""
+        parts = []
+        for start in range(0, len(texts), _AT_ONCE):
+            text, _ = self.pipeline.encode_prompt(
+                texts[start : start + _AT_ONCE], device=self.encodes_on, max_sequence_length=TEXT_TOKENS,
+                text_encoder_out_layers=LANGUAGE_LAYERS,
+            )  # fmt: skip
+            parts.append(Condition({"text": text}))
+        return Condition.cat(parts)
+
+    def unconditional(self) -> Condition:
+        """The empty prompt."""
+        return self.encode([""])
+
+    def predict(
+        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The velocity, noise less x0."""
+        batch, channels, height, width = latents.shape
+        timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
+        word = torch.arange(condition.text.shape[1])[:, None]
+        output = self.network(
+            hidden_states=pack(latents),
+            timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
+            encoder_hidden_states=condition.text,
+            txt_ids=torch.nn.functional.pad(word, (3, 0)).to(latents.device),
+            img_ids=torch.nn.functional.pad(places(height // 2, width // 2), (0, 1)).to(latents.device),
+        ).sample
+        return unpack(output, channels, height, width)
