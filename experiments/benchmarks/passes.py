@@ -128,7 +128,7 @@ def roles(load: Callable[..., Config]) -> dict[str, Any]:
 
 
 def _roles(load: Callable[..., Config]) -> dict[str, Any]:
-    config = load("learner.checkpointing=off", f"critic.steps={_FITS}")
+    config = load("learner.checkpointing=off", f"critic.steps={_FITS}", "critic.rehearsal=0")
     plans = {setting: make(load(f"learner.checkpointing={setting}"), evaluated=False) for setting in ("off", "on")}
     work, images = plans["off"]["flops"], config.rollout.batch
     drawing = images * config.sampler.steps * work["guided forward of one image"]
