@@ -1,5 +1,6 @@
 """What a model's text encoder reads of a prompt: its context is short, and what is beyond it has no effect."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,26 @@ class TokenLimit:
         kind = getattr(transformers, layout.tokenizers[name])  # AutoTokenizer takes seconds to find it out
         try:
             self._tokenizer: Any = kind.from_pretrained(folder / name, local_files_only=True)
+            self._framed = functools.partial(layout.framed, self._tokenizer)
+            (empty,) = self._rows([""])
         except Exception as error:  # its library raises bare ones, too
             raise DataError(f"{folder / name} cannot be read: {str(error).splitlines()[0]}") from error
         if not isinstance(most, int) or most < 3:
             raise DataError(f"{folder}: a text encoder's config.json names no length: {most!r}")
         self.tokens = min(int(self._tokenizer.model_max_length), most)
         """Of a prompt, its marks among them."""
+        self._ends = int(empty[-1:] == [self._tokenizer.eos_token_id])
+        """Tokens that close each prompt, also one that is cut."""
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:
-        """The tokens that have an effect, the end mark left out."""
-        return [tuple(row[: self.tokens - 1] if len(row) > self.tokens else row[:-1]) for row in self._rows(texts)]
+        """The tokens that have an effect, an end mark left out."""
+        return [tuple(row[: min(len(row), self.tokens) - self._ends]) for row in self._rows(texts)]
 
     def cut(self, texts: list[str]) -> dict[str, str]:
         """What is cut off of each prompt that is too long."""
         rows = zip(texts, self._rows(texts), strict=True)
-        return {text: self._tokenizer.decode(row[self.tokens - 1 : -1]) for text, row in rows if len(row) > self.tokens}
+        lost = {text: row[self.tokens - self._ends : len(row) - self._ends] for text, row in rows}
+        return {text: self._tokenizer.decode(row) for text, row in lost.items() if row}
 
     def notes(self, texts: list[str]) -> list[str]:
         """A line for a person if any prompt is too long; it quotes what has no effect."""
@@ -67,4 +73,5 @@ class TokenLimit:
         return self.notes(texts)
 
     def _rows(self, texts: list[str]) -> list[list[int]]:
-        return [list(row) for row in self._tokenizer(texts, truncation=False, verbose=False).input_ids]
+        framed = [self._framed(text) for text in texts]
+        return [list(row) for row in self._tokenizer(framed, truncation=False, verbose=False).input_ids]

@@ -58,6 +58,8 @@ class Layout:
     """Whether its checkpoints come in one file that holds all networks."""
     kohya: Literal["plain", "counted"] | None = None
     """kohya's names of layers: diffusers' own, or its makers', who count all blocks through; None: not known."""
+    framed: Callable[[Any, str], str] = lambda _tokenizer, text: text
+    """A prompt as the text encoder reads it, up to its end: what stands around it, by the tokenizer's own template."""
     optional: frozenset[str] = frozenset()
     """Networks, and their tokenizers, that a folder may leave out."""
 
