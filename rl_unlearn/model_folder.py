@@ -20,6 +20,8 @@ LAYOUTS = {
     found.pipeline: found for found in (stable_diffusion.LAYOUT, sdxl.LAYOUT, sd3.LAYOUT, flux.LAYOUT)
 }  # fmt: skip
 """The families that can be trained, by the class of their pipeline."""
+_INFINITE = frozenset({"lambda_min_clipped"})
+"""What diffusers writes as -Infinity into the configuration of many a sampler."""
 
 
 def local_folder(model: Model) -> Path | None:
@@ -99,7 +101,8 @@ def read_parts(folder: Path) -> Parts:
         if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}")
     parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
-    return parts | {"scheduler": read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)}
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    return parts | {"scheduler": read_object(scheduler, REMEDY, infinite=_INFINITE)}
 
 
 def trained(model: Model) -> str:
