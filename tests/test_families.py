@@ -27,7 +27,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 NAMES = list(tiny_families.FOLDERS)
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image"]
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
 
@@ -69,8 +69,9 @@ def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[i
     start = pack(noise[:, 0]) if name == "flux" else noise[:, 0]
     extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name else {}
     theirs = pipeline(
-        PROMPTS, height=size[0], width=size[1], num_inference_steps=6, guidance_scale=3.0, latents=start,
-        output_type="pt", **extra,
+        [*PROMPTS], height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt",
+        guidance_scale=2.0 if name == "z_image" else 3.0,  # Z-Image's counts from 0
+        **extra,
     ).images  # fmt: skip
     assert ours.shape == (2, 3, *size)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -123,7 +124,7 @@ def test_the_critic_needs_no_weights_to_know_shape_and_kernel(name: str) -> None
     assert len(kernel.learned) > 0
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
 def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
     found = []
     for _ in range(2):
@@ -135,7 +136,7 @@ def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
     chosen, found = config(name, loop={"timeout": 600.0, "heartbeat": 300.0}), []
     for cluster in ({"inline": True}, {"inline": False, "actor_cpus": 0.1}):
@@ -252,7 +253,7 @@ def test_doctor_says_it_before(name: str, tmp_path: Path, capfd: pytest.CaptureF
     assert f"{component} lacks 1 weights" in row["found"]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
 def test_attacks_that_need_a_vocabulary_say_so_at_once(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

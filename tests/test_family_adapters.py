@@ -24,7 +24,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = tiny_families.FOLDERS | {"sdxl": lambda: tiny_families.sdxl(layers=2)}
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image"]
 
 
 def config(name: str, *below: Path) -> Config:
@@ -90,7 +90,10 @@ def test_sdxl_has_the_names_that_its_trainer_reads(tmp_path: Path) -> None:
     assert all(float(tensor) == 3 for name, tensor in state.items() if name.endswith(".alpha"))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline"), ("z_image", "ZImagePipeline")],
+)
 def test_kohya_is_refused_where_its_names_are_not_known(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +113,7 @@ def test_kohya_is_refused_where_its_names_are_not_known(
     ("name", "architecture"),
     [
         ("stable_diffusion", "stable-diffusion-v1/lora"), ("sdxl", "stable-diffusion-xl-v1-base/lora"),
-        ("sd3", "stable-diffusion-v3.5-medium/lora"), ("flux", "flux-1-dev/lora"),
+        ("sd3", "stable-diffusion-v3.5-medium/lora"), ("flux", "flux-1-dev/lora"), ("z_image", "z-image/lora"),
     ],
 )  # fmt: skip
 def test_managers_find_what_they_look_for(name: str, architecture: str, tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_managers_find_what_they_look_for(name: str, architecture: str, tmp_path
     chosen = config(name, first)
     stands_on = {"model unet/x": "1", f"model.adapters {first}": "2"}
     save_adapter(tmp_path / "adapter", random_state(config(name)), chosen, stands_on)
-    format = "diffusers" if name in ("sd3", "flux") else "kohya"
+    format = "kohya" if name in ("stable_diffusion", "sdxl") else "diffusers"
     file = adapters.export(tmp_path / "adapter", format, tmp_path / "out", chosen)["file"]
     with safe_open(file, "pt") as opened:
         about = opened.metadata()

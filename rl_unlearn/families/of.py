@@ -8,6 +8,7 @@ from rl_unlearn.families.flux import Flux
 from rl_unlearn.families.sd3 import StableDiffusion3
 from rl_unlearn.families.sdxl import StableDiffusionXL
 from rl_unlearn.families.stable_diffusion import StableDiffusion
+from rl_unlearn.families.z_image import ZImage
 from rl_unlearn.kernel import Kernel
 from rl_unlearn.model_folder import fetched_folder, latent_shape, read_layout
 
@@ -16,6 +17,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "ZImagePipeline": ZImage,
 }
 """By the class of the pipeline; `model_folder.LAYOUTS` has the same keys."""
 
