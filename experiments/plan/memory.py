@@ -58,7 +58,17 @@ def weights(hollow: Hollow) -> dict[str, int]:
         "autoencoder": tensors(hollow.family.autoencoder.vae),
         "text encoders": [t for part in hollow.text_encoders.values() for t in tensors(part)],
     }
-    return {name: _bytes(found, STORED[name] or hollow.dtype) for name, found in parts.items()}
+    found = {name: _bytes(part, STORED[name] or hollow.dtype) for name, part in parts.items()}
+    # What transformers make anew instead of reading it stays as it is made.
+    made = [t for part in hollow.text_encoders.values() for t in _unread(part) if t.is_floating_point()]
+    found["text encoders"] += sum((t.element_size() - hollow.dtype.itemsize) * t.numel() for t in made)
+    return found
+
+
+def _unread(network: nn.Module) -> list[Tensor]:
+    """Tables that are no part of a file."""
+    read = {id(t) for t in network.state_dict(keep_vars=True).values()}
+    return [t for t in network.buffers() if id(t) not in read]
 
 
 def tensors(network: nn.Module) -> list[Tensor]:
