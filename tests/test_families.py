@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
 from cluster import program
+from experiments import adapters
 from experiments.__main__ import main
 from rl_unlearn import model_folder
 from rl_unlearn.adapter import read_adapter, save_adapter
@@ -103,6 +104,7 @@ def test_plain_diffusers_loads_the_adapter(name: str, layers: str, tmp_path: Pat
         ours = made.predict(latents, index, condition)
     save_adapter(tmp_path, made.adapter_state(), chosen)
     assert read_adapter(tmp_path).keys() == made.adapter_state().keys()
+    assert f"lora.layers={layers}" in adapters.described(tmp_path)
     pipeline = plain(name)
     pipeline.load_lora_weights(tmp_path)
     loaded = policy(chosen)

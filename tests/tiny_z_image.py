@@ -38,7 +38,7 @@ def pipeline(vae: AutoencoderKL) -> ZImagePipeline:
     )  # fmt: skip
     torch.manual_seed(0)
     transformer = ZImageTransformer2DModel(
-        in_channels=16, dim=16, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+        in_channels=16, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
         axes_dims=[4, 2, 2], axes_lens=[640, 16, 16],
     )  # fmt: skip
     for token in (transformer.x_pad_token, transformer.cap_pad_token):  # zeros would hide a wrong place
