@@ -12,13 +12,13 @@ from rl_unlearn import canvas, weight_names
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
-from rl_unlearn.layouts import flux, sd3, sdxl, stable_diffusion, z_image
+from rl_unlearn.layouts import flux, sana, sd3, sdxl, stable_diffusion, z_image
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.tensor_header import read_header
 
 LAYOUTS = {
     found.pipeline: found
-    for found in (stable_diffusion.LAYOUT, sdxl.LAYOUT, sd3.LAYOUT, flux.LAYOUT, z_image.LAYOUT)
+    for found in (stable_diffusion.LAYOUT, sdxl.LAYOUT, sd3.LAYOUT, flux.LAYOUT, z_image.LAYOUT, sana.LAYOUT)
 }  # fmt: skip
 """The families that can be trained, by the class of their pipeline."""
 _INFINITE = frozenset({"lambda_min_clipped"})

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tiny_families
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
@@ -28,7 +28,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 NAMES = list(tiny_families.FOLDERS)
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image", "sana"]
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
 
@@ -43,12 +43,14 @@ def policy(config: Config) -> DiffusionPolicy:
 
 
 def plain(name: str) -> DiffusionPipeline:
-    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM."""
+    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM or Euler's steps."""
     left_out = {"text_encoder_3": None, "tokenizer_3": None} if "without" in name else {}
     pipeline = DiffusionPipeline.from_pretrained(tiny_families.FOLDERS[name](), **left_out)
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "unet"):
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    if name == "sana":
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
     return pipeline
 
 
@@ -62,13 +64,16 @@ def test_both_tables_name_the_same_families() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (16, 32)], ids=["square", "wide"])
 def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[int, int]) -> None:
     """To 1e-5 of the image's range, over six steps with guidance; FLUX is told the scale."""
+    if name == "sana":
+        size = (2 * size[0], 2 * size[1])  # its pipeline draws multiples of 32 alone
     chosen = config(name, sampler={"steps": 6, "guidance": 3.0, "eta": 1e-9}, model={"size": size})
     made = policy(chosen)
     noise = trajectory_noise(SEEDS, 6, made.latent_shape)
     ours = made.decode(made.rollout(made.encode(PROMPTS), SEEDS)[0][:, -1])
     pipeline = plain(name)
     start = pack(noise[:, 0]) if name == "flux" else noise[:, 0]
-    extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name else {}
+    extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name or name == "sana" else {}
+    extra |= {"use_resolution_binning": False} if name == "sana" else {}
     theirs = pipeline(
         [*PROMPTS], height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt",
         guidance_scale=2.0 if name == "z_image" else 3.0,  # Z-Image's counts from 0
@@ -126,7 +131,7 @@ def test_the_critic_needs_no_weights_to_know_shape_and_kernel(name: str) -> None
     assert len(kernel.learned) > 0
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image", "sana"])
 def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
     found = []
     for _ in range(2):
@@ -138,7 +143,7 @@ def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image", "sana"])
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
     chosen, found = config(name, loop={"timeout": 600.0, "heartbeat": 300.0}), []
     for cluster in ({"inline": True}, {"inline": False, "actor_cpus": 0.1}):
@@ -255,7 +260,7 @@ def test_doctor_says_it_before(name: str, tmp_path: Path, capfd: pytest.CaptureF
     assert f"{component} lacks 1 weights" in row["found"]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z_image", "sana"])
 def test_attacks_that_need_a_vocabulary_say_so_at_once(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.weight_names import spellings, variant_of
 
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image"]
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image", "sana"]
 
 
 @pytest.fixture(params=KINDS)

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import tiny
+import tiny_sana
 import tiny_z_image
 import torch
 from diffusers import (
@@ -146,6 +147,12 @@ def z_image() -> Path:
     return _saved(tiny_z_image.pipeline(vae), "z-image")
 
 
+@functools.cache
+def sana() -> Path:
+    """Sana, which brings an autoencoder of its own."""
+    return _saved(tiny_sana.pipeline(), "sana")
+
+
 def _saved(pipeline, name: str) -> Path:
     folder = tiny._root() / name
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -155,6 +162,7 @@ def _saved(pipeline, name: str) -> Path:
 FOLDERS = {
     "stable_diffusion": tiny.epsilon_folder, "sdxl": sdxl, "sd3": sd3, "sd3 without t5": lambda: sd3(third=False),
     "sd3 plain": lambda: sd3(dual=False), "flux": flux, "z_image": z_image,
+    "sana": sana,
 }  # fmt: skip
 SIZE = (16, 16)
 """Pixels that all of them are asked for."""

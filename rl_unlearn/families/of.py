@@ -5,6 +5,7 @@ from pathlib import Path
 from rl_unlearn.config import Config
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.flux import Flux
+from rl_unlearn.families.sana import Sana
 from rl_unlearn.families.sd3 import StableDiffusion3
 from rl_unlearn.families.sdxl import StableDiffusionXL
 from rl_unlearn.families.stable_diffusion import StableDiffusion
@@ -18,6 +19,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
     "ZImagePipeline": ZImage,
+    "SanaPipeline": Sana,
 }
 """By the class of the pipeline; `model_folder.LAYOUTS` has the same keys."""
 

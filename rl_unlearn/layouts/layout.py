@@ -70,14 +70,19 @@ class Layout:
 
 
 def image_latent(
-    parts: Parts, size: tuple[int, int] | None, channels: object, sample: object, multiple: int
+    parts: Parts,
+    size: tuple[int, int] | None,
+    channels: object,
+    sample: object,
+    multiple: int,
+    scale: int | None = None,
 ) -> tuple[int, int, int]:
-    """Shape of latents behind an AutoencoderKL; ``sample``: the network's own size, ``multiple``: what it halves to.
+    """Shape of latents; ``sample``: the network's own size, ``multiple``: what it halves to.
 
-    Raises DataError for a configuration without a size, ConfigError for a size that cannot be drawn.
+    ``scale``: pixels to a latent, None: those of an AutoencoderKL. Raises DataError for a configuration without a size, ConfigError for a size that cannot be drawn.
     """
-    depth = len(parts["vae"].get("block_out_channels", (64,)))
-    scale = 2 ** (depth - 1)
+    if scale is None:
+        scale = 2 ** (len(parts["vae"].get("block_out_channels", (64,))) - 1)
     if size is not None:
         step = scale * multiple
         if size[0] % step or size[1] % step:
