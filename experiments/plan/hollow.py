@@ -1,6 +1,7 @@
 """A model without weights: its networks on the meta device, made from configuration files alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,11 +84,11 @@ def build(config: Config, device: str) -> Hollow:
     try:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
-        made = {name: _empty(layout.networks[name], parts[name]) for name in layout.networks if name in parts}
+        dtype = DTYPES[config.model.dtype]
+        made = {name: _empty(layout.networks[name], parts[name], dtype) for name in layout.networks if name in parts}
         kind = family_of(folder)
         pipeline = SimpleNamespace(scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made)
         family = kind(pipeline, config.sampler, shape)
-        dtype = DTYPES[config.model.dtype]
         made[layout.trained].to(dtype)
         _add_adapter(family, config.lora, dtype)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -102,14 +103,26 @@ def build(config: Config, device: str) -> Hollow:
     )
 
 
-def _empty(network: Network, config: Mapping[str, Any]) -> nn.Module:
+def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     with META:
         if hasattr(diffusers, network.kind):
             made = getattr(diffusers, network.kind).from_config(dict(config))
         else:
             kind = getattr(transformers, network.kind)
-            made = kind(kind.config_class.from_dict(dict(config)))
+            with _default(dtype):
+                made = kind(kind.config_class.from_dict(dict(config)))
     return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors are made in this type unless they name another one, as transformers makes them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:

@@ -1,6 +1,6 @@
 """Names of the weights of an AutoencoderDC (Chen et al. 2024, arXiv 2410.10733), which halves images five times."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rl_unlearn.layouts.names import Names, both, few, under
@@ -50,7 +50,7 @@ def _side(side: str, config: Mapping[str, Any]) -> Names:
     return names
 
 
-def _layer(kind: str, scales: tuple[int, ...]) -> Names:
+def _layer(kind: str, scales: Sequence[int]) -> Names:
     if kind == "ResBlock":
         return both("conv1", "norm") | {"conv2.weight"}
     names = {f"attn.to_{part}.weight" for part in ("q", "k", "v", "out")} | both("attn.norm_out")
