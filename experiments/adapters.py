@@ -45,7 +45,10 @@ def described(path: Path) -> list[str]:
 
 
 def _layers(names: Iterable[str]) -> str:
-    """The setting `lora.layers` that gives these: words and image attend by turns, in one row or as two sides."""
+    """The setting `lora.layers` that gives these.
+
+    Words and image attend by turns, in one row or as two sides.
+    """
     ends = {name.partition(".lora_")[0] for name in names}
     if all(re.search(r"\.attn[12]\.", end) for end in ends):
         words, image = r"\.attn2\.", r"\.attn1\."

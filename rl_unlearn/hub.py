@@ -14,8 +14,8 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
 
 _INDEX = "model_index.json"
-_SMALL = (".json", ".txt", ".model")
-"""Endings of configurations and vocabularies."""
+_SMALL = (".json", ".txt", ".model", ".jinja")
+"""Endings of configurations, vocabularies and templates."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _known: dict[tuple[str, ...], Path] = {}
 """What this process has fetched: a branch that moves while it works does not give it a second model."""

@@ -18,8 +18,8 @@ def parse_object(
 ) -> dict[str, Any]:
     """The object that ``content`` is; DataError, which names ``source`` and ``remedy``, for anything else.
 
-    NaN and infinity are no JSON, but Python writes them: only the keys in ``infinite`` may have them. Half of a
-    surrogate pair could not be written again.
+    NaN and infinity are no JSON, but Python writes them: only the keys in ``infinite`` may have them.
+    Half of a surrogate pair could not be written again.
     """
     try:
         found = json.loads(content, parse_constant=float if infinite else _refuse)

@@ -16,11 +16,10 @@ from rl_unlearn.layouts import flux, sana, sd3, sdxl, stable_diffusion, z_image
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.tensor_header import read_header
 
-LAYOUTS = {
-    found.pipeline: found
-    for found in (stable_diffusion.LAYOUT, sdxl.LAYOUT, sd3.LAYOUT, flux.LAYOUT, z_image.LAYOUT, sana.LAYOUT)
-}  # fmt: skip
+_MODULES = (stable_diffusion, sdxl, sd3, flux, z_image, sana)
+LAYOUTS = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
 """The families that can be trained, by the class of their pipeline."""
+_TEMPLATE = "chat_template.jinja"
 _INFINITE = frozenset({"lambda_min_clipped"})
 """What diffusers writes as -Infinity into the configuration of many a sampler."""
 
@@ -72,7 +71,7 @@ def check(
             check_weights(folder, name, parts[name], variant)
     for name in layout.tokenizers:
         if name in components(folder):
-            _check_tokenizer(folder, name)
+            _check_tokenizer(folder, name, name in layout.templates)
     try:
         layout.check(parts)
         layout.latent(parts, size)
@@ -200,10 +199,15 @@ def compare(folder: object, component: str, missing: set[str], unexpected: set[s
     raise DataError(f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again")
 
 
-def _check_tokenizer(folder: Path, name: str) -> None:
+def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
     files = ("vocab.json", "tokenizer.json", "spiece.model")
     if not any((folder / name / file).is_file() for file in files):
         raise DataError(f"model folder {str(folder)!r} has no {name}/{' or '.join(files)}: {REMEDY}")
+    if not talks or (folder / name / _TEMPLATE).is_file():
+        return
+    if not read_object(folder / name / "tokenizer_config.json", REMEDY).get("chat_template"):
+        told = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
+        raise DataError(f"{told}: {REMEDY}")
 
 
 def check_device(model: Model) -> Iterator[str]:

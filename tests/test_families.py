@@ -26,6 +26,7 @@ from rl_unlearn.families.of import FAMILIES, read_shape_and_kernel
 from rl_unlearn.noise import trajectory_noise
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.tokens import TokenLimit
 
 NAMES = list(tiny_families.FOLDERS)
 KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "z_image", "sana"]
@@ -93,6 +94,33 @@ def test_first_ratios_are_exactly_one(name: str, dtype: str) -> None:
     """In batches of the same size: of another one a convolution on the CPU may round its last bit otherwise."""
     chosen = config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
     assert first_ratios(chosen) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sana"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_prompts_beside_change_no_bit(name: str, dtype: str) -> None:
+    """However long they are: these families read prompts of very different length."""
+    made = policy(config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
+    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1)).to(made.dtype)
+    found = []
+    for others in (["", "a"], ["a picture of very many small things " * 9, "a dog " * 20]):
+        with torch.no_grad():
+            found.append(made.predict(latents, torch.tensor([2, 0, 3]), made.encode(["a cat", *others])))
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][1:], found[1][1:]), "the test has lost its point"
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sana"])
+def test_what_is_cut_has_no_effect_and_what_is_not_has(name: str) -> None:
+    chosen = config(name)
+    made, limit = policy(chosen), TokenLimit(Path(chosen.model.path))
+    long = "abcdefghij" * 60
+    kept = len(long) - len(limit.cut([long])[long])
+    for other, equal in ((long[:kept] + "zz", True), (long[: kept - 1] + "z", False)):
+        told, twin = made.encode([long, other]).text
+        assert torch.equal(told, twin) == equal == (limit.read([long]) == limit.read([other]))
+    assert limit.cut([long[:kept]]) == {}
+    assert limit.cut([long[:kept] + "z"]) == {long[:kept] + "z": "z"}
 
 
 @pytest.mark.parametrize("name", NAMES)

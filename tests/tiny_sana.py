@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
-from rl_unlearn.families.sana import _INSTRUCTION
+from rl_unlearn.families.sana import INSTRUCTION
 
 
 def tokenizer() -> GemmaTokenizer:
@@ -14,7 +14,7 @@ def tokenizer() -> GemmaTokenizer:
     words = GemmaTokenizer(
         vocab={token: i for i, token in enumerate(letters)}, merges=[], add_bos_token=True, model_max_length=8192
     )
-    words.add_tokens([line for line in _INSTRUCTION if line != "User Prompt: "])
+    words.add_tokens([line for line in INSTRUCTION if line != "User Prompt: "])
     return words
 
 

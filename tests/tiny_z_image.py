@@ -1,8 +1,8 @@
 """A tiny Z-Image of random weights in its real layout."""
 
-from tokenizers import pre_tokenizers
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from tokenizers import pre_tokenizers
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
 TEMPLATE = (

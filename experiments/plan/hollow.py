@@ -85,7 +85,8 @@ def build(config: Config, device: str) -> Hollow:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
         dtype = DTYPES[config.model.dtype]
-        made = {name: _empty(layout.networks[name], parts[name], dtype) for name in layout.networks if name in parts}
+        there = {name: network for name, network in layout.networks.items() if name in parts}
+        made = {name: _empty(network, parts[name], dtype) for name, network in there.items()}
         kind = family_of(folder)
         pipeline = SimpleNamespace(scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made)
         family = kind(pipeline, config.sampler, shape)

@@ -59,9 +59,10 @@ def weights(hollow: Hollow) -> dict[str, int]:
         "text encoders": [t for part in hollow.text_encoders.values() for t in tensors(part)],
     }
     found = {name: _bytes(part, STORED[name] or hollow.dtype) for name, part in parts.items()}
-    # What transformers make anew instead of reading it stays as it is made.
-    made = [t for part in hollow.text_encoders.values() for t in _unread(part) if t.is_floating_point()]
-    found["text encoders"] += sum((t.element_size() - hollow.dtype.itemsize) * t.numel() for t in made)
+    # What transformers makes anew instead of reading it stays as it is made.
+    made = [t for encoder in hollow.text_encoders.values() for t in _unread(encoder)]
+    more = [t.element_size() - hollow.dtype.itemsize if t.is_floating_point() else 0 for t in made]
+    found["text encoders"] += sum(n * t.numel() for n, t in zip(more, made, strict=True))
     return found
 
 

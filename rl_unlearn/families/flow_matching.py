@@ -30,12 +30,13 @@ def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
 
 def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler of a pipeline's folder; for a solver of flows one of the same shift."""
+    kind = FlowMatchEulerDiscreteScheduler
     try:
-        config = FlowMatchEulerDiscreteScheduler.load_config(folder / "scheduler", local_files_only=True)
+        config = kind.load_config(folder / "scheduler", local_files_only=True)
         if config.get("_class_name") == SOLVER:
-            return FlowMatchEulerDiscreteScheduler(config.get("num_train_timesteps", 1000), config.get("flow_shift", 1.0))
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+            return kind(config.get("num_train_timesteps", 1000), config.get("flow_shift", 1.0))
+        return kind.from_config(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
 
 

@@ -1,4 +1,4 @@
-"""Sana: a transformer of linear attention over far smaller latents, which reads a language model's words."""
+"""Sana: a transformer of linear attention over small latents, which reads a language model's words."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.stable_diffusion import UNET_LAYERS
 
-_INSTRUCTION: list[str] = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+_CALL = inspect.signature(SanaPipeline.__call__).parameters
+INSTRUCTION: list[str] = _CALL["complex_human_instruction"].default
 """What the language model is asked to make of a prompt."""
 _AT_ONCE = 16
 """Prompts; the language model is large."""
@@ -32,7 +33,7 @@ class Sana(Family):
 
     def encode(self, texts: list[str]) -> Condition:
         """The language model's last hidden states behind its instruction."""
-        return self._encode(texts, _INSTRUCTION)
+        return self._encode(texts, INSTRUCTION)
 
     def unconditional(self) -> Condition:
         """The empty prompt, without an instruction."""

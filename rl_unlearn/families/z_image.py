@@ -1,4 +1,4 @@
-"""Z-Image: a transformer over one row of tokens, patches of latents before the words of a language model."""
+"""Z-Image: a transformer over one row of tokens, patches of latents before a language model's words."""
 
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -20,7 +20,7 @@ _LAYERS = {
     "self": rf"(noise|context)_refiner\.\d+\.{_SHARED}",
     "attention": rf".*{_SHARED}",
 }
-"""`cross` is where words and image attend to each other, `self` where each does to itself, before."""
+"""`cross` is where words and image attend to each other, `self` where each attends to itself, before."""
 _GROUP = 32
 """Patches, and words, are filled up to a multiple of it with a token that the network has learned."""
 _AT_ONCE = 8
@@ -30,8 +30,9 @@ _AT_ONCE = 8
 class ZImage(Family):
     """The transformer is told words, and which of the tokens are some.
 
-    Its own forward takes words of different length and fills them up to the longest of the batch, so that the last bits
-    of an image would depend on the prompts beside it. Here its layers are called on rows of one length.
+    Its own forward takes words of different length and fills them up to the longest of the batch, so that
+    the last bits of an image would depend on the prompts beside it. Here its layers are called on rows of
+    one length.
     """
 
     trained: ClassVar[str] = "transformer"
@@ -47,8 +48,9 @@ class ZImage(Family):
                 texts[start : start + _AT_ONCE], device=self.encodes_on, do_classifier_free_guidance=False
             )
             text = torch.stack([pad(words, (0, 0, 0, TOKENS - len(words))) for words in some])
-            lengths = torch.tensor([len(words) for words in some], device=text.device)
-            parts.append(Condition({"text": text, "words": (_count(TOKENS, text) < lengths[:, None]).to(text.dtype)}))
+            lengths = torch.tensor([[len(words)] for words in some], device=text.device)
+            is_word = (_count(TOKENS, text) < lengths).to(text.dtype)
+            parts.append(Condition({"text": text, "words": is_word}))
         return Condition.cat(parts)
 
     def unconditional(self) -> Condition:
@@ -58,7 +60,10 @@ class ZImage(Family):
     def predict(
         self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0; the network answers with the opposite sign, and counts time from the noise."""
+        """The velocity, noise less x0.
+
+        The network answers with the opposite sign, and counts time from the noise.
+        """
         network, size = self.network, f"{PATCH}-1"
         batch, channels, height, width = latents.shape
         told = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
@@ -68,11 +73,16 @@ class ZImage(Family):
         lengths = is_word.sum(dim=1)
         filled = lengths + -lengths % _GROUP
         image = network.all_x_embedder[size](patches(latents))
-        image = torch.cat([image, network.x_pad_token.expand(batch, -image.shape[1] % _GROUP, -1)], dim=1)
-        words = torch.where(is_word[:, :, None], network.cap_embedder(condition.text), network.cap_pad_token)
-        places = self._places(height // PATCH, width // PATCH, filled), self._places_of_words(condition.text)
+        filling = network.x_pad_token.expand(batch, -image.shape[1] % _GROUP, -1)
+        image = torch.cat([image, filling], dim=1)
+        words = network.cap_embedder(condition.text)
+        words = torch.where(is_word[:, :, None], words, network.cap_pad_token)
+        places = (
+            self._places(height // PATCH, width // PATCH, filled),
+            self._places_of_words(condition.text),
+        )
         seen = _count(TOKENS, latents) < filled[:, None]
-        everything = torch.cat([torch.ones_like(seen[:, :1]).expand(-1, image.shape[1]), seen], dim=1)
+        everything = pad(seen, (image.shape[1], 0), value=True)
 
         image = self._through(network.noise_refiner, image, None, places[0], time)
         words = self._through(network.context_refiner, words, seen, places[1])
@@ -88,7 +98,7 @@ class ZImage(Family):
         seen: Bool[Tensor, "batch tokens"] | None,
         *how: Tensor,
     ) -> Float[Tensor, "batch tokens features"]:
-        """The states behind some layers, which are checkpointed as the network's own forward does it."""
+        """The states behind some layers, checkpointed as the network's own forward does it."""
         network = self.network
         again = network.gradient_checkpointing and torch.is_grad_enabled()
         for layer in layers:
@@ -99,13 +109,14 @@ class ZImage(Family):
         return states
 
     def _places(self, rows: int, columns: int, filled: Int[Tensor, " batch"]) -> Tensor:
-        """Rotations of the patches: each has its row and column, and stands behind the words; filling has no place."""
-        row, column = (
-            n.flatten() for n in torch.meshgrid(_count(rows, filled), _count(columns, filled), indexing="ij")
-        )
-        behind = (filled + 1)[:, None].expand(-1, len(row))
-        found = torch.stack([behind, row.expand_as(behind), column.expand_as(behind)], dim=2)
-        return self._rotations(pad(found, (0, 0, 0, -len(row) % _GROUP)))
+        """Rotations of the patches, which stand behind the words, each with its row and column.
+
+        What fills them up has no place.
+        """
+        inside = torch.cartesian_prod(_count(rows, filled), _count(columns, filled))
+        behind = (filled + 1)[:, None, None].expand(-1, len(inside), 1)
+        found = torch.cat([behind, inside.expand(len(filled), -1, -1)], dim=2)
+        return self._rotations(pad(found, (0, 0, 0, -len(inside) % _GROUP)))
 
     def _places_of_words(self, text: Float[Tensor, "batch tokens features"]) -> Tensor:
         """Rotations of the words, which are counted from 1."""
@@ -120,7 +131,9 @@ def _count(number: int, like: Tensor) -> Int[Tensor, " number"]:
     return torch.arange(number, device=like.device)
 
 
-def patches(latents: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens packed"]:
+def patches(
+    latents: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch tokens packed"]:
     """Patches of latents as tokens, row by row; within one, channels come last."""
     split = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
     return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

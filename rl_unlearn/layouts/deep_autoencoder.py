@@ -1,4 +1,4 @@
-"""Names of the weights of an AutoencoderDC (Chen et al. 2024, arXiv 2410.10733), which halves images five times."""
+"""Names of the weights of an AutoencoderDC (Chen et al. 2024, arXiv 2410.10733)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,24 +30,23 @@ def gated_convolution(normed: bool) -> Names:
 
 
 def _side(side: str, config: Mapping[str, Any]) -> Names:
-    """Encoder or decoder: blocks of layers, and what halves or doubles the image behind or before them."""
-    found = widths(config) if side == "encoder" else tuple(config.get("decoder_block_out_channels", _WIDTHS))
-    count, kinds = len(found), config.get(f"{side}_block_types", "ResBlock")
+    """Of encoder or decoder: blocks of layers, and what halves the image behind, or doubles it before."""
+    count = few(len(config.get(f"{side}_block_out_channels", _WIDTHS)))
+    kinds = config.get(f"{side}_block_types", "ResBlock")
     kinds = (kinds,) * count if isinstance(kinds, str) else kinds
     layers = config.get(f"{side}_layers_per_block", _LAYERS[side])
     scales = config.get(f"{side}_qkv_multiscales", _SCALES)
-    few(count)
-    outer = "conv_in" if side == "encoder" else "conv_out"
-    inner = "conv_out" if side == "encoder" else "conv_in"
-    names = both(f"{side}.{inner}", f"{side}.{outer}" if layers[0] else f"{side}.{outer}.conv")
+    encodes = side == "encoder"
+    inner, outer = ("conv_out", "conv_in") if encodes else ("conv_in", "conv_out")
+    names = both(inner, outer if layers[0] else f"{outer}.conv")
     for i, (kind, number, sizes) in enumerate(zip(kinds, layers, scales, strict=True)):
-        place, resampled = f"{side}.{'down' if side == 'encoder' else 'up'}_blocks.{i}", 0 < number and i < count - 1
-        first = int(resampled and side == "decoder")
+        place, resampled = f"{'down' if encodes else 'up'}_blocks.{i}", number > 0 and i < count - 1
+        first = int(resampled and not encodes)
         for j in range(few(number) if number else 0):
             names |= under(f"{place}.{first + j}", _layer(kind, sizes))
         if resampled:
-            names |= both(f"{place}.{0 if first else number}.conv")
-    return names
+            names |= both(f"{place}.{number if encodes else 0}.conv")
+    return under(side, names)
 
 
 def _layer(kind: str, scales: Sequence[int]) -> Names:

@@ -59,7 +59,9 @@ class Layout:
     kohya: Literal["plain", "counted"] | None = None
     """kohya's names of layers: diffusers' own, or its makers', who count all blocks through; None: not known."""
     framed: Callable[[Any, str], str] = lambda _tokenizer, text: text
-    """A prompt as the text encoder reads it, up to its end: what stands around it, by the tokenizer's own template."""
+    """A prompt as the tokenizer is given it, with what stands before it and nothing behind."""
+    templates: frozenset[str] = frozenset()
+    """Tokenizers that must bring the template of a talk."""
     optional: frozenset[str] = frozenset()
     """Networks, and their tokenizers, that a folder may leave out."""
 
@@ -79,7 +81,8 @@ def image_latent(
 ) -> tuple[int, int, int]:
     """Shape of latents; ``sample``: the network's own size, ``multiple``: what it halves to.
 
-    ``scale``: pixels to a latent, None: those of an AutoencoderKL. Raises DataError for a configuration without a size, ConfigError for a size that cannot be drawn.
+    ``scale``: pixels to a latent, None: those of an AutoencoderKL. Raises DataError for a configuration
+    without a size, ConfigError for a size that cannot be drawn.
     """
     if scale is None:
         scale = 2 ** (len(parts["vae"].get("block_out_channels", (64,))) - 1)

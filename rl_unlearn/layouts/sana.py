@@ -10,7 +10,9 @@ from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder,
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TOKENS = 300
-"""What the network is told of a prompt: its first mark, the end of the instruction before it, and its words."""
+"""What the network is told of: the first mark, the end of the instruction, and a prompt's words."""
+
+_TIME = "time_embed.emb.timestep_embedder"
 
 
 def transformer(config: Mapping[str, Any]) -> Names | None:
@@ -24,9 +26,9 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
     block |= {f"attn{i}.norm_{part}.weight" for i in (1, 2) for part in "qk"} if norm else set()
     block |= both("norm2") if config.get("norm_elementwise_affine") else set()
     block |= under("ff", gated_convolution(normed=False))
-    names = both("patch_embed.proj", "proj_out", "caption_projection.linear_1", "caption_projection.linear_2")
-    names |= both(*(f"time_embed.{part}" for part in ("emb.timestep_embedder.linear_1", "linear")))
-    names |= both("time_embed.emb.timestep_embedder.linear_2") | {"caption_norm.weight", "scale_shift_table"}
+    linear = [f"{place}.linear_{i}" for place in ("caption_projection", _TIME) for i in (1, 2)]
+    names = both(*linear, "patch_embed.proj", "time_embed.linear", "proj_out")
+    names |= {"caption_norm.weight", "scale_shift_table"}
     for i in range(few(config.get("num_layers", 20))):
         names |= under(f"transformer_blocks.{i}", block)
     return names
@@ -40,20 +42,21 @@ def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
 
 
 def _check(parts: Parts) -> None:
-    network = parts["transformer"]
+    network, gives = parts["transformer"], parts["text_encoder"].get("hidden_size", 2304)
     check_autoencoder(parts, network.get("in_channels", 32))
-    check_words(parts["text_encoder"].get("hidden_size", 2304), network.get("caption_channels", 2304))
+    check_words(gives, network.get("caption_channels", 2304))
     if network.get("guidance_embeds"):
         raise DataError(
-            "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few steps, of which no "
-            "policy is learned; use Sana"
+            "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few steps, "
+            "of which no policy is learned; use Sana"
         )
     if network.get("out_channels", 32) not in (None, network.get("in_channels", 32)):
         raise DataError("the model's network answers with more than a velocity: it cannot be trained")
 
 
 def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
-    return {"text": (TOKENS, parts["transformer"].get("caption_channels", 2304)), "words": (TOKENS,)}
+    features = parts["transformer"].get("caption_channels", 2304)
+    return {"text": (TOKENS, features), "words": (TOKENS,)}
 
 
 LAYOUT = Layout(
