@@ -76,7 +76,7 @@ def check(
         layout.check(parts)
         layout.latent(parts, size)
         return list(layout.notes(parts, sampler))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise DataError(f"a configuration in model folder {str(folder)!r} is damaged ({error}): {REMEDY}") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import tiny_families
 import torch
 from diffusers import AutoencoderDC, SanaTransformer2DModel, ZImageTransformer2DModel
@@ -15,6 +16,7 @@ from test_families import refusals
 from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
 
 from experiments import preflight
+from experiments.plan import hollow
 from rl_unlearn import model_folder
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
@@ -90,6 +92,26 @@ def test_another_kind_of_model_is_told_by_its_files(
     else:
         change(folders[name] / file, **values)
     assert all(said in message for message in refusals(folders[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "values"),
+    [
+        ("z_image", "text_encoder/config.json", {"head_dim": None}),
+        ("z_image", "transformer/config.json", {"axes_dims": [2, 2, 2]}),
+        ("sana", "text_encoder/config.json", {"num_attention_heads": 5}),
+        ("sana", "transformer/config.json", {"patch_size": 0}),
+    ],
+)  # fmt: skip
+def test_what_the_libraries_refuse_is_one_line(
+    folders: dict[str, Path], name: str, file: str, values: dict[str, Any]
+) -> None:
+    change(folders[name] / file, **values)
+    chosen = tiny.config(model={"path": str(folders[name]), "size": tiny_families.SIZE})
+    for look in (lambda: load_pipeline(chosen.model), lambda: hollow.build(chosen, "cpu")):
+        with pytest.raises(DataError) as caught:
+            look()
+        assert "\n" not in str(caught.value)
 
 
 def test_what_a_person_should_know(folders: dict[str, Path]) -> None:
