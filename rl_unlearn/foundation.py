@@ -27,6 +27,7 @@ KINDS = {
 """Kinds of what is recorded, in words."""
 DRAWN = (MODEL, ADAPTER)
 """Those that decide what is drawn."""
+_SMALL = (".json", ".txt", ".jinja")
 
 
 def of_model(model: Model) -> dict[str, str]:
@@ -35,7 +36,7 @@ def of_model(model: Model) -> dict[str, str]:
     files = [folder / "model_index.json"]
     networks = read_layout(folder).networks
     for name in components(folder):
-        files += sorted([*(folder / name).glob("*.json"), *(folder / name).glob("*.txt")])
+        files += sorted(file for ending in _SMALL for file in (folder / name).glob(f"*{ending}"))
         files += weight_files(folder, name, model.variant) if name in networks else []
     found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
     return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
