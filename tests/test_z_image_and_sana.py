@@ -17,7 +17,7 @@ from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
 
 from experiments import preflight
 from experiments.plan import hollow
-from rl_unlearn import model_folder
+from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.autoencoder_deep import DeepAutoencoder
@@ -152,6 +152,8 @@ def test_a_file_of_the_whole_language_model_is_read(name: str, folders: dict[str
 def test_a_template_may_stand_in_the_tokenizers_configuration(folders: dict[str, Path]) -> None:
     place = folders["z_image"] / "tokenizer"
     template = (place / "chat_template.jinja").read_text()
+    stands_on = foundation.of_model(Model(path=str(folders["z_image"])))
+    assert "model tokenizer/chat_template.jinja" in stands_on
     change(place / "tokenizer_config.json", chat_template=template)
     (place / "chat_template.jinja").unlink()
     model_folder.check(folders["z_image"], None, tiny_families.SIZE)
