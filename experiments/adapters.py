@@ -45,11 +45,17 @@ def described(path: Path) -> list[str]:
 
 
 def _layers(names: Iterable[str]) -> str:
-    """The setting `lora.layers` that gives these: in a UNet, or where words and image attend as one."""
+    """The setting `lora.layers` that gives these.
+
+    Words and image attend by turns, in one row or as two sides.
+    """
     ends = {name.partition(".lora_")[0] for name in names}
-    unet = any(".attentions." in end for end in ends)
-    words = r"\.attn2\." if unet else r"\.(add_[qkv]_proj|to_add_out)$"
-    image = r"\.attn1\." if unet else r"\.(to_[qkv]|to_out\.0)$"
+    if all(re.search(r"\.attn[12]\.", end) for end in ends):
+        words, image = r"\.attn2\.", r"\.attn1\."
+    elif all(".attention." in end for end in ends):
+        words, image = r"^layers\.", r"_refiner\."
+    else:
+        words, image = r"\.(add_[qkv]_proj|to_add_out)$", r"\.(to_[qkv]|to_out\.0)$"
     has = [any(re.search(side, end) for end in ends) for side in (words, image)]
     return "attention" if all(has) else "self" if has[1] else "cross"
 

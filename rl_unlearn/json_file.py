@@ -1,6 +1,7 @@
 """JSON of any origin, read as an object of bounded size, or refused by one error that names it."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,15 +10,22 @@ from rl_unlearn.errors import DataError
 MAX_BYTES = 2**24
 
 
-def parse_object(content: str | bytes, source: object, remedy: str = "put it back or make it again") -> dict[str, Any]:
+def parse_object(
+    content: str | bytes,
+    source: object,
+    remedy: str = "put it back or make it again",
+    infinite: Collection[str] = (),
+) -> dict[str, Any]:
     """The object that ``content`` is; DataError, which names ``source`` and ``remedy``, for anything else.
 
-    NaN and infinity are no JSON; half of a surrogate pair could not be written again.
+    NaN and infinity are no JSON, but Python writes them: only the keys in ``infinite`` may have them.
+    Half of a surrogate pair could not be written again.
     """
     try:
-        found = json.loads(content, parse_constant=_refuse)
+        found = json.loads(content, parse_constant=float if infinite else _refuse)
         if isinstance(found, dict):
-            json.dumps(found, ensure_ascii=False).encode()
+            finite = {key: value for key, value in found.items() if key not in infinite}
+            json.dumps(finite, ensure_ascii=False, allow_nan=not infinite).encode()
             return found
         reason = f"it is a {type(found).__name__}"
     except (ValueError, RecursionError) as error:
@@ -25,8 +33,16 @@ def parse_object(content: str | bytes, source: object, remedy: str = "put it bac
     raise DataError(f"{source} holds no JSON object ({reason}): {remedy}")
 
 
-def read_object(path: Path, remedy: str = "put it back or make it again", limit: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a file; DataError if the file is absent, cannot be read, is larger than ``limit`` or damaged."""
+def read_object(
+    path: Path,
+    remedy: str = "put it back or make it again",
+    limit: int = MAX_BYTES,
+    infinite: Collection[str] = (),
+) -> dict[str, Any]:
+    """The object in a file; DataError if the file is absent, cannot be read, is larger than ``limit`` or damaged.
+
+    ``infinite``: see :func:`parse_object`.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -34,7 +50,7 @@ def read_object(path: Path, remedy: str = "put it back or make it again", limit:
         raise DataError(f"{path} cannot be read: {error.strerror or error}: {remedy}") from error
     if len(content) > limit:
         raise DataError(f"{path} is larger than {limit} bytes: {remedy}")
-    return parse_object(content, path, remedy)
+    return parse_object(content, path, remedy, infinite)
 
 
 def _refuse(constant: str) -> NoReturn:

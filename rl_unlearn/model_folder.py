@@ -12,14 +12,16 @@ from rl_unlearn import canvas, weight_names
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
-from rl_unlearn.layouts import flux, flux2, qwen_image, sd3, sdxl, stable_diffusion
+from rl_unlearn.layouts import flux, flux2, qwen_image, sana, sd3, sdxl, stable_diffusion, z_image
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.tensor_header import read_header
 
-_MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2)
+_MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2, z_image, sana)
 LAYOUTS = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
 """The families that can be trained, by the class of their pipeline."""
 _TEMPLATE = "chat_template.jinja"
+_INFINITE = frozenset({"lambda_min_clipped"})
+"""What diffusers writes as -Infinity into the configuration of many a sampler."""
 
 
 def local_folder(model: Model) -> Path | None:
@@ -74,7 +76,7 @@ def check(
         layout.check(parts)
         layout.latent(parts, size)
         return list(layout.notes(parts, sampler))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise DataError(f"a configuration in model folder {str(folder)!r} is damaged ({error}): {REMEDY}") from error
 
 
@@ -99,7 +101,7 @@ def read_parts(folder: Path) -> Parts:
         if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}")
     parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
-    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY)
+    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE)
     return parts | {"scheduler": scheduler, "pipeline": index}
 
 

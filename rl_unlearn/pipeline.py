@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from rl_unlearn import model_folder
@@ -80,7 +81,7 @@ def _kind(name: str) -> Any:
 # What the libraries raise over configurations and weights that do not fit.
 _UNFIT = (
     OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, ArithmeticError,
-    SafetensorError,
+    SafetensorError, StrictDataclassError, AssertionError,
 )  # fmt: skip
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tiny_families
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
@@ -26,14 +26,19 @@ from rl_unlearn.families.of import FAMILIES, read_shape_and_kernel
 from rl_unlearn.noise import trajectory_noise
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.tokens import TokenLimit
 
 NAMES = list(tiny_families.FOLDERS)
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+KINDS = tiny_families.KINDS
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
 STARTS = {"flux": pack, "qwen_image": pack, "flux2": torch.nn.PixelUnshuffle(2)}
 """How a pipeline wants its noise, if not as latents are."""
-GUIDED = {"qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": [" "] * 2}}
+GUIDED: dict[str, dict[str, Any]] = {
+    "qwen_image": {"true_cfg_scale": 3.0, "negative_prompt": [" "] * 2},
+    "z_image": {"guidance_scale": 2.0},  # counted from 0
+    "sana": {"guidance_scale": 3.0, "use_resolution_binning": False},
+}
 """How a pipeline is asked for a scale of 3, if not by `guidance_scale`."""
 
 
@@ -47,12 +52,14 @@ def policy(config: Config) -> DiffusionPolicy:
 
 
 def plain(name: str) -> DiffusionPipeline:
-    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM."""
+    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM or Euler's steps."""
     left_out = {"text_encoder_3": None, "tokenizer_3": None} if "without" in name else {}
     pipeline = DiffusionPipeline.from_pretrained(tiny_families.FOLDERS[name](), **left_out)
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "unet"):
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    if name == "sana":
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
     return pipeline
 
 
@@ -66,18 +73,28 @@ def test_both_tables_name_the_same_families() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (16, 32)], ids=["square", "wide"])
 def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[int, int]) -> None:
     """To 1e-5 of the image's range, over six steps with guidance; FLUX is told the scale."""
+    if name == "sana":
+        size = (2 * size[0], 2 * size[1])  # its pipeline draws multiples of 32 alone
     chosen = config(name, sampler={"steps": 6, "guidance": 3.0, "eta": 1e-9}, model={"size": size})
     made = policy(chosen)
     noise = trajectory_noise(SEEDS, 6, made.latent_shape)
     ours = made.decode(made.rollout(made.encode(PROMPTS), SEEDS)[0][:, -1])
     pipeline = plain(name)
     start = STARTS.get(name, torch.nn.Identity())(noise[:, 0])
-    extra: dict[str, Any] = {"sigmas": [1 - i / 6 for i in range(6)]} if "sd3" in name else {}
-    extra |= GUIDED.get(name, {"guidance_scale": 3.0})
+    extra = GUIDED.get(name, {"guidance_scale": 3.0})
+    if "sd3" in name or name == "sana":
+        extra = extra | {"sigmas": [1 - i / 6 for i in range(6)]}
     theirs = pipeline(
-        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=6, latents=start, output_type="pt", **extra
+        prompt=[*PROMPTS],
+        height=size[0],
+        width=size[1],
+        num_inference_steps=6,
+        latents=start,
+        output_type="pt",
+        **extra,
     ).images
     assert ours.shape == (2, 3, *size)
+    assert [made.family.autoencoder.scale * n for n in made.latent_shape[1:]] == [*size]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     if name == "flux":
         other = pipeline(PROMPTS, height=size[0], width=size[1], num_inference_steps=6, guidance_scale=1.0,
@@ -91,6 +108,33 @@ def test_first_ratios_are_exactly_one(name: str, dtype: str) -> None:
     """In batches of the same size: of another one a convolution on the CPU may round its last bit otherwise."""
     chosen = config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
     assert first_ratios(chosen) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sana"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_prompts_beside_change_no_bit(name: str, dtype: str) -> None:
+    """However long they are: these families read prompts of very different length."""
+    made = policy(config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
+    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1)).to(made.dtype)
+    found = []
+    for others in (["", "a"], ["a picture of very many small things " * 9, "a dog " * 20]):
+        with torch.no_grad():
+            found.append(made.predict(latents, torch.tensor([2, 0, 3]), made.encode(["a cat", *others])))
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][1:], found[1][1:]), "the test has lost its point"
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sana"])
+def test_what_is_cut_has_no_effect_and_what_is_not_has(name: str) -> None:
+    chosen = config(name)
+    made, limit = policy(chosen), TokenLimit(Path(chosen.model.path))
+    long = "abcdefghij" * 60
+    kept = len(long) - len(limit.cut([long])[long])
+    for other, equal in ((long[:kept] + "zz", True), (long[: kept - 1] + "z", False)):
+        told, twin = made.encode([long, other]).text
+        assert torch.equal(told, twin) == equal == (limit.read([long]) == limit.read([other]))
+    assert limit.cut([long[:kept]]) == {}
+    assert limit.cut([long[:kept] + "z"]) == {long[:kept] + "z": "z"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = tiny_families.FOLDERS | {"sdxl": lambda: tiny_families.sdxl(layers=2)}
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+KINDS = tiny_families.KINDS
 
 
 def config(name: str, *below: Path) -> Config:
@@ -92,7 +92,7 @@ def test_sdxl_has_the_names_that_its_trainer_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [
     ("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline"), ("qwen_image", "QwenImagePipeline"),
-    ("flux2", "Flux2KleinPipeline"),
+    ("flux2", "Flux2KleinPipeline"), ("z_image", "ZImagePipeline"), ("sana", "SanaPipeline"),
 ])  # fmt: skip
 def test_kohya_is_refused_where_its_names_are_not_known(
     name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -115,6 +115,7 @@ def test_kohya_is_refused_where_its_names_are_not_known(
         ("stable_diffusion", "stable-diffusion-v1/lora"), ("sdxl", "stable-diffusion-xl-v1-base/lora"),
         ("sd3", "stable-diffusion-v3.5-medium/lora"), ("flux", "flux-1-dev/lora"),
         ("qwen_image", "Qwen-Image/lora"), ("flux2", "Flux.2-klein-4b/lora"),
+        ("z_image", "z-image/lora"), ("sana", "sana/lora"),
     ],
 )  # fmt: skip
 def test_managers_find_what_they_look_for(name: str, architecture: str, tmp_path: Path) -> None:

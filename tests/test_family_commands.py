@@ -30,7 +30,7 @@ def written(name: str, root: Path, rounds: int) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "qwen_image", "flux2"])
+@pytest.mark.parametrize("name", tiny_families.KINDS[1:])
 def test_the_way_of_a_user(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     straight, longer = tmp_path / "straight" / "run", tmp_path / "longer" / "run"
     assert main(["train", "--config", str(written(name, straight.parent, 3)), "--no-evaluate"]) == 0

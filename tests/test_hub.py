@@ -23,7 +23,7 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.pipeline import load_pipeline
 
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+KINDS = tiny_families.KINDS
 FIRST, SECOND = "1" * 40, "2" * 40
 
 

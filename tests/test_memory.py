@@ -19,7 +19,7 @@ from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.requests import Request
 
-FAMILIES = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+FAMILIES = tiny_families.KINDS
 
 
 def config(name: str, **changes: Any) -> Any:

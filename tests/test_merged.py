@@ -21,7 +21,7 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+KINDS = tiny_families.KINDS
 
 
 def dressed(name: str, to: Path, half: bool) -> Path:

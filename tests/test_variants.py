@@ -16,7 +16,7 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.weight_names import spellings, variant_of
 
-KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2"]
+KINDS = tiny_families.KINDS
 
 
 @pytest.fixture(params=KINDS)

@@ -4,6 +4,8 @@ import functools
 from pathlib import Path
 
 import tiny
+import tiny_sana
+import tiny_z_image
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -140,6 +142,19 @@ def flux(guided: bool = True) -> Path:
     return _saved(pipeline, f"flux-{guided}")
 
 
+@functools.cache
+def z_image() -> Path:
+    """Z-Image, behind the autoencoder of FLUX."""
+    vae = _autoencoder(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
+    return _saved(tiny_z_image.pipeline(vae), "z-image")
+
+
+@functools.cache
+def sana() -> Path:
+    """Sana, which brings an autoencoder of its own."""
+    return _saved(tiny_sana.pipeline(), "sana")
+
+
 def _saved(pipeline, name: str) -> Path:
     folder = tiny._root() / name
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -148,8 +163,10 @@ def _saved(pipeline, name: str) -> Path:
 
 FOLDERS = {
     "stable_diffusion": tiny.epsilon_folder, "sdxl": sdxl, "sd3": sd3, "sd3 without t5": lambda: sd3(third=False),
-    "sd3 plain": lambda: sd3(dual=False), "flux": flux,
-    "qwen_image": qwen_image, "flux2": flux2,
+    "sd3 plain": lambda: sd3(dual=False), "flux": flux, "qwen_image": qwen_image, "flux2": flux2, "z_image": z_image,
+    "sana": sana,
 }  # fmt: skip
+KINDS = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "flux2", "z_image", "sana"]
+"""One of each family."""
 SIZE = (16, 16)
 """Pixels that all of them are asked for."""

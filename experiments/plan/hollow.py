@@ -13,6 +13,7 @@ import torch
 import torch.utils.checkpoint
 import transformers
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -27,6 +28,10 @@ from rl_unlearn.model_folder import local_folder, read_layout, read_parts
 from rl_unlearn.policy import DTYPES, decoded_at_once
 
 META = torch.device("meta")
+_DAMAGED = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, StrictDataclassError,
+)  # fmt: skip
+"""What the libraries raise over configurations."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def build(config: Config, device: str) -> Hollow:
         _add_adapter(family, config.lora, dtype)
         if config.learner.checkpointing == "on":
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except _DAMAGED as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
     return Hollow(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rl_unlearn.errors import DataError
 from rl_unlearn.kernel import Kernel
+from rl_unlearn.layouts.flow_matching import SOLVER
 
 _PATCH = 2
 
@@ -28,10 +29,14 @@ def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
 
 
 def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of a pipeline's folder."""
+    """The scheduler of a pipeline's folder; for a solver of flows one of the same shift."""
+    kind = FlowMatchEulerDiscreteScheduler
     try:
-        return FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        config = kind.load_config(folder / "scheduler", local_files_only=True)
+        if config.get("_class_name") == SOLVER:
+            return kind(config.get("num_train_timesteps", 1000), config.get("flow_shift", 1.0))
+        return kind.from_config(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
 
 

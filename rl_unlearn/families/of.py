@@ -7,9 +7,11 @@ from rl_unlearn.families.family import Family
 from rl_unlearn.families.flux import Flux
 from rl_unlearn.families.flux2 import Flux2
 from rl_unlearn.families.qwen_image import QwenImage
+from rl_unlearn.families.sana import Sana
 from rl_unlearn.families.sd3 import StableDiffusion3
 from rl_unlearn.families.sdxl import StableDiffusionXL
 from rl_unlearn.families.stable_diffusion import StableDiffusion
+from rl_unlearn.families.z_image import ZImage
 from rl_unlearn.kernel import Kernel
 from rl_unlearn.model_folder import fetched_folder, latent_shape, read_layout
 
@@ -20,6 +22,8 @@ FAMILIES: dict[str, type[Family]] = {
     "FluxPipeline": Flux,
     "QwenImagePipeline": QwenImage,
     "Flux2KleinPipeline": Flux2,
+    "ZImagePipeline": ZImage,
+    "SanaPipeline": Sana,
 }
 """By the class of the pipeline; `model_folder.LAYOUTS` has the same keys."""
 
