@@ -77,7 +77,7 @@ class Sampler(Section):
     steps: int = Field(10, ge=2, le=1000)
     """Denoising steps of a trajectory, T."""
     eta: float = Field(1.0, gt=0, le=1)
-    """DDIM noise scale; 0 would make the policy deterministic and is refused."""
+    """Scale of a step's noise, as in DDIM; 0 would make the policy deterministic and is refused."""
     guidance: float = Field(1.0, ge=1, le=30)
     """Classifier-free guidance scale, the same in rollout and learner; 1 skips the second forward pass."""
 

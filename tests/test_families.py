@@ -228,6 +228,23 @@ def weights(folder: Path, component: str) -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stochastic_sampling": True}, "stochastic_sampling and invert_sigmas must be false"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps is 1"),
+        ({"max_image_seq_len": 256}, "base_image_seq_len 256 is not below 256"),
+        ({"max_image_seq_len": None}, "damaged"),
+        ({"_class_name": "DDIMScheduler"}, "only FlowMatchEulerDiscreteScheduler can be sampled"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_sampled_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_families.flux(), tmp_path / "model"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert all(said in line for line in refusals(folder))
+
+
 def test_weights_that_are_missing_are_named(folder: Path) -> None:
     for component in networks(folder):
         file = weights(folder, component)

@@ -45,6 +45,8 @@ def kernel(
 ) -> Kernel:
     """The steps of a scheduler; how far it shifts them may depend on the number of tokens."""
     config = scheduler.config
+    if not config.get("use_dynamic_shifting"):
+        return shifted(scheduler, steps, eta)
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
     return shifted(scheduler, steps, eta, config.get("base_shift", 0.5) + slope * (tokens(latent_shape) - low))
@@ -55,12 +57,12 @@ def tokens(latent_shape: tuple[int, int, int]) -> int:
     return latent_shape[1] * latent_shape[2] // _PATCH**2
 
 
-def shifted(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float) -> Kernel:
-    """The steps of a scheduler, shifted by ``mu`` if it shifts them dynamically.
+def shifted(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float | None = None) -> Kernel:
+    """The steps of a scheduler, shifted by ``mu`` if it is one that shifts them dynamically.
 
     Shares of noise are even before the model's shift, and the last step is as long as the others:
     left to itself the scheduler ends, at few steps, with one that moves nothing.
     """
-    shift = {"mu": mu} if scheduler.config.get("use_dynamic_shifting") else {}
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **shift)
+    mu = mu if scheduler.config.get("use_dynamic_shifting") else None
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
     return straight(scheduler.sigmas, eta)

@@ -7,6 +7,7 @@ from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.layouts.layout import REMEDY, Parts
 
+SAMPLER = "posterior steps of flow matching"
 _KIND = "FlowMatchEulerDiscreteScheduler"
 SOLVER = "DPMSolverMultistepScheduler"
 """It knows flows, too, if its configuration says so."""
@@ -23,6 +24,10 @@ def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     trained = config.get("num_train_timesteps", 1000)
     if not isinstance(trained, int) or isinstance(trained, bool) or trained < 2:
         raise DataError(f"scheduler_config.json: num_train_timesteps is {trained!r}: {REMEDY}")
+    if config.get("use_dynamic_shifting") and kind == _KIND:
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        if not low < high:
+            raise DataError(f"scheduler_config.json: base_image_seq_len {low!r} is not below {high!r}: {REMEDY}")
     if sampler is not None and sampler.steps >= trained:
         raise ConfigError(f"sampler.steps={sampler.steps} must be below the {trained} steps that the model was made in")
     if kind == SOLVER and sampler is not None:

@@ -61,6 +61,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
+    sampler=variance_preserving.SAMPLER,
     architecture=_architecture,
     one_vocabulary=True,
     single_file=True,
