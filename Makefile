@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments demo --seed "$(SEED)" "concept=$(CONCEPT)"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1
 
 faults: $(READY)
 	$(BIN)/python -m pytest -m faults

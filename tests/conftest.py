@@ -42,11 +42,5 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; of several processes one runs the slow tests, and fast ones of a file stay together."""
-    items.sort(key=_is_slow)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slow" if _is_slow(item) else item.path.name))
-
-
-def _is_slow(item: pytest.Item) -> bool:
-    return item.get_closest_marker("slow") is not None
+    """Fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
