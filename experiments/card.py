@@ -89,8 +89,7 @@ def _usage(config: Config, format: str, file: str) -> str:
     if format == "kohya":
         text += "\n\nThe tensors carry kohya's names, which other programs read as a LoRA file."
     steps, eta = config.sampler.steps, config.sampler.eta
-    sampler = read_layout(fetched_folder(config.model)).sampler
-    sampler = f"{sampler}, {steps} steps, eta {eta:g}, guidance {config.sampler.guidance:g}"
+    sampler = f"stochastic DDIM, {steps} steps, eta {eta:g}, guidance {config.sampler.guidance:g}"
     return f"{text}\n\nIt was trained and judged with {sampler}."
 
 

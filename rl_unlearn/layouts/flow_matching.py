@@ -7,7 +7,6 @@ from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.layouts.layout import REMEDY, Parts
 
-SAMPLER = "posterior steps of flow matching"
 _KIND = "FlowMatchEulerDiscreteScheduler"
 SOLVER = "DPMSolverMultistepScheduler"
 """It knows flows, too, if its configuration says so."""

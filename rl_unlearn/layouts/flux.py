@@ -76,6 +76,5 @@ LAYOUT = Layout(
     told_guidance=True,
     check=_check,
     notes=flow_matching.notes,
-    sampler=flow_matching.SAMPLER,
     architecture=lambda _parts: ("flux-1-dev", "flux1"),
 )

@@ -100,7 +100,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
-    sampler=flow_matching.SAMPLER,
     architecture=_architecture,
     templates=frozenset({"tokenizer"}),
 )

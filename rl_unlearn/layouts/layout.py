@@ -48,8 +48,6 @@ class Layout:
     """Raises DataError unless the parts fit each other and can be trained."""
     notes: Callable[[Parts, Sampler | None], Iterator[str]]
     """What a person should know; raises ConfigError, for a sampler that is given, or DataError."""
-    sampler: str
-    """What its steps are called."""
     architecture: Callable[[Parts], tuple[str, str]]
     """What managers of LoRA files call the model: in Stability's model specification, and in kohya's words."""
     told_guidance: bool = False

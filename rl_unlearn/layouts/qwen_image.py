@@ -128,6 +128,5 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
-    sampler=flow_matching.SAMPLER,
     architecture=lambda _parts: ("Qwen-Image", "qwen_image"),
 )

@@ -73,7 +73,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
-    sampler=flow_matching.SAMPLER,
     architecture=lambda _parts: ("sana", "sana"),
     framed=lambda _tokenizer, text: text.lower().strip(),
 )

@@ -80,7 +80,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=_notes,
-    sampler=flow_matching.SAMPLER,
     architecture=lambda _parts: ("stable-diffusion-v3.5-medium", "sd3.5-medium"),
     optional=frozenset({"text_encoder_3", "tokenizer_3"}),
 )

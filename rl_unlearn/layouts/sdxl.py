@@ -36,7 +36,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
-    sampler=variance_preserving.SAMPLER,
     architecture=lambda _parts: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     single_file=True,
     kohya="counted",

@@ -61,7 +61,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
-    sampler=variance_preserving.SAMPLER,
     architecture=_architecture,
     one_vocabulary=True,
     single_file=True,

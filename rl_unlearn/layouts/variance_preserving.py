@@ -6,7 +6,6 @@ from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.layouts.layout import REMEDY, Parts
 
-SAMPLER = "DDIM"
 _SAME_NOISE = {
     "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler",
     "LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",

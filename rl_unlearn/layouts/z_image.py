@@ -104,7 +104,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=_notes,
-    sampler=flow_matching.SAMPLER,
     architecture=lambda _parts: ("z-image", "z_image"),
     framed=_framed,
     templates=frozenset({"tokenizer"}),
