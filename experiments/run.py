@@ -9,20 +9,22 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import Result, train
-from experiments import measuring, pictures, plots, samples, tracking
-from experiments.card import write_card
-from experiments.checkpoints import Checkpoints
+from experiments.evaluation import measuring, pictures, samples
+from experiments.evaluation.models import load_model
+from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
-from experiments.ledger import AHEAD, LEDGER, recorded, verify
-from experiments.models import load_model
-from experiments.progress import make_progress
-from experiments.recorder import Reached, Recorder
-from experiments.report import write_report
-from experiments.resuming import identity
-from experiments.rows import Event, read_rows
-from experiments.run_folder import RunFolder
-from experiments.run_state import read_state
-from experiments.tracking import Tracker
+from experiments.report import plots
+from experiments.report.report import write_report
+from experiments.runs import tracking
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.ledger import AHEAD, LEDGER, recorded, verify
+from experiments.runs.progress import make_progress
+from experiments.runs.recorder import Reached, Recorder
+from experiments.runs.resuming import identity
+from experiments.runs.rows import Event, read_rows
+from experiments.runs.run_folder import RunFolder
+from experiments.runs.run_state import read_state
+from experiments.runs.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments import replacing, run_folder, settings
-from experiments.run_state import read_state
+from experiments import settings
+from experiments.runs import replacing, run_folder
+from experiments.runs.run_state import read_state
 from rl_unlearn.errors import ConfigError
 
 STEPS = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from experiments import adapters
+from experiments.export import adapters
 from experiments.verbs.common import run_config
 from rl_unlearn.adapter import digest, read_adapter, save_adapter
 from rl_unlearn.adapter_file import FILE_NAME

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import adapters, settings
+from experiments import settings
 from experiments.__main__ import main
-from experiments.models import load_model
+from experiments.evaluation.models import load_model
+from experiments.export import adapters
 from experiments.verbs.common import run_config
 from rl_unlearn.adapter import read_adapter, save_adapter
 from rl_unlearn.adapter_file import FILE_NAME
@@ -113,7 +114,7 @@ def test_merged_weights_never_replace_anything(adapter: Path, config: Config, tm
 def test_merged_weights_are_whole_or_absent(
     adapter: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.merging.TOLERANCE", -1.0)
+    monkeypatch.setattr("experiments.export.merging.TOLERANCE", -1.0)
     with pytest.raises(DataError, match="nothing was written"):
         adapters.export(adapter, "merged", tmp_path / "out", config)
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,8 @@ import tiny
 
 from cluster import address, program, proxy
 from cluster.drawing import studio
-from experiments import health_cluster
 from experiments.__main__ import main
+from experiments.doctor import health_cluster
 from experiments.verbs.common import CONFIGS
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError

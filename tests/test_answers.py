@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from actors.drawing import Brush, Drawn
 from experiments import settings
-from experiments.answers import FOLDER, answer
+from experiments.evaluation.answers import FOLDER, answer
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError

@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 
-from experiments import run_folder, settings
+from experiments import settings
 from experiments.__main__ import main
+from experiments.runs import run_folder
 from experiments.verbs.common import CONFIGS
 from rl_unlearn import canvas
 from rl_unlearn.adapter import digest, save_adapter

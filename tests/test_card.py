@@ -9,8 +9,8 @@ import torch
 from huggingface_hub import ModelCard
 from test_page import HOSTILE, interval, make_run
 
-from experiments import adapters
-from experiments.card import write_card
+from experiments.export import adapters
+from experiments.export.card import write_card
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config

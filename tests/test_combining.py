@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from experiments.models import load_model
+from experiments.evaluation.models import load_model
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.combining import combine
 from rl_unlearn.config import Lora

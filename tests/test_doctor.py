@@ -18,8 +18,9 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 from cluster.survey import Node, room
-from experiments import health, health_cluster, tracking
 from experiments.__main__ import main
+from experiments.doctor import health, health_cluster
+from experiments.runs import tracking
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from test_ratio import first_ratios
 
 from cluster import program
-from experiments import adapters
 from experiments.__main__ import main
+from experiments.export import adapters
 from rl_unlearn import model_folder
 from rl_unlearn.adapter import read_adapter, save_adapter
 from rl_unlearn.config import Config, Model, Sampler

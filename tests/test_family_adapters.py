@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments import adapters, manager_metadata
 from experiments.__main__ import main
+from experiments.export import adapters, manager_metadata
 from rl_unlearn.adapter import digest, read_adapter, save_adapter
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config, Model

@@ -13,10 +13,10 @@ import tiny
 from faults import faulty
 
 from cluster import program, supervision
-from experiments.checkpoints import Checkpoints
-from experiments.ledger import LEDGER, verify
-from experiments.recorder import Recorder
-from experiments.run_folder import RunFolder
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.ledger import LEDGER, verify
+from experiments.runs.recorder import Recorder
+from experiments.runs.run_folder import RunFolder
 from learner.order import Order
 from rl_unlearn.errors import TrainingError
 

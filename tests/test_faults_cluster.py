@@ -18,9 +18,9 @@ from head import Head, running_head
 
 from cluster import program
 from experiments import settings
-from experiments.checkpoints import Checkpoints
 from experiments.files import read_json
-from experiments.ledger import LEDGER, verify
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.ledger import LEDGER, verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

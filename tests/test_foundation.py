@@ -12,8 +12,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import resuming, settings
+from experiments import settings
 from experiments.__main__ import main
+from experiments.runs import resuming
 from rl_unlearn import file_digest, foundation
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.adapter_file import FILE_NAME, metadata

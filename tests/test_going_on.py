@@ -14,8 +14,8 @@ from kill_steps import contents
 import experiments.run
 from experiments import settings
 from experiments.__main__ import main
-from experiments.checkpoints import MANIFEST, PARTS
-from experiments.ledger import LEDGER
+from experiments.runs.checkpoints import MANIFEST, PARTS
+from experiments.runs.ledger import LEDGER
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.errors import NoRoomError
 

@@ -15,11 +15,10 @@ from PIL import Image
 from test_page import make_run
 from test_sweep import run_folder as make_trial
 
-from experiments import plots
-from experiments.page import charts
-from experiments.page.charts import Curve
-from experiments.page.figures import drawable
-from experiments.report import write_report
+from experiments.report import charts, plots
+from experiments.report.charts import Curve
+from experiments.report.figures import drawable
+from experiments.report.report import write_report
 from experiments.sweep.summary import summarize
 from rl_unlearn.errors import DataError
 

@@ -12,9 +12,11 @@ import tiny_families
 import torch
 from huggingface_hub import ModelCard, constants
 
-from experiments import adapters, preflight, settings
+from experiments import settings
 from experiments.__main__ import main
-from experiments.run_state import read_state
+from experiments.doctor import preflight
+from experiments.export import adapters
+from experiments.runs.run_state import read_state
 from experiments.verbs.common import run_config
 from rl_unlearn import foundation, hub, model_folder
 from rl_unlearn.adapter_file import metadata

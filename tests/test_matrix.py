@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.page import matrix
-from experiments.page.matrix import MOST, OTHERS, WIDTH, pair
+from experiments.report import matrix
+from experiments.report.matrix import MOST, OTHERS, WIDTH, pair
 
 
 def test_a_map_by_hand() -> None:

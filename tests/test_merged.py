@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from experiments import adapters, merging
-from experiments.source_copy import KEPT_CARD, copy_source
+from experiments.export import adapters, merging
+from experiments.export.source_copy import KEPT_CARD, copy_source
 from rl_unlearn import hub, model_folder
 from rl_unlearn.adapter import save_adapter
 from rl_unlearn.config import Config, Model

@@ -21,17 +21,17 @@ from test_trajectory import trajectories
 
 from actors.critic import CriticActor
 from cluster import program
-from experiments import plots, settings
-from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments import settings
 from experiments.files import to_json
-from experiments.ledger import LEDGER, recorded, verify
-from experiments.page import contract, story, tiles
-from experiments.recorder import Recorder
-from experiments.report import write_report
-from experiments.resuming import check, trim
-from experiments.rows import Event, read_rows
-from experiments.run_folder import RunFolder
-from experiments.run_state import read_state
+from experiments.report import contract, plots, story, tiles
+from experiments.report.report import write_report
+from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.runs.ledger import LEDGER, recorded, verify
+from experiments.runs.recorder import Recorder
+from experiments.runs.resuming import check, trim
+from experiments.runs.rows import Event, read_rows
+from experiments.runs.run_folder import RunFolder
+from experiments.runs.run_state import read_state
 from experiments.sweep import front, space, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final

@@ -53,9 +53,9 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     weights = "rl_unlearn/canvas/weights"
     for needed in (
-        "experiments/page/report.html.j2",
-        "experiments/page/report.css",
-        "experiments/page/card.md.j2",
+        "experiments/report/report.html.j2",
+        "experiments/report/report.css",
+        "experiments/report/card.md.j2",
         "experiments/configs/canvas.yaml",
         "rl_unlearn/canvas/build/__main__.py",
         f"{weights}/pipeline/model_index.json",

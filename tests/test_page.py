@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from experiments import settings
 from experiments.__main__ import main
-from experiments.page import story
-from experiments.report import write_page, write_report
-from experiments.samples import Samples, choose
+from experiments.evaluation.samples import Samples, choose
+from experiments.report import story
+from experiments.report.report import write_page, write_report
 from rl_unlearn.errors import DataError
 from rl_unlearn.prompts import PromptBook
 

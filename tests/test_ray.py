@@ -17,7 +17,7 @@ import torch
 from actors.drawing import Brush
 from cluster import drawing, placement, program
 from cluster.crew import Crew
-from experiments.answers import answer
+from experiments.evaluation.answers import answer
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation import plan
 from rl_unlearn.prompts import PromptBook

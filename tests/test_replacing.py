@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 from kill_steps import contents, old_run, start
 
-from experiments import replacing, run_folder, settings
-from experiments.run_state import read_state
+from experiments import settings
+from experiments.runs import replacing, run_folder
+from experiments.runs.run_state import read_state
 from rl_unlearn.errors import ConfigError
 
 PROGRAM = Path(__file__).with_name("kill_steps.py")

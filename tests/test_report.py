@@ -11,9 +11,11 @@ import pytest
 import tiny
 import torch
 
-from experiments import pictures, plots, samples, settings
-from experiments.report import write_report
-from experiments.rows import read_rows
+from experiments import settings
+from experiments.evaluation import pictures, samples
+from experiments.report import plots
+from experiments.report.report import write_report
+from experiments.runs.rows import read_rows
 from rl_unlearn.prompts import PromptBook
 
 HOSTILE = '<script>alert(1)</script>"><img src=https://evil.example/x onerror=alert(1)> {{ 7*7 }} {% raw %} ../ \u202e'

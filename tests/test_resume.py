@@ -19,9 +19,9 @@ from tiny import quick  # noqa: F401
 
 from actors.replay import ReplayActor
 from cluster import inline, program
-from experiments.checkpoints import MANIFEST, PARTS, Checkpoints
-from experiments.ledger import AHEAD, LEDGER
-from experiments.resuming import check, trim_rows
+from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.runs.ledger import AHEAD, LEDGER
+from experiments.runs.resuming import check, trim_rows
 from learner.learner import Learner
 from learner.order import Order
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
@@ -355,7 +355,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monk
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.checkpoints.write_bytes", full)
+    monkeypatch.setattr("experiments.runs.checkpoints.write_bytes", full)
     with pytest.raises(MachineError, match="round-000006: No space left on device; free space and resume"):
         keeper.commit(6, dict.fromkeys(PARTS, Snapshot({"x": torch.zeros(1)})))
     assert keeper.newest(lambda line: None)[0] == 4

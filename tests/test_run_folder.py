@@ -15,9 +15,10 @@ import torch
 from conftest import ROOT
 
 import experiments.run
-from experiments import run_folder, settings
+from experiments import settings
 from experiments.__main__ import main
 from experiments.files import to_json, write_bytes
+from experiments.runs import run_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
@@ -293,7 +294,7 @@ class Silent:
 
 
 def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import recorder
+    from experiments.runs import recorder
 
     class Broken:
         def add_scalar(self, *_: object) -> None:
@@ -312,7 +313,7 @@ def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")])
 def test_a_record_that_the_disk_does_not_take_is_one_line(tmp_path: Path, name: str, event: str) -> None:
-    from experiments import recorder
+    from experiments.runs import recorder
 
     (tmp_path / name).symlink_to("/dev/full")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.rows import Event, Update, read_rows
-from experiments.run_state import read_state
+from experiments.runs.rows import Event, Update, read_rows
+from experiments.runs.run_state import read_state
 from rl_unlearn.errors import DataError
 
 

@@ -11,9 +11,11 @@ import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import adapters, preflight, settings
+from experiments import settings
 from experiments.__main__ import main
-from experiments.card import write_card
+from experiments.doctor import preflight
+from experiments.export import adapters
+from experiments.export.card import write_card
 from experiments.verbs.common import run_config
 from rl_unlearn import foundation, model_folder, single_file
 from rl_unlearn.adapter import save_adapter

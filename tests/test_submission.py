@@ -24,9 +24,11 @@ from conftest import ROOT
 from head import PATIENCE, Head, running_head
 
 from cluster import program, submission
-from experiments import health_cluster, settings, submitting
+from experiments import settings
 from experiments.__main__ import main, parse
-from experiments.ledger import LEDGER
+from experiments.doctor import health_cluster
+from experiments.runs import submitting
+from experiments.runs.ledger import LEDGER
 from rl_unlearn.errors import MachineError
 
 SHARED = "output=/shared/outputs"

@@ -16,11 +16,11 @@ from actors.critic import CriticActor
 from actors.rollout import RolloutActor
 from cluster import program, supervision
 from cluster.supervision import supervised
-from experiments.checkpoints import Checkpoints
-from experiments.ledger import LEDGER, verify
-from experiments.progress import Lines
-from experiments.recorder import Recorder
-from experiments.run_folder import RunFolder
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.ledger import LEDGER, verify
+from experiments.runs.progress import Lines
+from experiments.runs.recorder import Recorder
+from experiments.runs.run_folder import RunFolder
 from learner.board import Resumption
 from learner.learner import Learner
 from learner.loop import MAX_POISONED, Result

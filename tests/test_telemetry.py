@@ -18,9 +18,9 @@ from tiny import quick  # noqa: F401
 from cluster import program, telemetry
 from cluster.measures import MEASURES, PREFIX
 from cluster.telemetry import Telemetry
-from experiments.progress import make_progress
-from experiments.recorder import Recorder
-from experiments.run_folder import RunFolder
+from experiments.runs.progress import make_progress
+from experiments.runs.recorder import Recorder
+from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 

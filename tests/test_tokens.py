@@ -8,8 +8,8 @@ import pytest
 import tiny
 import torch
 
-from experiments import preflight
 from experiments.__main__ import main
+from experiments.doctor import preflight
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.pipeline import load_pipeline

@@ -11,13 +11,14 @@ import pytest
 import tiny
 from rich.console import Console
 
-from experiments import settings, tracking
+from experiments import settings
 from experiments.__main__ import main
-from experiments.backends import OPENERS
-from experiments.progress import make_progress
-from experiments.recorder import Recorder
-from experiments.run_folder import RunFolder
-from experiments.tracking import Tracker, redacted, scalars
+from experiments.runs import tracking
+from experiments.runs.backends import OPENERS
+from experiments.runs.progress import make_progress
+from experiments.runs.recorder import Recorder
+from experiments.runs.run_folder import RunFolder
+from experiments.runs.tracking import Tracker, redacted, scalars
 from rl_unlearn.errors import ConfigError
 
 ROW = {"round": 1, "kl": 0.5, "ess": 0.25, "replay": {"held": 8}, "explained_variance": [0.1], "text": "x"}

@@ -9,7 +9,7 @@ import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments import preflight
+from experiments.doctor import preflight
 from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError

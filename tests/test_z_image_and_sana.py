@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_families import refusals
 from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
 
-from experiments import preflight
+from experiments.doctor import preflight
 from experiments.plan import hollow
 from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Model, Sampler

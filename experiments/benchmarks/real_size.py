@@ -36,9 +36,9 @@ from typing import Any
 
 from experiments import settings
 from experiments.__main__ import QUIET
+from experiments.doctor.health import DRIVER
 from experiments.files import make_folder, to_json, write_json
-from experiments.health import DRIVER
-from experiments.run_folder import package_versions
+from experiments.runs.run_folder import package_versions
 from rl_unlearn.config import Config
 from rl_unlearn.errors import UserError
 

@@ -1,6 +1,6 @@
 """How many images a run draws, and what for."""
 
-from experiments import samples
+from experiments.evaluation import samples
 from learner.order import Order
 from rl_unlearn import evaluation
 from rl_unlearn.config import Config

@@ -6,7 +6,7 @@ import psutil
 
 from cluster import address, placement
 from cluster.survey import Node, room
-from experiments import health
+from experiments.doctor import health
 from rl_unlearn.config import Config
 
 REFERENCE = 24 * 2**30

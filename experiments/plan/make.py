@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments import preflight
+from experiments.doctor import preflight
 from experiments.plan import costs, hollow, images, machine, memory, speeds, stores
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook

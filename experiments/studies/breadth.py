@@ -16,11 +16,11 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from experiments import measuring, pictures
+from experiments.evaluation import measuring, pictures
+from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.samples import Sheet
 from experiments.files import read_json, write_bytes, write_json
-from experiments.measures import HEADLINE
-from experiments.page import tiles
-from experiments.samples import Sheet
+from experiments.report import tiles
 from experiments.verbs import common
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.adapter_file import locate

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
+from experiments.evaluation.measures import HEADLINE
 from experiments.files import write_bytes, write_json
-from experiments.measures import HEADLINE
-from experiments.rows import Event, read_rows
+from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import write_bytes
-from experiments.rows import Event, read_rows
+from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
 from experiments.sweep.table import mean
 

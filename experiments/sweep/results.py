@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
-from experiments.measures import HEADLINE
-from experiments.page import contract
-from experiments.page.contract import Count, Number, Part
-from experiments.rows import Event, read_rows
+from experiments.evaluation.measures import HEADLINE
+from experiments.report import contract
+from experiments.report.contract import Count, Number, Part
+from experiments.runs.rows import Event, read_rows
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

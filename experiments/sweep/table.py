@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.measures import HEADLINE
-from experiments.run_state import NAME, read_state
+from experiments.evaluation.measures import HEADLINE
+from experiments.runs.run_state import NAME, read_state
 from experiments.sweep import results as told
 
 FORGOTTEN = 0.9

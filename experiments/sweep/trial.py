@@ -11,11 +11,11 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
-from experiments import replacing, resuming
+from experiments.evaluation.measures import HEADLINE
 from experiments.files import write_json
-from experiments.measures import HEADLINE
-from experiments.run_folder import RunFolder, now
-from experiments.run_state import NAME, read_state
+from experiments.runs import replacing, resuming
+from experiments.runs.run_folder import RunFolder, now
+from experiments.runs.run_state import NAME, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.results import chosen, figures, looks

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster import placement, program, tuning
 from experiments import signals
-from experiments.run_state import read_state
+from experiments.runs.run_state import read_state
 from experiments.sweep.space import Settings, Space, configured
 from experiments.sweep.trial import Trials, note
 from rl_unlearn.config import Config

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.files import write_json
-from experiments.run_state import read_state
+from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.model_folder import fetched_folder, read_layout
@@ -33,9 +33,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError(
             f"attack is not for a {layout.pipeline}: its prefix and inversion search the vocabulary of a single CLIP"
         )
-    from experiments import attacking
-    from experiments.models import load_model
-    from experiments.report import write_report
+    from experiments.evaluation import attacking
+    from experiments.evaluation.models import load_model
+    from experiments.report.report import write_report
     from rl_unlearn.judges import load_judge
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from experiments import settings
-from experiments.resuming import is_run
-from experiments.run_state import read_state
+from experiments.runs.resuming import is_run
+from experiments.runs.run_state import read_state
 from rl_unlearn import foundation
 from rl_unlearn.adapter_file import locate, metadata
 from rl_unlearn.config import Config
@@ -57,7 +57,7 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
         recorded = read_state(folder).stands_on
     else:
         locate(path)  # before anything heavy
-        from experiments.adapters import described
+        from experiments.export.adapters import described
 
         config = settings.load([], [*described(path), *overrides], environ={})
         recorded = parse_object(metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on")

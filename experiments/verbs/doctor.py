@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """All checks as rows; fails with exit code 3 if one row does."""
     config = settings.load(args.config, args.overrides)
-    from experiments import health, health_cluster
+    from experiments.doctor import health, health_cluster
 
     rows = health.check(config) + health_cluster.check(config, start=args.ray)
     table = Table()

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from experiments import settings
 from experiments.files import write_json
-from experiments.run_state import read_state
+from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from experiments.measuring import Candidate
+    from experiments.evaluation.measuring import Candidate
 
 HELP = "judge adapters against the untouched model: concept forgotten, the rest kept"
 
@@ -44,10 +44,10 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     states = [read_adapter(path) for path in paths]
     configs = [common.run_config(path, overrides) for path in paths]
     config = _shared(paths, configs)
-    from experiments import measuring
-    from experiments.card import write_card
-    from experiments.models import quiet
-    from experiments.report import write_report
+    from experiments.evaluation import measuring
+    from experiments.evaluation.models import quiet
+    from experiments.export.card import write_card
+    from experiments.report.report import write_report
     from rl_unlearn.judges import load_judge
     from rl_unlearn.prompts import PromptBook
 
@@ -78,7 +78,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
-    from experiments.measuring import Candidate
+    from experiments.evaluation.measuring import Candidate
     from rl_unlearn.adapter_file import locate
 
     return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))

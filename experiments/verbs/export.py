@@ -30,7 +30,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
     read_adapter(args.run)
     config = common.run_config(Path(args.run), args.overrides, only_drawn=True)
-    from experiments import adapters
+    from experiments.export import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)
     console.print(

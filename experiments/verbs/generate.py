@@ -69,8 +69,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError(
             f"{len(prompts)} prompts x {len(seeds)} seeds: one call draws {MAX_PICTURES} images; ask for fewer"
         )
-    from experiments import pictures
-    from experiments.models import load_model
+    from experiments.evaluation import pictures
+    from experiments.evaluation.models import load_model
     from rl_unlearn.model_folder import fetched_folder
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.tokens import TokenLimit
@@ -128,7 +128,7 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
 
 def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]) -> list[Path]:
     """One PNG an image, named by prompt number and seed."""
-    from experiments import pictures
+    from experiments.evaluation import pictures
 
     digits = len(str(prompts))
     names = [f"prompt{i + 1:0{digits}d}-seed{seed}.png" for i in range(prompts) for seed in seeds]

@@ -28,7 +28,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     out = Path(args.out) if args.out else here / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {args.out}: must end in .html")
-    from experiments.report import write_page
+    from experiments.report.report import write_page
 
     if args.out:
         make_folder(out.parent, "choose another --out")

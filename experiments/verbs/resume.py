@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import replacing, resuming, settings
+from experiments import settings
+from experiments.runs import replacing, resuming
 from experiments.verbs import common, train
 from rl_unlearn.errors import DataError
 

@@ -64,7 +64,7 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
 
 def _check_worlds(base: Config, space: "Space") -> None:
     """The first UserError of the concepts, prompts and models that trials will have: once each, before any begins."""
-    from experiments import preflight
+    from experiments.doctor import preflight
     from experiments.sweep.space import configured
 
     known = set()

@@ -8,8 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from cluster import address
-from experiments import preflight, replacing, resuming, run_folder, settings, submitting, tracking
-from experiments.run_state import read_state
+from experiments import settings
+from experiments.doctor import preflight
+from experiments.runs import replacing, resuming, run_folder, submitting, tracking
+from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -114,7 +116,7 @@ def _start(
         console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
     if not config.cluster.inline:
         address.check(config)
-    from experiments import measuring
+    from experiments.evaluation import measuring
     from experiments.run import carry_out
 
     outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes)

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from experiments.models import load_model
-from experiments.source_copy import copy_source
+from experiments.evaluation.models import load_model
+from experiments.export.source_copy import copy_source
 from rl_unlearn.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError

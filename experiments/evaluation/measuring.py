@@ -13,8 +13,8 @@ from rich.table import Table
 from actors.drawing import Brush
 from cluster.drawing import studio
 from experiments import signals
-from experiments.answers import Answered, answer
-from experiments.measures import FURTHER, HEADLINE
+from experiments.evaluation.answers import Answered, answer
+from experiments.evaluation.measures import FURTHER, HEADLINE
 from rl_unlearn.adapter import AdapterState
 from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
 from rl_unlearn.config import Config, Lora

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from experiments.backends import OPENERS, PACKAGES, Opened
-from experiments.run_folder import RunFolder
+from experiments.runs.backends import OPENERS, PACKAGES, Opened
+from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 

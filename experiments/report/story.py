@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.measures import FURTHER, HEADLINE
-from experiments.own_files import inside
-from experiments.page import charts, contract, matrix, tiles
-from experiments.page.charts import Chart, Curve
-from experiments.page.contract import Interval, Measured
-from experiments.page.figures import drawable, points
-from experiments.rows import Event, read_rows
-from experiments.run_state import RunState, read_state
+from experiments.evaluation.measures import FURTHER, HEADLINE
+from experiments.report import charts, contract, matrix, tiles
+from experiments.report.charts import Chart, Curve
+from experiments.report.contract import Interval, Measured
+from experiments.report.figures import drawable, points
+from experiments.runs.own_files import inside
+from experiments.runs.rows import Event, read_rows
+from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError

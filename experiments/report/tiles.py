@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from experiments.own_files import inside, picture
-from experiments.samples import FOLDER, Sheet
+from experiments.evaluation.samples import FOLDER, Sheet
+from experiments.runs.own_files import inside, picture
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
 

@@ -3,7 +3,7 @@
 from io import BytesIO
 from typing import Any
 
-from experiments.page.figures import points
+from experiments.report.figures import points
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from experiments import ledger
 from experiments.files import make_folder, to_json, write_bytes
+from experiments.runs import ledger
 from learner.board import Resumption
 from rl_unlearn.adapter import digest
 from rl_unlearn.durable import sync_folder

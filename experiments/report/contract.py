@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from experiments.page.figures import LARGEST
+from experiments.report.figures import LARGEST
 from rl_unlearn.errors import DataError
 from rl_unlearn.json_file import read_object
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments import merging
-from experiments.card import NAME, write_card
+from experiments.evaluation.models import load_model
+from experiments.export import merging
+from experiments.export.card import NAME, write_card
+from experiments.export.manager_metadata import described_for_managers, for_others
 from experiments.files import make_folder, write_bytes
-from experiments.manager_metadata import described_for_managers, for_others
-from experiments.models import load_model
 from rl_unlearn.adapter import component, read_adapter
 from rl_unlearn.adapter_file import FILE_NAME, locate, metadata
 from rl_unlearn.config import Config

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from experiments import pictures
+from experiments.evaluation import pictures
 from experiments.files import write_bytes, write_text
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import Prompt, PromptBook, spread

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from experiments.page.charts import number
+from experiments.report.charts import number
 
 Rows = dict[str, dict[str, float]]
 """Concept asked for, concept seen: percent of its images."""

@@ -10,11 +10,11 @@ from typing import Any, Self, TextIO
 
 from experiments import signals
 from experiments.files import append
-from experiments.ledger import LEDGER
-from experiments.progress import Progress
-from experiments.resuming import trim
-from experiments.run_folder import RunFolder
-from experiments.tracking import Scalars, Tracker, scalars
+from experiments.runs.ledger import LEDGER
+from experiments.runs.progress import Progress
+from experiments.runs.resuming import trim
+from experiments.runs.run_folder import RunFolder
+from experiments.runs.tracking import Scalars, Tracker, scalars
 
 _STARTING = ("waiting for room", "starting actors")
 _BEFORE = (*_STARTING, "warm-up", "restoring")

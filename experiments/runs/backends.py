@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.files import write_text
-from experiments.run_folder import RunFolder
+from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}

@@ -11,14 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments import settings
+from experiments.evaluation.measures import HEADLINE
 from experiments.files import write_text
-from experiments.measures import HEADLINE
-from experiments.own_files import inside, picture
-from experiments.page import charts, matrix, story
-from experiments.page.differences import differences
+from experiments.report import charts, matrix, story
+from experiments.report.differences import differences
+from experiments.runs.own_files import inside, picture
 from rl_unlearn.comparison import ALL_DEFINITIONS
 
-PARTS = Path(__file__).parent / "page"
+PARTS = Path(__file__).parent
 
 
 def write_report(folder: Path) -> Path:

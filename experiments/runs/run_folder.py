@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from experiments import replacing, run_state, settings, signals
+from experiments import settings, signals
 from experiments.files import write_json, write_text
-from experiments.run_state import RunState, read_state
+from experiments.runs import replacing, run_state
+from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 

@@ -7,7 +7,7 @@ digest of the weights.
 from pathlib import Path
 from typing import Any
 
-from experiments.rows import Update, read_rows, write_rows
+from experiments.runs.rows import Update, read_rows, write_rows
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"

@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments import run_state, settings
+from experiments import settings
 from experiments.files import to_json
-from experiments.ledger import LEDGER, recorded, set_ahead
-from experiments.rows import Event, read_rows, write_rows
-from experiments.run_folder import digest
-from experiments.run_state import read_state
+from experiments.runs import run_state
+from experiments.runs.ledger import LEDGER, recorded, set_ahead
+from experiments.runs.rows import Event, read_rows, write_rows
+from experiments.runs.run_folder import digest
+from experiments.runs.run_state import read_state
 from rl_unlearn import foundation
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError

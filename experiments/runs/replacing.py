@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.run_state import NAME, read_state
+from experiments.runs.run_state import NAME, read_state
 from rl_unlearn.durable import sync_folder
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 

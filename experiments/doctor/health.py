@@ -14,8 +14,9 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from experiments import preflight, tracking
-from experiments.backends import PACKAGES
+from experiments.doctor import preflight
+from experiments.runs import tracking
+from experiments.runs.backends import PACKAGES
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 
@@ -49,7 +50,7 @@ def requirements() -> list[Requirement]:
     except metadata.PackageNotFoundError:
         import tomllib
 
-        project = Path(__file__).parents[1] / "pyproject.toml"
+        project = Path(__file__).parents[2] / "pyproject.toml"
         texts = tomllib.loads(project.read_text())["project"]["dependencies"] if project.is_file() else []
     return [need for need in map(Requirement, texts) if need.marker is None or need.marker.evaluate({"extra": ""})]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.card import NAME
+from experiments.export.card import NAME
 from rl_unlearn.json_file import parse_object
 from rl_unlearn.layouts.layout import REMEDY
 

@@ -1,0 +1,1 @@
+"""Images drawn, judged, attacked and compared."""

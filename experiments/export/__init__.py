@@ -1,0 +1,1 @@
+"""Adapters for other programs: files, merged models, cards, what managers read."""

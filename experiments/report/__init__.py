@@ -1,0 +1,1 @@
+"""The report: a page that shows what a run did, and pictures of it."""

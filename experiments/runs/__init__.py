@@ -1,0 +1,1 @@
+"""A run as its folder holds it: begun, recorded, set aside, resumed."""
