@@ -31,7 +31,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 canvas: $(READY)
-	$(BIN)/python -m rl_unlearn.canvas.build --work canvas-work
+	$(BIN)/python -m experiments.canvas --work canvas-work
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

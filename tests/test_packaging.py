@@ -57,7 +57,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
         "experiments/report/report.css",
         "experiments/report/card.md.j2",
         "experiments/configs/canvas.yaml",
-        "rl_unlearn/canvas/build/__main__.py",
+        "experiments/canvas/__main__.py",
         f"{weights}/pipeline/model_index.json",
         f"{weights}/pipeline/unet/diffusion_pytorch_model.safetensors",
         f"{weights}/clip-reward/open_clip_model.safetensors",

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.canvas import generated
+from experiments.canvas.clip import BATCH, CAPTIONS, augmented, save_clip, train, zero_shot
+from experiments.canvas.data import CONCEPTS, batches, renders
+from experiments.canvas.judges import RECONSTRUCTED, reconstructions
+from experiments.canvas.training import Curve
 from rl_unlearn.canvas import ClipName, clip_path
-from rl_unlearn.canvas.build import generated
-from rl_unlearn.canvas.build.clip import BATCH, CAPTIONS, augmented, save_clip, train, zero_shot
-from rl_unlearn.canvas.build.data import CONCEPTS, batches, renders
-from rl_unlearn.canvas.build.judges import RECONSTRUCTED, reconstructions
-from rl_unlearn.canvas.build.training import Curve
 from rl_unlearn.canvas.clip import load_clip
 
 SEEDS = {"reward": 71, "selection": 72}

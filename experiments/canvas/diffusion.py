@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from experiments.canvas import latents, vocabulary
+from experiments.canvas.data import CONCEPTS
+from experiments.canvas.training import Curve, RunningAverage, cosine
 from rl_unlearn.canvas import OBJECTS, STYLES, caption
-from rl_unlearn.canvas.build import latents, vocabulary
-from rl_unlearn.canvas.build.data import CONCEPTS
-from rl_unlearn.canvas.build.training import Curve, RunningAverage, cosine
 from rl_unlearn.tensor_file import save_tensors
 
 SEED = 31

@@ -8,10 +8,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from experiments.canvas.clip import CAPTIONS
+from experiments.canvas.data import CONCEPTS
+from experiments.canvas.measure import generate, load_pipeline
 from rl_unlearn.canvas import OBJECTS, STYLES
-from rl_unlearn.canvas.build.clip import CAPTIONS
-from rl_unlearn.canvas.build.data import CONCEPTS
-from rl_unlearn.canvas.build.measure import generate, load_pipeline
 
 SEED = 101
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rl_unlearn.canvas.build.diffusion import (
+from experiments.canvas.diffusion import (
     BATCH,
     SAVE_EVERY,
     Checkpoint,
@@ -22,9 +22,9 @@ from rl_unlearn.canvas.build.diffusion import (
     join,
     scheduler,
 )
-from rl_unlearn.canvas.build.sampling import NULL
-from rl_unlearn.canvas.build.sampling import STEPS as SAMPLER_STEPS
-from rl_unlearn.canvas.build.training import Curve, RunningAverage, cosine
+from experiments.canvas.sampling import NULL
+from experiments.canvas.sampling import STEPS as SAMPLER_STEPS
+from experiments.canvas.training import Curve, RunningAverage, cosine
 
 SEED = 51
 STEPS = 1500

@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
+from experiments.canvas.autoencoder import decode, encode
+from experiments.canvas.clip import CAPTIONS, zero_shot
+from experiments.canvas.data import CONCEPTS
+from experiments.canvas.sampling import ETA, GUIDANCE, STEPS
 from rl_unlearn.canvas import OBJECTS, STYLES, Head, caption, clip_path, pipeline_path, sprites_path
-from rl_unlearn.canvas.build.autoencoder import decode, encode
-from rl_unlearn.canvas.build.clip import CAPTIONS, zero_shot
-from rl_unlearn.canvas.build.data import CONCEPTS
-from rl_unlearn.canvas.build.sampling import ETA, GUIDANCE, STEPS
 from rl_unlearn.canvas.clip import load_clip
 from rl_unlearn.canvas.judges import load_judge
 from rl_unlearn.canvas.render import render

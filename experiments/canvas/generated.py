@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rl_unlearn.canvas.build.autoencoder import load_classifier
-from rl_unlearn.canvas.build.data import CONCEPTS, to_bytes
-from rl_unlearn.canvas.build.diffusion import Denoiser, Latents, averaged, scheduler
-from rl_unlearn.canvas.build.sampling import predict, sample, to_images
+from experiments.canvas.autoencoder import load_classifier
+from experiments.canvas.data import CONCEPTS, to_bytes
+from experiments.canvas.diffusion import Denoiser, Latents, averaged, scheduler
+from experiments.canvas.sampling import predict, sample, to_images
 
 SEED = 61
 FINISHED_PER_CONCEPT = 40

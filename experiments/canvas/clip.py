@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from experiments.canvas import augment, vocabulary
+from experiments.canvas.data import CONCEPTS, batches, renders
+from experiments.canvas.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas import OBJECTS, STYLES, ClipName, caption
-from rl_unlearn.canvas.build import augment, vocabulary
-from rl_unlearn.canvas.build.data import CONCEPTS, batches, renders
-from rl_unlearn.canvas.build.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas.clip import load_clip, normalise
 from rl_unlearn.vision import open_clip
 

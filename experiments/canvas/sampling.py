@@ -4,8 +4,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
-from rl_unlearn.canvas.build.autoencoder import decode
-from rl_unlearn.canvas.build.diffusion import PROMPTS, Denoiser
+from experiments.canvas.autoencoder import decode
+from experiments.canvas.diffusion import PROMPTS, Denoiser
 
 STEPS, ETA, GUIDANCE = 10, 1.0, 1.0
 NULL = len(PROMPTS) - 1

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from experiments.canvas import augment
+from experiments.canvas.autoencoder import decode, encode
+from experiments.canvas.data import Pool, batches, renders, to_bytes
+from experiments.canvas.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas import OBJECTS, STYLES, Head, Member, judge_path
-from rl_unlearn.canvas.build import augment
-from rl_unlearn.canvas.build.autoencoder import decode, encode
-from rl_unlearn.canvas.build.data import Pool, batches, renders, to_bytes
-from rl_unlearn.canvas.build.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas.judges import load_judge, make_judge
 
 HEADS: tuple[Head, ...] = ("object", "style")

@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rl_unlearn.canvas.build.autoencoder import encode
-from rl_unlearn.canvas.build.data import renders
+from experiments.canvas.autoencoder import encode
+from experiments.canvas.data import renders
 
 SHARDS = ((500, 1), (440, 3))
 """Renders per concept and seed of each shard."""

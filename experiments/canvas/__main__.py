@@ -1,4 +1,4 @@
-"""`python -m rl_unlearn.canvas.build [stage ...] --work DIR`: make the canvas again, stage by stage.
+"""`python -m experiments.canvas [stage ...] --work DIR`: make the canvas again, stage by stage.
 
 A stage reads what the former ones left in the work folder and in the weights folder; without names all of them
 run in order. What takes long goes on from its files when started again.
@@ -25,8 +25,7 @@ STAGES = (
 
 def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[str, Callable[[], None]]:
     """What each stage does; the heavy imports happen here, after the arguments are read."""
-    from rl_unlearn.canvas import PANEL
-    from rl_unlearn.canvas.build import (
+    from experiments.canvas import (
         autoencoder,
         clip,
         diffusion,
@@ -37,9 +36,10 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         measure,
         robust,
     )
+    from rl_unlearn.canvas import PANEL
 
     def make_sprites() -> None:  # needs resvg_py and npm, which no other stage does
-        from rl_unlearn.canvas.build import sprites
+        from experiments.canvas import sprites
 
         sprites.build(work, weights)
 
@@ -62,7 +62,7 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
         clip.build("selection", work, weights)
 
     def draw_pictures() -> None:
-        from rl_unlearn.canvas.build import pictures as drawing
+        from experiments.canvas import pictures as drawing
 
         drawing.build(weights, pictures)
 
@@ -82,7 +82,7 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m rl_unlearn.canvas.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.canvas", description=__doc__)
     parser.add_argument("stage", nargs="*", help=f"one of {', '.join(STAGES)}; all of them by default")
     parser.add_argument("--work", type=Path, required=True, help="folder for packages, pools and checkpoints (4 GB)")
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder of the pictures")

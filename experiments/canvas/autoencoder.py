@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rl_unlearn.canvas.build.augment import blur, colour, cutout, noise
-from rl_unlearn.canvas.build.data import CONCEPTS, Pool, batches, renders
-from rl_unlearn.canvas.build.training import Curve, RunningAverage, bfloat16, cosine
+from experiments.canvas.augment import blur, colour, cutout, noise
+from experiments.canvas.data import CONCEPTS, Pool, batches, renders
+from experiments.canvas.training import Curve, RunningAverage, bfloat16, cosine
 from rl_unlearn.canvas.judges import Judge
 
 SEED = 11
