@@ -9,10 +9,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from rl_unlearn import memory
-from rl_unlearn.adapter import AdapterState, digest
+from rl_unlearn.adapters.adapter import AdapterState, digest
 from rl_unlearn.config import Config, Lora
-from rl_unlearn.foundation import model_digest
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.policy import DiffusionPolicy
 
 

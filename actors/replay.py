@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from rl_unlearn import spilled
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
+from rl_unlearn.files import spilled
 from rl_unlearn.noise import generator
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.states import States, choose

@@ -8,18 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_unlearn import image_rewards, memory
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
-from rl_unlearn.foundation import model_digest
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.image_rewards import ImageReward
+from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.noise import seed_of
-from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.rewards import Evidence, anchor_classes, concept_probability, outcomes, reward_weights
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 from rl_unlearn.weights import Weights
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 # A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a trace is left.
 MAX_TRACE = 0.1

@@ -17,7 +17,7 @@ from experiments.files import to_json
 from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, resume, sweep, train
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
-from rl_unlearn.places import check_local
+from rl_unlearn.files.places import check_local
 
 VERBS = {
     "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate, "attack": attack,

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from rl_unlearn.durable import write_whole
 from rl_unlearn.errors import MachineError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.durable import write_whole
+from rl_unlearn.files.json_file import read_object
 
 
 def make_folder(path: Path, remedy: str) -> None:

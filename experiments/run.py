@@ -28,16 +28,16 @@ from experiments.runs.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order
-from rl_unlearn import foundation, hub
-from rl_unlearn.adapter import save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
+from rl_unlearn.clip.zeroshot import fetch
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError
-from rl_unlearn.judges import ProbabilityJudge, load_judge
+from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
+from rl_unlearn.models import foundation, hub
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.zeroshot import fetch
 
 
 def carry_out(

@@ -15,7 +15,7 @@ from experiments import strict_yaml
 from experiments.absolute import KEYS, anchored
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.places import check_local
+from rl_unlearn.files.places import check_local
 
 PREFIX = "RL_UNLEARN__"
 PLACES = ("output", *(key for key in KEYS if key != "reward.images"))

@@ -14,15 +14,15 @@ from learner.ranks import Ranks
 from learner.retention import Retention
 from learner.rounding import Floor
 from rl_unlearn import memory
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import annealed, next_lr, update_kl
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
-from rl_unlearn.foundation import model_digest
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.kernel import MIN_STD
 from rl_unlearn.losses import joint_log_ratio
+from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.noise import generator
-from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learner.ranks import Ranks
-from rl_unlearn.adapter import AdapterState
+from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.families.condition import Condition

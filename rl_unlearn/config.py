@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rl_unlearn.text import cleaned, plain_name, twice
+from rl_unlearn.files.text import cleaned, plain_name, twice
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """To be matched as a whole: `$` would let a line break through."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rl_unlearn.critic import Critic
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import parse_object
-from rl_unlearn.tensor_file import read_tensors, save_tensors
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.json_file import parse_object
+from rl_unlearn.files.tensor_file import read_tensors, save_tensors
+from rl_unlearn.files.tensor_header import read_header
 
 FILE_NAME = "critic.safetensors"
 _DIFFERS = {

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from rl_unlearn import reward_names
-from rl_unlearn.classifier_folders import load_folder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.pipeline import device_of
+from rl_unlearn.families.pipeline import device_of
+from rl_unlearn.models.classifier_folders import load_folder
 
 ImageReward = Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, " batch"]]
 """From images in [0, 1] to one finite number each."""

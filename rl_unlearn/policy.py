@@ -9,15 +9,15 @@ from jaxtyping import Float
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from rl_unlearn.adapter import AdapterState
+from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
-from rl_unlearn.model_folder import fetched_folder, latent_shape
+from rl_unlearn.families.pipeline import DTYPES, device_of
+from rl_unlearn.models.model_folder import fetched_folder, latent_shape
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import DTYPES, device_of
 
 _ADAPTER = "default"
 _ENCODED_AT_ONCE = 256

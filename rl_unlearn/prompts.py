@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rl_unlearn import canvas
-from rl_unlearn.adapter_file import metadata
+from rl_unlearn.adapters.adapter_file import metadata
 from rl_unlearn.config import Config, Prompts
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.text import cleaned, same
+from rl_unlearn.files.text import cleaned, same
 
 MAX_PROMPT_CHARACTERS = 1_000
 MAX_PROMPTS = 10_000
@@ -248,7 +248,7 @@ def spread(items: list[int], count: int) -> list[int]:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """A prompt list, one a line, blank lines skipped, each line as :func:`rl_unlearn.text.cleaned` leaves it.
+    """A prompt list, one a line, blank lines skipped, each line as :func:`rl_unlearn.files.text.cleaned` leaves it.
 
     Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of 1,000 characters).
     """

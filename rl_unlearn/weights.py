@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rl_unlearn.adapter import AdapterState, digest
+from rl_unlearn.adapters.adapter import AdapterState, digest
 from rl_unlearn.errors import TrainingError
 
 

@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rl_unlearn.adapter import digest, read_adapter, save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.errors import DataError, MachineError, TrainingError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.weights import Weights
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from experiments.export import adapters
 from experiments.verbs.common import run_config
-from rl_unlearn.adapter import digest, read_adapter, save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Model
 from rl_unlearn.errors import DataError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 CONFIG = tiny.config(lora={"rank": 2, "layers": "attention"})

@@ -16,8 +16,8 @@ from experiments.__main__ import main
 from experiments.evaluation.models import load_model
 from experiments.export import adapters
 from experiments.verbs.common import run_config
-from rl_unlearn.adapter import read_adapter, save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import read_adapter, save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config, Lora, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.policy import DiffusionPolicy

@@ -15,10 +15,10 @@ from conftest import ROOT
 from actors.drawing import Brush, Drawn
 from experiments import settings
 from experiments.evaluation.answers import FOLDER, answer
-from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
-from rl_unlearn.evaluation import plan
+from rl_unlearn.evaluation.images import plan
 from rl_unlearn.noise import generator
 from rl_unlearn.prompts import PromptBook
 
@@ -146,7 +146,7 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(settings.dump(config))
     (run / "run_state.json").write_text("{}")
-    from rl_unlearn.pipeline import load_pipeline
+    from rl_unlearn.families.pipeline import load_pipeline
     from rl_unlearn.policy import DiffusionPolicy
 
     save_adapter(run / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config)

@@ -14,7 +14,7 @@ from experiments.__main__ import main
 from experiments.runs import run_folder
 from experiments.verbs.common import CONFIGS
 from rl_unlearn import canvas
-from rl_unlearn.adapter import digest, save_adapter
+from rl_unlearn.adapters.adapter import digest, save_adapter
 from rl_unlearn.attacks import inversion, relearning
 from rl_unlearn.attacks.denoising import descend, draw, losses
 from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
@@ -24,10 +24,10 @@ from rl_unlearn.attacks.table import DEFINITIONS, Bench
 from rl_unlearn.attacks.wording import FREE, encode_free, token_ids, with_placeholder
 from rl_unlearn.config import Attack, Model, Prompts
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.evaluation import plan
+from rl_unlearn.evaluation.images import plan
 from rl_unlearn.families.condition import Condition
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.noise import generator, seed_of
-from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook, spread
 
@@ -201,7 +201,7 @@ def test_references_are_the_untouched_models_from_noise_of_their_own(world: Worl
 def test_references_show_what_was_asked_on_the_canvas() -> None:
     config = settings.load([str(CONFIGS / "canvas.yaml")], environ={})
     book, policy = PromptBook.from_config(config), DiffusionPolicy(load_pipeline(Model()), config)
-    from rl_unlearn.judges import load_judge
+    from rl_unlearn.evaluation.judges import load_judge
 
     references = draw_references(policy, book, book.targets, 2, 0, 16)
     seen = load_judge(config)(policy.decode(references.latents))["object"]

@@ -16,7 +16,7 @@ from rl_unlearn import canvas
 from rl_unlearn.canvas.clip import load_clip, normalise
 from rl_unlearn.canvas.judges import load_judge, outlines
 from rl_unlearn.canvas.render import render
-from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.models.fingerprint import weights_digest
 
 CONCEPTS = torch.arange(160)
 SPRITES = "0c7001de42b4e51ced94b78d982b7231bc3f4674e86b31d5c86eef5eeb6855e5"

@@ -11,10 +11,10 @@ from test_page import HOSTILE, interval, make_run
 
 from experiments.export import adapters
 from experiments.export.card import write_card
-from rl_unlearn.adapter import save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 

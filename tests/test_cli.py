@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from experiments import settings, strict_yaml
 from experiments.__main__ import VERBS, main
 from experiments.verbs.common import CONFIGS
-from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook

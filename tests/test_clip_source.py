@@ -11,9 +11,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from rl_unlearn import canvas, clip_layout, clip_source, zeroshot
+from rl_unlearn import canvas
+from rl_unlearn.clip import clip_layout, clip_source, zeroshot
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 
 @pytest.fixture

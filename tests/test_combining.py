@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from experiments.evaluation.models import load_model
-from rl_unlearn.adapter import AdapterState
-from rl_unlearn.combining import combine
+from rl_unlearn.adapters.adapter import AdapterState
+from rl_unlearn.adapters.combining import combine
 from rl_unlearn.config import Lora
 from rl_unlearn.errors import DataError
 from rl_unlearn.policy import DiffusionPolicy

@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
-from rl_unlearn.adapter import save_adapter
-from rl_unlearn.comparison import compare, measure_reference, reference_row
-from rl_unlearn.evaluation import Answers, plan
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.adapters.adapter import save_adapter
+from rl_unlearn.evaluation.comparison import compare, measure_reference, reference_row
+from rl_unlearn.evaluation.images import Answers, plan
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 

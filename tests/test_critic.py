@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from actors.critic import CriticActor
+from rl_unlearn.clip.zeroshot import load_open_clip
 from rl_unlearn.critic import Critic, action_gradients, timestep_features, values
 from rl_unlearn.errors import DataError
 from rl_unlearn.noise import generator
 from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Trajectory
-from rl_unlearn.zeroshot import load_open_clip
 
 CONDITION = 7
 OUTCOMES = 5

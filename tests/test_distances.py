@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rl_unlearn.distances import distances
+from rl_unlearn.evaluation.distances import distances
 
 
 def gaussian(rows: int, mean: float, scale: float, seed: int) -> torch.Tensor:

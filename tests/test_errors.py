@@ -12,9 +12,9 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 from experiments.__main__ import main
-from rl_unlearn.adapter import save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.adapters.adapter import save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 Refuses = Callable[..., None]

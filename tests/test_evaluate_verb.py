@@ -10,9 +10,9 @@ import torch
 from experiments import settings
 from experiments.__main__ import main
 from experiments.verbs import common
-from rl_unlearn.adapter import AdapterState, save_adapter
+from rl_unlearn.adapters.adapter import AdapterState, save_adapter
 from rl_unlearn.config import Config
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 INTERVALS = {"ua", "ira", "ira_all", "cra", "cra_all", "coherence", "clip_score", "confidence"}

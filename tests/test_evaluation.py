@@ -4,11 +4,11 @@ import pytest
 import tiny
 import torch
 
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation import examine, plan
-from rl_unlearn.judges import Judgement, ProbabilityJudge
+from rl_unlearn.evaluation.images import examine, plan
+from rl_unlearn.evaluation.judges import Judgement, ProbabilityJudge
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 
 def test_the_plan_gives_each_prompt_its_images_and_each_image_its_noise():

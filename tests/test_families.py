@@ -17,16 +17,16 @@ from test_ratio import first_ratios
 from cluster import program
 from experiments.__main__ import main
 from experiments.export import adapters
-from rl_unlearn import model_folder
-from rl_unlearn.adapter import read_adapter, save_adapter
+from rl_unlearn.adapters.adapter import read_adapter, save_adapter
 from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.flux import pack, places, unpack
 from rl_unlearn.families.of import FAMILIES, read_shape_and_kernel
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models import model_folder
+from rl_unlearn.models.tokens import TokenLimit
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.tokens import TokenLimit
 
 NAMES = list(tiny_families.FOLDERS)
 KINDS = tiny_families.KINDS

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from experiments.__main__ import main
 from experiments.export import adapters, manager_metadata
-from rl_unlearn.adapter import digest, read_adapter, save_adapter
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.of import family_of
-from rl_unlearn.model_folder import latent_shape, read_layout
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models.model_folder import latent_shape, read_layout
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = tiny_families.FOLDERS | {"sdxl": lambda: tiny_families.sdxl(layers=2)}

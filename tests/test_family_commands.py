@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from experiments import settings
 from experiments.__main__ import main
-from rl_unlearn import model_folder
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter_file import FILE_NAME
+from rl_unlearn.models import model_folder
 
 pytestmark = pytest.mark.slow
 

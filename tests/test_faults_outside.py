@@ -23,7 +23,7 @@ from cluster import program
 from experiments import settings as layers
 from experiments.runs.checkpoints import PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, verify
-from rl_unlearn.adapter import digest, read_adapter
+from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.errors import MachineError
 from rl_unlearn.snapshot import Snapshot
 

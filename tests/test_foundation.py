@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from experiments import settings
 from experiments.__main__ import main
 from experiments.runs import resuming
-from rl_unlearn import file_digest, foundation
-from rl_unlearn.adapter import read_adapter
-from rl_unlearn.adapter_file import FILE_NAME, metadata
+from rl_unlearn.adapters.adapter import read_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME, metadata
 from rl_unlearn.config import Model
 from rl_unlearn.errors import DataError
+from rl_unlearn.files import file_digest
+from rl_unlearn.models import foundation
 
 
 @pytest.fixture(scope="module")

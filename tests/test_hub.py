@@ -18,12 +18,12 @@ from experiments.doctor import preflight
 from experiments.export import adapters
 from experiments.runs.run_state import read_state
 from experiments.verbs.common import run_config
-from rl_unlearn import foundation, hub, model_folder
-from rl_unlearn.adapter_file import metadata
+from rl_unlearn.adapters.adapter_file import metadata
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.of import read_shape_and_kernel
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models import foundation, hub, model_folder
 
 KINDS = tiny_families.KINDS
 FIRST, SECOND = "1" * 40, "2" * 40

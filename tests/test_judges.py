@@ -14,8 +14,8 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.fingerprint import weights_digest
-from rl_unlearn.judges import Judgement, ProbabilityJudge, load_judge
+from rl_unlearn.evaluation.judges import Judgement, ProbabilityJudge, load_judge
+from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.vision import timm
 
 LABELS = {"object": ["Fish", "dog", "CAT", "bear"], "style": ["noto", "flat"]}  # another order, and one more

@@ -13,10 +13,10 @@ import torch
 import transformers
 from torch import nn
 
-from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Model
 from rl_unlearn.layouts import flux2, qwen_image
-from rl_unlearn.tokens import TokenLimit
+from rl_unlearn.models import foundation, model_folder
+from rl_unlearn.models.tokens import TokenLimit
 
 FLAT = {
     "model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,

@@ -12,7 +12,7 @@ from tiny import quick  # noqa: F401
 
 from learner import diagnostics
 from learner.learner import MAX_SKIPPED, Learner
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.trajectory import Scored

@@ -23,10 +23,10 @@ from learner.handles import Handles, Patience, awaited
 from learner.learner import Learner
 from learner.loop import Loop
 from learner.order import Order
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
-from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.requests import Look, Request
 from rl_unlearn.weights import Weights
 

@@ -15,7 +15,7 @@ from cluster import program
 from learner import checkpointing
 from learner.learner import Learner
 from rl_unlearn.errors import MachineError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.requests import Request
 

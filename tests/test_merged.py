@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from experiments.export import adapters, merging
 from experiments.export.source_copy import KEPT_CARD, copy_source
-from rl_unlearn import hub, model_folder
-from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models import hub, model_folder
 from rl_unlearn.policy import DiffusionPolicy
 
 KINDS = tiny_families.KINDS

@@ -6,11 +6,11 @@ import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from rl_unlearn import canvas
-from rl_unlearn.bootstrap import interval, resample
 from rl_unlearn.config import Config
-from rl_unlearn.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.wilson import wilson
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.wilson import wilson
 
 CAT, DOG, FISH = 0, 1, 2
 FLAT, NOTO = 0, 1

@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from experiments.__main__ import main
-from rl_unlearn import canvas, model_folder
+from rl_unlearn import canvas
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.of import read_shape_and_kernel
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.layouts import stable_diffusion
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.models import model_folder
+from rl_unlearn.models.tokens import TokenLimit
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.tokens import TokenLimit
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",

@@ -35,13 +35,15 @@ from experiments.runs.run_state import read_state
 from experiments.sweep import front, space, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
-from rl_unlearn import clip_source, model_folder, spilled
-from rl_unlearn.adapter import read_adapter, save_adapter
-from rl_unlearn.adapter_file import FILE_NAME, metadata
+from rl_unlearn.adapters.adapter import read_adapter, save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME, metadata
+from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import FILE_NAME as CRITIC
 from rl_unlearn.critic_file import load_critic, save_critic
 from rl_unlearn.errors import DataError
+from rl_unlearn.files import spilled
+from rl_unlearn.models import model_folder
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import read_prompts
 

@@ -7,11 +7,11 @@ from safetensors.torch import save_file
 
 from experiments import settings
 from experiments.verbs import train
-from rl_unlearn.adapter import save_adapter
-from rl_unlearn.adapter_file import FILE_NAME, metadata
+from rl_unlearn.adapters.adapter import save_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME, metadata
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights

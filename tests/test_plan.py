@@ -31,7 +31,7 @@ from experiments.plan.make import make
 from learner.learner import Learner
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request

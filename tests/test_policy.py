@@ -14,8 +14,8 @@ from rl_unlearn import canvas
 from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.families.of import read_shape_and_kernel
+from rl_unlearn.families.pipeline import device_of, load_pipeline
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.pipeline import device_of, load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 
 PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]

@@ -16,7 +16,7 @@ from test_ratio import collect, scored
 
 from learner.learner import Learner
 from learner.ranks import Ranks
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.trajectory import Scored, Trajectory

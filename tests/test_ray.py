@@ -19,7 +19,7 @@ from cluster import drawing, placement, program
 from cluster.crew import Crew
 from experiments.evaluation.answers import answer
 from rl_unlearn.errors import MachineError, UserError
-from rl_unlearn.evaluation import plan
+from rl_unlearn.evaluation.images import plan
 from rl_unlearn.prompts import PromptBook
 
 pytestmark = pytest.mark.slow

@@ -398,7 +398,7 @@ def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):
 def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     from experiments import settings as layers
     from experiments.__main__ import main
-    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapters.adapter import read_adapter
 
     loop = {"rounds": 40, "checkpoint_every": 1}
     config = tiny.config(loop=loop, output=str(tmp_path), tensorboard=False)

@@ -15,7 +15,7 @@ from experiments.__main__ import main
 from learner import rounding
 from learner.learner import Learner
 from learner.rounding import Floor
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.trajectory import Trajectory

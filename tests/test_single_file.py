@@ -17,11 +17,11 @@ from experiments.doctor import preflight
 from experiments.export import adapters
 from experiments.export.card import write_card
 from experiments.verbs.common import run_config
-from rl_unlearn import foundation, model_folder, single_file
-from rl_unlearn.adapter import save_adapter
+from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models import foundation, model_folder, single_file
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = {"stable_diffusion": tiny.epsilon_folder, "sdxl": lambda: tiny_families.sdxl(second=24)}

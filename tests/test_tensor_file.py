@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rl_unlearn.errors import DataError, MachineError
-from rl_unlearn.tensor_file import pack, save_tensors
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.tensor_file import pack, save_tensors
+from rl_unlearn.files.tensor_header import read_header
 
 TENSORS = {"b": torch.arange(5.0), "a": torch.ones(3, 2).half(), "c": torch.tensor(3), "d": torch.ones(2, 0)}
 ABOUT = {key: f"value {key}" for key in "zyxwvutsrqponmlkjihgfedcba"}

@@ -12,10 +12,10 @@ from experiments.__main__ import main
 from experiments.doctor import preflight
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models.tokens import TokenLimit
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.tokens import TokenLimit
 
 LONG = "a picture of very many small things that goes on and on"  # every letter of the tiny world is a token
 

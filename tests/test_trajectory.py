@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rl_unlearn import spilled
 from rl_unlearn.errors import DataError, MachineError
+from rl_unlearn.files import spilled
 from rl_unlearn.trajectory import Trajectory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

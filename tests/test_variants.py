@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.doctor import preflight
-from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
-from rl_unlearn.pipeline import load_pipeline
-from rl_unlearn.weight_names import spellings, variant_of
+from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.models import foundation, model_folder
+from rl_unlearn.models.weight_names import spellings, variant_of
 
 KINDS = tiny_families.KINDS
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rl_unlearn.verdict import Signs, judge_signs
+from rl_unlearn.evaluation.verdict import Signs, judge_signs
 
 # As measured on the emoji canvas.
 FORGOT = Signs(

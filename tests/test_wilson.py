@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rl_unlearn.bootstrap import interval, resample
-from rl_unlearn.wilson import rate, wilson
+from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.wilson import rate, wilson
 
 
 @pytest.mark.parametrize(("successes", "images"), [(0, 10), (1, 10), (5, 10), (9, 10), (10, 10), (3, 96), (96, 96)])

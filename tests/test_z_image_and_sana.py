@@ -17,13 +17,13 @@ from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
 
 from experiments.doctor import preflight
 from experiments.plan import hollow
-from rl_unlearn import foundation, model_folder
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.autoencoder_deep import DeepAutoencoder
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.layouts import sana, z_image
 from rl_unlearn.layouts.layout import Layout
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.models import foundation, model_folder
 
 _QWEN3 = {"num_hidden_layers": 36, "hidden_size": 2560}
 _GEMMA2 = {"num_hidden_layers": 26, "hidden_size": 2304}

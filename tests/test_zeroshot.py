@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.errors import DataError
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.vision import open_clip
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rl_unlearn.config import Config, Estimator, Model, Sampler
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.vision import open_clip
 
 ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)

@@ -19,7 +19,7 @@ from actors.rollout import RolloutActor
 from experiments import settings
 from learner.learner import Learner
 from rl_unlearn.config import Config
-from rl_unlearn.metrics import asked_labels
+from rl_unlearn.evaluation.metrics import asked_labels
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request
 from rl_unlearn.rewards import DOMAINS, outcome_names

@@ -24,7 +24,7 @@ from actors.critic import CriticActor
 from actors.rollout import RolloutActor
 from experiments import settings
 from learner.learner import Learner
-from rl_unlearn.adapter import digest, read_adapter
+from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request

@@ -26,7 +26,7 @@ from experiments import settings
 from experiments.benchmarks import random_models
 from learner.rounding import MARGIN, drawn_anew
 from rl_unlearn.config import Config
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 

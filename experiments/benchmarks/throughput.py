@@ -34,7 +34,7 @@ def _sample(process: int) -> float:
     """Seconds of one process for its batches, the first one (warm-up) not counted."""
     import torch
 
-    from rl_unlearn.pipeline import load_pipeline
+    from rl_unlearn.families.pipeline import load_pipeline
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
 

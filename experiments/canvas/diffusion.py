@@ -19,7 +19,7 @@ from experiments.canvas import latents, vocabulary
 from experiments.canvas.data import CONCEPTS
 from experiments.canvas.training import Curve, RunningAverage, cosine
 from rl_unlearn.canvas import OBJECTS, STYLES, caption
-from rl_unlearn.tensor_file import save_tensors
+from rl_unlearn.files.tensor_file import save_tensors
 
 SEED = 31
 STEPS = 5500

@@ -11,7 +11,7 @@ from cluster import address, placement, private, proxy, ray_folder, survey
 from experiments.doctor.health import Row, cards, check_folder, cores
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, MachineError
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
 
 PORTS = {8265: "dashboard and job", 6379: "head", 10001: "client"}
 """Those that a head takes by default."""

@@ -6,12 +6,15 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import clip_source, consistency, hub, judge_source, model_folder, single_file
-from rl_unlearn.adapter_file import locate
+from rl_unlearn import consistency
+from rl_unlearn.adapters.adapter_file import locate
+from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, UserError
+from rl_unlearn.evaluation import judge_source
+from rl_unlearn.files.tensor_header import read_header
+from rl_unlearn.models import hub, model_folder, single_file
 from rl_unlearn.prompts import PromptBook, names
-from rl_unlearn.tensor_header import read_header
 
 JUDGE = "judge"
 Notes = Sequence[str]
@@ -57,7 +60,7 @@ def model(config: Config) -> Notes:
     notes = list(model_folder.check_device(config.model))
     if folder is None:
         return notes
-    from rl_unlearn.tokens import TokenLimit
+    from rl_unlearn.models.tokens import TokenLimit
 
     notes += model_folder.check(folder, config.sampler, config.model.size, config.model.variant)
     return notes + TokenLimit(folder).check(PromptBook.from_config(config))

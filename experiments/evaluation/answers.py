@@ -19,11 +19,11 @@ from torch import Tensor
 from actors.drawing import Brush, Drawn
 from cluster.drawing import Batch, Studio
 from experiments.files import make_folder, to_json, write_bytes
-from rl_unlearn.adapter import digest
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
-from rl_unlearn.evaluation import Plan
-from rl_unlearn.tensor_file import pack
+from rl_unlearn.evaluation.images import Plan
+from rl_unlearn.files.tensor_file import pack
 
 FOLDER = ".answers"
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rl_unlearn.attacks.table import Bench
 from rl_unlearn.config import Config
-from rl_unlearn.judges import Judge
+from rl_unlearn.evaluation.judges import Judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation by the names that people read; `rl_unlearn.comparison` defines them."""
+"""The figures of an evaluation by the names that people read; `rl_unlearn.evaluation.comparison` defines them."""
 
 HEADLINE = {"ua": "UA", "coherence": "Coherence", "ira": "IRA", "cra": "CRA"}
 """The four that belong together: what is forgotten, whether it is only broken, and what is kept."""

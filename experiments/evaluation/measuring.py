@@ -15,15 +15,22 @@ from cluster.drawing import studio
 from experiments import signals
 from experiments.evaluation.answers import Answered, answer
 from experiments.evaluation.measures import FURTHER, HEADLINE
-from rl_unlearn.adapter import AdapterState
-from rl_unlearn.comparison import ALL_DEFINITIONS, UNTOUCHED, Reference, compare, measure_reference, reference_row
+from rl_unlearn.adapters.adapter import AdapterState
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config, Lora
-from rl_unlearn.evaluation import examine, plan
-from rl_unlearn.judges import ProbabilityJudge
-from rl_unlearn.metrics import Rates
-from rl_unlearn.pipeline import device_of
+from rl_unlearn.evaluation.comparison import (
+    ALL_DEFINITIONS,
+    UNTOUCHED,
+    Reference,
+    compare,
+    measure_reference,
+    reference_row,
+)
+from rl_unlearn.evaluation.images import examine, plan
+from rl_unlearn.evaluation.judges import ProbabilityJudge
+from rl_unlearn.evaluation.metrics import Rates
+from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 
 @dataclass(frozen=True)

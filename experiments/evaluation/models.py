@@ -6,7 +6,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from rl_unlearn.config import Model
-from rl_unlearn.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import load_pipeline
 
 
 def load_model(model: Model) -> Any:

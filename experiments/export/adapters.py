@@ -11,14 +11,14 @@ from experiments.export import merging
 from experiments.export.card import NAME, write_card
 from experiments.export.manager_metadata import described_for_managers, for_others
 from experiments.files import make_folder, write_bytes
-from rl_unlearn.adapter import component, read_adapter
-from rl_unlearn.adapter_file import FILE_NAME, locate, metadata
+from rl_unlearn.adapters.adapter import component, read_adapter
+from rl_unlearn.adapters.adapter_file import FILE_NAME, locate, metadata
+from rl_unlearn.adapters.kohya import to_kohya
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.kohya import to_kohya
-from rl_unlearn.model_folder import fetched_folder, read_layout, read_parts
+from rl_unlearn.files.tensor_file import pack
+from rl_unlearn.models.model_folder import fetched_folder, read_layout, read_parts
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.tensor_file import pack
 
 FORMATS = ("diffusers", "kohya", "merged")
 

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
-from rl_unlearn.adapter_file import STRENGTH
+from rl_unlearn.adapters.adapter_file import STRENGTH
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
-from rl_unlearn.foundation import ADAPTER
-from rl_unlearn.json_file import parse_object
-from rl_unlearn.model_folder import fetched_folder, local_folder, read_layout, read_parts
-from rl_unlearn.tensor_file import pack
+from rl_unlearn.files.json_file import parse_object
+from rl_unlearn.files.tensor_file import pack
+from rl_unlearn.models.foundation import ADAPTER
+from rl_unlearn.models.model_folder import fetched_folder, local_folder, read_layout, read_parts
 
 
 def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[str, str]:

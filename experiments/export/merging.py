@@ -12,16 +12,16 @@ from torch import Tensor
 
 from experiments.evaluation.models import load_model
 from experiments.export.source_copy import copy_source
-from rl_unlearn.adapter import read_adapter
+from rl_unlearn.adapters.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, MachineError
 from rl_unlearn.families.of import family_of
-from rl_unlearn.hub import whole_folder
-from rl_unlearn.model_folder import fetched_folder, first_file, latent_shape, trained, weight_files
-from rl_unlearn.pipeline import attach
-from rl_unlearn.tensor_file import read_tensors
-from rl_unlearn.tensor_header import read_header
-from rl_unlearn.weight_names import is_index
+from rl_unlearn.families.pipeline import attach
+from rl_unlearn.files.tensor_file import read_tensors
+from rl_unlearn.files.tensor_header import read_header
+from rl_unlearn.models.hub import whole_folder
+from rl_unlearn.models.model_folder import fetched_folder, first_file, latent_shape, trained, weight_files
+from rl_unlearn.models.weight_names import is_index
 
 TOLERANCE = 1e-4
 """Largest difference of the network's output that a copy may show, relative to the output's largest value."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.export.card import NAME
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
 from rl_unlearn.layouts.layout import REMEDY
 
 KEPT_CARD = "BASE_README.md"

@@ -12,7 +12,7 @@ from experiments.plan.hollow import META
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names
 from rl_unlearn.vision import open_clip

@@ -2,8 +2,8 @@
 
 from experiments.evaluation import samples
 from learner.order import Order
-from rl_unlearn import evaluation
 from rl_unlearn.config import Config
+from rl_unlearn.evaluation import images as evaluation
 from rl_unlearn.prompts import PromptBook
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from experiments.report.figures import LARGEST
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
 
 REMEDY = "make the file again"
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]

@@ -16,7 +16,7 @@ from experiments.files import write_text
 from experiments.report import charts, matrix, story
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
-from rl_unlearn.comparison import ALL_DEFINITIONS
+from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
 
 PARTS = Path(__file__).parent
 

@@ -15,10 +15,10 @@ from experiments.report.figures import drawable, points
 from experiments.runs.own_files import inside
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_state import RunState, read_state
-from rl_unlearn.adapter_file import FILE_NAME
+from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
-from rl_unlearn.metrics import accuracies
+from rl_unlearn.evaluation.metrics import accuracies
 
 HUES = 6
 CANVAS_JUDGES = "the canvas's judges, which training never sees"

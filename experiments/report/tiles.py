@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from experiments.evaluation.samples import FOLDER, Sheet
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
 
 SMALL = 128
 REMEDY = "run `evaluate` or the training again"

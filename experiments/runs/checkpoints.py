@@ -19,10 +19,10 @@ from safetensors.torch import load, save
 from experiments.files import make_folder, to_json, write_bytes
 from experiments.runs import ledger
 from learner.board import Resumption
-from rl_unlearn.adapter import digest
-from rl_unlearn.durable import sync_folder
+from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
-from rl_unlearn.json_file import parse_object, read_object
+from rl_unlearn.files.durable import sync_folder
+from rl_unlearn.files.json_file import parse_object, read_object
 from rl_unlearn.snapshot import Snapshot
 from rl_unlearn.trajectory import Trajectory
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.runs.run_state import NAME, read_state
-from rl_unlearn.durable import sync_folder
 from rl_unlearn.errors import ConfigError, MachineError, UserError
+from rl_unlearn.files.durable import sync_folder
 
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")
 _TRIES = 100

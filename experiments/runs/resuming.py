@@ -11,9 +11,9 @@ from experiments.runs.ledger import LEDGER, recorded, set_ahead
 from experiments.runs.rows import Event, read_rows, write_rows
 from experiments.runs.run_folder import digest
 from experiments.runs.run_state import read_state
-from rl_unlearn import foundation
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.models import foundation
 
 MAY_CHANGE = (
     "name", "output", "tensorboard", "trackers", "cluster", "evaluation", "attack", "rollout.actors",

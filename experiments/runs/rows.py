@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationErro
 
 from experiments.files import to_json, write_text
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
 
 REMEDY = "put the file back as it was, or start the run anew with --overwrite"
 

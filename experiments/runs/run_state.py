@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
 
 NAME = "run_state.json"
 REMEDY = "put it back as it was, or start another run"
@@ -46,7 +46,7 @@ class RunState(_Part):
     argv: list[StrictStr] = []
     packages: dict[StrictStr, StrictStr] = {}
     stands_on: dict[StrictStr, StrictStr] = {}
-    """SHA-256 of what lies below the run (`rl_unlearn.foundation`)."""
+    """SHA-256 of what lies below the run (`rl_unlearn.models.foundation`)."""
     revision_asked: StrictStr | None = None
     """The hub's branch or tag that was asked for; `config.yaml` has the commit that it was then."""
     training: Training = Training()

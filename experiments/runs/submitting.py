@@ -14,7 +14,7 @@ from cluster import address
 from experiments import settings, signals
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, TrainingError
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
 
 
 def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, Any]:

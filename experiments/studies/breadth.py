@@ -22,10 +22,10 @@ from experiments.evaluation.samples import Sheet
 from experiments.files import read_json, write_bytes, write_json
 from experiments.report import tiles
 from experiments.verbs import common
-from rl_unlearn.adapter import read_adapter
-from rl_unlearn.adapter_file import locate
+from rl_unlearn.adapters.adapter import read_adapter
+from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.errors import DataError
-from rl_unlearn.judges import load_judge
+from rl_unlearn.evaluation.judges import load_judge
 from rl_unlearn.prompts import PromptBook
 
 PANEL = "canvas:panel"

@@ -10,7 +10,7 @@ from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.model_folder import fetched_folder, read_layout
+from rl_unlearn.models.model_folder import fetched_folder, read_layout
 
 HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Attack the adapter and the untouched model; a run folder gets `attacks.json` and a fresh report."""
     path = Path(args.adapter)
-    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapters.adapter import read_adapter
 
     state = read_adapter(path)
     config = common.run_config(path, args.overrides)
@@ -36,7 +36,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.evaluation import attacking
     from experiments.evaluation.models import load_model
     from experiments.report.report import write_report
-    from rl_unlearn.judges import load_judge
+    from rl_unlearn.evaluation.judges import load_judge
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
 

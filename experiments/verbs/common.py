@@ -6,11 +6,11 @@ from pathlib import Path
 from experiments import settings
 from experiments.runs.resuming import is_run
 from experiments.runs.run_state import read_state
-from rl_unlearn import foundation
-from rl_unlearn.adapter_file import locate, metadata
+from rl_unlearn.adapters.adapter_file import locate, metadata
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
+from rl_unlearn.models import foundation
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -39,7 +39,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError("nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors file")
     if args.out and not Path(args.out).absolute().parent.is_dir():
         raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).absolute().parent}")
-    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapters.adapter import read_adapter
 
     states = [read_adapter(path) for path in paths]
     configs = [common.run_config(path, overrides) for path in paths]
@@ -48,7 +48,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.evaluation.models import quiet
     from experiments.export.card import write_card
     from experiments.report.report import write_report
-    from rl_unlearn.judges import load_judge
+    from rl_unlearn.evaluation.judges import load_judge
     from rl_unlearn.prompts import PromptBook
 
     book, judge = PromptBook.from_config(config), load_judge(config)
@@ -79,7 +79,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
     from experiments.evaluation.measuring import Candidate
-    from rl_unlearn.adapter_file import locate
+    from rl_unlearn.adapters.adapter_file import locate
 
     return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))
 

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Convert, check, write."""
-    from rl_unlearn.adapter import read_adapter
+    from rl_unlearn.adapters.adapter import read_adapter
 
     read_adapter(args.run)
     config = common.run_config(Path(args.run), args.overrides, only_drawn=True)

@@ -12,12 +12,12 @@ from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.text import cleaned
+from rl_unlearn.files.text import cleaned
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from rl_unlearn.adapter import AdapterState
+    from rl_unlearn.adapters.adapter import AdapterState
 
 HELP = "draw images with or without adapters"
 MAX_PICTURES = 400
@@ -71,9 +71,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         )
     from experiments.evaluation import pictures
     from experiments.evaluation.models import load_model
-    from rl_unlearn.model_folder import fetched_folder
+    from rl_unlearn.models.model_folder import fetched_folder
+    from rl_unlearn.models.tokens import TokenLimit
     from rl_unlearn.policy import DiffusionPolicy
-    from rl_unlearn.tokens import TokenLimit
 
     scales = args.scale or [1.0] * len(args.adapter)
     state = None
@@ -104,9 +104,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -> tuple["AdapterState", Config]:
     """The adapters as one, and the first one's configuration made to fit it."""
-    from rl_unlearn.adapter import read_adapter
-    from rl_unlearn.adapter_file import locate
-    from rl_unlearn.combining import combine
+    from rl_unlearn.adapters.adapter import read_adapter
+    from rl_unlearn.adapters.adapter_file import locate
+    from rl_unlearn.adapters.combining import combine
 
     states = [read_adapter(path) for path in adapters]
     configs = [common.run_config(path, overrides, only_drawn=True) for path in adapters]

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rl_unlearn.evaluation.judges import Judge
+from rl_unlearn.evaluation.wilson import wilson
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.judges import Judge
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.wilson import wilson
 
 
 def hits(

@@ -13,8 +13,8 @@ from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.relearning import relearn
 from rl_unlearn.attacks.success import hits, rate
 from rl_unlearn.config import Config
+from rl_unlearn.evaluation.judges import Judge
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.judges import Judge
 from rl_unlearn.noise import generator, seed_of
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook, spread

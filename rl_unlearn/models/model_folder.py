@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rl_unlearn import canvas, weight_names
+from rl_unlearn import canvas
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.layouts import flux, flux2, qwen_image, sana, sd3, sdxl, stable_diffusion, z_image
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.models import weight_names
 
 _MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2, z_image, sana)
 LAYOUTS = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
@@ -29,7 +30,7 @@ def local_folder(model: Model) -> Path | None:
 
     Raises DataError for what is neither.
     """
-    from rl_unlearn import single_file
+    from rl_unlearn.models import single_file
 
     if single_file.named(model):
         return single_file.converted(model)
@@ -50,7 +51,7 @@ def fetched_folder(model: Model) -> Path:
     folder = local_folder(model)
     if folder is not None:
         return folder
-    from rl_unlearn import hub
+    from rl_unlearn.models import hub
 
     return hub.fetch(model)
 
@@ -60,8 +61,8 @@ def check(
 ) -> list[str]:
     """What a person should know of the model in a folder; raises DataError, or ConfigError for the sampler, if given.
 
-    Weights are compared with the names that the networks have; :func:`rl_unlearn.pipeline.load_pipeline` compares what
-    was loaded once more.
+    Weights are compared with the names that the networks have;
+    :func:`rl_unlearn.families.pipeline.load_pipeline` compares what was loaded once more.
     """
     layout, parts = read_layout(folder), read_parts(folder)
     if variant is not None:

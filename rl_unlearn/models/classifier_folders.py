@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.json_file import read_object
-from rl_unlearn.model_folder import compare
-from rl_unlearn.tensor_file import read_tensors
+from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.tensor_file import read_tensors
+from rl_unlearn.models.model_folder import compare
 
 WEIGHTS = "model.safetensors"
 _PICKLES = ("*.pth", "*.pt", "*.bin", "*.ckpt", "*.pkl")

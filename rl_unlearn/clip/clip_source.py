@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rl_unlearn import clip_layout
+from rl_unlearn.clip import clip_layout
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
-from rl_unlearn.model_folder import compare
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.tensor_header import read_header
+from rl_unlearn.models.model_folder import compare
 
 _READ_FIRST = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 """Which of several files open_clip reads."""

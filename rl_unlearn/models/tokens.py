@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.model_folder import read_layout, read_parts
+from rl_unlearn.models.model_folder import read_layout, read_parts
 from rl_unlearn.prompts import PromptBook
 
 _SHOWN = 80

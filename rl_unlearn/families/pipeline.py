@@ -11,14 +11,14 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from rl_unlearn import model_folder
-from rl_unlearn.adapter import AdapterState, read_adapter
+from rl_unlearn.adapters.adapter import AdapterState, read_adapter
 from rl_unlearn.config import Model, Sampler
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
-from rl_unlearn.model_folder import compare, fetched_folder
-from rl_unlearn.plain_names import plainly_named
+from rl_unlearn.models import model_folder
+from rl_unlearn.models.model_folder import compare, fetched_folder
+from rl_unlearn.models.plain_names import plainly_named
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_unlearn.adapter_file import FILE_NAME, STRENGTH, locate
+from rl_unlearn.adapters.adapter_file import FILE_NAME, STRENGTH, locate
+from rl_unlearn.adapters.kohya import KOHYA, from_kohya
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import parse_object
-from rl_unlearn.kohya import KOHYA, from_kohya
-from rl_unlearn.tensor_file import read_tensors, save_tensors
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.json_file import parse_object
+from rl_unlearn.files.tensor_file import read_tensors, save_tensors
+from rl_unlearn.files.tensor_header import read_header
 
 _PREFIXES = ("unet.", "transformer.")
 _UNET = {"down_blocks", "mid_block", "up_blocks"}

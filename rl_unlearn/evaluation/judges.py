@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl_unlearn import judge_source
 from rl_unlearn.canvas import Head
 from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
-from rl_unlearn.classifier_folders import load_folder
+from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.fingerprint import weights_digest
+from rl_unlearn.evaluation import judge_source
+from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.image_rewards import classifiers
-from rl_unlearn.pipeline import device_of
+from rl_unlearn.models.classifier_folders import load_folder
+from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.zeroshot import ZeroShot, load_open_clip
 
 Judge = Callable[[Float[Tensor, "batch 3 height width"]], dict[str, Int[Tensor, " batch"]]]
 """Images in [0, 1] -> the class it sees in each domain."""

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.bootstrap import Interval, resample
+from rl_unlearn.evaluation.bootstrap import Interval, resample
+from rl_unlearn.evaluation.wilson import rate
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.wilson import rate
 
 Domain = Literal["object", "style"]
 Labels = dict[str, Int[Tensor, " images"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import parse_object
+from rl_unlearn.files.json_file import parse_object
 
 _MAX_BYTES = 100_000_000
 """What the format's own readers allow."""

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from rl_unlearn import model_folder, weight_names
 from rl_unlearn.config import Model
 from rl_unlearn.errors import DataError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.json_file import read_object
+from rl_unlearn.models import model_folder, weight_names
 
 _INDEX = "model_index.json"
 _SMALL = (".json", ".txt", ".model", ".jinja")

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rl_unlearn import canvas, clip_source
+from rl_unlearn import canvas
+from rl_unlearn.clip import clip_source
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.vision import open_clip
 

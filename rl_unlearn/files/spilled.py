@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rl_unlearn.durable import write_whole
 from rl_unlearn.errors import DataError
+from rl_unlearn.files.durable import write_whole
 from rl_unlearn.trajectory import Trajectory
 
 

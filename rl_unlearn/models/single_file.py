@@ -9,13 +9,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from rl_unlearn import hub, model_folder
-from rl_unlearn.adapter_file import PICKLES
+from rl_unlearn.adapters.adapter_file import PICKLES
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError, MachineError
-from rl_unlearn.file_digest import cache_file, file_digest, folder_digest
-from rl_unlearn.json_file import read_object
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.file_digest import cache_file, file_digest, folder_digest
+from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.tensor_header import read_header
+from rl_unlearn.models import hub, model_folder
 
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 

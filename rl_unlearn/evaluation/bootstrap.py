@@ -50,7 +50,7 @@ def interval(
     """``sum(weights * values)`` with its percentile interval (2.5 to 97.5 %) over the resamples of :func:`resample`.
 
     ``weights`` sum to 1. Values that are all equal give an interval of no width; for rates see
-    :mod:`rl_unlearn.wilson`.
+    :mod:`rl_unlearn.evaluation.wilson`.
     """
     terms = weights.double() * values.double()
     value = terms.sum()

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.bootstrap import interval, resample
 from rl_unlearn.config import Config
-from rl_unlearn.distances import distances
-from rl_unlearn.evaluation import Answers, Plan
-from rl_unlearn.metrics import DEFINITIONS, Rates, asked_labels, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.distances import distances
+from rl_unlearn.evaluation.images import Answers, Plan
+from rl_unlearn.evaluation.metrics import DEFINITIONS, Rates, asked_labels, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.verdict import Signs, judge_signs
 
 UNTOUCHED = "untouched"
 
@@ -49,7 +49,7 @@ class Reference:
     """Asked to show the rest. Neither: what an earlier adapter forgot, which counts nowhere."""
     counts: Float[Tensor, "resamples images"]
     stranger: float
-    """Percent; see :class:`rl_unlearn.verdict.Signs`."""
+    """Percent; see :class:`rl_unlearn.evaluation.verdict.Signs`."""
 
 
 def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Config) -> Reference:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from rl_unlearn.durable import write_whole
 from rl_unlearn.errors import DataError, MachineError
-from rl_unlearn.json_file import read_object
+from rl_unlearn.files.durable import write_whole
+from rl_unlearn.files.json_file import read_object
 
 _WORTH_KEEPING = 2**20
 """Bytes; a smaller file is read faster than it is looked up."""

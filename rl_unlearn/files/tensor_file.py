@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rl_unlearn.durable import write_whole
 from rl_unlearn.errors import DataError
+from rl_unlearn.files.durable import write_whole
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.tensor_header import read_header
+from rl_unlearn.files.tensor_header import read_header
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 STRENGTH = "lora_adapter_metadata"

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from rl_unlearn.clip.zeroshot import ZeroShot
 from rl_unlearn.config import Config
-from rl_unlearn.judges import ProbabilityJudge
-from rl_unlearn.metrics import Labels
+from rl_unlearn.evaluation.judges import ProbabilityJudge
+from rl_unlearn.evaluation.metrics import Labels
 from rl_unlearn.noise import seed_of
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.zeroshot import ZeroShot
 
 _TEXTS_AT_ONCE = 256
 

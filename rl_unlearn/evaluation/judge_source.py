@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rl_unlearn import clip_source
 from rl_unlearn.canvas import OBJECTS, PANEL, STYLES, Member
+from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rl_unlearn.adapter import AdapterState
+from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.errors import DataError
 
 _A, _B = ".lora_A.", ".lora_B."

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rl_unlearn.model_folder import first_file, read_layout, shards
-from rl_unlearn.weight_names import is_index, spellings
+from rl_unlearn.models.model_folder import first_file, read_layout, shards
+from rl_unlearn.models.weight_names import is_index, spellings
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""LoRA adapters: their files, those of other trainers, several as one."""

@@ -1,0 +1,1 @@
+"""CLIP models that see what an image shows."""

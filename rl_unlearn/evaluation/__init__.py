@@ -1,0 +1,1 @@
+"""Images judged: rates with intervals, distances, a comparison, a verdict."""

@@ -1,0 +1,1 @@
+"""Models of others: folders, hub, single files; looked at, compared, loaded."""
