@@ -1,8 +1,10 @@
 """Every family against its own pipeline in plain diffusers, through whole runs, and when its folder is not right."""
 
+import contextlib
+import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,28 +175,44 @@ def test_the_critic_needs_no_weights_to_know_shape_and_kernel(name: str) -> None
     assert len(kernel.learned) > 0
 
 
+def versions(name: str, **cluster: Any) -> list[str]:
+    """Digests of all versions of a run."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    guided = {"guidance": 2.0}
+    chosen = config(name, sampler=guided, cluster=cluster, loop={"timeout": 600.0, "heartbeat": 300.0})
+    program.train(chosen, lambda *event: events.append(event))
+    return tiny.versions(events)
+
+
+@functools.cache
+def inline(name: str) -> list[str]:
+    """The same of the run in one process."""
+    return versions(name, inline=True)
+
+
 @pytest.mark.parametrize("name", KINDS[1:])
 def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
-    found = []
-    for _ in range(2):
-        events: list[tuple[str, dict[str, Any]]] = []
-        program.train(config(name, sampler={"guidance": 2.0}), lambda *event, to=events: to.append(event))
-        found.append(tiny.versions(events))
-    assert len(set(found[0])) == 3
-    assert found[0] == found[1]
+    assert len(set(inline(name))) == 3
+    assert versions(name, inline=True) == inline(name)
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One private Ray for all families, instead of one for each run."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
+        yield
+    ray.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize("name", KINDS[1:])
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
-    chosen, found = config(name, loop={"timeout": 600.0, "heartbeat": 300.0}), []
-    for cluster in ({"inline": True}, {"inline": False, "actor_cpus": 0.1}):
-        events: list[tuple[str, dict[str, Any]]] = []
-        ways = chosen.model_copy(update={"cluster": tiny.config(cluster=cluster).cluster})
-        program.train(ways, lambda *event, to=events: to.append(event))
-        found.append(tiny.versions(events))
-    assert len(found[0]) == 3
-    assert found[0] == found[1]
+    assert versions(name, inline=False, actor_cpus=0.1) == inline(name)
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
