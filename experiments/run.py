@@ -35,7 +35,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
-from rl_unlearn.models import foundation, hub
+from rl_unlearn.models import foundation, location
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -60,7 +60,7 @@ def carry_out(
     book = PromptBook.from_config(config)
     folder.state["revision_asked"] = read_state(folder.path).revision_asked if resumed else config.model.revision
     with console.status("loading the model and the judges"):
-        config = config.model_copy(update={"model": hub.pinned(config.model)})
+        config = config.model_copy(update={"model": location.pinned(config.model)})
         local = _for_driver(config)
         judge = load_judge(local) if evaluated else None
         load_model(local.model)

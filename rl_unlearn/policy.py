@@ -16,7 +16,8 @@ from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
 from rl_unlearn.families.pipeline import DTYPES, device_of
-from rl_unlearn.models.model_folder import fetched_folder, latent_shape
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import latent_shape
 from rl_unlearn.noise import trajectory_noise
 
 _ADAPTER = "default"

@@ -23,7 +23,7 @@ from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.families.pipeline import load_pipeline
-from rl_unlearn.models import foundation, hub, model_folder
+from rl_unlearn.models import foundation, hub, location, model_folder
 
 KINDS = tiny_families.KINDS
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -75,8 +75,8 @@ def test_the_cache_alone_is_enough(name: str, cache: Path) -> None:
     expected = load_pipeline(Model(path=str(folder), size=tiny_families.SIZE))
     for revision in (None, "main", FIRST):
         model = Model(path="owner/name", revision=revision, size=tiny_families.SIZE)
-        assert model_folder.fetched_folder(model) == snapshot
-        assert hub.pinned(model).revision == FIRST
+        assert location.fetched_folder(model) == snapshot
+        assert location.pinned(model).revision == FIRST
         config = tiny.config(model={"path": "owner/name", "revision": revision, "size": tiny_families.SIZE})
         preflight.model(config)
         assert read_shape_and_kernel(config)[0]
@@ -89,12 +89,12 @@ def test_the_cache_alone_is_enough(name: str, cache: Path) -> None:
 def test_what_is_not_whole_in_the_cache_is_refused_in_words(cache: Path) -> None:
     snapshot = put(cache, tiny.pipeline_folder())
     with pytest.raises(DataError, match=r"'owner/name' \(model\.revision=dev\) cannot be fetched, and is not whole"):
-        model_folder.fetched_folder(Model(path="owner/name", revision="dev"))
+        location.fetched_folder(Model(path="owner/name", revision="dev"))
     (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(DataError, match="not whole in the hub's cache"):
-        model_folder.fetched_folder(Model(path="owner/name"))
+        location.fetched_folder(Model(path="owner/name"))
     with pytest.raises(DataError, match="no hub id"):
-        model_folder.fetched_folder(Model(path="owner/na me"))
+        location.fetched_folder(Model(path="owner/na me"))
 
 
 def test_a_variant_from_the_cache(cache: Path, tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_a_copy_for_others_fetches_what_images_do_not_need(
     names += [f"safety_checker/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")]
     asked: list[str] = []
     info = SimpleNamespace(sha=FIRST, siblings=[SimpleNamespace(rfilename=name) for name in names])
-    assert hub.whole_folder(Model(path="owner/name")) == snapshot, "without a network it is what there is"
+    assert location.whole_folder(Model(path="owner/name")) == snapshot, "without a network it is what there is"
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name, **__: asked.append(name))
-    assert hub.whole_folder(Model(path="owner/name")) == snapshot
+    assert location.whole_folder(Model(path="owner/name")) == snapshot
     wanted = ["LICENSE", "README.md", "safety_checker/config.json", "safety_checker/model.safetensors"]
     assert sorted(asked) == wanted
 
@@ -187,7 +187,7 @@ def test_a_run_names_its_commit_wherever_the_branch_goes(
     assert metadata(run)["base_revision"] == FIRST
     assert f"from_pretrained('owner/name', revision='{FIRST}')" in (run / "adapter" / "README.md").read_text()
     put(cache, changed(tiny.pipeline_folder(), tmp_path / "changed"), SECOND)  # main moves
-    assert hub.pinned(Model(path="owner/name")).revision == SECOND
+    assert location.pinned(Model(path="owner/name")).revision == SECOND
     found: list[Config] = [run_config(path, []) for path in (run, run / "adapter")]
     shutil.copy(run / "adapter" / "pytorch_lora_weights.safetensors", tmp_path / "alone.safetensors")
     found.append(run_config(tmp_path / "alone.safetensors", [], only_drawn=True))

@@ -18,7 +18,7 @@ from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.pipeline import load_pipeline
-from rl_unlearn.models import hub, model_folder
+from rl_unlearn.models import location, model_folder
 from rl_unlearn.policy import DiffusionPolicy
 
 KINDS = tiny_families.KINDS
@@ -135,7 +135,7 @@ def test_what_the_cache_lacks_is_not_named_by_the_copy(tmp_path: Path) -> None:
     assert index["safety_checker"] == [None, None]
     assert index["feature_extractor"] == ["transformers", "CLIPImageProcessor"]
     assert index["requires_safety_checker"] is False
-    assert hub.whole_folder(Model(path=str(folder))) == folder
+    assert location.whole_folder(Model(path=str(folder))) == folder
 
 
 def test_names_on_the_hub_stay(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Model
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.families.pipeline import load_pipeline
-from rl_unlearn.models import foundation, model_folder, single_file
+from rl_unlearn.models import foundation, location, model_folder, single_file
 from rl_unlearn.policy import DiffusionPolicy
 
 FOLDERS = {"stable_diffusion": tiny.epsilon_folder, "sdxl": lambda: tiny_families.sdxl(second=24)}
@@ -54,7 +54,7 @@ def test_a_single_file_is_the_model_that_it_was(name: str, half: bool, tmp_path:
             meant = value.half().float() if half and value.is_floating_point() else value
             torch.testing.assert_close(state[key], meant, rtol=0, atol=0, msg=f"{part} {key}")
     (made,) = cache.iterdir()
-    assert model_folder.fetched_folder(chosen) == made
+    assert location.fetched_folder(chosen) == made
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     load_pipeline(chosen)
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*")}, "it is made once"

@@ -13,7 +13,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, UserError
 from rl_unlearn.evaluation import judge_source
 from rl_unlearn.files.tensor_header import read_header
-from rl_unlearn.models import hub, model_folder, single_file
+from rl_unlearn.models import hub, location, model_folder, single_file
 from rl_unlearn.prompts import PromptBook, names
 
 JUDGE = "judge"
@@ -71,7 +71,7 @@ def _here(config: Config) -> Path | None:
     if single_file.named(config.model):
         made = single_file.place(config.model)  # nothing is converted for a look
         return made if made.is_dir() else None
-    folder = model_folder.local_folder(config.model)
+    folder = location.local_folder(config.model)
     if folder is not None:
         return folder
     return hub.cached(config.model)

@@ -17,7 +17,8 @@ from rl_unlearn.adapters.kohya import to_kohya
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.files.tensor_file import pack
-from rl_unlearn.models.model_folder import fetched_folder, read_layout, read_parts
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import read_layout, read_parts
 from rl_unlearn.policy import DiffusionPolicy
 
 FORMATS = ("diffusers", "kohya", "merged")

@@ -10,7 +10,8 @@ from experiments.report import story
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
-from rl_unlearn.models.model_folder import fetched_folder, read_layout
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import read_layout
 
 TEMPLATE = Path(__file__).parents[1] / "report" / "card.md.j2"
 NAME = "README.md"

@@ -17,7 +17,8 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import parse_object
 from rl_unlearn.files.tensor_file import pack
 from rl_unlearn.models.foundation import ADAPTER
-from rl_unlearn.models.model_folder import fetched_folder, local_folder, read_layout, read_parts
+from rl_unlearn.models.location import fetched_folder, local_folder
+from rl_unlearn.models.model_folder import read_layout, read_parts
 
 
 def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[str, str]:

@@ -19,8 +19,8 @@ from rl_unlearn.families.of import family_of
 from rl_unlearn.families.pipeline import attach
 from rl_unlearn.files.tensor_file import read_tensors
 from rl_unlearn.files.tensor_header import read_header
-from rl_unlearn.models.hub import whole_folder
-from rl_unlearn.models.model_folder import fetched_folder, first_file, latent_shape, trained, weight_files
+from rl_unlearn.models.location import fetched_folder, trained, whole_folder
+from rl_unlearn.models.model_folder import first_file, latent_shape, weight_files
 from rl_unlearn.models.weight_names import is_index
 
 TOLERANCE = 1e-4

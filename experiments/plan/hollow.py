@@ -24,7 +24,8 @@ from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
-from rl_unlearn.models.model_folder import local_folder, read_layout, read_parts
+from rl_unlearn.models.location import local_folder
+from rl_unlearn.models.model_folder import read_layout, read_parts
 from rl_unlearn.policy import DTYPES, decoded_at_once
 
 META = torch.device("meta")

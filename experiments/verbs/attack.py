@@ -10,7 +10,8 @@ from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.models.model_folder import fetched_folder, read_layout
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import read_layout
 
 HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
 

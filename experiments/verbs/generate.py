@@ -71,7 +71,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         )
     from experiments.evaluation import pictures
     from experiments.evaluation.models import load_model
-    from rl_unlearn.models.model_folder import fetched_folder
+    from rl_unlearn.models.location import fetched_folder
     from rl_unlearn.models.tokens import TokenLimit
     from rl_unlearn.policy import DiffusionPolicy
 

@@ -13,7 +13,8 @@ from rl_unlearn.families.sdxl import StableDiffusionXL
 from rl_unlearn.families.stable_diffusion import StableDiffusion
 from rl_unlearn.families.z_image import ZImage
 from rl_unlearn.kernel import Kernel
-from rl_unlearn.models.model_folder import fetched_folder, latent_shape, read_layout
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import latent_shape, read_layout
 
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,

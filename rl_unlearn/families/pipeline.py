@@ -17,7 +17,8 @@ from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
 from rl_unlearn.models import model_folder
-from rl_unlearn.models.model_folder import compare, fetched_folder
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import compare
 from rl_unlearn.models.plain_names import plainly_named
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -13,7 +13,8 @@ from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.file_digest import file_digest, folder_digest
-from rl_unlearn.models.model_folder import components, fetched_folder, read_layout, weight_files
+from rl_unlearn.models.location import fetched_folder
+from rl_unlearn.models.model_folder import components, read_layout, weight_files
 from rl_unlearn.prompts import read_prompts
 
 MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = "model", "model.adapters", "prompts", "clip", "reward.images"

@@ -74,17 +74,13 @@ def fetch_small(model: Model) -> Path:
         raise DataError(_refused(model, error)) from error
 
 
-def whole_folder(model: Model) -> Path:
-    """The model's folder, with all that a copy for others holds: cards, licences, and parts that draw no image.
-
-    Of a hub id they are fetched now if there is a network; what is absent without one stays absent.
-    """
+def complete(model: Model, folder: Path) -> None:
+    """Fetches what else a copy for others holds into a folder of the cache; without a network nothing."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    folder = model_folder.fetched_folder(model)
     found = commit(folder)
-    if model_folder.local_folder(model) is not None or found is None:
-        return folder
+    if found is None:
+        return
     with suppress(Exception):  # no network: the cache is what there is
         info = HfApi().model_info(model.path, revision=found)
         names = {file.rfilename for file in info.siblings or ()}
@@ -95,7 +91,6 @@ def whole_folder(model: Model) -> Path:
                 hf_hub_download(model.path, name, revision=found)
         for name in (name for name in names if "/" not in name and Path(name).suffix in ("", ".md", ".txt")):
             hf_hub_download(model.path, name, revision=found)
-    return folder
 
 
 def _plain_weights(names: Collection[str]) -> set[str]:
@@ -159,14 +154,3 @@ def _is_whole(folder: Path, model: Model) -> bool:
 def commit(folder: Path) -> str | None:
     """The commit that a folder in the hub's cache is of; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
-
-
-def pinned(model: Model) -> Model:
-    """The same model by its commit, so that whoever asks again, and wherever, gets the same files.
-
-    A folder stays what it is.
-    """
-    if model_folder.local_folder(model) is not None:
-        return model
-    found = commit(fetch(model))
-    return model if found is None else model.model_copy(update={"revision": found})

@@ -25,15 +25,8 @@ _INFINITE = frozenset({"lambda_min_clipped"})
 """What diffusers writes as -Infinity into the configuration of many a sampler."""
 
 
-def local_folder(model: Model) -> Path | None:
-    """The canvas's folder, the one that ``model.path`` names or a single file was made into, None for a hub id.
-
-    Raises DataError for what is neither.
-    """
-    from rl_unlearn.models import single_file
-
-    if single_file.named(model):
-        return single_file.converted(model)
+def named_folder(model: Model) -> Path | None:
+    """The canvas's folder, or the one that ``model.path`` names, None for a hub id; DataError for what is neither."""
     if model.path == "canvas":
         return canvas.pipeline_path()
     if Path(model.path).is_dir():
@@ -41,19 +34,6 @@ def local_folder(model: Model) -> Path | None:
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
         raise DataError(f"model.path {model.path!r} is no folder or file, and no hub id of the form owner/name")
     return None
-
-
-def fetched_folder(model: Model) -> Path:
-    """The same for a hub id, too: what a pipeline needs of it is downloaded, or taken from the hub's cache.
-
-    Raises DataError if it cannot be had.
-    """
-    folder = local_folder(model)
-    if folder is not None:
-        return folder
-    from rl_unlearn.models import hub
-
-    return hub.fetch(model)
 
 
 def check(
@@ -104,11 +84,6 @@ def read_parts(folder: Path) -> Parts:
     parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
     scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE)
     return parts | {"scheduler": scheduler, "pipeline": index}
-
-
-def trained(model: Model) -> str:
-    """The component of a model that its adapter belongs to."""
-    return read_layout(fetched_folder(model)).trained
 
 
 def latent_shape(folder: Path, model: Model) -> tuple[int, int, int]:

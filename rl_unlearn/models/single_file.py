@@ -78,7 +78,7 @@ def _described(model: Model) -> Path:
     about = Model(path=str(model.config))
     folder = Path(about.path) if Path(about.path).is_dir() else None
     if folder is None:
-        folder = model_folder.local_folder(about) or hub.fetch_small(about)
+        folder = model_folder.named_folder(about) or hub.fetch_small(about)
     layout = model_folder.read_layout(folder)
     if not layout.single_file:
         can = ", ".join(name for name, known in model_folder.LAYOUTS.items() if known.single_file)
