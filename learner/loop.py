@@ -1,6 +1,19 @@
 """The actor-learner loop: two coroutines, rollouts and training, over handles of actors.
 
 The handles are Ray's or inline ones, and the loop cannot tell. It holds references and metrics, never a trajectory.
+
+    _rollouts   round r:   rollout.sample ──> replay.add          every selection.every rounds: rollout.look
+                               ^                  |
+                 weights of a  |                  |  trajectories of whole rounds
+                 known version |                  v
+    _training   update v:  learner.update <── critic.score <── critic.fit
+                               |              replay.sample    replay.states
+                               v
+                           board.publish: version v + 1, which a later round draws by
+
+In synchronous mode a round is drawn by a version that is known beforehand, at most ``loop.pipeline`` rounds ahead; in
+asynchronous mode by the newest one, and the ledger holds which. The batch after the present one is asked for before the
+present update ends, so that the critic works while the learner does.
 """
 
 import asyncio
