@@ -297,7 +297,8 @@ def test_a_slow_number_type_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_look_needs_no_torch() -> None:
     program = (
-        "import sys; from rl_unlearn import canvas, model_folder, prompts; from rl_unlearn.config import Config; "
+        "import sys; from rl_unlearn import canvas, prompts; from rl_unlearn.config import Config; "
+        "from rl_unlearn.models import model_folder; "
         "model_folder.check(canvas.pipeline_path(), Config().sampler); prompts.PromptBook.from_config(Config()); "
         "sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
