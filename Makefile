@@ -11,7 +11,7 @@ PACKAGES := rl_unlearn actors learner cluster experiments
 help:
 	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog)"
 	@echo "make test    run all tests but those of make faults"
-	@echo "make faults  break runs on Ray on purpose: half an hour"
+	@echo "make faults  break and repeat runs on Ray: most of an hour"
 	@echo "make lint    check format, style and types"
 	@echo "make canvas  rebuild the emoji canvas from its sources"
 	@echo "make clean   remove the virtual environment and caches; outputs/ stays"

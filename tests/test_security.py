@@ -92,7 +92,8 @@ def test_models_load_safetensors_from_this_machine_without_remote_code() -> None
         (path, {keyword.arg for keyword in call.keywords})
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
-        if "build" not in path.parts  # makes and measures the shipped files as anybody would load them
+        if ROOT / "experiments" / "canvas"
+        not in path.parents  # makes and measures the shipped files as anybody would load them
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"
     ]

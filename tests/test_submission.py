@@ -498,6 +498,7 @@ def test_a_failing_job_tells_its_cause_and_runs_nothing_else(real: Head, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_is_stopped_twice_and_ends_as_if_it_never_was(real: Head, tmp_path: Path) -> None:
     output = tmp_path / "out"
     config = tiny.config(

@@ -118,6 +118,7 @@ def states(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["state"] for path in root.glob("*/run_state.json")}
 
 
+@pytest.mark.faults
 def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Path) -> None:
     """Two settings, one with a reward that only actors miss, times two seeds; killed -9 while a second one trains."""
     loop = {"rounds": 20, "checkpoint_every": 1}
