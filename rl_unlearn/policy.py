@@ -21,7 +21,6 @@ from rl_unlearn.models.model_folder import latent_shape
 from rl_unlearn.noise import trajectory_noise
 
 _ADAPTER = "default"
-_ENCODED_AT_ONCE = 256
 _DECODED_PIXELS = 4 * 512 * 512
 """At once on a GPU, where the autoencoder needs more than a GiB for each image of 512 pixels a side."""
 
@@ -132,7 +131,8 @@ class DiffusionPolicy:
     def encode(self, texts: list[str]) -> Condition:
         """What the network is told of prompts, a row for each; on the CPU, in the network's type."""
         self._bring_text_encoders()
-        parts = (texts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(texts), _ENCODED_AT_ONCE))
+        count = self.family.encoded_at_once
+        parts = (texts[i : i + count] for i in range(0, len(texts), count))
         return Condition.cat([self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts])
 
     def conditional(

@@ -26,6 +26,8 @@ class Family(ABC):
     """How noise is mixed in: `variance_preserving` or `flow_matching`."""
     layers: ClassVar[Mapping[str, str]]
     """Regular expressions for the attention layers that ``lora.layers`` names."""
+    encoded_at_once: ClassVar[int] = 256
+    """Prompts, at most, in a call of :meth:`encode`; fewer where the text encoders are large."""
     decoder: ClassVar[type[Autoencoder]] = Autoencoder
     """What makes images of latents."""
 

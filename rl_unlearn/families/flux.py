@@ -14,15 +14,13 @@ from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 
-_AT_ONCE = 8
-"""Prompts; T5 is large."""
-
 
 class Flux(Family):
     """The transformer is told words, pooled words and the guidance scale."""
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
+    encoded_at_once: ClassVar[int] = 8  # T5 is large
     layers: ClassVar[Mapping[str, str]] = JOINT_LAYERS
 
     def __init__(self, pipeline: Any, sampler: Sampler, latent_shape: tuple[int, int, int]):
@@ -31,11 +29,8 @@ class Flux(Family):
 
     def encode(self, texts: list[str]) -> Condition:
         """T5's words, and CLIP's pooled ones."""
-        parts = []
-        for start in range(0, len(texts), _AT_ONCE):
-            text, pooled, _ = self.pipeline.encode_prompt(texts[start : start + _AT_ONCE], None, device=self.encodes_on)
-            parts.append(Condition({"text": text, "pooled": pooled}))
-        return Condition.cat(parts)
+        text, pooled, _ = self.pipeline.encode_prompt(texts, None, device=self.encodes_on)
+        return Condition({"text": text, "pooled": pooled})
 
     def unconditional(self) -> None:
         """None: one pass, which is told the scale."""

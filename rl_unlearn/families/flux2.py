@@ -17,8 +17,6 @@ from rl_unlearn.families.flux import pack, places, unpack
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 from rl_unlearn.layouts.flux2 import LANGUAGE_LAYERS, TEXT_TOKENS
 
-_AT_ONCE = 4
-"""Prompts; the language model is large and answers with words, too."""
 _SINGLE = "to_qkv_mlp_proj"
 """Queries, keys and values of words and image alike, in one layer with the block's first dense one."""
 
@@ -28,6 +26,7 @@ class Flux2(Family):
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching_by_steps
+    encoded_at_once: ClassVar[int] = 4  # the language model is large and answers with words, too
     layers: ClassVar[Mapping[str, str]] = {
         "cross": JOINT_LAYERS["cross"],
         "self": rf"({JOINT_LAYERS['self']})|(.*attn\.{_SINGLE}$)",
@@ -37,14 +36,13 @@ class Flux2(Family):
 
     def encode(self, texts: list[str]) -> Condition:
         """States of three layers of the language model, also of the tokens that fill a prompt up."""
-        parts = []
-        for start in range(0, len(texts), _AT_ONCE):
-            text, _ = self.pipeline.encode_prompt(
-                texts[start : start + _AT_ONCE], device=self.encodes_on, max_sequence_length=TEXT_TOKENS,
-                text_encoder_out_layers=LANGUAGE_LAYERS,
-            )  # fmt: skip
-            parts.append(Condition({"text": text}))
-        return Condition.cat(parts)
+        text, _ = self.pipeline.encode_prompt(
+            texts,
+            device=self.encodes_on,
+            max_sequence_length=TEXT_TOKENS,
+            text_encoder_out_layers=LANGUAGE_LAYERS,
+        )
+        return Condition({"text": text})
 
     def unconditional(self) -> Condition:
         """The empty prompt."""

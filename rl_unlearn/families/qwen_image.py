@@ -16,8 +16,6 @@ from rl_unlearn.families.flux import pack, unpack
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 from rl_unlearn.layouts.qwen_image import TEXT_TOKENS
 
-_AT_ONCE = 8
-"""Prompts; the language model is large."""
 _NOTHING = " "
 """What its makers ask for in the other branch of guidance."""
 
@@ -27,6 +25,7 @@ class QwenImage(Family):
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
+    encoded_at_once: ClassVar[int] = 8  # the language model is large
     layers: ClassVar[Mapping[str, str]] = JOINT_LAYERS
     decoder: ClassVar[type[Autoencoder]] = VideoAutoencoder
 
@@ -36,10 +35,6 @@ class QwenImage(Family):
         The pipeline fills prompts up to the longest of a call. Here all are filled up to the same
         number, so that nothing depends on who else is there; the mask hides what was filled in.
         """
-        parts = [self._encode(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)]
-        return Condition.cat(parts)
-
-    def _encode(self, texts: list[str]) -> Condition:
         pipeline = self.pipeline
         begin, template = pipeline.prompt_template_encode_start_idx, pipeline.prompt_template_encode
         tokens = pipeline.tokenizer(

@@ -19,8 +19,6 @@ from rl_unlearn.families.stable_diffusion import UNET_LAYERS
 _CALL = inspect.signature(SanaPipeline.__call__).parameters
 INSTRUCTION: list[str] = _CALL["complex_human_instruction"].default
 """What the language model is asked to make of a prompt."""
-_AT_ONCE = 16
-"""Prompts; the language model is large."""
 
 
 class Sana(Family):
@@ -28,6 +26,7 @@ class Sana(Family):
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
+    encoded_at_once: ClassVar[int] = 16  # the language model is large
     layers: ClassVar[Mapping[str, str]] = UNET_LAYERS
     decoder: ClassVar[type[Autoencoder]] = DeepAutoencoder
 
@@ -40,16 +39,13 @@ class Sana(Family):
         return self._encode([""], None)
 
     def _encode(self, texts: list[str], instruction: list[str] | None) -> Condition:
-        parts = []
-        for start in range(0, len(texts), _AT_ONCE):
-            text, words, _, _ = self.pipeline.encode_prompt(
-                texts[start : start + _AT_ONCE],
-                do_classifier_free_guidance=False,
-                device=self.encodes_on,
-                complex_human_instruction=instruction,
-            )
-            parts.append(Condition({"text": text, "words": words.to(text.dtype)}))
-        return Condition.cat(parts)
+        text, words, _, _ = self.pipeline.encode_prompt(
+            texts,
+            do_classifier_free_guidance=False,
+            device=self.encodes_on,
+            complex_human_instruction=instruction,
+        )
+        return Condition({"text": text, "words": words.to(text.dtype)})
 
     def predict(
         self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition

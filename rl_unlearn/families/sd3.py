@@ -17,8 +17,6 @@ JOINT_LAYERS = {
     "attention": r".*attn2?\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)$",
 }
 """Of joint attention, `cross` is the words' side and `self` the image's."""
-_AT_ONCE = 16
-"""Prompts; the third encoder is large."""
 
 
 class StableDiffusion3(Family):
@@ -26,18 +24,15 @@ class StableDiffusion3(Family):
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
+    encoded_at_once: ClassVar[int] = 16  # the third encoder is large
     layers: ClassVar[Mapping[str, str]] = JOINT_LAYERS
 
     def encode(self, texts: list[str]) -> Condition:
         """CLIP's words, padded, before T5's; and the pooled words of both CLIPs."""
-        parts = []
-        for start in range(0, len(texts), _AT_ONCE):
-            some = texts[start : start + _AT_ONCE]
-            text, _, pooled, _ = self.pipeline.encode_prompt(
-                some, None, None, device=self.encodes_on, do_classifier_free_guidance=False
-            )
-            parts.append(Condition({"text": text, "pooled": pooled}))
-        return Condition.cat(parts)
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            texts, None, None, device=self.encodes_on, do_classifier_free_guidance=False
+        )
+        return Condition({"text": text, "pooled": pooled})
 
     def unconditional(self) -> Condition:
         """The empty prompt."""

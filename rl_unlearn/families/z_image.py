@@ -23,8 +23,6 @@ _LAYERS = {
 """`cross` is where words and image attend to each other, `self` where each attends to itself, before."""
 _GROUP = 32
 """Patches, and words, are filled up to a multiple of it with a token that the network has learned."""
-_AT_ONCE = 8
-"""Prompts; the language model is large."""
 
 
 class ZImage(Family):
@@ -37,21 +35,17 @@ class ZImage(Family):
 
     trained: ClassVar[str] = "transformer"
     process: ClassVar[ModuleType] = flow_matching
+    encoded_at_once: ClassVar[int] = 8  # the language model is large
     layers: ClassVar[Mapping[str, str]] = _LAYERS
 
     def encode(self, texts: list[str]) -> Condition:
         """The language model's last but one hidden states."""
-        parts = []
-        for start in range(0, len(texts), _AT_ONCE):
-            # The pipeline writes its template into the list that it is given.
-            some, _ = self.pipeline.encode_prompt(
-                texts[start : start + _AT_ONCE], device=self.encodes_on, do_classifier_free_guidance=False
-            )
-            text = torch.stack([pad(words, (0, 0, 0, TOKENS - len(words))) for words in some])
-            lengths = torch.tensor([[len(words)] for words in some], device=text.device)
-            is_word = (_count(TOKENS, text) < lengths).to(text.dtype)
-            parts.append(Condition({"text": text, "words": is_word}))
-        return Condition.cat(parts)
+        # The pipeline writes its template into the list that it is given.
+        some, _ = self.pipeline.encode_prompt([*texts], device=self.encodes_on, do_classifier_free_guidance=False)
+        text = torch.stack([pad(words, (0, 0, 0, TOKENS - len(words))) for words in some])
+        lengths = torch.tensor([[len(words)] for words in some], device=text.device)
+        is_word = (_count(TOKENS, text) < lengths).to(text.dtype)
+        return Condition({"text": text, "words": is_word})
 
     def unconditional(self) -> Condition:
         """The empty prompt, in its template."""
