@@ -1,4 +1,6 @@
-"""The critic actor: values noisy latents at every step, and fits itself on the outcomes it is shown."""
+"""The critic actor: values noisy latents at every step, and fits itself on the outcomes it is
+shown.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -25,7 +27,9 @@ from rl_unlearn.trajectory import Scored, Trajectory
 
 
 class CriticActor:
-    """Holds the critic, its optimizer, the conditions and reward weights of all prompts, and the warm-up's images."""
+    """Holds the critic, its optimizer, the conditions and reward weights of all prompts, and the
+    warm-up's images.
+    """
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
@@ -39,7 +43,9 @@ class CriticActor:
         texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
         classes = text_features(clip, tokenizer, book.phrases[book.concept_domain])
         self._conditions = texts.to(self._device)
-        self._weights = reward_weights(book, config.reward, anchor_classes(book, classes)).to(self._device)
+        self._weights = reward_weights(book, config.reward, anchor_classes(book, classes)).to(
+            self._device
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._critic = Critic(
@@ -60,15 +66,20 @@ class CriticActor:
         if config.critic.start is not None:
             load_critic(config.critic.start, self._critic, self._meaning)
         self._critic.to(self._device)
-        self._optimizer = torch.optim.AdamW(self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01)
-        # A direction needs no more digits than the latents that it is for, and bf16 has the range of fp32.
+        self._optimizer = torch.optim.AdamW(
+            self._critic.parameters(), lr=config.critic.lr, weight_decay=0.01
+        )
+        # A direction needs no more digits than the latents that it is for, and bf16 has the range
+        # of fp32.
         self._gradients_in = torch.float32 if config.model.dtype == "fp32" else torch.bfloat16
         self._rehearsed: Trajectory | None = None
         self._fitted = -1
         self._last: dict[str, float] = {}
 
     def warm_up(self, trajectory: Trajectory) -> dict[str, float]:
-        """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to rehearse later."""
+        """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to
+        rehearse later.
+        """
         if not self._config.estimator.critic:
             return {}
         if self._config.critic.start is None:
@@ -76,7 +87,8 @@ class CriticActor:
         config = self._config.critic
         loss = self._regress(
             lambda draw: (
-                choose(trajectory, config.minibatch, config.renoised, draw) for _ in range(config.warmup_steps)
+                choose(trajectory, config.minibatch, config.renoised, draw)
+                for _ in range(config.warmup_steps)
             ),
             0,
         )
@@ -87,7 +99,10 @@ class CriticActor:
         """What another run can start from, on the CPU; None if the estimator needs no critic."""
         if not self._config.estimator.critic:
             return None
-        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._critic.state_dict().items()}
+        weights = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self._critic.state_dict().items()
+        }
         return CriticState(weights, self._meaning)
 
     def snapshot(self) -> Snapshot:
@@ -103,12 +118,13 @@ class CriticActor:
 
     @memory.enough_for("the critic actor", memory.CRITIC)
     def fit(self, states: States, number: int) -> dict[str, float]:
-        """Regresses psi(x_t, t, c) on the outcomes of final images (Monte Carlo), in ``critic.steps`` steps.
+        """Regresses psi(x_t, t, c) on the outcomes of final images (Monte Carlo), in
+        ``critic.steps`` steps.
 
-        Each minibatch has the next ``critic.fresh`` states; the rest of it comes from the warm-up, so that the critic
-        goes on knowing what the policy no longer draws. ``number`` names the random draws and the call: delivered
-        twice, it only answers twice. Returns the last squared error, nothing without steps. Raises NonFiniteError if
-        no step had a finite gradient.
+        Each minibatch has the next ``critic.fresh`` states; the rest of it comes from the warm-up,
+        so that the critic goes on knowing what the policy no longer draws. ``number`` names the
+        random draws and the call: delivered twice, it only answers twice. Returns the last squared
+        error, nothing without steps. Raises NonFiniteError if no step had a finite gradient.
         """
         config = self._config.critic
 
@@ -124,7 +140,9 @@ class CriticActor:
         config = self._config.critic
         return choose(self._rehearsed, config.minibatch - config.fresh, config.renoised, draw)
 
-    def _regress(self, minibatches: Callable[[torch.Generator], Iterator[States]], number: int) -> dict[str, float]:
+    def _regress(
+        self, minibatches: Callable[[torch.Generator], Iterator[States]], number: int
+    ) -> dict[str, float]:
         if not self._config.estimator.critic:
             return {}
         if number == self._fitted:
@@ -146,7 +164,9 @@ class CriticActor:
             else:
                 skipped += 1
         if steps and skipped == steps:
-            raise NonFiniteError(f"no gradient of the critic was finite in {steps} steps: lower critic.lr")
+            raise NonFiniteError(
+                f"no gradient of the critic was finite in {steps} steps: lower critic.lr"
+            )
         self._fitted, self._last = number, {"critic_loss": loss.item()} if steps else {}
         return self._last
 
@@ -163,7 +183,11 @@ class CriticActor:
         """What the estimator asks for: values of all T + 1 states, and action gradients."""
         estimator = self._config.estimator
         if trajectory.predicted is not None:
-            return Scored(trajectory, torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1), None)
+            return Scored(
+                trajectory,
+                torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1),
+                None,
+            )
         if not estimator.critic:
             return Scored(trajectory, None, None)
         prompts = trajectory.prompts.to(self._device)
@@ -180,4 +204,8 @@ class CriticActor:
                     latents = trajectory.means[:, level - 1].to(self._device)
                 slope = action_gradients(self._critic, latents, timesteps, weights)
                 gradients.append(slope.to(self._gradients_in).cpu())
-        return Scored(trajectory, torch.stack(found, dim=1), torch.stack(gradients, dim=1) if gradients else None)
+        return Scored(
+            trajectory,
+            torch.stack(found, dim=1),
+            torch.stack(gradients, dim=1) if gradients else None,
+        )

@@ -37,7 +37,10 @@ class Drawn:
 
 
 class DrawingActor:
-    """Holds one pipeline. Drawing is a pure function of its arguments, so a lost call may be repeated."""
+    """Holds one pipeline.
+
+    Drawing is a pure function of its arguments, so a lost call may be repeated.
+    """
 
     def __init__(self, config: Config, threads: int | None = None):
         if threads is not None:

@@ -1,4 +1,6 @@
-"""The rollout actor: generates denoising trajectories with the newest policy it is given, and scores the images."""
+"""The rollout actor: generates denoising trajectories with the newest policy it is given, and
+scores the images.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -17,16 +19,26 @@ from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Look, Request
-from rl_unlearn.rewards import Evidence, anchor_classes, concept_probability, outcomes, reward_weights
+from rl_unlearn.rewards import (
+    Evidence,
+    anchor_classes,
+    concept_probability,
+    outcomes,
+    reward_weights,
+)
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 from rl_unlearn.weights import Weights
 
-# A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a trace is left.
+# A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a
+# trace is left.
 MAX_TRACE = 0.1
 
 
 class RolloutActor:
-    """Holds a policy, the reward CLIP and the selection CLIP. A fresh one is at version -1 and loads by itself."""
+    """Holds a policy, the reward CLIP and the selection CLIP.
+
+    A fresh one is at version -1 and loads by itself.
+    """
 
     def __init__(self, config: Config, given: Mapping[str, ImageReward] | None = None):
         """``given``: functions for the names in ``reward.images`` that are not built in."""
@@ -53,7 +65,9 @@ class RolloutActor:
 
     def anchor(self) -> str:
         """Names of the classes that shall stand in the concepts' places."""
-        return ", ".join(self._book.names[self._book.concept_domain][anchor] for anchor in self._anchors)
+        return ", ".join(
+            self._book.names[self._book.concept_domain][anchor] for anchor in self._anchors
+        )
 
     def _zero_shot(self, spec: str, name: Literal["reward", "selection"]) -> ZeroShot:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)
@@ -67,7 +81,9 @@ class RolloutActor:
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
     def sample(self, request: Request, weights: Weights) -> Trajectory:
-        """Trajectories of the request's prompts under these weights, with behaviour log-probs and rewards."""
+        """Trajectories of the request's prompts under these weights, with behaviour log-probs and
+        rewards.
+        """
         self._load(weights)
         prompts = torch.tensor(request.prompts)
         count = len(prompts)
@@ -91,7 +107,9 @@ class RolloutActor:
             rewards=(found * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
-            predicted=self._predicted(latents, means, prompts) if estimator.name == "x0hat" else None,
+            predicted=self._predicted(latents, means, prompts)
+            if estimator.name == "x0hat"
+            else None,
         )
 
     def _see(
@@ -119,12 +137,17 @@ class RolloutActor:
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
     def look(self, prompts: tuple[int, ...], weights: Weights) -> Look:
-        """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play no part."""
+        """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play
+        no part.
+        """
         self._load(weights)
         book = self._book
         seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
         index = torch.tensor(prompts)
-        asked = {domain: [getattr(book.prompts[i], domain) for i in prompts] for domain in ("object", "style")}
+        asked = {
+            domain: [getattr(book.prompts[i], domain) for i in prompts]
+            for domain in ("object", "style")
+        }
         traces: list[torch.Tensor] = []
         right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
         likeliest, rewarded = [], []
@@ -135,11 +158,14 @@ class RolloutActor:
             latents, *_ = self._policy.rollout(self._conditions[index[part]], seeds[part])
             images = self._policy.decode(latents[:, -1])
             evidence = self._selection(images)
-            rewarded.append(self._reward(images)[own].argmax(dim=1).cpu() == torch.tensor(asked[own][part]))
+            rewarded.append(
+                self._reward(images)[own].argmax(dim=1).cpu() == torch.tensor(asked[own][part])
+            )
             for domain, found in evidence.items():
                 classes = torch.tensor(asked[domain][part])
                 right[domain].append((found.argmax(dim=1).cpu() == classes).float())
-            # Any of the concepts is a trace: a cat that becomes a dog is not forgotten where dogs shall be, too.
+            # Any of the concepts is a trace: a cat that becomes a dog is not forgotten where dogs
+            # shall be, too.
             traces.append(evidence[own][:, list(book.concepts)].exp().sum(dim=1).cpu())
             likeliest.append(evidence[own][:, other_classes].exp().max(dim=1).values.cpu())
         target = torch.tensor([book.prompts[i].target for i in prompts])

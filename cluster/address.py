@@ -42,7 +42,8 @@ class Address:
 
 
 def meant(config: Config) -> Address:
-    """The address that counts: `cluster.address`, else RAY_ADDRESS, as jobs have it, else private."""
+    """The address that counts: `cluster.address`, else RAY_ADDRESS, as jobs have it, else
+    private."""
     named, variable = config.cluster.address, os.environ.get("RAY_ADDRESS")
     if variable and named in (None, "", AUTO):  # as Ray itself reads `auto`
         return Address(variable, "RAY_ADDRESS")
@@ -63,7 +64,8 @@ def check(config: Config) -> Address:
         return address
     if address.is_head:
         raise ConfigError(
-            f"{address.source}={address.text}: jobs are submitted there; use --submit {address.text}, or name the "
+            f"{address.source}={address.text}: jobs are submitted there; use --submit "
+            f"{address.text}, or name the "
             "cluster itself as HOST:PORT"
         )
     try:
@@ -72,7 +74,9 @@ def check(config: Config) -> Address:
     except ValueError:
         host = port = None
     if not host or not port:
-        raise ConfigError(f"{address.source}={address.text!r}: must be HOST:PORT, ray://HOST:PORT or auto")
+        raise ConfigError(
+            f"{address.source}={address.text!r}: must be HOST:PORT, ray://HOST:PORT or auto"
+        )
     answers(address, host, port)
     return address
 
@@ -96,16 +100,30 @@ def answers(address: Address, host: str, port: int) -> None:
 
 
 def check_head(url: str) -> None:
-    """ConfigError unless this is a plain http(s)://HOST:PORT, MachineError unless it accepts a connection."""
-    wish = f"--submit {url!r}: must be http://HOST:PORT or https://HOST:PORT, where the head's dashboard listens"
+    """ConfigError unless this is a plain http(s)://HOST:PORT, MachineError unless it accepts a
+    connection.
+    """
+    wish = (
+        f"--submit {url!r}: must be http://HOST:PORT or https://HOST:PORT, where the head's "
+        "dashboard listens"
+    )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigError(wish) from error
     if "@" in parts.netloc:
-        raise ConfigError("--submit: no user or password in the address; Ray reads its token from RAY_AUTH_TOKEN_PATH")
-    if parts.scheme not in ("http", "https") or not host or not port or parts.path.strip("/") or parts.query:
+        raise ConfigError(
+            "--submit: no user or password in the address; Ray reads its token from "
+            "RAY_AUTH_TOKEN_PATH"
+        )
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or not port
+        or parts.path.strip("/")
+        or parts.query
+    ):
         raise ConfigError(wish)
     if proxy.of(url) is not None:
         return  # it is the proxy that is connected to
@@ -113,5 +131,6 @@ def check_head(url: str) -> None:
         socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as error:
         raise MachineError(
-            f"no Ray head answers at {url} ({error.strerror or str(error)}): start one, or correct --submit"
+            f"no Ray head answers at {url} ({error.strerror or str(error)}): start one, or "
+            "correct --submit"
         ) from error

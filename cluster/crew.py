@@ -1,4 +1,6 @@
-"""The rollout actors at hand: those that the run began with, and guests, for as long as a node has room for them."""
+"""The rollout actors at hand: those that the run began with, and guests, for as long as a node has
+room for them.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,9 +15,9 @@ _HIRES = 10
 class Crew(Sequence[Any]):
     """Handles, ready to be called; how many there are may change between two looks at it.
 
-    A guest's actor waits, outside of the run's placement group, until a node has room for it. It joins once it has
-    shown that it holds the same model, and leaves with its node: another one is then waited for. What it had in hand
-    must be asked of others.
+    A guest's actor waits, outside of the run's placement group, until a node has room for it. It
+    joins once it has shown that it holds the same model, and leaves with its node: another one is
+    then waited for. What it had in hand must be asked of others.
     """
 
     def __init__(self, steady: list[Any], hire: Callable[[], Any], guests: int):
@@ -40,7 +42,9 @@ class Crew(Sequence[Any]):
         return [*self._steady, *self._guests][index]
 
     def left(self, actor: Any, error: Exception) -> bool:
-        """Whether the error of a call says that the actor, a guest, has left; it is then no longer at hand."""
+        """Whether the error of a call says that the actor, a guest, has left; it is then no longer
+        at hand.
+        """
         if any(actor is one for one in self._steady) or not _lost(actor, error):
             return False
         if any(actor is guest for guest in self._guests):  # else an earlier call has told
@@ -68,19 +72,24 @@ class Crew(Sequence[Any]):
 
         if not self._waiting:
             return
-        answered, _ = ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0, fetch_local=False)
+        answered, _ = ray.wait(
+            list(self._waiting), num_returns=len(self._waiting), timeout=0, fetch_local=False
+        )
         for reference in answered:
             actor = self._waiting.pop(reference)
             try:
                 same = ray.get(reference) == ray.get(self._expected)
             except RayActorError as error:
-                if error.actor_init_failed:  # a model or a package is missing there: say so, rather than try for ever
+                if (
+                    error.actor_init_failed
+                ):  # a model or a package is missing there: say so, rather than try for ever
                     raise
                 self._invite()
                 continue
             if not same:
                 raise TrainingError(
-                    "a rollout actor loaded another model than the learner: check model.path on its node"
+                    "a rollout actor loaded another model than the learner: check model.path on "
+                    "its node"
                 )
             self._guests.append(actor)
             logging.getLogger(__name__).info(

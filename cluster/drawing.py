@@ -1,4 +1,6 @@
-"""Places the drawing actors of an evaluation: in this process, or 1 to N of them on Ray, which share the work."""
+"""Places the drawing actors of an evaluation: in this process, or 1 to N of them on Ray, which
+share the work.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,7 +32,10 @@ class Studio(Protocol):
 
 @contextmanager
 def studio(config: Config) -> Iterator[Studio]:
-    """What `evaluation.actors` and `cluster.inline` ask for. Raises UserError with one line that names the cause."""
+    """What `evaluation.actors` and `cluster.inline` ask for.
+
+    Raises UserError with one line that names the cause.
+    """
     if config.cluster.inline or config.evaluation.actors == 0:
         yield _Inline(config)
         return
@@ -57,15 +62,22 @@ class _Shared:
         import ray
 
         self._timeout = config.loop.timeout
-        options: dict[str, Any] = {"num_cpus": config.cluster.actor_cpus, "num_gpus": config.cluster.rollout_gpus}
+        options: dict[str, Any] = {
+            "num_cpus": config.cluster.actor_cpus,
+            "num_gpus": config.cluster.rollout_gpus,
+        }
         if ray.util.get_current_placement_group() is None:  # a trial's group has places in the pool
             options["label_selector"] = config.cluster.rollout_labels
-        remote = ray.remote(DrawingActor).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options)
+        remote = ray.remote(DrawingActor).options(
+            max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options
+        )
         threads = config.cluster.threads
         self._actors = [remote.remote(config, threads) for _ in range(config.evaluation.actors)]
         digests = self._get([actor.model_digest.remote() for actor in self._actors])
         if len(set(digests)) != 1:
-            raise MachineError(f"model.path {config.model.path!r} holds different models on the cluster's machines")
+            raise MachineError(
+                f"model.path {config.model.path!r} holds different models on the cluster's machines"
+            )
         self._digest = digests[0]
 
     def model_digest(self) -> str:
@@ -85,7 +97,8 @@ class _Shared:
             done, _ = ray.wait(list(in_hand), num_returns=1, timeout=self._timeout)
             if not done:
                 raise TrainingError(
-                    f"no drawing actor finished a batch in {self._timeout:g} seconds: raise loop.timeout"
+                    f"no drawing actor finished a batch in {self._timeout:g} seconds: raise "
+                    "loop.timeout"
                 )
             for reference in done:
                 actor, number = in_hand.pop(reference)
@@ -100,7 +113,8 @@ class _Shared:
             return ray.get(references, timeout=self._timeout)
         except GetTimeoutError as error:
             raise MachineError(
-                f"the drawing actors did not answer in {self._timeout:g} seconds (this machine has {os.cpu_count()} "
+                f"the drawing actors did not answer in {self._timeout:g} seconds (this machine "
+                f"has {os.cpu_count()} "
                 "CPUs): lower evaluation.actors or cluster.actor_cpus, or raise loop.timeout"
             ) from error
         except Exception as error:

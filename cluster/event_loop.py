@@ -38,7 +38,9 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
             ended.set_exception(error)
 
     # A daemon: who is interrupted twice need not wait for it.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(carry_out,), name="event loop", daemon=True)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(carry_out,), name="event loop", daemon=True
+    )
     thread.start()
     try:
         return ended.result()

@@ -1,7 +1,9 @@
-"""Inline mode: the same actor classes in this process, called as Ray calls them, so that a debugger can step in.
+"""Inline mode: the same actor classes in this process, called as Ray calls them, so that a debugger
+can step in.
 
-It is also the executable specification of what the loop may expect: calls to one actor run in the order they were made,
-arguments that are references are resolved first, coroutine methods (the replay store's) may wait without blocking.
+It is also the executable specification of what the loop may expect: calls to one actor run in the
+order they were made, arguments that are references are resolved first, coroutine methods (the
+replay store's) may wait without blocking.
 """
 
 import asyncio
@@ -11,7 +13,8 @@ from typing import Any
 
 
 class InlineHandle:
-    """Looks like a Ray actor handle: ``handle.method.remote(...)`` returns an awaitable reference."""
+    """Looks like a Ray actor handle: ``handle.method.remote(...)`` returns an awaitable
+    reference."""
 
     def __init__(self, actor: object):
         self._actor = actor
@@ -37,7 +40,9 @@ class _InlineMethod:
             return self._method(*args, **kwargs)
 
 
-async def _resolved(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+async def _resolved(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     values = [await a if isinstance(a, asyncio.Future) else a for a in args]
     named = {k: await v if isinstance(v, asyncio.Future) else v for k, v in kwargs.items()}
     return tuple(values), named

@@ -1,4 +1,6 @@
-"""Several learner actors behind a handle that looks like one: the loop does not know how many ranks there are."""
+"""Several learner actors behind a handle that looks like one: the loop does not know how many ranks
+there are.
+"""
 
 import asyncio
 from collections.abc import Awaitable
@@ -11,15 +13,18 @@ _EVERYWHERE = ("base_digest", "keep", "restore", "update")
 class Learners:
     """Ranks of one learner, which join each other in the background.
 
-    The answer of a call that goes to all ranks is rank 0's, once every rank has answered; the first error of any rank
-    is the call's. References that may be handed on to other actors come from calls to rank 0 alone.
+    The answer of a call that goes to all ranks is rank 0's, once every rank has answered; the first
+    error of any rank is the call's. References that may be handed on to other actors come from
+    calls to rank 0 alone.
     """
 
     def __init__(self, ranks: list[Any]):
         """``ranks``: handles of at least two fresh learner actors."""
         self._ranks = ranks
         address = ranks[0].__ray_call__.remote(_listen)
-        self._joined = [learner.join.remote(rank, len(ranks), address) for rank, learner in enumerate(ranks)]
+        self._joined = [
+            learner.join.remote(rank, len(ranks), address) for rank, learner in enumerate(ranks)
+        ]
 
     def __getattr__(self, name: str) -> Any:
         if name in _EVERYWHERE:
@@ -32,7 +37,9 @@ class _Everywhere:
         self._joined, self._methods = joined, methods
 
     def remote(self, *args: Any) -> Awaitable[Any]:
-        return asyncio.ensure_future(_first_of([method.remote(*args) for method in self._methods], self._joined))
+        return asyncio.ensure_future(
+            _first_of([method.remote(*args) for method in self._methods], self._joined)
+        )
 
 
 async def _first_of(answers: list[Any], before: list[Any]) -> Any:

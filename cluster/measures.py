@@ -1,4 +1,6 @@
-"""The metrics that a run publishes: one table, which the Prometheus rules and the Grafana board are tested against."""
+"""The metrics that a run publishes: one table, which the Prometheus rules and the Grafana board are
+tested against.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +11,15 @@ PREFIX = "ray_"
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric. ``kind`` says what a value means: as it is, the total so far, how many more, or one of many."""
+    """One metric.
+
+    ``kind`` says what a value means: as it is, the total so far, how many more, or one of many.
+    """
 
     name: str
     event: str
-    """The event that brings it: one of the run's, or `start`, `any`, `progress` (see telemetry.PROGRESS)."""
+    """The event that brings it: one of the run's, or `start`, `any`, `progress` (see
+    telemetry.PROGRESS)."""
     key: str
     """Field of the event's row; `replay.held` is the field of a field."""
     description: str
@@ -27,31 +33,45 @@ MEASURES = (
     Measure("rl_unlearn_kl_budget_nats_per_step", "start", "kl_budget", "learner.kl_budget"),
     Measure("rl_unlearn_policy_lag_limit_updates", "start", "max_lag", "replay.max_lag"),
     Measure("rl_unlearn_output_free_bytes", "any", "free", "free space where the run folder is"),
-    Measure("rl_unlearn_progress_timestamp_seconds", "progress", "now", "Unix time of the last phase or update"),
+    Measure("rl_unlearn_progress_timestamp_seconds", "progress", "now",
+            "Unix time of the last phase or update"),
     Measure("rl_unlearn_warnings_total", "warning", "one", "warnings", "more"),
-    Measure("rl_unlearn_restarts_total", "restart", "one", "times that the actors were made anew", "more"),
-    Measure("rl_unlearn_nonfinite_values_total", "round", "nonfinite", "values that are not finite", "more", "value"),
+    Measure("rl_unlearn_restarts_total", "restart", "one", "times that the actors were made anew",
+            "more"),
+    Measure("rl_unlearn_nonfinite_values_total", "round", "nonfinite", "values that are not finite",
+            "more", "value"),
     Measure("rl_unlearn_rounds", "round", "round", "rounds done"),
     Measure("rl_unlearn_rounds_wanted", "round", "rounds", "rounds of the whole run"),
     Measure("rl_unlearn_round_seconds", "round", "took", "time of a round", "histogram"),
     Measure("rl_unlearn_images_total", "round", "images", "images drawn", "total"),
     Measure("rl_unlearn_updates_total", "round", "policy_version", "policy updates", "total"),
-    Measure("rl_unlearn_skipped_steps_total", "round", "skipped_steps", "steps without a finite gradient", "more"),
+    Measure("rl_unlearn_skipped_steps_total", "round", "skipped_steps",
+            "steps without a finite gradient", "more"),
     Measure("rl_unlearn_reward", "round", "reward", "mean reward of target prompts"),
-    Measure("rl_unlearn_retain_reward", "round", "retain_reward", "mean reward of retained prompts"),
-    Measure("rl_unlearn_forget_share", "round", "forget_rate", "1 - probability of the concept on target prompts"),
-    Measure("rl_unlearn_retain_share", "round", "retain_rate", "probability of what was asked on retained prompts"),
-    Measure("rl_unlearn_kl_nats_per_step", "round", "kl", "KL to the frozen model on retained prompts"),
-    Measure("rl_unlearn_kl_floor_nats_per_step", "round", "kl_floor", "KL of rounding alone, taken off the others"),
+    Measure("rl_unlearn_retain_reward", "round", "retain_reward",
+            "mean reward of retained prompts"),
+    Measure("rl_unlearn_forget_share", "round", "forget_rate",
+            "1 - probability of the concept on target prompts"),
+    Measure("rl_unlearn_retain_share", "round", "retain_rate",
+            "probability of what was asked on retained prompts"),
+    Measure("rl_unlearn_kl_nats_per_step", "round", "kl",
+            "KL to the frozen model on retained prompts"),
+    Measure("rl_unlearn_kl_floor_nats_per_step", "round", "kl_floor",
+            "KL of rounding alone, taken off the others"),
     Measure("rl_unlearn_kl_weight", "round", "kl_weight", "Lagrange multiplier of the KL budget"),
-    Measure("rl_unlearn_step_kl_nats_per_step", "round", "step_kl", "KL that one update brings about"),
+    Measure("rl_unlearn_step_kl_nats_per_step", "round", "step_kl",
+            "KL that one update brings about"),
     Measure("rl_unlearn_learning_rate", "round", "lr", "AdamW step size of the adapter"),
     Measure("rl_unlearn_gradient_norm", "round", "grad_norm", "gradient norm before the clip"),
-    Measure("rl_unlearn_ratio_max", "round", "ratio_max", "largest importance ratio, per latent dimension"),
+    Measure("rl_unlearn_ratio_max", "round", "ratio_max",
+            "largest importance ratio, per latent dimension"),
     Measure("rl_unlearn_clip_share", "round", "clip_fraction", "steps beyond the clip range"),
-    Measure("rl_unlearn_effective_sample_share", "round", "ess", "effective sample size (Kish) of the weights"),
-    Measure("rl_unlearn_policy_lag_updates", "round", "policy_lag", "mean age of a trajectory's policy"),
-    Measure("rl_unlearn_policy_lag_max_updates", "round", "policy_lag_max", "largest age of a trajectory's policy"),
+    Measure("rl_unlearn_effective_sample_share", "round", "ess",
+            "effective sample size (Kish) of the weights"),
+    Measure("rl_unlearn_policy_lag_updates", "round", "policy_lag",
+            "mean age of a trajectory's policy"),
+    Measure("rl_unlearn_policy_lag_max_updates", "round", "policy_lag_max",
+            "largest age of a trajectory's policy"),
     Measure("rl_unlearn_critic_loss", "round", "critic_loss", "squared error of the critic"),
     Measure(
         "rl_unlearn_critic_explained_variance", "round", "explained_variance",
@@ -62,14 +82,23 @@ MEASURES = (
         "with the reward within prompts, by noise level; 0 is pure noise", tag="level",
     ),
     Measure("rl_unlearn_replay_trajectories", "round", "replay.held", "trajectories held"),
-    Measure("rl_unlearn_replay_added_total", "round", "replay.added", "trajectories added", "total"),
-    Measure("rl_unlearn_replay_repeated_total", "round", "replay.repeated", "delivered twice and refused", "total"),
-    Measure("rl_unlearn_replay_sampled_total", "round", "replay.sampled", "drawn for updates", "total"),
-    Measure("rl_unlearn_replay_evicted_stale_total", "round", "replay.evicted_stale", "too old", "total"),
-    Measure("rl_unlearn_replay_evicted_capacity_total", "round", "replay.evicted_capacity", "no more room", "total"),
+    Measure("rl_unlearn_replay_added_total", "round", "replay.added", "trajectories added",
+            "total"),
+    Measure("rl_unlearn_replay_repeated_total", "round", "replay.repeated",
+            "delivered twice and refused", "total"),
+    Measure("rl_unlearn_replay_sampled_total", "round", "replay.sampled", "drawn for updates",
+            "total"),
+    Measure("rl_unlearn_replay_evicted_stale_total", "round", "replay.evicted_stale", "too old",
+            "total"),
+    Measure("rl_unlearn_replay_evicted_capacity_total", "round", "replay.evicted_capacity",
+            "no more room", "total"),
     Measure("rl_unlearn_selection_score", "selection", "score", "score of the last look"),
-    Measure("rl_unlearn_selection_forgotten_share", "selection", "forgotten", "target images without the concept"),
-    Measure("rl_unlearn_selection_retained_share", "selection", "retained", "retained images seen as asked"),
-    Measure("rl_unlearn_selection_coherence_share", "selection", "coherence", "target images that follow the rest"),
-    Measure("rl_unlearn_selection_other_share", "selection", "other", "retained images that follow the rest"),
+    Measure("rl_unlearn_selection_forgotten_share", "selection", "forgotten",
+            "target images without the concept"),
+    Measure("rl_unlearn_selection_retained_share", "selection", "retained",
+            "retained images seen as asked"),
+    Measure("rl_unlearn_selection_coherence_share", "selection", "coherence",
+            "target images that follow the rest"),
+    Measure("rl_unlearn_selection_other_share", "selection", "other",
+            "retained images that follow the rest"),
 )  # fmt: skip

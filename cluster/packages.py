@@ -64,7 +64,8 @@ def check_workers(timeout: float) -> None:
         wanted = Path(ROOT, name, "__init__.py")
         if origin is None or Path(origin).resolve() != wanted:
             raise MachineError(
-                f"Ray's workers would import {name} from {origin or 'nowhere'} and not from {wanted}: rename that one, "
+                f"Ray's workers would import {name} from {origin or 'nowhere'} and not from "
+                f"{wanted}: rename that one, "
                 "start in another folder, or use --inline"
             )
 

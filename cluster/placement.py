@@ -1,4 +1,6 @@
-"""Where the actors of a run go: one place each, on nodes that carry the wished labels, reserved as one group."""
+"""Where the actors of a run go: one place each, on nodes that carry the wished labels, reserved as
+one group.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +26,8 @@ class Places:
     """What the actors of a run reserve."""
 
     rollouts: list[Place]
-    """Those that are there from the start to the end; guests come to as many more places of the first one's kind."""
+    """Those that are there from the start to the end; guests come to as many more places of the
+    first one's kind."""
     critic: Place
     learners: list[Place]
     replay: Place
@@ -38,11 +41,14 @@ class Places:
 def places(config: Config) -> Places:
     """Of the run's actors, guests left out."""
     cluster = config.cluster
-    rollouts = config.rollout.actors if config.rollout.actors_min is None else config.rollout.actors_min
+    rollouts = (
+        config.rollout.actors if config.rollout.actors_min is None else config.rollout.actors_min
+    )
     return Places(
         rollouts=[_place(cluster, cluster.rollout_gpus, cluster.rollout_labels)] * rollouts,
         critic=_place(cluster, cluster.critic_gpus, cluster.critic_labels),
-        learners=[_place(cluster, cluster.learner_gpus, cluster.learner_labels)] * config.learner.ranks,
+        learners=[_place(cluster, cluster.learner_gpus, cluster.learner_labels)]
+        * config.learner.ranks,
         replay=_place(cluster, 0.0, {}),
     )
 
@@ -64,7 +70,9 @@ class Group:
         """Of the actor in the place of this number."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.first + number)
+        strategy = PlacementGroupSchedulingStrategy(
+            self.group, placement_group_bundle_index=self.first + number
+        )
         return {**resources(place), "scheduling_strategy": strategy}
 
 
@@ -75,11 +83,18 @@ def resources(place: Place) -> dict[str, Any]:
 
 @contextmanager
 def reserved(wanted: list[Place]) -> Iterator[Group]:
-    """A group of these places. Raises NoRoomError, which says what is missing, if there is none within a minute.
+    """A group of these places.
 
-    A trial of a sweep lives in a group that has them after its own bundle, and that outlives the run.
+    Raises NoRoomError, which says what is missing, if there is none within a minute.
+
+    A trial of a sweep lives in a group that has them after its own bundle, and that outlives the
+    run.
     """
-    from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
+    from ray.util.placement_group import (
+        get_current_placement_group,
+        placement_group,
+        remove_placement_group,
+    )
 
     group = get_current_placement_group()
     if group is not None and len(group.bundle_specs) > len(wanted):
@@ -99,7 +114,9 @@ def reserved(wanted: list[Place]) -> Iterator[Group]:
 
 
 def check_room(wanted: list[Place]) -> None:
-    """MachineError unless the connected cluster could hold one trial in these places: Tune would wait for ever."""
+    """MachineError unless the connected cluster could hold one trial in these places: Tune would
+    wait for ever.
+    """
     import ray
 
     homeless = _homeless(wanted)
@@ -110,7 +127,8 @@ def check_room(wanted: list[Place]) -> None:
         needed = sum(place.resources.get(kind, 0.0) for place in wanted)
         if needed > there.get(kind, 0.0):
             raise MachineError(
-                f"a trial needs {needed:g} {kind}s, the cluster has {there.get(kind, 0.0):g}: lower per_trial in the "
+                f"a trial needs {needed:g} {kind}s, the cluster has {there.get(kind, 0.0):g}: "
+                "lower per_trial in the "
                 "space file, rollout.actors, cluster.actor_cpus or the cluster.*_gpus"
             )
 
@@ -128,11 +146,15 @@ def fits(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 def _missing(wanted: list[Place]) -> str:
     import ray
 
-    cpus, gpus = (sum(place.resources.get(kind, 0.0) for place in wanted) for kind in ("CPU", "GPU"))
+    cpus, gpus = (
+        sum(place.resources.get(kind, 0.0) for place in wanted) for kind in ("CPU", "GPU")
+    )
     there = ray.cluster_resources()
     return _homeless(wanted) or (
-        f"the cluster cannot place {len(wanted)} actors with {cpus:g} CPUs and {gpus:g} GPUs, in the pools that "
-        f"cluster.*_labels name (it has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs): lower "
+        f"the cluster cannot place {len(wanted)} actors with {cpus:g} CPUs and {gpus:g} GPUs, in "
+        "the pools that "
+        f"cluster.*_labels name (it has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} "
+        "GPUs): lower "
         "rollout.actors, learner.ranks or the cluster.*_gpus"
     )
 
@@ -145,11 +167,17 @@ def _homeless(wanted: list[Place]) -> str | None:
     for place in wanted:
         if not any(fits(labels, place.labels) for labels in nodes):
             known = sorted(
-                {f"{key}={value}" for labels in nodes for key, value in labels.items() if "ray.io/" not in key}
+                {
+                    f"{key}={value}"
+                    for labels in nodes
+                    for key, value in labels.items()
+                    if "ray.io/" not in key
+                }
             )
             wish = ", ".join(f"{key}={value}" for key, value in place.labels.items())
             return (
-                f"no node of the cluster has the labels {wish} (there are {', '.join(known) or 'none'}): correct "
+                f"no node of the cluster has the labels {wish} (there are "
+                f"{', '.join(known) or 'none'}): correct "
                 "cluster.*_labels, or start a node with `ray start --labels`"
             )
     return None

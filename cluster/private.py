@@ -15,7 +15,12 @@ from rl_unlearn.errors import MachineError
 
 LOOPBACK = "127.0.0.1"
 
-_SHARED = ("RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_gcs_storage_path", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+_SHARED = (
+    "RAY_REDIS_ADDRESS",
+    "RAY_gcs_storage",
+    "RAY_gcs_storage_path",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+)
 """Variables with which Ray keeps its state outside, or takes the code of another Ray's job."""
 
 
@@ -24,13 +29,15 @@ def check_environment() -> None:
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() != "token":
         raise MachineError(
-            f"RAY_AUTH_MODE={mode}: everybody on this machine could run code on the private Ray; unset it, or use "
+            f"RAY_AUTH_MODE={mode}: everybody on this machine could run code on the private Ray; "
+            "unset it, or use "
             "--inline"
         )
     for name in _SHARED:
         if os.environ.get(name):
             raise MachineError(
-                f"{name} is set: the private Ray would share its state or its code with another one; unset it, or use "
+                f"{name} is set: the private Ray would share its state or its code with another "
+                "one; unset it, or use "
                 "--inline"
             )
 
@@ -41,7 +48,9 @@ def start(config: Config) -> Any:
 
     _make_token()
     # It would advise to switch the token off.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
+        logging.ERROR
+    )
     with _on_loopback():
         context = ray.init(
             address="local",
@@ -57,7 +66,8 @@ def start(config: Config) -> Any:
     try:
         if (where := ray.util.get_node_ip_address()) != LOOPBACK:
             raise MachineError(
-                f"the private Ray {ray.__version__} listens at {where} and not at {LOOPBACK} alone: install the "
+                f"the private Ray {ray.__version__} listens at {where} and not at {LOOPBACK} "
+                "alone: install the "
                 "version of constraints.txt, or use --inline"
             )
         packages.check_workers(config.loop.timeout)
@@ -77,7 +87,9 @@ def _make_token() -> None:
     try:
         file = Path.home() / ".ray" / "auth_token"
     except RuntimeError as error:
-        raise MachineError("there is no home folder for Ray's token: set HOME, or RAY_AUTH_TOKEN") from error
+        raise MachineError(
+            "there is no home folder for Ray's token: set HOME, or RAY_AUTH_TOKEN"
+        ) from error
     if file.exists():
         return
     try:
@@ -92,7 +104,8 @@ def _make_token() -> None:
             Path(aside).unlink()
     except OSError as error:
         raise MachineError(
-            f"cannot write {file}: {error.strerror or error}; make it writable, or set RAY_AUTH_TOKEN"
+            f"cannot write {file}: {error.strerror or error}; make it writable, or set "
+            "RAY_AUTH_TOKEN"
         ) from error
 
 

@@ -27,7 +27,14 @@ from learner.loop import Listener, Loop, Result
 from learner.order import Order
 from rl_unlearn import consistency
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError, UserError
+from rl_unlearn.errors import (
+    ConfigError,
+    DataError,
+    LostError,
+    MachineError,
+    TrainingError,
+    UserError,
+)
 from rl_unlearn.image_rewards import ImageReward
 
 _RESTARTS = 10
@@ -42,19 +49,23 @@ def train(
     start: Resumption | None = None,
     order: Order | None = None,
 ) -> Result:
-    """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this process.
+    """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this
+    process.
 
-    ``spill``: folder for replay batches, in it one for each generation of actors. ``image_rewards``: functions for
-    names in ``reward.images``, shipped to the actors. ``keeper`` takes checkpoints, ``start`` is one to go on from,
-    ``order`` what is on record of the run beyond it: an asynchronous run repeats these updates as they were.
-    When an actor is lost the run goes on from the newest checkpoint (event ``restart``: what was told of later rounds
-    will be told again). Raises UserError with one line that names the cause.
+    ``spill``: folder for replay batches, in it one for each generation of actors.
+    ``image_rewards``: functions for names in ``reward.images``, shipped to the actors. ``keeper``
+    takes checkpoints, ``start`` is one to go on from, ``order`` what is on record of the run beyond
+    it: an asynchronous run repeats these updates as they were. When an actor is lost the run goes
+    on from the newest checkpoint (event ``restart``: what was told of later rounds will be told
+    again). Raises UserError with one line that names the cause.
     """
     consistency.check(config)
     order = order or Order(config)
 
     def inline(start: Resumption | None) -> Result:
-        async def run() -> Result:  # with the actors in it: torch's number of threads is each thread's own
+        async def run() -> (
+            Result
+        ):  # with the actors in it: torch's number of threads is each thread's own
             handles = _inline_actors(config, _of_generation(spill), image_rewards)
             return await Loop(config, handles, listen, keeper, order).run(start)
 
@@ -65,7 +76,9 @@ def train(
         hear("phase", {"phase": "waiting for room"})
         try:
             with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                return event_loop.run(heartbeats.during(Loop(config, handles, hear, keeper, order).run(start)))
+                return event_loop.run(
+                    heartbeats.during(Loop(config, handles, hear, keeper, order).run(start))
+                )
         except Exception as error:
             raise explain(error) from error
 
@@ -78,7 +91,9 @@ def train(
 
 
 def _of_generation(spill: Path | None) -> Path | None:
-    """A folder of its own for each generation of actors: what an actor that was given up may still write is apart."""
+    """A folder of its own for each generation of actors: what an actor that was given up may still
+    write is apart.
+    """
     if spill is None:
         return None
     folder = spill / f"generation-{len(list(spill.glob('generation-*'))) + 1:03d}"
@@ -86,7 +101,9 @@ def _of_generation(spill: Path | None) -> Path | None:
     return folder
 
 
-def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None) -> Handles:
+def _inline_actors(
+    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
+) -> Handles:
     learner, rollouts = Learner(config), []
     for _ in range(config.rollout.actors):
         rollouts.append(RolloutActor(config, image_rewards))
@@ -103,8 +120,8 @@ def _inline_actors(config: Config, spill: Path | None, image_rewards: Mapping[st
 def ray_cluster(config: Config) -> Iterator[str | None]:
     """A connection to the private local Ray or the existing cluster; MachineError if none answers.
 
-    Gives the address of its dashboard, if it has one. A process that is connected already, as the trial of a sweep is,
-    stays so, and is not told the address again.
+    Gives the address of its dashboard, if it has one. A process that is connected already, as the
+    trial of a sweep is, stays so, and is not told the address again.
     """
     import ray
 
@@ -118,8 +135,14 @@ def ray_cluster(config: Config) -> Iterator[str | None]:
     except UserError:
         raise
     except Exception as error:  # Ray raises bare ones, too, as when a node is slow to start
-        cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        problem = "the private Ray does not start" if where.is_local else f"no Ray cluster answers at {where.text}"
+        cause = next(
+            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        problem = (
+            "the private Ray does not start"
+            if where.is_local
+            else f"no Ray cluster answers at {where.text}"
+        )
         remedy = "try again" if where.is_local else f"start one, correct {where.source}"
         raise MachineError(f"{problem} ({cause}): {remedy}, or use --inline") from error
     try:
@@ -133,8 +156,12 @@ def _connected(where: address.Address) -> Any:
 
     if where.text == address.AUTO:
         _check_found(where)
-    clients = {} if "://" in where.text else {"job_config": packages.job()}  # Ray's client has its own
-    return ray.init(address=where.text, logging_level=logging.WARNING, log_to_driver=False, **clients)
+    clients = (
+        {} if "://" in where.text else {"job_config": packages.job()}
+    )  # Ray's client has its own
+    return ray.init(
+        address=where.text, logging_level=logging.WARNING, log_to_driver=False, **clients
+    )
 
 
 def _check_found(where: address.Address) -> None:
@@ -147,7 +174,10 @@ def _check_found(where: address.Address) -> None:
 
 @contextmanager
 def _ray_actors(
-    config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None, heartbeats: Heartbeats
+    config: Config,
+    spill: Path | None,
+    image_rewards: Mapping[str, ImageReward] | None,
+    heartbeats: Heartbeats,
 ) -> Iterator[Handles]:
     import ray
 
@@ -155,12 +185,18 @@ def _ray_actors(
     crew: Crew | None = None
 
     def begin(actor: type, loss: Loss, *args: object, **options: object) -> Any:
-        made = ray.remote(concurrency_groups={GROUP: 1})(beating(actor)).options(**options).remote(*args)
+        made = (
+            ray.remote(concurrency_groups={GROUP: 1})(beating(actor))
+            .options(**options)
+            .remote(*args)
+        )
         heartbeats.follow(actor.__name__, made, loss)
         return made
 
     def spawn(actor: type, *args: object, **options: object) -> Any:
-        actors.append(begin(actor, "replaced" if "max_restarts" in options else "fatal", *args, **options))
+        actors.append(
+            begin(actor, "replaced" if "max_restarts" in options else "fatal", *args, **options)
+        )
         return actors[-1]
 
     rooms = placement.places(config)
@@ -171,13 +207,24 @@ def _ray_actors(
         def hire() -> Any:
             place = rooms.rollouts[0]
             labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
-            return begin(RolloutActor, "leaves", config, image_rewards, **placement.resources(place), **labels)
+            return begin(
+                RolloutActor,
+                "leaves",
+                config,
+                image_rewards,
+                **placement.resources(place),
+                **labels,
+            )
 
-        # Sampling is a pure function of its arguments: a rollout actor may be restarted and its call repeated.
-        # The others hold state: their calls are delivered at most once, and their loss is the end of this generation.
+        # Sampling is a pure function of its arguments: a rollout actor may be restarted and its
+        # call repeated. The others hold state: their calls are delivered at most once, and their
+        # loss is the end of this generation.
         again: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
         try:
-            rollouts = [spawn(RolloutActor, config, image_rewards, **next(where), **again) for _ in rooms.rollouts]
+            rollouts = [
+                spawn(RolloutActor, config, image_rewards, **next(where), **again)
+                for _ in rooms.rollouts
+            ]
             critic = spawn(CriticActor, config, **next(where))
             learners = [spawn(Learner, config, **next(where)) for _ in rooms.learners]
             replay = spawn(ReplayActor, config, str(spill) if spill else None, **next(where))
@@ -193,7 +240,9 @@ def _ray_actors(
 
 
 def explain(error: Exception) -> Exception:
-    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who was lost."""
+    """What a user should read of an error that crossed Ray: the actor's own one, or one line on who
+    was lost.
+    """
     from ray.exceptions import RayError, RayTaskError
 
     while isinstance(error, RayTaskError) and isinstance(error.cause, RayError | UserError):
@@ -202,13 +251,18 @@ def explain(error: Exception) -> Exception:
         return error
     text = str(error).strip()
     last = text.splitlines()[-1]
-    # Of an error in an actor's constructor Ray keeps the text alone: "rl_unlearn.errors.DataError: model.path ...".
+    # Of an error in an actor's constructor Ray keeps the text alone: "rl_unlearn.errors.DataError:
+    # model.path ...".
     name, _, message = last.partition(": ")
     for kind in (ConfigError, MachineError, DataError):
         if name == f"{kind.__module__}.{kind.__name__}":
             return kind(message)
-    if isinstance(error, RayTaskError) or "creation task" in text:  # it would fail in the same way again
+    if (
+        isinstance(error, RayTaskError) or "creation task" in text
+    ):  # it would fail in the same way again
         return TrainingError(f"an actor failed: {last}")
     who = re.search(r"class_name: (\w+)", text)
     detail = last.partition("Worker exit detail: ")[2] or last
-    return LostError(f"{who[1] if who else 'an actor'} was lost: {detail.partition(' Some common causes')[0]}")
+    return LostError(
+        f"{who[1] if who else 'an actor'} was lost: {detail.partition(' Some common causes')[0]}"
+    )

@@ -22,4 +22,7 @@ def remedy(url: str) -> str:
     variable = of(url)
     if variable is None:
         return ""
-    return f"; {variable} sends this through a proxy: add {urlsplit(url).hostname} to NO_PROXY to ask it directly"
+    return (
+        f"; {variable} sends this through a proxy: add {urlsplit(url).hostname} to NO_PROXY to "
+        "ask it directly"
+    )

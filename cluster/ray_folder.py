@@ -22,16 +22,19 @@ def path() -> Path:
 
 
 def check(config: Config) -> Path:
-    """Ray's folder; MachineError if a socket in it, or one of the dashboard's, would have no room."""
+    """Ray's folder; MachineError if a socket in it, or one of the dashboard's, would have no
+    room."""
     found = path()
     if _too_long(found / RAYS_OWN):
         raise MachineError(
-            f"{found} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short path, as /tmp"
+            f"{found} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short "
+            "path, as /tmp"
         )
     temporary = Path(tempfile.gettempdir())
     if config.cluster.dashboard and _too_long(temporary / PYTHONS_OWN):
         raise MachineError(
-            f"{temporary} is too long for the sockets of Ray's dashboard; set TMPDIR to a short path, or "
+            f"{temporary} is too long for the sockets of Ray's dashboard; set TMPDIR to a short "
+            "path, or "
             "cluster.dashboard=false"
         )
     return found

@@ -1,4 +1,6 @@
-"""A command as a job on a running Ray cluster: sent with the checkout, followed to its end, stopped on request."""
+"""A command as a job on a running Ray cluster: sent with the checkout, followed to its end, stopped
+on request.
+"""
 
 import asyncio
 import logging
@@ -54,8 +56,8 @@ class Ended:
 def connect(url: str) -> Any:
     """A client of the head's job server at ``http://HOST:PORT``.
 
-    The client's own token comes from Ray's RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. Raises
-    MachineError if the head does not answer or refuses the token.
+    The client's own token comes from Ray's RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    Raises MachineError if the head does not answer or refuses the token.
     """
     from ray.job_submission import JobSubmissionClient
 
@@ -68,7 +70,9 @@ def connect(url: str) -> Any:
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.ERROR)  # of its uploads Ray tells every ignored file
     with (
-        environment.setting({"RAY_API_SERVER_ADDRESS": url}),  # counts more than RAY_ADDRESS and than the argument
+        environment.setting(
+            {"RAY_API_SERVER_ADDRESS": url}
+        ),  # counts more than RAY_ADDRESS and than the argument
         _one_line(url, "does not answer as a Ray head does"),
     ):
         return Client(url)
@@ -111,8 +115,10 @@ class Job:
                 except _failures() as error:
                     if time.monotonic() - heard > _PATIENCE_SECONDS:
                         raise MachineError(
-                            f"lost the head at {self._client.get_address()} ({_first_line(error)}); job {self.id} may "
-                            f"still be at work: `ray job logs --follow {self.id}` shows it once the head is back"
+                            f"lost the head at {self._client.get_address()} "
+                            f"({_first_line(error)}); job {self.id} may "
+                            f"still be at work: `ray job logs --follow {self.id}` shows it once "
+                            "the head is back"
                         ) from error
                     info = None
                 if info is not None and info.status.is_terminal():
@@ -161,8 +167,9 @@ def submit(
 ) -> Job:
     """Sends ``command`` and the checkout that it runs in; ``run`` is the run folder on the cluster.
 
-    The job is called as the run is. Ray never takes an id twice, so later jobs of the run are called ``NAME-2``,
-    ``NAME-3`` and so on. Raises ConfigError while another job works on the same run, MachineError if the head refuses.
+    The job is called as the run is. Ray never takes an id twice, so later jobs of the run are
+    called ``NAME-2``, ``NAME-3`` and so on. Raises ConfigError while another job works on the same
+    run, MachineError if the head refuses.
     """
     runtime = {
         "working_dir": str(checkout),
@@ -174,13 +181,17 @@ def submit(
         for job in jobs:
             if (job.metadata or {}).get(_RUN) == str(run) and not job.status.is_terminal():
                 raise ConfigError(
-                    f"job {job.submission_id} is at work on {run}: follow it with `ray job logs --follow "
+                    f"job {job.submission_id} is at work on {run}: follow it with `ray job logs "
+                    "--follow "
                     f"{job.submission_id}`, or end it with `ray job stop {job.submission_id}`"
                 )
         id = fresh_id(run.name, {job.submission_id for job in jobs})
         try:
             client.submit_job(
-                entrypoint=shlex.join(command), submission_id=id, runtime_env=runtime, metadata={_RUN: str(run)}
+                entrypoint=shlex.join(command),
+                submission_id=id,
+                runtime_env=runtime,
+                metadata={_RUN: str(run)},
             )
         except KeyboardInterrupt:  # it may have arrived
             with suppress(*_failures()):
@@ -199,7 +210,16 @@ def _failures() -> tuple[type[Exception], ...]:
     from ray.exceptions import RayError
 
     # OSError: all of `requests`. The last four: replies of another shape than a head's.
-    return RayError, RuntimeError, OSError, ClientError, ValueError, LookupError, TypeError, AttributeError
+    return (
+        RayError,
+        RuntimeError,
+        OSError,
+        ClientError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    )
 
 
 @contextmanager
@@ -210,7 +230,8 @@ def _one_line(url: str, problem: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise MachineError(
-            f"the Ray head at {url} refuses the token ({error.message.splitlines()[0]}): set RAY_AUTH_MODE=token, and "
+            f"the Ray head at {url} refuses the token ({error.message.splitlines()[0]}): set "
+            "RAY_AUTH_MODE=token, and "
             "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the cluster's token"
         ) from error
     except _failures() as error:
@@ -220,5 +241,8 @@ def _one_line(url: str, problem: str) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     # Of ValueErrors the plain ones are Ray's own words; a kind of them is what a parser says.
-    odd = isinstance(error, LookupError | TypeError | AttributeError | ValueError) and type(error) is not ValueError
+    odd = (
+        isinstance(error, LookupError | TypeError | AttributeError | ValueError)
+        and type(error) is not ValueError
+    )
     return f"a reply of another shape than a head's: {line}" if odd else line

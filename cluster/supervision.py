@@ -1,4 +1,6 @@
-"""Goes on after a loss: whatever died or hangs, all actors are made anew and get what the newest checkpoint holds."""
+"""Goes on after a loss: whatever died or hangs, all actors are made anew and get what the newest
+checkpoint holds.
+"""
 
 import time
 from collections import Counter
@@ -9,19 +11,24 @@ from learner.loop import Listener, Result
 from rl_unlearn.errors import LostError, NonFiniteError, NoRoomError, TrainingError
 
 Attempt = Callable[[Resumption | None], Result]
-"""One generation of actors from a checkpoint, or from the start, to the end of the run. None of them outlives it."""
+"""One generation of actors from a checkpoint, or from the start, to the end of the run. None of
+them outlives it."""
 _ROLLBACKS = 1
 _LONGEST_PAUSE = 60.0
 
 
 def supervised(
-    attempt: Attempt, restarts: int, listen: Listener, keeper: Keeper | None, start: Resumption | None
+    attempt: Attempt,
+    restarts: int,
+    listen: Listener,
+    keeper: Keeper | None,
+    start: Resumption | None,
 ) -> Result:
     """The result of the first attempt that comes to its end.
 
-    After a LostError the next one begins, up to ``restarts`` times with no new checkpoint between them, each after
-    twice the pause; after a NonFiniteError once in all, for it may not happen again. Any other error is raised, and
-    after the last try TrainingError with its cause.
+    After a LostError the next one begins, up to ``restarts`` times with no new checkpoint between
+    them, each after twice the pause; after a NonFiniteError once in all, for it may not happen
+    again. Any other error is raised, and after the last try TrainingError with its cause.
     """
     tries: Counter[type] = Counter()
     reached = -1
@@ -33,8 +40,16 @@ def supervised(
             if isinstance(error, NoRoomError) and not tries[LostError]:
                 raise
             cause = error
-        kind, allowed = (NonFiniteError, _ROLLBACKS) if isinstance(cause, NonFiniteError) else (LostError, restarts)
-        found = keeper.newest(lambda line: listen("warning", {"message": line})) if keeper is not None else None
+        kind, allowed = (
+            (NonFiniteError, _ROLLBACKS)
+            if isinstance(cause, NonFiniteError)
+            else (LostError, restarts)
+        )
+        found = (
+            keeper.newest(lambda line: listen("warning", {"message": line}))
+            if keeper is not None
+            else None
+        )
         round, start = found if found is not None else (0, start)
         if round > reached:
             reached = round
@@ -50,7 +65,10 @@ def supervised(
                 "round": round,
                 "newest_round": start.newest_round if start is not None else 0,
                 "cause": str(cause),
-                "message": f"{cause}; goes on from round {round} in {pause:g} s (restart {tries[kind]} of {allowed})",
+                "message": (
+                    f"{cause}; goes on from round {round} in {pause:g} s (restart {tries[kind]} "
+                    f"of {allowed})"
+                ),
             },
         )
         time.sleep(pause)

@@ -19,11 +19,14 @@ class Node:
 
 
 def nodes(config: Config) -> list[Node]:
-    """The living machines of the cluster that the configuration means; starts a private one if it means none.
+    """The living machines of the cluster that the configuration means; starts a private one if it
+    means none.
 
     Raises MachineError if none answers, or one of other versions of Ray or Python.
     """
-    from cluster.program import ray_cluster  # with torch and all actors: only where Ray is really asked
+    from cluster.program import (
+        ray_cluster,
+    )  # with torch and all actors: only where Ray is really asked
 
     with ray_cluster(config):
         import ray
@@ -43,18 +46,25 @@ def nodes(config: Config) -> list[Node]:
 def room(config: Config, there: list[Node]) -> str | None:
     """What is missing for the actors of a run, or None; an actor does not spread over machines."""
     left = [[node.gpus, node.cpus] for node in there]
-    wanted = [(place.resources.get("GPU", 0.0), place.resources["CPU"], place.labels) for place in places(config).all]
+    wanted = [
+        (place.resources.get("GPU", 0.0), place.resources["CPU"], place.labels)
+        for place in places(config).all
+    ]
     for placed, (gpus, cpus, labels) in enumerate(
         sorted(wanted, key=lambda place: (len(place[2]), *place[:2]), reverse=True)
     ):
         fitting = [
             free
             for node, free in zip(there, left, strict=True)
-            if free[0] >= gpus - _ROUNDING and free[1] >= cpus - _ROUNDING and fits(node.labels, labels)
+            if free[0] >= gpus - _ROUNDING
+            and free[1] >= cpus - _ROUNDING
+            and fits(node.labels, labels)
         ]
         if not fitting:
             kind = f"{cpus:g} CPUs, {gpus:g} GPUs" + (f" and the labels {labels}" if labels else "")
-            return f"only {placed} of {len(wanted)} actors fit: there is no room for one with {kind}"
+            return (
+                f"only {placed} of {len(wanted)} actors fit: there is no room for one with {kind}"
+            )
         best = min(fitting)  # keeps GPUs for those that need them
         best[0] -= gpus
         best[1] -= cpus

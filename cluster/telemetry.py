@@ -1,7 +1,8 @@
-"""What Prometheus sees of a run: `measures.MEASURES`, filled on the driver from the events of the run.
+"""What Prometheus sees of a run: `measures.MEASURES`, filled on the driver from the events of the
+run.
 
-The agent on the driver's node serves them at its metrics port. It forgets a gauge that is not set again within some ten
-seconds: while the run lives all are, so that a series ends with its driver.
+The agent on the driver's node serves them at its metrics port. It forgets a gauge that is not set
+again within some ten seconds: while the run lives all are, so that a series ends with its driver.
 """
 
 import math
@@ -49,7 +50,10 @@ def published(config: Config, listen: Listener) -> Iterator[Listener]:
         while not ended.wait(_REPEAT_SECONDS):
             telemetry.repeat()
 
-    publish("start", {"running": 1, "kl_budget": config.learner.kl_budget, "max_lag": config.replay.max_lag})
+    publish(
+        "start",
+        {"running": 1, "kl_budget": config.learner.kl_budget, "max_lag": config.replay.max_lag},
+    )
     repeating = threading.Thread(target=repeat, name="telemetry", daemon=True)
     repeating.start()
     try:
@@ -103,7 +107,11 @@ class Telemetry:
             if self._seconds is not None:
                 facts["took"] = row["seconds"] - self._seconds
             self._seconds = row.get("seconds")
-            wrong = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+            wrong = [
+                key
+                for key, value in row.items()
+                if isinstance(value, float) and not math.isfinite(value)
+            ]
             facts["nonfinite"] = dict.fromkeys(wrong, 1)
         return facts
 
@@ -113,7 +121,9 @@ class Telemetry:
         parts = value.items() if isinstance(value, Mapping) else [(None, value)]
         for part, number in parts:
             if isinstance(number, int | float) and math.isfinite(number):
-                tags = (("run", self._run),) + (((str(measure.tag), part),) if part is not None else ())
+                tags = (("run", self._run),) + (
+                    ((str(measure.tag), part),) if part is not None else ()
+                )
                 self._write(measure, number, tags)
 
     def _write(self, measure: Measure, value: float, tags: Tags) -> None:

@@ -1,4 +1,6 @@
-"""Many runs as trials of one Ray Tune experiment: who draws the settings, who stops early, what survives a crash."""
+"""Many runs as trials of one Ray Tune experiment: who draws the settings, who stops early, what
+survives a crash.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -16,7 +18,8 @@ Report = Callable[[dict[str, Any]], None]
 Trial = Callable[[Settings, Report], None]
 """Carries one trial out, in a process of its own; an exception is that trial's failure alone."""
 Watch = Callable[[str, Settings, str | None], None]
-"""Told on the driver: `started`, `finished` or `failed`, the trial's settings, and why it failed."""
+"""Told on the driver: `started`, `finished` or `failed`, the trial's settings, and why it
+failed."""
 
 EXPERIMENT = ".tune"
 _VARIABLES = {
@@ -54,11 +57,13 @@ class Plan:
     seed: int
     """Of the searcher."""
     samples: int = 1
-    """Times that the grid is gone through with newly drawn values, or trials where there is no grid."""
+    """Times that the grid is gone through with newly drawn values, or trials where there is no
+    grid."""
     objectives: Mapping[str, Literal["max", "min"]] = field(default_factory=dict)
     """Reported figures that Optuna improves on; without any, values are drawn blindly."""
     grace: int | None = None
-    """Rounds that every trial may run before ASHA stops those of a low `score`; None: all run to the end."""
+    """Rounds that every trial may run before ASHA stops those of a low `score`; None: all run to
+    the end."""
     rounds: int = 1
     """Rounds of the longest trial."""
     concurrent: int | None = None
@@ -75,8 +80,9 @@ def search(
 ) -> None:
     """Runs what is not done yet of the plan on the connected Ray; ``watch`` hears of each trial.
 
-    A plan whose folder holds the state of a killed experiment goes on from it: trials that ended well are not run
-    again, the others are. ``needs`` says what a trial reserves: first itself, then the actors it will start.
+    A plan whose folder holds the state of a killed experiment goes on from it: trials that ended
+    well are not run again, the others are. ``needs`` says what a trial reserves: first itself, then
+    the actors it will start.
     """
     from ray import tune
 
@@ -91,20 +97,29 @@ def search(
     def group(config: Settings) -> Any:
         rooms = needs(config)
         labels = [place.labels for place in rooms]
-        return tune.PlacementGroupFactory([place.resources for place in rooms], bundle_label_selector=labels)
+        return tune.PlacementGroupFactory(
+            [place.resources for place in rooms], bundle_label_selector=labels
+        )
 
     placed = tune.with_resources(run_trial, group)
     space = {key: getattr(tune, draw.kind)(*draw.arguments) for key, draw in plan.draws.items()}
     state = plan.folder / EXPERIMENT
-    # A sweep killed in its first seconds has left no state: it begins anew, and finished run folders still count.
+    # A sweep killed in its first seconds has left no state: it begins anew, and finished run
+    # folders still count.
     if tune.Tuner.can_restore(str(state)) and any(state.glob("experiment_state-*.json")):
-        tuner = tune.Tuner.restore(str(state), placed, resume_unfinished=True, restart_errored=True, param_space=space)
-        tuner._local_tuner.get_run_config().callbacks = [_watcher(watch)]  # the stored one came back idle
+        tuner = tune.Tuner.restore(
+            str(state), placed, resume_unfinished=True, restart_errored=True, param_space=space
+        )
+        tuner._local_tuner.get_run_config().callbacks = [
+            _watcher(watch)
+        ]  # the stored one came back idle
     else:
         run_config = tune.RunConfig(
             name=EXPERIMENT, storage_path=str(plan.folder), callbacks=[_watcher(watch)], verbose=0
         )
-        tuner = tune.Tuner(placed, param_space=space, tune_config=_tune_config(plan, name), run_config=run_config)
+        tuner = tune.Tuner(
+            placed, param_space=space, tune_config=_tune_config(plan, name), run_config=run_config
+        )
     tuner.fit()
 
 
@@ -131,13 +146,15 @@ def _tune_config(plan: Plan, name: Callable[[Settings], str]) -> Any:
         options["search_alg"] = OptunaSearch(metric=metrics, mode=modes, seed=plan.seed)
         options["max_concurrent_trials"] = plan.concurrent
     else:
-        # Drawn values stay the same over the grid, so that a setting's seeds are seeds of one setting.
+        # Drawn values stay the same over the grid, so that a setting's seeds are seeds of one
+        # setting.
         options["search_alg"] = BasicVariantGenerator(
             max_concurrent=plan.concurrent or 0, constant_grid_search=True, random_state=plan.seed
         )
     if plan.grace is not None:
         options["scheduler"] = AsyncHyperBandScheduler(
-            time_attr="round", metric="score", mode="max", grace_period=plan.grace, reduction_factor=2,
+            time_attr="round", metric="score", mode="max", grace_period=plan.grace,
+            reduction_factor=2,
             max_t=max(plan.rounds, plan.grace + 1), stop_last_trials=False,
         )  # fmt: skip
     return tune.TuneConfig(
@@ -152,7 +169,9 @@ def _watcher(watch: Watch) -> Any:
     from ray import tune
 
     class Watcher(tune.Callback):
-        """Tells `watch` what became of the trials; a stored copy is idle, the screen belongs to this process."""
+        """Tells `watch` what became of the trials; a stored copy is idle, the screen belongs to
+        this process.
+        """
 
         def __reduce__(self) -> Any:
             return tune.Callback, ()
@@ -171,8 +190,14 @@ def _watcher(watch: Watch) -> Any:
 
 
 def _cause(trial: Any) -> str | None:
-    """Last line of the error that Tune has just written on this machine; its copy in the storage comes later."""
+    """Last line of the error that Tune has just written on this machine; its copy in the storage
+    comes later.
+    """
     file = trial.error_file
-    text = Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).is_file() else ""
+    text = (
+        Path(file).read_text(encoding="utf-8", errors="replace")
+        if file and Path(file).is_file()
+        else ""
+    )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else None

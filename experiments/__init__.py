@@ -23,4 +23,7 @@ for _name in ("rl_unlearn", "actors", "learner", "cluster"):
         sys.modules[_name] = module_from_spec(_spec)
         _spec.loader.exec_module(sys.modules[_name])
     elif Path(sys.modules[_name].__file__ or "").resolve().parent != _folder:
-        raise ImportError(f"{_name} was imported from {sys.modules[_name].__file__} and not from {_folder}: rename it")
+        raise ImportError(
+            f"{_name} was imported from {sys.modules[_name].__file__} and not from {_folder}: "
+            "rename it"
+        )

@@ -14,17 +14,31 @@ from rich.console import Console
 
 from experiments import signals
 from experiments.files import to_json
-from experiments.verbs import attack, config, demo, doctor, evaluate, export, generate, report, resume, sweep, train
+from experiments.verbs import (
+    attack,
+    config,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    report,
+    resume,
+    sweep,
+    train,
+)
 from rl_unlearn import __version__
 from rl_unlearn.errors import ConfigError, UserError
 from rl_unlearn.files.places import check_local
 
 VERBS = {
-    "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate, "attack": attack,
+    "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate,
+    "attack": attack,
     "sweep": sweep, "report": report, "export": export, "config": config, "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (
-    "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, 130/143 stopped"
+    "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, "
+    "130/143 stopped"
 )
 PATHS = {
     "run", "runs", "on", "critic_from", "adapter", "adapters", "config", "space", "prompts", "out"
@@ -50,14 +64,22 @@ class Parser(ArgumentParser):
 def make_parser() -> Parser:
     """All verbs with their arguments."""
     parser = Parser(
-        prog="rl-unlearn", description="Make a text-to-image diffusion model forget a concept.", epilog=EXIT_CODES
+        prog="rl-unlearn",
+        description="Make a text-to-image diffusion model forget a concept.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"rl-unlearn {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, module in VERBS.items():
-        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=EXIT_CODES, allow_abbrev=False)
+        verb = verbs.add_parser(
+            name, help=module.HELP, description=module.HELP, epilog=EXIT_CODES, allow_abbrev=False
+        )
         module.add_arguments(verb)
-        verb.add_argument("--json", action="store_true", help="print one JSON object to stdout, all else to stderr")
+        verb.add_argument(
+            "--json",
+            action="store_true",
+            help="print one JSON object to stdout, all else to stderr",
+        )
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -68,7 +90,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     if verb is not None and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         raise ConfigError(
-            f"unknown verb '{verb}'; " + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(VERBS)}")
+            f"unknown verb '{verb}'; "
+            + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(VERBS)}")
         )
     args, rest = make_parser().parse_known_args(argv)
     for word in rest:
@@ -121,13 +144,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             code, line = signals.cause(stop).exit_code, "stopped"
             trace = traceback.format_exc()
         except UserError as error:
-            code, line, trace = error.exit_code, f"error: {one_line(str(error))}", traceback.format_exc()
+            code, line, trace = (
+                error.exit_code,
+                f"error: {one_line(str(error))}",
+                traceback.format_exc(),
+            )
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 0
         except Exception as error:
             code, trace = 1, traceback.format_exc()
-            line = f"error: internal: {type(error).__name__}: {one_line(str(error))}; --debug shows where"
+            line = (
+                f"error: internal: {type(error).__name__}: {one_line(str(error))}; --debug shows "
+                "where"
+            )
         sys.stderr.write((trace if debug else "") + line + "\n")
         if "--json" in argv:
             stdout.write(to_json({"error": line.removeprefix("error: "), "exit_code": code}) + "\n")

@@ -1,4 +1,6 @@
-"""Paths of a configuration made absolute: a run that is used from another folder must find what it was made with."""
+"""Paths of a configuration made absolute: a run that is used from another folder must find what it
+was made with.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +9,17 @@ from rl_unlearn import reward_names
 from rl_unlearn.config import Config
 
 KEYS = (
-    "model.path", "model.config", "model.adapters", "prompts.target_file", "prompts.retain_file", "reward.clip",
+    "model.path", "model.config", "model.adapters", "prompts.target_file", "prompts.retain_file",
+    "reward.clip",
     "reward.images", "selection.clip", "critic.start", "evaluation.judge",
 )  # fmt: skip
 """Settings that may hold a path. Only what is there is one: a name on the hub stays what it is."""
 
 
 def anchored(config: Config) -> Config:
-    """The configuration with absolute paths; inside a Ray job, whose folder does not outlive it, as it was."""
+    """The configuration with absolute paths; inside a Ray job, whose folder does not outlive it, as
+    it was.
+    """
     if "/runtime_resources/working_dir_files/" in str(Path.cwd()):
         return config
     for key in KEYS:

@@ -12,7 +12,9 @@ from rl_unlearn.files.json_file import read_object
 
 
 def make_folder(path: Path, remedy: str) -> None:
-    """A folder with its parents, if it is not there yet; `remedy` tells a person what to change if it cannot be."""
+    """A folder with its parents, if it is not there yet; `remedy` tells a person what to change if
+    it cannot be.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,14 +37,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append(file: TextIO, row: Any, synced: bool = False) -> None:
-    """Adds a line of JSON at once, `synced` onto the disk; raises MachineError if that does not take it."""
+    """Adds a line of JSON at once, `synced` onto the disk; raises MachineError if that does not
+    take it.
+    """
     try:
         file.write(to_json(row) + "\n")
         file.flush()
         if synced:
             os.fsync(file.fileno())
     except OSError as error:
-        raise MachineError(f"cannot write {file.name}: {error.strerror}; free space and resume the run") from error
+        raise MachineError(
+            f"cannot write {file.name}: {error.strerror}; free space and resume the run"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

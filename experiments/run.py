@@ -1,4 +1,5 @@
-"""One run from configuration to report: train, evaluate before and after, draw, write it all down."""
+"""One run from configuration to report: train, evaluate before and after, draw, write it all
+down."""
 
 import time
 from collections.abc import Sequence
@@ -50,15 +51,19 @@ def carry_out(
     listen: Listener | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Fill the run folder; returns what the command prints. Bad input fails before the folder is made.
+    """Fill the run folder; returns what the command prints.
 
-    `notes` are warnings of the run from its start. With `resumed` it goes on from the newest checkpoint in the folder.
-    `listen` hears every event of the training after it has been recorded.
+    Bad input fails before the folder is made.
+
+    `notes` are warnings of the run from its start. With `resumed` it goes on from the newest
+    checkpoint in the folder. `listen` hears every event of the training after it has been recorded.
     """
     start = time.monotonic()
     tracking.check(config)
     book = PromptBook.from_config(config)
-    folder.state["revision_asked"] = read_state(folder.path).revision_asked if resumed else config.model.revision
+    folder.state["revision_asked"] = (
+        read_state(folder.path).revision_asked if resumed else config.model.revision
+    )
     with console.status("loading the model and the judges"):
         config = config.model_copy(update={"model": location.pinned(config.model)})
         local = _for_driver(config)
@@ -71,7 +76,10 @@ def carry_out(
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         keeper = Checkpoints(
-            folder.path, config.loop.checkpoint_every, config.loop.checkpoints, identity(config, stands_on)
+            folder.path,
+            config.loop.checkpoint_every,
+            config.loop.checkpoints,
+            identity(config, stands_on),
         )
         resumption, reached = _left(folder, keeper, console) if resumed else (None, None)
         order = Order(config, recorded(folder.path))
@@ -85,23 +93,41 @@ def carry_out(
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            write_bytes(folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event)))
+            write_bytes(
+                folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event))
+            )
             outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
             if judge is not None:
                 outcome |= _look(config, folder, result, book, judge, console)
-                recorder("evaluation", {"round": config.loop.rounds, "final": True, **outcome["after"]})
+                recorder(
+                    "evaluation", {"round": config.loop.rounds, "final": True, **outcome["after"]}
+                )
         seconds = time.monotonic() - start + max(0.0, earlier)
-        outcome |= {"wall_seconds": round(seconds, 1), "seed": config.seed, "concept": config.concept}
+        outcome |= {
+            "wall_seconds": round(seconds, 1),
+            "seed": config.seed,
+            "concept": config.concept,
+        }
         if judge is not None:
             write_json(folder / "evaluation.json", outcome)
-        folder.update(training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")})
+        folder.update(
+            training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")}
+        )
         write_card(folder.path, folder / "adapter", config)
         report = write_report(folder.path)
-    return outcome | {"run": str(folder.path), "report": str(report), "policy_version": result.policy_version}
+    return outcome | {
+        "run": str(folder.path),
+        "report": str(report),
+        "policy_version": result.policy_version,
+    }
 
 
-def _left(folder: RunFolder, keeper: Checkpoints, console: Console) -> tuple[Resumption | None, Reached]:
-    """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no record of the run."""
+def _left(
+    folder: RunFolder, keeper: Checkpoints, console: Console
+) -> tuple[Resumption | None, Reached]:
+    """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no
+    record of the run.
+    """
     read_rows(folder / "metrics.jsonl", Event)
     found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
     if found is None:
@@ -137,15 +163,25 @@ def _train(
     except UserError:
         raise
     except Exception as error:
-        raise TrainingError(f"training failed: {type(error).__name__}: {error}; see run_state.json, --debug") from error
+        raise TrainingError(
+            f"training failed: {type(error).__name__}: {error}; see run_state.json, --debug"
+        ) from error
 
 
 def _look(
-    config: Config, folder: RunFolder, result: Result, book: PromptBook, judge: ProbabilityJudge, console: Console
+    config: Config,
+    folder: RunFolder,
+    result: Result,
+    book: PromptBook,
+    judge: ProbabilityJudge,
+    console: Console,
 ) -> dict[str, Any]:
     local = _for_driver(config)
     candidate = measuring.Candidate(
-        config.run_name, config.lora, result.adapter, (folder / "adapter" / FILE_NAME).stat().st_size
+        config.run_name,
+        config.lora,
+        result.adapter,
+        (folder / "adapter" / FILE_NAME).stat().st_size,
     )
     compared = measuring.judge_side_by_side([candidate], book, judge, local, console)
     policy = DiffusionPolicy(load_model(local.model), local)

@@ -1,4 +1,6 @@
-"""One Config from its layers: defaults < files < environment < command line, each value knowing where it came from."""
+"""One Config from its layers: defaults < files < environment < command line, each value knowing
+where it came from.
+"""
 
 import difflib
 import os
@@ -50,7 +52,11 @@ def is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def load(files: Iterable[str] = (), overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+def load(
+    files: Iterable[str] = (),
+    overrides: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
     """The validated configuration; a ConfigError names the first thing that is wrong."""
     settings: dict[str, Setting] = {}
     for file in files:
@@ -62,13 +68,17 @@ def load(files: Iterable[str] = (), overrides: Iterable[str] = (), environ: Mapp
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"argument {override!r} is not KEY=VALUE; write for example concept=frog")
+            raise ConfigError(
+                f"argument {override!r} is not KEY=VALUE; write for example concept=frog"
+            )
         settings |= _from_text(key, text, "command line")
     return anchored(validate(settings))
 
 
 def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:
-    """The configuration that a folder holds, which the environment does not change: variables are for new runs."""
+    """The configuration that a folder holds, which the environment does not change: variables are
+    for new runs.
+    """
     return load([str(file)], overrides, environ={})
 
 
@@ -87,7 +97,9 @@ def validate(settings: Mapping[str, Setting]) -> Config:
         raise ConfigError(_explain(error, settings)) from error
     for key in settings.keys() & PLACES:
         found = value(config, key)
-        check_local(found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}=")
+        check_local(
+            found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}="
+        )
     return config
 
 
@@ -97,7 +109,10 @@ def dump(config: Config) -> str:
 
 
 def from_mapping(mapping: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Setting]:
-    """Settings of a nested or dotted mapping; values are not looked at. ConfigError on an unknown or double key."""
+    """Settings of a nested or dotted mapping; values are not looked at.
+
+    ConfigError on an unknown or double key.
+    """
     settings: dict[str, Setting] = {}
     for name, value in mapping.items():
         key = f"{prefix}{name}"
@@ -146,7 +161,9 @@ def _field(key: str, source: str, section: bool = False) -> FieldInfo:
         raise ConfigError(f"{source}: unknown key '{key}'{suggestion(key)}")
     if is_section(field) and not section:
         example = next(name for name in fields() if name.startswith(f"{key}."))
-        raise ConfigError(f"{source}: '{key}' is a section; set one of its keys, such as {example}=...")
+        raise ConfigError(
+            f"{source}: '{key}' is a section; set one of its keys, such as {example}=..."
+        )
     return field
 
 
@@ -157,7 +174,9 @@ def suggestion(key: str) -> str:
     near = [name for name in leaves if name.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(key, leaves, n=1, cutoff=0.6)
     if not near:
-        ends = difflib.get_close_matches(last, [name.rpartition(".")[2] for name in leaves], n=1, cutoff=0.6)
+        ends = difflib.get_close_matches(
+            last, [name.rpartition(".")[2] for name in leaves], n=1, cutoff=0.6
+        )
         near = [name for name in leaves if name.rpartition(".")[2] in ends]
     if not near:
         return "; `rl-unlearn config show` lists all keys"
@@ -182,12 +201,16 @@ def wish(message: str) -> str:
     """Pydantic's sentence as a wish."""
     for lead in ("Input should be ", "Value error, ", "String should "):
         if message.startswith(lead):
-            return ("must be " if lead[0] == "I" else "must " if lead[0] == "S" else "") + message.removeprefix(lead)
+            return (
+                "must be " if lead[0] == "I" else "must " if lead[0] == "S" else ""
+            ) + message.removeprefix(lead)
     return message[:1].lower() + message[1:]
 
 
 def value(config: Config, key: str) -> Any:
-    """What a configuration holds at a dotted key such as `learner.lr`; a section's name gives the section."""
+    """What a configuration holds at a dotted key such as `learner.lr`; a section's name gives the
+    section.
+    """
     found: Any = config
     for name in key.split("."):
         found = getattr(found, name)

@@ -28,13 +28,21 @@ class Stopped(KeyboardInterrupt):
 
 
 def cause(stop: KeyboardInterrupt) -> Stopped:
-    """The signal behind an interrupt: Ray's waiting calls turn `Stopped` into a plain KeyboardInterrupt."""
-    return stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT if _received is None else _received)
+    """The signal behind an interrupt: Ray's waiting calls turn `Stopped` into a plain
+    KeyboardInterrupt.
+    """
+    return (
+        stop
+        if isinstance(stop, Stopped)
+        else Stopped(signal.SIGINT if _received is None else _received)
+    )
 
 
 @contextmanager
 def noted(note: Callable[[Stopped], None]) -> Iterator[None]:
-    """While this lasts, the first signal is handed to `note` at once, and the process ends within `SECONDS`."""
+    """While this lasts, the first signal is handed to `note` at once, and the process ends within
+    `SECONDS`.
+    """
     global _note
     _note = note
     try:
@@ -58,7 +66,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     if _received is not None:
         os._exit(EXIT_CODES[signal.Signals(number)])
     _received = number
-    # Every task under way ends with this exception; asyncio would print a traceback for each of them.
+    # Every task under way ends with this exception; asyncio would print a traceback for each of
+    # them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     stop = Stopped(number)
     if _note is not None:

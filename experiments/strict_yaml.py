@@ -1,4 +1,6 @@
-"""YAML as people write it: plain types, bounded size and depth, no tags, no aliases, no key twice, `1e-4` a number."""
+"""YAML as people write it: plain types, bounded size and depth, no tags, no aliases, no key twice,
+`1e-4` a number.
+"""
 
 import re
 from collections.abc import Hashable, Mapping
@@ -20,13 +22,17 @@ class StrictLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what lets a small file grow large or deep, say one thing in two places, or name its own type."""
+        """Refuse what lets a small file grow large or deep, say one thing in two places, or name
+        its own type.
+        """
         event = self.peek_event()
         problem = None
         if getattr(event, "anchor", None):
             problem = "anchors and aliases are not allowed"
         elif getattr(event, "tag", None):
-            problem = f"tags such as {event.tag.replace('tag:yaml.org,2002:', '!!')} are not allowed"
+            problem = (
+                f"tags such as {event.tag.replace('tag:yaml.org,2002:', '!!')} are not allowed"
+            )
         elif self._depth > MAX_DEPTH:
             problem = f"nested more than {MAX_DEPTH} levels deep"
         if problem:
@@ -41,7 +47,9 @@ class StrictLoader(yaml.SafeLoader):
         """The text, which must be text: half of a surrogate pair could not be written again."""
         text = super().construct_scalar(node)
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise yaml.constructor.ConstructorError(None, None, "half of a surrogate pair", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "half of a surrogate pair", node.start_mark
+            )
         return text
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -65,9 +73,15 @@ for tag, pattern, first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        list("-+.0123456789"),
+    ),
 ):
-    StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
+    StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first
+    )
 
 
 class StrictDumper(yaml.SafeDumper):
@@ -91,7 +105,9 @@ def parse(text: str, source: str) -> Any:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{source}{line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not readable as YAML ({type(error).__name__}); mend or shorten it") from error
+        raise ConfigError(
+            f"{source}: not readable as YAML ({type(error).__name__}); mend or shorten it"
+        ) from error
     finally:
         if loader is not None:
             loader.dispose()  # type: ignore[no-untyped-call]
@@ -108,10 +124,14 @@ def read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path}: not UTF-8 text; save it as UTF-8") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"config file {path}: larger than {MAX_BYTES} bytes; a config has some dozen lines")
+        raise ConfigError(
+            f"config file {path}: larger than {MAX_BYTES} bytes; a config has some dozen lines"
+        )
     content = parse(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"config file {path}: holds no `key: value` lines; see `rl-unlearn config show`")
+        raise ConfigError(
+            f"config file {path}: holds no `key: value` lines; see `rl-unlearn config show`"
+        )
     return content

@@ -1,4 +1,6 @@
-"""What a run has come to: the policy versions there are, the best one, and what of it a checkpoint keeps."""
+"""What a run has come to: the policy versions there are, the best one, and what of it a checkpoint
+keeps.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +23,9 @@ class Resumption:
 
     @property
     def newest_round(self) -> int:
-        """Newest round of rollouts that it knows; in asynchronous mode these may be ahead of the training's."""
+        """Newest round of rollouts that it knows; in asynchronous mode these may be ahead of the
+        training's.
+        """
         return int(self.parts["loop"].values["newest_round"])
 
 
@@ -42,7 +46,9 @@ class Keeper(Protocol):
         """Puts trajectories that are not finite where a person can look at them; returns where."""
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
-        """The newest valid checkpoint and its round, None if none was made yet; names damaged ones through ``warn``."""
+        """The newest valid checkpoint and its round, None if none was made yet; names damaged ones
+        through ``warn``.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ class Choice:
 
 
 class Board:
-    """What both coroutines share: references to the policy versions, the newest version, and the best ones."""
+    """What both coroutines share: references to the policy versions, the newest version, and the
+    best ones.
+    """
 
     def __init__(self, version: int, weights: dict[int, Any], order: Order):
         self.version = version
@@ -79,17 +87,25 @@ class Board:
         return self.choices[-1] if self.choices else None
 
     async def publish(self, version: int, weights: Any, newest_round: int) -> None:
-        """Makes a version available and forgets those that no round after ``newest_round`` is drawn by."""
+        """Makes a version available and forgets those that no round after ``newest_round`` is drawn
+        by.
+        """
         async with self._published:
             self.version = version
             self._weights[version] = weights
-            needed = self._order.drawn_by(newest_round + 1)  # later rounds are not drawn by earlier versions
-            for old in [v for v in self._weights if v < min(version if needed is None else needed, version)]:
+            needed = self._order.drawn_by(
+                newest_round + 1
+            )  # later rounds are not drawn by earlier versions
+            for old in [
+                v for v in self._weights if v < min(version if needed is None else needed, version)
+            ]:
                 del self._weights[old]
             self._published.notify_all()
 
     async def behaviour(self, round: int) -> tuple[int, Any]:
-        """The version that draws a round and the reference to it, once there is one; notes it in the order."""
+        """The version that draws a round and the reference to it, once there is one; notes it in
+        the order.
+        """
         async with self._published:
             ordered = self._order.drawn_by(round)
             version = self.version if ordered is None else ordered
@@ -108,11 +124,17 @@ class Board:
         async with self._published:
             await self._published.wait_for(lambda: self.rounds >= round)
 
-    async def snapshot(self, newest_round: int, seconds: float, fetch: Callable[[Any], Awaitable[Weights]]) -> Snapshot:
-        """The board as if no round after ``newest_round`` had been drawn; ``fetch`` gets the weights of a reference."""
+    async def snapshot(
+        self, newest_round: int, seconds: float, fetch: Callable[[Any], Awaitable[Weights]]
+    ) -> Snapshot:
+        """The board as if no round after ``newest_round`` had been drawn; ``fetch`` gets the
+        weights of a reference.
+        """
         chosen = [choice for choice in self.choices if choice.round <= newest_round][-1]
         best = await fetch(chosen.weights)
-        needed = {version: await fetch(reference) for version, reference in dict(self._weights).items()}
+        needed = {
+            version: await fetch(reference) for version, reference in dict(self._weights).items()
+        }
         assert self.first is not None
         tensors = under("best", best.state)
         for version, weights in needed.items():

@@ -1,4 +1,6 @@
-"""Gradient checkpointing: activations are computed again in the backward pass where they would not fit in memory."""
+"""Gradient checkpointing: activations are computed again in the backward pass where they would not
+fit in memory.
+"""
 
 import torch
 
@@ -6,11 +8,13 @@ from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 
 _USABLE = 0.8
-"""Share of the free memory that activations may take; the rest is for gradients, and for what is fragmented."""
+"""Share of the free memory that activations may take; the rest is for gradients, and for what is
+fragmented."""
 
 
 def choose(setting: str, policy: DiffusionPolicy, condition: Condition, microbatch: int) -> bool:
-    """Whether to checkpoint: as ``learner.checkpointing`` says, or, for ``auto``, as a GPU's free memory does.
+    """Whether to checkpoint: as ``learner.checkpointing`` says, or, for ``auto``, as a GPU's free
+    memory does.
 
     ``condition``: a row for a trial.
     """

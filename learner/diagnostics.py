@@ -1,4 +1,6 @@
-"""What updates report: ratios, lag, clipping, effective sample size, and how good the critic was per noise level."""
+"""What updates report: ratios, lag, clipping, effective sample size, and how good the critic was
+per noise level.
+"""
 
 import hashlib
 import itertools
@@ -16,11 +18,13 @@ from rl_unlearn.trajectory import Scored
 Metrics = dict[str, float | int | str | list[float]]
 
 
-def of_ratios(steps: list[Float[Tensor, " _"]], dimensions: int, exponent: float, clip: float) -> Metrics:
+def of_ratios(
+    steps: list[Float[Tensor, " _"]], dimensions: int, exponent: float, clip: float
+) -> Metrics:
     """Of the joint log-ratios of an update's optimizer steps, in order.
 
-    ``exponent`` and ``clip`` (nats) make weights of them; ``ess`` is of these, ``ess_exact`` of the bare ratios: how
-    far off policy the batch is, whatever is made of it.
+    ``exponent`` and ``clip`` (nats) make weights of them; ``ess`` is of these, ``ess_exact`` of the
+    bare ratios: how far off policy the batch is, whatever is made of it.
     """
     log_ratio = torch.cat(steps)
     ends = torch.tensor([0.05, 0.5, 0.95])
@@ -38,7 +42,9 @@ def of_ratios(steps: list[Float[Tensor, " _"]], dimensions: int, exponent: float
 
 
 def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Metrics:
-    """Of the batch that policy ``version`` was updated with; ``target`` marks the prompts that ask for the concept."""
+    """Of the batch that policy ``version`` was updated with; ``target`` marks the prompts that ask
+    for the concept.
+    """
     trajectory = scored.trajectory
     lag = version - trajectory.policy_versions
     metrics: Metrics = {
@@ -55,8 +61,12 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
         if scored.values is not None:
             # Over target prompts alone: between target and retained ones any critic looks good.
             levels, prompts = scored.values[target].unbind(dim=1), trajectory.prompts[target]
-            metrics["explained_variance"] = [explained_variance(values, rewards) for values in levels]
-            metrics["critic_correlation"] = [correlation_within(values, rewards, prompts) for values in levels]
+            metrics["explained_variance"] = [
+                explained_variance(values, rewards) for values in levels
+            ]
+            metrics["critic_correlation"] = [
+                correlation_within(values, rewards, prompts) for values in levels
+            ]
     if (~target).any():
         metrics["retain_reward"] = trajectory.rewards[~target].mean().item()
         metrics["retain_rate"] = trajectory.evidence[~target].mean().item()
@@ -64,8 +74,9 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
 
 
 def of_round(updates: Sequence[Metrics]) -> Metrics:
-    """Of all updates of a round: counts are added up, extremes kept, the state is that after the last one, and what is
-    left is averaged over the updates that have it."""
+    """Of all updates of a round: counts are added up, extremes kept, the state is that after the
+    last one, and what is left is averaged over the updates that have it.
+    """
     found: Metrics = {}
     for key in dict.fromkeys(key for update in updates for key in update):
         values: list[Any] = [update[key] for update in updates if key in update]

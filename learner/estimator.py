@@ -1,4 +1,6 @@
-"""The configured estimator: what each denoising step of a scored batch is worth, and the loss that follows from it."""
+"""The configured estimator: what each denoising step of a scored batch is worth, and the loss that
+follows from it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +11,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.estimators import PromptStatistics, centred, gae, group_advantages, scale, standardised, vtrace
-from rl_unlearn.losses import control_variate, importance_weight, likelihood_ratio_loss, pathwise_loss
+from rl_unlearn.estimators import (
+    PromptStatistics,
+    centred,
+    gae,
+    group_advantages,
+    scale,
+    standardised,
+    vtrace,
+)
+from rl_unlearn.losses import (
+    control_variate,
+    importance_weight,
+    likelihood_ratio_loss,
+    pathwise_loss,
+)
 from rl_unlearn.trajectory import Scored
 
 
@@ -21,10 +36,14 @@ class Advantages:
     values: Float[Tensor, "*batch"] | None
     gradients: Float[Tensor, "*batch channels height width"] | None
 
-    def at(self, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"], device: torch.device) -> "Advantages":
+    def at(
+        self, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"], device: torch.device
+    ) -> "Advantages":
         """Those of some (trajectory, step) pairs."""
         values = None if self.values is None else self.values[rows, steps].to(device)
-        return Advantages(values, None if self.gradients is None else self.gradients[rows, steps].to(device))
+        return Advantages(
+            values, None if self.gradients is None else self.gradients[rows, steps].to(device)
+        )
 
 
 class Estimator:
@@ -46,8 +65,8 @@ class Estimator:
     ) -> Advantages:
         """Of all steps of a batch.
 
-        ``target``: whose prompt asks for the concept. ``log_ratios`` computes the present policy's joint ones, for who
-        needs them.
+        ``target``: whose prompt asks for the concept. ``log_ratios`` computes the present policy's
+        joint ones, for who needs them.
         """
         trajectory, name = scored.trajectory, self._config.name
         rewards, steps = trajectory.rewards, trajectory.log_probs.shape[1]
@@ -66,7 +85,9 @@ class Estimator:
         else:
             found = gae(scored.values, rewards, self._config.gae_lambda)
         found, gradients = centred(found, target), scored.action_gradients
-        return Advantages(standardised(found), None if gradients is None else gradients / scale(found))
+        return Advantages(
+            standardised(found), None if gradients is None else gradients / scale(found)
+        )
 
     def loss(
         self,
@@ -76,15 +97,21 @@ class Estimator:
         mean: Float[Tensor, "pairs channels height width"],
         away: Float[Tensor, "pairs channels height width"] | None,
     ) -> Float[Tensor, " pairs"]:
-        """Of (trajectory, step) pairs, from the present policy's joint log-probs, log-ratios and means.
+        """Of (trajectory, step) pairs, from the present policy's joint log-probs, log-ratios and
+        means.
 
-        ``away``: stored action less behaviour mean, where action gradients serve as control variate (``qprop``).
+        ``away``: stored action less behaviour mean, where action gradients serve as control variate
+        (``qprop``).
         """
         if worth.values is None:
             assert worth.gradients is not None
-            return pathwise_loss(mean, worth.gradients, importance_weight(log_ratio, self.exponent, self._clip))
+            return pathwise_loss(
+                mean, worth.gradients, importance_weight(log_ratio, self.exponent, self._clip)
+            )
         if worth.gradients is None:
-            return likelihood_ratio_loss(log_probs, log_ratio, worth.values, self.exponent, self._clip)
+            return likelihood_ratio_loss(
+                log_probs, log_ratio, worth.values, self.exponent, self._clip
+            )
         assert away is not None
         nu = self._config.nu
         residual = worth.values - nu * control_variate(away, worth.gradients)

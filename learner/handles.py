@@ -1,4 +1,6 @@
-"""The actors as the loop sees them: handles to call, and answers that are waited for, but not for ever."""
+"""The actors as the loop sees them: handles to call, and answers that are waited for, but not for
+ever.
+"""
 
 import asyncio
 import time
@@ -15,7 +17,9 @@ def _never(*_: object) -> bool:
 
 @dataclass(frozen=True)
 class Handles:
-    """Actors whose methods are called as ``handle.method.remote(...)`` and give awaitable references."""
+    """Actors whose methods are called as ``handle.method.remote(...)`` and give awaitable
+    references.
+    """
 
     rollouts: Sequence[Any]
     """May become more or fewer during a run."""
@@ -23,11 +27,14 @@ class Handles:
     replay: Any
     learner: Any
     left: Callable[[Any, Exception], bool] = _never
-    """Whether the error of a call says that the rollout actor has left, so that another one should be asked."""
+    """Whether the error of a call says that the rollout actor has left, so that another one should
+    be asked."""
 
 
 class Patience:
-    """Waits for an answer as long as any actor gives one: the actor asked may itself wait for others."""
+    """Waits for an answer as long as any actor gives one: the actor asked may itself wait for
+    others.
+    """
 
     def __init__(self, handles: Handles, seconds: float):
         """``seconds``: of silence of all actors, after which the one waited for counts as lost."""
@@ -43,7 +50,8 @@ class Patience:
                 left = max(begun, self._heard) + self._seconds - time.monotonic()
                 if left <= 0:
                     raise LostError(
-                        f"the {who} actor gave no answer in {self._seconds:g} s, nor did any other: see its log, or "
+                        f"the {who} actor gave no answer in {self._seconds:g} s, nor did any "
+                        "other: see its log, or "
                         "raise loop.timeout"
                     )
                 await asyncio.wait([answer], timeout=left)
@@ -52,8 +60,12 @@ class Patience:
         finally:
             answer.cancel()
 
-    def ask(self, number: int, call: Callable[[Any], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Calls a rollout actor at once; what is returned waits for the answer, another one's if that one has left."""
+    def ask(
+        self, number: int, call: Callable[[Any], Awaitable[Any]]
+    ) -> Callable[[], Awaitable[Any]]:
+        """Calls a rollout actor at once; what is returned waits for the answer, another one's if
+        that one has left.
+        """
 
         def send() -> tuple[Any, Awaitable[Any]]:
             actors = self._handles.rollouts
@@ -76,7 +88,10 @@ class Patience:
 
 
 def awaited(reference: Awaitable[Any]) -> asyncio.Task[Any]:
-    """A task of the answer. Where its waiter is cancelled first, an error in it is nobody's any more, and not told."""
+    """A task of the answer.
+
+    Where its waiter is cancelled first, an error in it is nobody's any more, and not told.
+    """
 
     async def answer() -> Any:
         return await reference

@@ -1,4 +1,6 @@
-"""The central learner: importance-weighted policy-gradient updates of the adapter under a retention budget."""
+"""The central learner: importance-weighted policy-gradient updates of the adapter under a retention
+budget.
+"""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +46,8 @@ class _Step:
 
 
 class Learner:
-    """Holds the policy being trained, its optimizer, and what keeps the rest of the model in place."""
+    """Holds the policy being trained, its optimizer, and what keeps the rest of the model in
+    place."""
 
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
@@ -52,20 +55,25 @@ class Learner:
         self._book = PromptBook.from_config(config)
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
         if len(self._policy.kernel.learned) == 0:
-            raise ConfigError(f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta")
+            raise ConfigError(
+                f"no denoising step has a std of {MIN_STD} or more to learn from: raise sampler.eta"
+            )
         self._conditions = self._policy.encode([p.text for p in self._book.prompts])
         self._policy.free_text_encoders()
         self._policy.free_autoencoder()
         if checkpointing.choose(
-            config.learner.checkpointing, self._policy, self._conditions[:1], config.learner.microbatch
+            config.learner.checkpointing,
+            self._policy,
+            self._conditions[:1],
+            config.learner.microbatch,
         ):
             self._policy.network.enable_gradient_checkpointing()
         self._parameters = self._policy.parameters()
         self._optimizer = torch.optim.AdamW(
             self._parameters,
             lr=config.learner.lr,
-            # The gradient grows tenfold within a few updates once the policy starts to move; a long memory of its
-            # former size would make those steps several times too large.
+            # The gradient grows tenfold within a few updates once the policy starts to move; a long
+            # memory of its former size would make those steps several times too large.
             betas=(0.9, 0.95),
             weight_decay=config.learner.weight_decay,
         )
@@ -87,14 +95,17 @@ class Learner:
         return self._policy
 
     def listen(self, host: str) -> str:
-        """Where the other ranks find this one, which will be rank 0; ``host`` is an address of its machine."""
+        """Where the other ranks find this one, which will be rank 0; ``host`` is an address of its
+        machine.
+        """
         return self._ranks.listen(host, self._config.loop.timeout)
 
     def join(self, rank: int, count: int, address: str) -> None:
         """Learns together with ``count - 1`` others of the same configuration from here on.
 
-        :meth:`update` and :meth:`restore` must then be called on all of them with the same arguments; any one of them
-        speaks for all. Raises MachineError if they cannot meet, TrainingError if they differ.
+        :meth:`update` and :meth:`restore` must then be called on all of them with the same
+        arguments; any one of them speaks for all. Raises MachineError if they cannot meet,
+        TrainingError if they differ.
         """
         self._ranks.join(rank, count, address, self._policy.device, self._config.loop.timeout)
         self._ranks.agree("the models", self.base_digest())
@@ -111,7 +122,8 @@ class Learner:
 
     @memory.enough_for("the learner", memory.LEARNER)
     def keep(self, trajectory: Trajectory) -> int:
-        """Makes the retention pool from the retained prompts among these trajectories; returns its number of states.
+        """Makes the retention pool from the retained prompts among these trajectories; returns its
+        number of states.
 
         Measures the floor of rounding, too: ConfigError if it leaves a budget no room.
         """
@@ -139,7 +151,8 @@ class Learner:
         return Snapshot(tensors | under("optimizer", optimizer_tensors(self._optimizer)), values)
 
     def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
-        """Goes on where ``snapshot`` was taken; returns the number of states in the retention pool."""
+        """Goes on where ``snapshot`` was taken; returns the number of states in the retention
+        pool."""
         states = self._retention.keep(warm_up[~self._target(warm_up)])
         self._policy.load_adapter(snapshot.part("adapter"))
         load_optimizer(self._optimizer, snapshot.part("optimizer"))
@@ -156,24 +169,35 @@ class Learner:
 
     @memory.enough_for("the learner", memory.LEARNER)
     def update(self, scored: Scored, version: int | None = None) -> Metrics:
-        """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by one.
+        """One update: ``learner.minibatches`` optimizer steps on the batch; the policy's version
+        grows by one.
 
-        ``version``: which policy is meant to be updated; delivered once more, the call only answers once more. Raises
-        NonFiniteError after several optimizer steps in a row were skipped for a non-finite gradient, TrainingError for
-        another version than the one held or the one before.
+        ``version``: which policy is meant to be updated; delivered once more, the call only answers
+        once more. Raises NonFiniteError after several optimizer steps in a row were skipped for a
+        non-finite gradient, TrainingError for another version than the one held or the one before.
         """
         if version is not None and version != self._version:
             if version == self._version - 1 and self._last:
                 return self._last
-            raise TrainingError(f"an update of policy version {version} reached a learner at version {self._version}")
+            raise TrainingError(
+                f"an update of policy version {version} reached a learner at version "
+                f"{self._version}"
+            )
         trajectory = scored.trajectory
         target = self._target(trajectory)
-        advantages = self._estimator.advantages(scored, target, lambda: self._log_ratios(trajectory))
+        advantages = self._estimator.advantages(
+            scored, target, lambda: self._log_ratios(trajectory)
+        )
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.kernel.learned)
-        order = torch.randperm(len(pairs), generator=generator(self._config.seed, "minibatches", self._version))
+        order = torch.randperm(
+            len(pairs), generator=generator(self._config.seed, "minibatches", self._version)
+        )
         minibatches = pairs[order].tensor_split(min(self._config.learner.minibatches, len(pairs)))
         batch = diagnostics.of_batch(scored, target, self._version)
-        steps = [self._optimizer_step(scored, advantages, part, number) for number, part in enumerate(minibatches)]
+        steps = [
+            self._optimizer_step(scored, advantages, part, number)
+            for number, part in enumerate(minibatches)
+        ]
         self._version += 1
         drawn_by = trajectory.policy_versions[minibatches[-1][:, 0]]
         # What the last minibatch saw is the policy before its own optimizer step. Where that is not
@@ -184,8 +208,12 @@ class Learner:
         progress = min(1.0, self._version / (self._config.loop.rounds * learner.updates_per_round))
         highest = learner.lr * annealed(progress, learner.lr_constant, learner.lr_floor)
         for group in self._optimizer.param_groups:
-            known = learner.step_kl if step_kl is None else step_kl  # unknown: neither too far nor too little
-            group["lr"] = next_lr(group["lr"], known, learner.step_kl, learner.lr * learner.lr_floor, highest)
+            known = (
+                learner.step_kl if step_kl is None else step_kl
+            )  # unknown: neither too far nor too little
+            group["lr"] = next_lr(
+                group["lr"], known, learner.step_kl, learner.lr * learner.lr_floor, highest
+            )
         self._last = {
             "weights": self._agree(),
             "lr": self._optimizer.param_groups[0]["lr"],
@@ -208,22 +236,31 @@ class Learner:
         return self._last
 
     def _agree(self) -> str:
-        """What is handed over next is bit for bit the same on all ranks, and so will be the next step.
+        """What is handed over next is bit for bit the same on all ranks, and so will be the next
+        step.
 
         Returns the digest of the weights.
         """
         weights = digest(self._policy.adapter_state())
-        state = (self._version, self._optimizer.param_groups[0]["lr"], self._retention.weight, self._floor.state())
+        state = (
+            self._version,
+            self._optimizer.param_groups[0]["lr"],
+            self._retention.weight,
+            self._floor.state(),
+        )
         self._ranks.agree("the weights", f"{weights} {state}")
         return weights
 
     def _target(self, trajectory: Trajectory) -> Bool[Tensor, " batch"]:
         """Whose prompt asks for the concept."""
-        return torch.tensor([self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool)
+        return torch.tensor(
+            [self._book.prompts[i].target for i in trajectory.prompts.tolist()], dtype=torch.bool
+        )
 
     @torch.no_grad()
     def _log_ratios(self, trajectory: Trajectory) -> Float[Tensor, "batch steps"]:
-        """Joint log-ratios under the policy as it stands; 0 for the steps that are not learned from.
+        """Joint log-ratios under the policy as it stands; 0 for the steps that are not learned
+        from.
 
         Those have the wildest ratios, which would cut all traces before them.
         """
@@ -257,7 +294,9 @@ class Learner:
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.learner.max_grad_norm)
         finite = bool(torch.isfinite(norm))
-        if finite or self._scaler.is_enabled():  # the scaler skips by itself, and must see it to lower its scale
+        if (
+            finite or self._scaler.is_enabled()
+        ):  # the scaler skips by itself, and must see it to lower its scale
             self._scaler.step(self._optimizer)
             self._scaler.update()
         self._skipped = 0 if finite else self._skipped + 1
@@ -292,17 +331,29 @@ class Learner:
         log_probs, log_ratio, mean = self._again(trajectory, rows, steps)
         away = None
         if trajectory.means is not None:
-            away = (trajectory.latents[rows, steps + 1].float() - trajectory.means[rows, steps]).to(mean.device)
+            away = (trajectory.latents[rows, steps + 1].float() - trajectory.means[rows, steps]).to(
+                mean.device
+            )
         worth = advantages.at(rows, steps, mean.device)
         return log_ratio, self._estimator.loss(worth, log_probs, log_ratio, mean, away)
 
     def _again(
         self, trajectory: Trajectory, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"]
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"], Float[Tensor, "pairs channels height width"]]:
-        """The stored actions under the policy as it stands: joint log-probs, detached log-ratios, and its means."""
+    ) -> tuple[
+        Float[Tensor, " pairs"],
+        Float[Tensor, " pairs"],
+        Float[Tensor, "pairs channels height width"],
+    ]:
+        """The stored actions under the policy as it stands: joint log-probs, detached log-ratios,
+        and its means.
+        """
         device, dimensions = self._policy.device, self._policy.dimensions
         latents, action = (trajectory.latents[rows, at].to(device) for at in (steps, steps + 1))
         output = self._policy.predict(latents, steps, self._conditions[trajectory.prompts[rows]])
         _, log_probs, mean = self._policy.kernel.step(output, latents, steps, action=action)
         behaviour = trajectory.log_probs[rows, steps].to(device)
-        return dimensions * log_probs, joint_log_ratio(log_probs.detach(), behaviour, dimensions), mean
+        return (
+            dimensions * log_probs,
+            joint_log_ratio(log_probs.detach(), behaviour, dimensions),
+            mean,
+        )

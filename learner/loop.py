@@ -1,8 +1,9 @@
 """The actor-learner loop: two coroutines, rollouts and training, over handles of actors.
 
-The handles are Ray's or inline ones, and the loop cannot tell. It holds references and metrics, never a trajectory.
+The handles are Ray's or inline ones, and the loop cannot tell. It holds references and metrics,
+never a trajectory.
 
-    _rollouts   round r:   rollout.sample ──> replay.add          every selection.every rounds: rollout.look
+    _rollouts   round r:   rollout.sample ──> replay.add          every few rounds: rollout.look
                                ^                  |
                  weights of a  |                  |  trajectories of whole rounds
                  known version |                  v
@@ -11,9 +12,10 @@ The handles are Ray's or inline ones, and the loop cannot tell. It holds referen
                                v
                            board.publish: version v + 1, which a later round draws by
 
-In synchronous mode a round is drawn by a version that is known beforehand, at most ``loop.pipeline`` rounds ahead; in
-asynchronous mode by the newest one, and the ledger holds which. The batch after the present one is asked for before the
-present update ends, so that the critic works while the learner does.
+In synchronous mode a round is drawn by a version that is known beforehand, at most
+``loop.pipeline`` rounds ahead; in asynchronous mode by the newest one, and the ledger holds which.
+The batch after the present one is asked for before the present update ends, so that the critic
+works while the learner does.
 """
 
 import asyncio
@@ -59,7 +61,10 @@ class Result:
 
 
 class Loop:
-    """One run. ``run`` reads top to bottom; ``_rollouts`` and ``_training`` are the two coroutines."""
+    """One run.
+
+    ``run`` reads top to bottom; ``_rollouts`` and ``_training`` are the two coroutines.
+    """
 
     def __init__(
         self,
@@ -76,11 +81,15 @@ class Loop:
         self._actors = Patience(handles, config.loop.timeout)
         self._started = time.monotonic()
         self._poisoned = 0
-        self._look_prompts = tuple(self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched))
+        self._look_prompts = tuple(
+            self._book.draw(config.seed, 0, config.selection.images, 0.5, self._book.watched)
+        )
         self._watched = sum(not self._book.prompts[i].target for i in self._look_prompts)
 
     async def run(self, start: Resumption | None = None) -> Result:
-        """Warm-up, rounds, selection; raises LostError when an actor stays silent for ``loop.timeout`` seconds."""
+        """Warm-up, rounds, selection; raises LostError when an actor stays silent for
+        ``loop.timeout`` seconds.
+        """
         self._listen("phase", {"phase": "starting actors"})
         self._order.forget_unseen()
         await self._same_model()
@@ -115,7 +124,8 @@ class Loop:
         for actor in self._handles.rollouts:
             if await self._actors.wait(actor.base_digest.remote(), "rollout") != expected:
                 raise TrainingError(
-                    "a rollout actor loaded another model than the learner: check model.path on its node"
+                    "a rollout actor loaded another model than the learner: check model.path on "
+                    "its node"
                 )
 
     async def _warm_up(self, board: Board) -> None:
@@ -125,11 +135,17 @@ class Loop:
         await self._collect(0, prompts, board.newest, fresh=False)
         look = self._ask_look(1, board.newest)
         warm = handles.replay.recent.remote(images, -1, (config.seed, "warm-up"))
-        keep, fitted = handles.learner.keep.remote(warm), handles.critic.warm_up.remote(warm)  # at the same time
+        keep, fitted = (
+            handles.learner.keep.remote(warm),
+            handles.critic.warm_up.remote(warm),
+        )  # at the same time
         board.first = await look()
         for line in check_untouched(board.first, config.selection.floor, self._watched):
             self._listen("warning", {"round": 0, "message": line})
-        states, fit = await self._actors.wait(keep, "learner"), await self._actors.wait(fitted, "critic")
+        states, fit = (
+            await self._actors.wait(keep, "learner"),
+            await self._actors.wait(fitted, "critic"),
+        )
         if self._keeper is not None:
             self._keeper.keep_warm_up(Snapshot((await self._actors.wait(warm, "replay")).tensors()))
         self._listen("warm-up", {"images": images, "pool_states": states, **fit})
@@ -155,25 +171,35 @@ class Loop:
         found: dict[str, Snapshot] = {}
         for who, reference in parts.items():
             found[who] = await self._actors.wait(reference, who)
-        own = await board.snapshot(newest_round, time.monotonic() - self._started, self._fetch_weights)
+        own = await board.snapshot(
+            newest_round, time.monotonic() - self._started, self._fetch_weights
+        )
         keeper.commit(round, found | {"loop": own})
         board.settle(newest_round)
 
     def _images(self, board: Board, round: int, final: bool = False) -> int:
-        """Images of the warm-up, the rounds so far and their looks; those drawn ahead count in their own round."""
+        """Images of the warm-up, the rounds so far and their looks; those drawn ahead count in
+        their own round.
+        """
         config = self._config
         rounds = round if config.loop.mode == "sync" else max(round, board.rounds)
         looks = 1 + (rounds - 1) // config.selection.every + final
-        return config.critic.warmup_images + rounds * config.rollout.images + looks * len(self._look_prompts)
+        return (
+            config.critic.warmup_images
+            + rounds * config.rollout.images
+            + looks * len(self._look_prompts)
+        )
 
     async def _rollouts(self, board: Board) -> None:
-        # In async mode an update may take more fresh images than a round brings, and stale ones are evicted: only the
-        # training can say when it has had enough.
+        # In async mode an update may take more fresh images than a round brings, and stale ones are
+        # evicted: only the training can say when it has had enough.
         config, first = self._config, board.rounds + 1
         sync = config.loop.mode == "sync"
         for round in range(first, config.loop.rounds + 1) if sync else itertools.count(first):
             version, weights = await board.behaviour(round)
-            prompts = self._book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
+            prompts = self._book.draw(
+                config.seed, round, config.rollout.images, config.prompts.target_fraction
+            )
             await self._collect(round, prompts, weights, fresh=True)
             if (round - 1) % config.selection.every == 0:
                 await self._look(board, round, version, weights)
@@ -198,16 +224,30 @@ class Loop:
         if not refused:
             return
         trajectories = await self._actors.wait(self._handles.replay.refused.remote(round), "replay")
-        where = self._keeper.keep_refused(round, Snapshot(trajectories.tensors())) if self._keeper is not None else None
+        where = (
+            self._keeper.keep_refused(round, Snapshot(trajectories.tensors()))
+            if self._keeper is not None
+            else None
+        )
         told = f"{refused} of {images} trajectories of round {round} are not finite"
-        self._listen("warning", {"round": round, "message": f"{told}; refused{f', kept in {where}' if where else ''}"})
+        self._listen(
+            "warning",
+            {"round": round, "message": f"{told}; refused{f', kept in {where}' if where else ''}"},
+        )
         if refused == images or self._poisoned == MAX_POISONED:
-            raise NonFiniteError(f"{told}, {self._poisoned} rounds in a row: check the reward, or lower learner.lr")
+            raise NonFiniteError(
+                f"{told}, {self._poisoned} rounds in a row: check the reward, or lower learner.lr"
+            )
 
     async def _training(self, board: Board) -> None:
         config, handles, keeper = self._config, self._handles, self._keeper
-        per_round, total = config.learner.updates_per_round, config.loop.rounds * config.learner.updates_per_round
-        if board.version >= total:  # resumed from the last checkpoint: only the final look is missing
+        per_round, total = (
+            config.learner.updates_per_round,
+            config.loop.rounds * config.learner.updates_per_round,
+        )
+        if (
+            board.version >= total
+        ):  # resumed from the last checkpoint: only the final look is missing
             return
         newest = board.rounds  # no rollouts have begun
         updates: list[Metrics] = []
@@ -221,11 +261,14 @@ class Loop:
             parts: dict[str, Any] = {}
             if due:  # before the next update's calls, so that they show the actors between the two
                 parts["critic"] = handles.critic.snapshot.remote()
-                # Asked before is not enough for the replay store: Ray takes an asynchronous actor's calls out of order.
+                # Asked before is not enough for the replay store: Ray takes an asynchronous actor's
+                # calls out of order.
                 parts["replay"] = awaited(handles.replay.snapshot.remote(version))
                 await self._actors.wait(parts["replay"], "replay")
             if version + 1 < total:
-                prepared = self._prepare(version + 1)  # the critic works on the next batch while the learner learns
+                prepared = self._prepare(
+                    version + 1
+                )  # the critic works on the next batch while the learner learns
             metrics = dict(await self._actors.wait(update, "learner"))
             before, newest = newest, await self._actors.wait(looked, "replay")
             self._order.learned(version, newest)
@@ -242,22 +285,30 @@ class Loop:
                 await self._checkpoint(keeper, board, round, newest, parts)
 
     def _prepare(self, version: int) -> tuple[Any, Any, Any]:
-        """A scored batch for the update of policy ``version``, the metrics of the critic's fit before it, and the
-        newest round that the batch could hold.
+        """A scored batch for the update of policy ``version``, the metrics of the critic's fit
+        before it, and the newest round that the batch could hold.
 
-        The critic is fitted on what the store holds, these trajectories among it, before it scores them or after
-        (`Estimator.scores_first`). The next call must wait for the fit, which reads the replay store after the batch
-        was drawn.
+        The critic is fitted on what the store holds, these trajectories among it, before it scores
+        them or after (`Estimator.scores_first`). The next call must wait for the fit, which reads
+        the replay store after the batch was drawn.
         """
         config, handles = self._config, self._handles
         fresh = 0 if version % config.learner.updates_per_round else config.rollout.images
         batch = handles.replay.sample.remote(
-            config.learner.batch, version, self._order.newest_round(version), fresh, (config.seed, "batch", version)
+            config.learner.batch,
+            version,
+            self._order.newest_round(version),
+            fresh,
+            (config.seed, "batch", version),
         )
         looked = handles.replay.newest_round.remote(version)
         wanted = config.critic.steps * config.critic.fresh if config.estimator.critic else 0
         states = handles.replay.states.remote(
-            config.critic.window, wanted, config.critic.renoised, version, (config.seed, "recent", version)
+            config.critic.window,
+            wanted,
+            config.critic.renoised,
+            version,
+            (config.seed, "recent", version),
         )
         if config.estimator.scores_first:
             scored = handles.critic.score.remote(batch)
@@ -280,21 +331,33 @@ class Loop:
             },
         )
 
-    async def _look(self, board: Board, round: int, version: int, weights: Any, final: bool = False) -> None:
+    async def _look(
+        self, board: Board, round: int, version: int, weights: Any, final: bool = False
+    ) -> None:
         assert board.first is not None
-        # The first round is drawn by the untouched model, which was looked at before anything was learned.
+        # The first round is drawn by the untouched model, which was looked at before anything was
+        # learned.
         look = board.first if version == 0 else await self._ask_look(round, weights)()
         # In whole images: shares of them are rounded.
-        lost = self._watched * max(board.first.retained - look.retained, board.first.other - look.other)
+        lost = self._watched * max(
+            board.first.retained - look.retained, board.first.other - look.other
+        )
         may_lose = self._config.selection.may_lose
         allowed = math.floor(lost + 0.5) <= may_lose * self._watched + 1e-6
         best = allowed and (board.best is None or look.score > board.best.score)
         if best:
             board.choices.append(Choice(round, version, look.score, weights))
         if final and not allowed and board.best is not None and board.best.version == 0:
-            told = f"the untouched model is returned: other versions lost more than selection.may_lose={may_lose:g}"
+            told = (
+                "the untouched model is returned: other versions lost more than "
+                f"selection.may_lose={may_lose:g}"
+            )
             self._listen(
-                "warning", {"round": round, "message": f"{told} of the rest; lower learner.kl_budget, or raise it"}
+                "warning",
+                {
+                    "round": round,
+                    "message": f"{told} of the rest; lower learner.kl_budget, or raise it",
+                },
             )
         self._listen(
             "selection",
@@ -317,16 +380,31 @@ class Loop:
 
     async def _fetch_weights(self, reference: Any) -> Weights:
         """The weights behind a reference; those of a checkpoint are there already."""
-        return reference if isinstance(reference, Weights) else await self._actors.wait(reference, "learner")
+        return (
+            reference
+            if isinstance(reference, Weights)
+            else await self._actors.wait(reference, "learner")
+        )
 
 
 def _ledger_row(
     round: int, version: int, metrics: dict[str, Any], newest_round: int, drawn_by: dict[int, int]
 ) -> dict[str, Any]:
-    """What is on record of one update: which policy became which one, by which trajectories, and who drew them.
+    """What is on record of one update: which policy became which one, by which trajectories, and
+    who drew them.
 
-    ``newest_round`` and ``drawn_by``, of the rounds that are new since the update before, are what `Order` reads.
+    ``newest_round`` and ``drawn_by``, of the rounds that are new since the update before, are what
+    `Order` reads.
     """
-    row = {"update": version + 1, "round": round, "version_in": version, "version_out": metrics["policy_version"]}
-    drawn = {"policy_lag_max": metrics["policy_lag_max"], "newest_round": newest_round, "drawn_by": drawn_by}
+    row = {
+        "update": version + 1,
+        "round": round,
+        "version_in": version,
+        "version_out": metrics["policy_version"],
+    }
+    drawn = {
+        "policy_lag_max": metrics["policy_lag_max"],
+        "newest_round": newest_round,
+        "drawn_by": drawn_by,
+    }
     return row | drawn | {key: metrics.pop(key) for key in ("trajectories", "batch", "weights")}

@@ -1,7 +1,8 @@
-"""The order in which a run draws and learns: fixed in advance, or decided by timing, noted, followed when repeated.
+"""The order in which a run draws and learns: fixed in advance, or decided by timing, noted,
+followed when repeated.
 
-Two facts make a run, beside its seed: which policy version draws each round, and the newest round that each update
-may learn from. All else is a function of them.
+Two facts make a run, beside its seed: which policy version draws each round, and the newest round
+that each update may learn from. All else is a function of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,12 +14,15 @@ from rl_unlearn.config import Config
 class Order:
     """Outlives the actors of a run: updates that are lost with them are repeated as they were.
 
-    In synchronous mode round k is drawn by the policy of round k - 1 - ``loop.pipeline``, and an update of round k
-    learns from rounds up to k. In asynchronous mode it knows what was noted, or stands in rows of the run's ledger.
+    In synchronous mode round k is drawn by the policy of round k - 1 - ``loop.pipeline``, and an
+    update of round k learns from rounds up to k. In asynchronous mode it knows what was noted, or
+    stands in rows of the run's ledger.
     """
 
     def __init__(self, config: Config, ledger: Iterable[Mapping[str, Any]] = ()):
-        """``ledger``: what is on record of a run that is to be gone on with, beyond its newest checkpoint, too."""
+        """``ledger``: what is on record of a run that is to be gone on with, beyond its newest
+        checkpoint, too.
+        """
         self._sync, self._pipeline = config.loop.mode == "sync", config.loop.pipeline
         self._per_round = config.learner.updates_per_round
         self._drawn_by: dict[int, int] = {}
@@ -30,7 +34,9 @@ class Order:
     def forget_unseen(self) -> None:
         """Rounds that no update has learned from will be drawn by whoever is the newest then."""
         seen = max(self._newest.values(), default=0)
-        self._drawn_by = {round: version for round, version in self._drawn_by.items() if round <= seen}
+        self._drawn_by = {
+            round: version for round, version in self._drawn_by.items() if round <= seen
+        }
 
     def drawn_by(self, round: int) -> int | None:
         """Policy version that draws a round; None: whichever is the newest then."""
@@ -39,7 +45,9 @@ class Order:
         return self._drawn_by.get(round)
 
     def newest_round(self, version: int) -> int | None:
-        """Newest round that the update of policy ``version`` learns from; None: the newest there is then."""
+        """Newest round that the update of policy ``version`` learns from; None: the newest there is
+        then.
+        """
         return version // self._per_round + 1 if self._sync else self._newest.get(version)
 
     def drew(self, round: int, version: int) -> None:

@@ -1,6 +1,8 @@
-"""Several learners that take each optimizer step together: each computes its share, and only sums cross over.
+"""Several learners that take each optimizer step together: each computes its share, and only sums
+cross over.
 
-The wire is unencrypted and asks nobody who they are, as torch.distributed's always is: trusted networks only.
+The wire is unencrypted and asks nobody who they are, as torch.distributed's always is: trusted
+networks only.
 """
 
 import hashlib
@@ -24,8 +26,12 @@ class Ranks:
         self._device = torch.device("cpu")
 
     def listen(self, host: str, seconds: float) -> str:
-        """Opens the store in which all ranks meet, on this address of this machine alone; returns "host:port"."""
-        listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        """Opens the store in which all ranks meet, on this address of this machine alone; returns
+        "host:port".
+        """
+        listener = socket.create_server(
+            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
         port = listener.getsockname()[1]
         self._store = dist.TCPStore(
             host,
@@ -37,7 +43,9 @@ class Ranks:
         )
         return f"{host}:{port}"
 
-    def join(self, rank: int, count: int, address: str, device: torch.device, seconds: float) -> None:
+    def join(
+        self, rank: int, count: int, address: str, device: torch.device, seconds: float
+    ) -> None:
         """Meets the others at rank 0's ``address``; no later sum may take longer than ``seconds``.
 
         Raises MachineError if they do not come.
@@ -49,15 +57,23 @@ class Ranks:
         try:
             store = self._store or dist.TCPStore(host, int(port), is_master=False, timeout=patience)
             # NCCL wants a GPU for each rank; ranks that share one, or have none, sum on the CPU.
-            store.set(f"gpu{rank}", str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else "")
+            store.set(
+                f"gpu{rank}",
+                str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else "",
+            )
             gpus = [store.get(f"gpu{other}") for other in range(count)]
             own_gpus = all(gpus) and len(set(gpus)) == count
             dist.init_process_group(
-                "nccl" if own_gpus else "gloo", store=store, rank=rank, world_size=count, timeout=patience
+                "nccl" if own_gpus else "gloo",
+                store=store,
+                rank=rank,
+                world_size=count,
+                timeout=patience,
             )
         except (dist.DistError, RuntimeError) as error:
             raise MachineError(
-                f"learner rank {rank} of {count} cannot meet the others at {address} ({str(error).splitlines()[0]}): "
+                f"learner rank {rank} of {count} cannot meet the others at {address} "
+                f"({str(error).splitlines()[0]}): "
                 "open the network between the learners' nodes, or use learner.ranks=1"
             ) from error
         self._rank, self._count = rank, count
@@ -76,9 +92,12 @@ class Ranks:
             dist.all_reduce(flat)
         except (dist.DistError, RuntimeError) as error:
             raise LostError(
-                f"learner rank {self._rank} lost the others ({str(error).splitlines()[0]}): see their logs"
+                f"learner rank {self._rank} lost the others ({str(error).splitlines()[0]}): see "
+                "their logs"
             ) from error
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
     def agree(self, what: str, text: str) -> None:
@@ -91,7 +110,8 @@ class Ranks:
         odd = [rank for rank, row in enumerate(said) if not torch.equal(row, said[0])]
         if odd:
             raise TrainingError(
-                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ from rank 0's: "
+                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ "
+                "from rank 0's: "
                 "give all of them the same model, packages and kind of machine"
             )
 

@@ -1,4 +1,6 @@
-"""Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange multiplier."""
+"""Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange
+multiplier.
+"""
 
 from dataclasses import dataclass
 
@@ -18,7 +20,8 @@ from rl_unlearn.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class _Pool:
-    """States of retained trajectories with the frozen model's action means, row by row; on the CPU."""
+    """States of retained trajectories with the frozen model's action means, row by row; on the
+    CPU."""
 
     latents: Float[Tensor, "rows channels height width"]
     steps: Int[Tensor, " rows"]
@@ -27,9 +30,14 @@ class _Pool:
 
 
 class Retention:
-    """Holds the pool and the multiplier. Without a pool (no retained prompt was drawn) it does nothing."""
+    """Holds the pool and the multiplier.
 
-    def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition, floor: Floor):
+    Without a pool (no retained prompt was drawn) it does nothing.
+    """
+
+    def __init__(
+        self, config: Config, policy: DiffusionPolicy, conditions: Condition, floor: Floor
+    ):
         self._config, self._policy, self._conditions = config.learner, policy, conditions
         self._seed, self._floor = config.seed, floor
         self._pool: _Pool | None = None
@@ -39,12 +47,14 @@ class Retention:
     def keep(self, retained: Trajectory) -> int:
         """Makes the pool from trajectories of the frozen policy; returns its number of states.
 
-        Of more than ``learner.pool`` states a choice by name is kept. The reference means are computed here, once, with
-        the adapter switched off.
+        Of more than ``learner.pool`` states a choice by name is kept. The reference means are
+        computed here, once, with the adapter switched off.
         """
         pairs = torch.cartesian_prod(torch.arange(len(retained)), self._policy.kernel.learned)
         if len(pairs) > self._config.pool:
-            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[: self._config.pool]
+            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[
+                : self._config.pool
+            ]
             pairs = pairs[chosen.sort().values]
         rows, steps = pairs.unbind(dim=1)
         latents, prompts = retained.latents[rows, steps], retained.prompts[rows]
@@ -55,7 +65,9 @@ class Retention:
         self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if len(steps) else None
         return len(steps)
 
-    def backward(self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks) -> float | None:
+    def backward(
+        self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks
+    ) -> float | None:
         """Adds this rank's share of the gradient of the weighted KL on some states of the pool.
 
         Returns the KL over all of these states above the floor of rounding, in nats per step.
@@ -63,13 +75,20 @@ class Retention:
         if self._pool is None:
             return None
         pool, count = self._pool, min(self._config.kl_states, len(self._pool.steps))
-        chosen = torch.randperm(len(pool.steps), generator=generator(self._seed, "pool", version, number))[:count]
+        chosen = torch.randperm(
+            len(pool.steps), generator=generator(self._seed, "pool", version, number)
+        )[:count]
         total = 0.0
         for part in chosen[ranks.share(count)].split(self._config.microbatch):
             if not len(part):
                 continue
             mean = self._mean(pool.latents[part], pool.steps[part], pool.prompts[part])
-            kl = self._policy.kernel.kl(mean, pool.reference[part].to(mean.device), pool.steps[part]).sum() / count
+            kl = (
+                self._policy.kernel.kl(
+                    mean, pool.reference[part].to(mean.device), pool.steps[part]
+                ).sum()
+                / count
+            )
             scaler.scale(self.weight * kl).backward()
             total += kl.item()
         ranks.sum(whole := torch.tensor(total, dtype=torch.float64))

@@ -59,7 +59,9 @@ class Floor:
             at_once=self._config.learner.microbatch,
             seed=seed,
         )
-        total = torch.zeros(len(self._of_step), dtype=torch.float64).index_add_(0, steps, kl.double())
+        total = torch.zeros(len(self._of_step), dtype=torch.float64).index_add_(
+            0, steps, kl.double()
+        )
         ranks.sum(total)
         self._of_step = (total / count).float()
 
@@ -77,7 +79,11 @@ class Floor:
 
         ``retains``: whether there are states for the retention budget to hold.
         """
-        learner, estimator, needed = self._config.learner, self._config.estimator, MARGIN * self.mean
+        learner, estimator, needed = (
+            self._config.learner,
+            self._config.estimator,
+            MARGIN * self.mean,
+        )
         # A clip of c nats is where the log-ratios of a movement of c^2 / 2 nats have their std.
         weighs = estimator.gradients != "actions" or bool(estimator.ratio_exponent)
         limits = {
@@ -85,7 +91,11 @@ class Floor:
             "learner.step_kl": (learner.step_kl, needed, learner.lr_floor < 1),
             "learner.clip_range": (learner.clip_range, math.sqrt(2 * needed), weighs),
         }
-        low = {key: (limit, least) for key, (limit, least, used) in limits.items() if used and not limit >= least}
+        low = {
+            key: (limit, least)
+            for key, (limit, least, used) in limits.items()
+            if used and not limit >= least
+        }
         if not low:
             return
         model, guidance = self._config.model, self._config.sampler.guidance
@@ -139,7 +149,10 @@ def drawn_anew(
         after = means()
     finally:
         policy.load_adapter(adapter)
-    found = [policy.kernel.kl(a, b, steps[part]).cpu() for a, b, part in zip(after, before, parts, strict=True)]
+    found = [
+        policy.kernel.kl(a, b, steps[part]).cpu()
+        for a, b, part in zip(after, before, parts, strict=True)
+    ]
     return torch.cat([torch.empty(0), *found])
 
 
@@ -148,7 +161,9 @@ def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
     nudged = dict(adapter)
     for name in (name for name in adapter if ".lora_B." in name):
         size = NUDGE * adapter[name.replace(".lora_B.", ".lora_A.")].abs().mean()
-        nudged[name] = adapter[name] + size * torch.randn(adapter[name].shape, generator=generator(seed, "floor", name))
+        nudged[name] = adapter[name] + size * torch.randn(
+            adapter[name].shape, generator=generator(seed, "floor", name)
+        )
     return nudged
 
 

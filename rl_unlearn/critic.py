@@ -1,9 +1,10 @@
-"""The critic: a timestep-aware, concept-conditioned network with a CLIP trunk that reads noisy latents (CGRU's V).
+"""The critic: a timestep-aware, concept-conditioned network with a CLIP trunk that reads noisy
+latents (CGRU's V).
 
-It predicts the *outcomes* of a noisy latent, what the reward CLIP will see on the final image (rewards.outcomes), and
-the reward is linear in them: ``V(x_t, t, c) = psi(x_t, t, c) . w_c`` (successor features: Barreto et al. 2017,
-arXiv 1606.05312). Dozens of targets an image teach it what objects and styles look like under noise; one number
-hardly does.
+It predicts the *outcomes* of a noisy latent, what the reward CLIP will see on the final image
+(rewards.outcomes), and the reward is linear in them: ``V(x_t, t, c) = psi(x_t, t, c) . w_c``
+(successor features: Barreto et al. 2017, arXiv 1606.05312). Dozens of targets an image teach it
+what objects and styles look like under noise; one number hardly does.
 
 The next state is the action, so V also values actions: Q(s_t, a_t) = V(a_t, t - 1).
 """
@@ -25,13 +26,16 @@ _STEM = 48
 
 def timestep_features(timesteps: Timesteps, width: int) -> Float[Tensor, "batch width"]:
     """Sinusoidal features of timesteps in [0, 1000) (Vaswani et al. 2017, sec. 3.5)."""
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=timesteps.device) / (width // 2))
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(width // 2, device=timesteps.device) / (width // 2)
+    )
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class _Residual(nn.Module):
-    """Two convolutions around a skip connection, the second one scaled and shifted by the context."""
+    """Two convolutions around a skip connection, the second one scaled and shifted by the
+    context."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -43,7 +47,9 @@ class _Residual(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(
-        self, x: Float[Tensor, "batch channels height width"], context: Float[Tensor, "batch features"]
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        context: Float[Tensor, "batch features"],
     ) -> Float[Tensor, "batch channels height width"]:
         scale, shift = self.context(context)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv_in(nn.functional.silu(self.norm_in(x)))
@@ -54,9 +60,10 @@ class _Residual(nn.Module):
 class Critic(nn.Module):
     """psi(x_t, t, c), the expected outcomes.
 
-    Convolutions turn latents into tokens, ``grid`` of them along the shorter side; the first ``layers`` blocks of the
-    CLIP image tower, with its class token and positions (resampled to the tokens), read them; a linear head sees every
-    token where it is. With ``layers=0`` the convolutions feed the head themselves.
+    Convolutions turn latents into tokens, ``grid`` of them along the shorter side; the first
+    ``layers`` blocks of the CLIP image tower, with its class token and positions (resampled to the
+    tokens), read them; a linear head sees every token where it is. With ``layers=0`` the
+    convolutions feed the head themselves.
     """
 
     mean: Tensor
@@ -73,7 +80,10 @@ class Critic(nn.Module):
         super().__init__()
         tower: Any = clip.visual
         if not hasattr(tower, "class_embedding"):
-            raise DataError("the critic needs a CLIP with a ViT image tower: set reward.clip to one, like ViT-B-32")
+            raise DataError(
+                "the critic needs a CLIP with a ViT image tower: set reward.clip to one, like "
+                "ViT-B-32"
+            )
         channels, *size = latent_shape
         patch = max(1, min(size) // grid)
         rows, columns = (side // patch for side in size)
@@ -87,7 +97,9 @@ class Critic(nn.Module):
         self.norm = nn.GroupNorm(math.gcd(8, width), width)
         if layers:
             self.class_token = nn.Parameter(tower.class_embedding.detach().clone())
-            self.positions = nn.Parameter(_resampled(tower.positional_embedding.detach(), rows, columns))
+            self.positions = nn.Parameter(
+                _resampled(tower.positional_embedding.detach(), rows, columns)
+            )
             self.norm_in = copy.deepcopy(tower.ln_pre)
             self.trunk = copy.deepcopy(tower.transformer)
             self.trunk.resblocks = self.trunk.resblocks[:layers]
@@ -104,7 +116,9 @@ class Critic(nn.Module):
         timesteps: Timesteps,
         condition: Float[Tensor, "batch features"],
     ) -> Float[Tensor, "batch outcomes"]:
-        """Expected outcomes of noisy latents; ``condition``: see CriticActor, zeros where the prompt is withheld."""
+        """Expected outcomes of noisy latents; ``condition``: see CriticActor, zeros where the
+        prompt is withheld.
+        """
         context = self.context(timestep_features(timesteps, _CONTEXT)) + self.condition(condition)
         hidden = self.fine(self.stem(latents), context)
         hidden = nn.functional.silu(self.norm(self.coarse(self.down(hidden), context)))
@@ -115,12 +129,16 @@ class Critic(nn.Module):
         return self.head(hidden.flatten(1)) + self.mean
 
 
-def _resampled(positions: Float[Tensor, "tokens width"], rows: int, columns: int) -> Float[Tensor, "resampled width"]:
+def _resampled(
+    positions: Float[Tensor, "tokens width"], rows: int, columns: int
+) -> Float[Tensor, "resampled width"]:
     side = math.isqrt(len(positions) - 1)
     if (rows, columns) == (side, side):
         return positions.clone()
     patches = positions[1:].T.reshape(1, -1, side, side)
-    patches = nn.functional.interpolate(patches, (rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    patches = nn.functional.interpolate(
+        patches, (rows, columns), mode="bicubic", antialias=True, align_corners=False
+    )
     return torch.cat([positions[:1], patches.flatten(2)[0].T])
 
 
@@ -131,7 +149,9 @@ def values(
     condition: Float[Tensor, "batch features"],
     weights: Float[Tensor, "batch outcomes"],
 ) -> Float[Tensor, " batch"]:
-    """V in units of reward; ``weights``: the rows of rewards.reward_weights of the latents' prompts."""
+    """V in units of reward; ``weights``: the rows of rewards.reward_weights of the latents'
+    prompts.
+    """
     return (critic(latents, timesteps, condition) * weights).sum(dim=1)
 
 
@@ -143,11 +163,13 @@ def action_gradients(
 ) -> Float[Tensor, "batch channels height width"]:
     """Gradient of V(a, t - 1) with respect to the action, the prompt withheld.
 
-    A critic that is told the prompt need not look: while the policy does as it is told, the prompt predicts the
-    outcome, and the gradient with respect to the latents is noise.
+    A critic that is told the prompt need not look: while the policy does as it is told, the prompt
+    predicts the outcome, and the gradient with respect to the latents is noise.
     """
     condition = torch.zeros(len(actions), critic.condition.in_features, device=actions.device)
     with torch.enable_grad():
         actions = actions.detach().requires_grad_(True)
-        (gradients,) = torch.autograd.grad(values(critic, actions, timesteps, condition, weights).sum(), actions)
+        (gradients,) = torch.autograd.grad(
+            values(critic, actions, timesteps, condition, weights).sum(), actions
+        )
     return gradients

@@ -15,8 +15,12 @@ from rl_unlearn.files.tensor_header import read_header
 
 FILE_NAME = "critic.safetensors"
 _DIFFERS = {
-    "outcomes": "predicts other outcomes: use its run's prompts.objects, prompts.styles and reward.images",
-    "timed": "was told the timestep where this one is not, or the other way round: use its run's estimator.name",
+    "outcomes": "predicts other outcomes: use its run's prompts.objects, prompts.styles and "
+    "reward.images",
+    "timed": (
+        "was told the timestep where this one is not, or the other way round: use its run's "
+        "estimator.name"
+    ),
     "bound": "learned outcomes of another bound: use its run's reward.bound",
     "model": "learned from the latents of another model: use its run's model.path",
     "clip": "learned from another reward CLIP: use its run's reward.clip",
@@ -25,7 +29,9 @@ _DIFFERS = {
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a critic reads and predicts: with another one its numbers would be taken for something else."""
+    """What a critic reads and predicts: with another one its numbers would be taken for something
+    else.
+    """
 
     outcomes: tuple[str, ...]
     """What it predicts, in order (rewards.outcome_names)."""
@@ -50,18 +56,23 @@ class CriticState:
 def save_critic(folder: Path, state: CriticState) -> None:
     """Writes ``folder/critic.safetensors`` in one step."""
     weights = {name: tensor.contiguous() for name, tensor in state.weights.items()}
-    save_tensors(weights, folder / FILE_NAME, {"meaning": json.dumps(asdict(state.meaning)), "format": "pt"})
+    save_tensors(
+        weights, folder / FILE_NAME, {"meaning": json.dumps(asdict(state.meaning)), "format": "pt"}
+    )
 
 
 def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
-    """Gives ``critic`` the weights of a run's critic. What it was trained to forget does not matter.
+    """Gives ``critic`` the weights of a run's critic.
+
+    What it was trained to forget does not matter.
 
     Raises DataError if there is none, or if it has another shape or means something else.
     """
     path = Path(run) / FILE_NAME
     if not path.is_file():
         raise DataError(
-            f"critic.start {str(run)!r} holds no {FILE_NAME}: give the folder of a finished run with a critic"
+            f"critic.start {str(run)!r} holds no {FILE_NAME}: give the folder of a finished run "
+            "with a critic"
         )
     found = parse_object(read_header(path).metadata.get("meaning", "{}"), path)
     weights = read_tensors(path, "critic")
@@ -71,10 +82,16 @@ def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
     own = critic.state_dict()
     if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
         raise DataError(
-            f"critic {str(path)!r} has another shape: use its run's reward.clip, critic.grid, critic.layers"
+            f"critic {str(path)!r} has another shape: use its run's reward.clip, critic.grid, "
+            "critic.layers"
         )
-    if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()):
-        raise DataError(f"critic {str(path)!r} holds what is no finite number: its training failed, or it is damaged")
+    if not all(
+        tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()
+    ):
+        raise DataError(
+            f"critic {str(path)!r} holds what is no finite number: its training failed, or it is "
+            "damaged"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])

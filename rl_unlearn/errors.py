@@ -1,8 +1,12 @@
-"""The errors a user can cause or mend: one line each, naming the input and the remedy, with a stable exit code."""
+"""The errors a user can cause or mend: one line each, naming the input and the remedy, with a
+stable exit code.
+"""
 
 
 class UserError(Exception):
-    """Base of every error shown without a traceback; ``exit_code`` is what the command line returns."""
+    """Base of every error shown without a traceback; ``exit_code`` is what the command line
+    returns.
+    """
 
     exit_code = 2
 
@@ -12,7 +16,9 @@ class ConfigError(UserError):
 
 
 class MachineError(UserError):
-    """The machine or cluster lacks something: a GPU, write permission, a reachable head node (exit code 3)."""
+    """The machine or cluster lacks something: a GPU, write permission, a reachable head node (exit
+    code 3).
+    """
 
     exit_code = 3
 
@@ -32,7 +38,9 @@ class LostError(TrainingError):
 
 
 class NonFiniteError(TrainingError):
-    """Rewards or gradients are not finite again and again; a run may go on once from its newest checkpoint."""
+    """Rewards or gradients are not finite again and again; a run may go on once from its newest
+    checkpoint.
+    """
 
 
 class DataError(UserError):

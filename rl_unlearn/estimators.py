@@ -1,7 +1,9 @@
-"""Advantage estimators: from rewards and the critic's values to one number for each step of each trajectory.
+"""Advantage estimators: from rewards and the critic's values to one number for each step of each
+trajectory.
 
-The steps are indexed by their starting state: step k goes from state k to state k + 1, k = 0 is pure noise, state T is
-the final image. Values are V(state, level), shape (batch, T + 1); only the last action is rewarded.
+The steps are indexed by their starting state: step k goes from state k to state k + 1, k = 0 is
+pure noise, state T is the final image. Values are V(state, level), shape (batch, T + 1); only the
+last action is rewarded.
 """
 
 from collections import deque
@@ -17,7 +19,8 @@ def gae(
 ) -> Float[Tensor, "batch steps"]:
     """Generalised advantages with gamma = 1 (Schulman et al. 2016, eq. 16).
 
-    ``delta_k = V_{k+1} - V_k``, and ``r - V_k`` for the last step; lambda = 1 gives ``r - V_k``, lambda = 0 the deltas.
+    ``delta_k = V_{k+1} - V_k``, and ``r - V_k`` for the last step; lambda = 1 gives ``r - V_k``,
+    lambda = 0 the deltas.
     """
     following = torch.cat([values[:, 1:-1], rewards[:, None]], dim=1)
     deltas = following - values[:, :-1]
@@ -35,11 +38,13 @@ def vtrace(
     ratios: Float[Tensor, "batch steps"],
     truncation: float,
 ) -> Float[Tensor, "batch steps"]:
-    """Off-policy advantages ``r_k + v_{k+1} - V_k`` with gamma = 1 (Espeholt et al. 2018, eq. 1 and section 4.2).
+    """Off-policy advantages ``r_k + v_{k+1} - V_k`` with gamma = 1 (Espeholt et al. 2018, eq. 1 and
+    section 4.2).
 
-    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at ``truncation``. The factor rho_k
-    of the paper's policy gradient is left to the loss, which weighs every action by its ratio and truncates that by the
-    learner's clip range. With ratios of 1 and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
+    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at
+    ``truncation``. The factor rho_k of the paper's policy gradient is left to the loss, which
+    weighs every action by its ratio and truncates that by the learner's clip range. With ratios of
+    1 and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
     """
     rho = ratios.clamp(max=truncation)
     bootstrap = torch.cat([values[:, 1:-1], torch.zeros_like(rewards)[:, None]], dim=1)
@@ -55,21 +60,28 @@ def vtrace(
     return reward + following - values[:, :-1]
 
 
-def group_advantages(groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """``(r - mean of the group) / std of all such differences`` (GRPO, Shao et al. 2024, with the batch's std).
+def group_advantages(
+    groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """``(r - mean of the group) / std of all such differences`` (GRPO, Shao et al. 2024, with the
+    batch's std).
 
-    ``groups``: prompt and round of each trajectory. A trajectory alone in its group has an advantage of 0.
+    ``groups``: prompt and round of each trajectory. A trajectory alone in its group has an
+    advantage of 0.
     """
     _, group, sizes = groups.unique(dim=0, return_inverse=True, return_counts=True)
     means = torch.zeros(len(sizes), dtype=rewards.dtype).index_add(0, group, rewards) / sizes
     return standardised(rewards - means[group])
 
 
-def centred(advantages: Float[Tensor, "batch steps"], target: Bool[Tensor, " batch"]) -> Float[Tensor, "batch steps"]:
+def centred(
+    advantages: Float[Tensor, "batch steps"], target: Bool[Tensor, " batch"]
+) -> Float[Tensor, "batch steps"]:
     """Less their mean over the batch at each step; those of ``target`` prompts and the rest apart.
 
-    Values that lag behind the policy are off by much the same for every image. What all of them share says nothing
-    about an action and is noise. Of n trajectories (n - 1) / n of the gradient is left, as in a group.
+    Values that lag behind the policy are off by much the same for every image. What all of them
+    share says nothing about an action and is noise. Of n trajectories (n - 1) / n of the gradient
+    is left, as in a group.
     """
     result = advantages.clone()
     for some in (target, ~target):
@@ -83,18 +95,23 @@ def scale(advantages: Float[Tensor, "batch *steps"]) -> float:
 
 
 def standardised(advantages: Float[Tensor, "batch *steps"]) -> Float[Tensor, "batch *steps"]:
-    """Divided by their standard deviation; the mean is left, for the baseline already carries it."""
+    """Divided by their standard deviation; the mean is left, for the baseline already carries
+    it."""
     return advantages / scale(advantages)
 
 
 class PromptStatistics:
-    """Mean and std of the latest rewards of each prompt: the baseline of DDPO (Black et al. 2023, sec. 5.1)."""
+    """Mean and std of the latest rewards of each prompt: the baseline of DDPO (Black et al. 2023,
+    sec. 5.1).
+    """
 
     def __init__(self, length: int = 64, minimum: int = 8):
         self._length = length
         self._minimum = minimum
         self._rewards: dict[int, deque[float]] = {}
-        self._pooled: dict[bool, deque[float]] = {kind: deque(maxlen=4 * length) for kind in (True, False)}
+        self._pooled: dict[bool, deque[float]] = {
+            kind: deque(maxlen=4 * length) for kind in (True, False)
+        }
         """Of all target prompts, and of all others."""
         self._counted: deque[int] = deque(maxlen=64 * length)
 
@@ -106,7 +123,9 @@ class PromptStatistics:
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from another one's :meth:`state`."""
-        self._rewards = {int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()}
+        self._rewards = {
+            int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()
+        }
         for kind, kept in zip((True, False), state["pooled"], strict=True):
             self._pooled[kind] = deque(kept, 4 * self._length)
         self._counted = deque(state["counted"], 64 * self._length)
@@ -118,12 +137,16 @@ class PromptStatistics:
         target: Bool[Tensor, " batch"],
         rewards: Float[Tensor, " batch"],
     ) -> Float[Tensor, " batch"]:
-        """``(r - mean) / std`` of the prompt; while it has fewer than ``minimum`` rewards, of its kind.
+        """``(r - mean) / std`` of the prompt; while it has fewer than ``minimum`` rewards, of its
+        kind.
 
-        ``target``: whether the prompt asks for the concept. Rewards of the two kinds are too far apart for one to be
-        the other's baseline. A replayed trajectory (an id that was seen before) is judged but not counted again.
+        ``target``: whether the prompt asks for the concept. Rewards of the two kinds are too far
+        apart for one to be the other's baseline. A replayed trajectory (an id that was seen before)
+        is judged but not counted again.
         """
-        rows = list(zip(ids.tolist(), prompts.tolist(), target.tolist(), rewards.tolist(), strict=True))
+        rows = list(
+            zip(ids.tolist(), prompts.tolist(), target.tolist(), rewards.tolist(), strict=True)
+        )
         for id, prompt, kind, reward in rows:
             if id not in self._counted:
                 self._counted.append(id)
@@ -132,6 +155,8 @@ class PromptStatistics:
         result = []
         for _, prompt, kind, reward in rows:
             own = self._rewards[prompt]
-            known = torch.tensor(list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64)
+            known = torch.tensor(
+                list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64
+            )
             result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
         return torch.tensor(result, dtype=rewards.dtype)

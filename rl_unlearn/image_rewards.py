@@ -1,4 +1,5 @@
-"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, or the caller's own.
+"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, or
+the caller's own.
 
 A name is looked up, never imported: a configuration file cannot make the program run code.
 """
@@ -26,7 +27,9 @@ _JPEG_QUALITY = 95
 
 
 def jpeg_kilobytes(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-    """Size as a JPEG file of quality 95 in kB: the (in)compressibility of DDPO (Black et al. 2023, sec. 4.1)."""
+    """Size as a JPEG file of quality 95 in kB: the (in)compressibility of DDPO (Black et al. 2023,
+    sec. 4.1).
+    """
     sizes = []
     for image in (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
@@ -41,7 +44,8 @@ BUILT_IN: Mapping[str, ImageReward] = {"jpeg_kilobytes": jpeg_kilobytes}
 def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageReward]:
     """The functions that ``reward.images`` names, in its order; ``given`` are the caller's.
 
-    Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot be used.
+    Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot
+    be used.
     """
     known, folders = {**BUILT_IN, **given}, classifiers(config)
     found: dict[str, ImageReward] = {}
@@ -52,7 +56,8 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
             found[name] = known[name]
         else:
             raise ConfigError(
-                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or classifier:FOLDER:LABEL, "
+                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
+                "classifier:FOLDER:LABEL, "
                 "or pass the function through the API, train(..., image_rewards={name: function})"
             )
     return found
@@ -61,14 +66,19 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
 def evaluate(
     rewards: Mapping[str, ImageReward], images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch rewards"]:
-    """One column for each reward, on the CPU. Raises TrainingError for a wrong shape or a number that is not finite."""
+    """One column for each reward, on the CPU.
+
+    Raises TrainingError for a wrong shape or a number that is not finite.
+    """
     columns = [torch.zeros(len(images), 0)]
     for name, reward in rewards.items():
         found = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
         if found.shape != (len(images),) or not torch.isfinite(found).all():
             raise TrainingError(
-                f"the image reward {name!r} must give one finite number for each of {len(images)} images; "
-                f"it gave shape {tuple(found.shape)}" + ("" if torch.isfinite(found).all() else " with NaN or infinity")
+                f"the image reward {name!r} must give one finite number for each of "
+                f"{len(images)} images; "
+                f"it gave shape {tuple(found.shape)}"
+                + ("" if torch.isfinite(found).all() else " with NaN or infinity")
             )
         columns.append(found[:, None])
     return torch.cat(columns, dim=1)
@@ -84,7 +94,9 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
         if (parts := reward_names.classifier(name)) is not None:
             folder, label = parts
             if not folder or not label:
-                raise ConfigError(f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}")
+                raise ConfigError(
+                    f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}"
+                )
             found[name] = Path(folder), label
     return found
 
@@ -92,7 +104,10 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
 def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageReward:
     # The judge compares weights, too; by its path it is known before a night of training.
     if folder.resolve().is_relative_to(Path(config.evaluation.judge).resolve()):
-        raise ConfigError(f"reward.images: {name!r} is the judge that reports the results: take another classifier")
+        raise ConfigError(
+            f"reward.images: {name!r} is the judge that reports the results: take another "
+            "classifier"
+        )
     one = load_folder(folder, (label,), device_of(config.model))
     everything = replace(one, rows=torch.arange(one.classes))
     row = int(one.rows[0])

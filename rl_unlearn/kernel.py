@@ -1,12 +1,14 @@
-"""The policy's kernel as a table: one stochastic denoising step, for acting and for learning, of every kind of model.
+"""The policy's kernel as a table: one stochastic denoising step, for acting and for learning, of
+every kind of model.
 
-A model that denoises takes a state ``x = signal x0 + noise eps`` to the next one, with more signal and less noise, and
-its network answers ``clean x0 + dirty eps``. That is all a step needs: state and answer are two equations for x0 and
-eps, and the policy is ``pi(x' | x, c) = N(signal' x0 + sqrt(noise'^2 - std^2) eps, std^2 I)`` (Song et al. 2021, arXiv
-2010.02502, eq. 12), whether noise is mixed in as in diffusion or as in flow matching.
+A model that denoises takes a state ``x = signal x0 + noise eps`` to the next one, with more signal
+and less noise, and its network answers ``clean x0 + dirty eps``. That is all a step needs: state
+and answer are two equations for x0 and eps, and the policy is ``pi(x' | x, c) = N(signal' x0 +
+sqrt(noise'^2 - std^2) eps, std^2 I)`` (Song et al. 2021, arXiv 2010.02502, eq. 12), whether noise
+is mixed in as in diffusion or as in flow matching.
 
-Rollouts sample from it, the learner evaluates stored samples under it; both go through :meth:`Kernel.step`, so they
-cannot disagree.
+Rollouts sample from it, the learner evaluates stored samples under it; both go through
+:meth:`Kernel.step`, so they cannot disagree.
 """
 
 import math
@@ -20,7 +22,8 @@ from torch import Tensor
 from rl_unlearn.errors import ConfigError
 
 MIN_STD = 0.05
-"""Steps with a smaller std draw no semantics but have wild ratios and 1/std^2 weights: they act, but teach nothing."""
+"""Steps with a smaller std draw no semantics but have wild ratios and 1/std^2 weights: they act,
+but teach nothing."""
 
 Index = Int[Tensor, " batch"] | int
 """Numbers of steps, one for each row or one for all; 0 is the step from pure noise."""
@@ -28,7 +31,10 @@ Index = Int[Tensor, " batch"] | int
 
 @dataclass(frozen=True)
 class Kernel:
-    """The T steps of a sampler, first to last. Tables are fp64 on the CPU; what is computed by them is fp32."""
+    """The T steps of a sampler, first to last.
+
+    Tables are fp64 on the CPU; what is computed by them is fp32.
+    """
 
     timesteps: Float[Tensor, " steps"] | Int[Tensor, " steps"]
     """What the network is told at each step, in [0, 1000]."""
@@ -37,7 +43,8 @@ class Kernel:
     noise: Float[Tensor, " steps"]
     """Share of the unit noise in it."""
     signal_next: Float[Tensor, " steps"]
-    """Share of x0 in the state that a step leads to. Some samplers of diffusers tell the network a neighbour of it."""
+    """Share of x0 in the state that a step leads to. Some samplers of diffusers tell the network a
+    neighbour of it."""
     noise_next: Float[Tensor, " steps"]
     """Share of the unit noise in it."""
     clean: Float[Tensor, " steps"]
@@ -51,7 +58,8 @@ class Kernel:
         """Raises ConfigError if eta is not positive."""
         if self.eta <= 0:
             raise ConfigError(
-                f"sampler.eta is {self.eta}: a deterministic sampler is no policy to learn, use 0 < sampler.eta <= 1"
+                f"sampler.eta is {self.eta}: a deterministic sampler is no policy to learn, use "
+                "0 < sampler.eta <= 1"
             )
 
     def __len__(self) -> int:
@@ -65,7 +73,8 @@ class Kernel:
 
     @property
     def learned(self) -> Int[Tensor, " learned"]:
-        """Numbers of the steps whose action is random enough to be learned from (std >= MIN_STD)."""
+        """Numbers of the steps whose action is random enough to be learned from (std >=
+        MIN_STD)."""
         return (self.std >= MIN_STD).nonzero().flatten()
 
     @property
@@ -74,7 +83,10 @@ class Kernel:
         return torch.cat([self.timesteps, torch.zeros_like(self.timesteps[:1])])
 
     def mean(
-        self, output: Float[Tensor, "batch *latent"], latents: Float[Tensor, "batch *latent"], index: Index
+        self,
+        output: Float[Tensor, "batch *latent"],
+        latents: Float[Tensor, "batch *latent"],
+        index: Index,
     ) -> Float[Tensor, "batch *latent"]:
         """Mean of the action where the network gave ``output`` for ``latents``."""
         of_state, of_output = self._mean_shares
@@ -82,20 +94,28 @@ class Kernel:
         return _at(of_state, index, state) * state + _at(of_output, index, state) * output.float()
 
     def predicted_x0(
-        self, mean: Float[Tensor, "batch *latent"], latents: Float[Tensor, "batch *latent"], index: Index
+        self,
+        mean: Float[Tensor, "batch *latent"],
+        latents: Float[Tensor, "batch *latent"],
+        index: Index,
     ) -> Float[Tensor, "batch *latent"]:
         """The final latents that the model expected when it chose ``mean`` at ``latents``.
 
-        Some samplers end with a step that changes nothing and so tells nothing: there the latents are all but final.
+        Some samplers end with a step that changes nothing and so tells nothing: there the latents
+        are all but final.
         """
         of_mean, of_state = self._x0_shares
         state = latents.float()
         return _at(of_mean, index, state) * mean + _at(of_state, index, state) * state
 
     def log_prob(
-        self, action: Float[Tensor, "batch *latent"], mean: Float[Tensor, "batch *latent"], index: Index
+        self,
+        action: Float[Tensor, "batch *latent"],
+        mean: Float[Tensor, "batch *latent"],
+        index: Index,
     ) -> Float[Tensor, " batch"]:
-        """Gaussian log-density of the action in nats *per latent dimension* (the joint one divided by D).
+        """Gaussian log-density of the action in nats *per latent dimension* (the joint one divided
+        by D).
 
         A step without noise is no random action: its log-prob is 0.
         """
@@ -113,14 +133,19 @@ class Kernel:
         *,
         noise: Float[Tensor, "batch *latent"] | None = None,
         action: Float[Tensor, "batch *latent"] | None = None,
-    ) -> tuple[Float[Tensor, "batch *latent"], Float[Tensor, " batch"], Float[Tensor, "batch *latent"]]:
-        """Samples an action from ``noise``, or takes the given one; returns (action, log_prob, mean).
+    ) -> tuple[
+        Float[Tensor, "batch *latent"], Float[Tensor, " batch"], Float[Tensor, "batch *latent"]
+    ]:
+        """Samples an action from ``noise``, or takes the given one; returns (action, log_prob,
+        mean).
 
-        The action is rounded to the storage type of ``latents`` *before* its log-prob is computed in fp32, so that the
-        behaviour log-prob belongs to the latents that are stored.
+        The action is rounded to the storage type of ``latents`` *before* its log-prob is computed
+        in fp32, so that the behaviour log-prob belongs to the latents that are stored.
         """
         if (noise is None) == (action is None):
-            raise ValueError("step takes either noise to sample an action, or an action to evaluate")
+            raise ValueError(
+                "step takes either noise to sample an action, or an action to evaluate"
+            )
         mean = self.mean(output, latents, index)
         if noise is not None:
             action = (mean + _at(self.std, index, mean) * noise.float()).to(latents.dtype)
@@ -128,9 +153,14 @@ class Kernel:
         return action, self.log_prob(action, mean, index), mean
 
     def kl(
-        self, mean: Float[Tensor, "batch *latent"], reference: Float[Tensor, "batch *latent"], index: Index
+        self,
+        mean: Float[Tensor, "batch *latent"],
+        reference: Float[Tensor, "batch *latent"],
+        index: Index,
     ) -> Float[Tensor, " batch"]:
-        """KL in nats, joint over the latents, of the kernel around ``mean`` to the one around ``reference``."""
+        """KL in nats, joint over the latents, of the kernel around ``mean`` to the one around
+        ``reference``.
+        """
         std = self.std.float()[index].to(mean.device)
         return (mean - reference).square().flatten(1).sum(dim=1) / (2 * std**2)
 
@@ -147,9 +177,14 @@ class Kernel:
         return _at(self.clean, index, x0) * x0 + _at(self.dirty, index, x0) * eps
 
     def renoised(
-        self, final: Float[Tensor, "batch *latent"], eps: Float[Tensor, "batch *latent"], level: Index
+        self,
+        final: Float[Tensor, "batch *latent"],
+        eps: Float[Tensor, "batch *latent"],
+        level: Index,
     ) -> Float[Tensor, "batch *latent"]:
-        """Draws the states at some of the T + 1 levels that the forward process leads to from the final latents."""
+        """Draws the states at some of the T + 1 levels that the forward process leads to from the
+        final latents.
+        """
         share = torch.cat([self.signal, self.signal_next[-1:]]) / self.signal_next[-1]
         noise = torch.cat([self.noise, self.noise_next[-1:]])
         fresh = (noise.square() - (share * self.noise_next[-1]).square()).clamp(min=0).sqrt()
@@ -162,7 +197,8 @@ class Kernel:
 
     @cached_property
     def _mean_shares(self) -> tuple[Float[Tensor, " steps"], Float[Tensor, " steps"]]:
-        """Shares of state and answer in the mean: both equations solved for x0 and eps, and put in."""
+        """Shares of state and answer in the mean: both equations solved for x0 and eps, and put
+        in."""
         kept, determinant = self._kept_noise, self.signal * self.dirty - self.noise * self.clean
         of_state = (self.signal_next * self.dirty - kept * self.clean) / determinant
         return of_state, (kept * self.signal - self.signal_next * self.noise) / determinant

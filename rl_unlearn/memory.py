@@ -19,6 +19,9 @@ def enough_for(who: str, remedy: str) -> Iterator[None]:
 
 
 ROLLOUT = "lower rollout.batch or model.size, or use model.dtype=fp16"
-LEARNER = "use learner.checkpointing=on, lower learner.microbatch, model.size or lora.rank, or use model.dtype=fp16"
+LEARNER = (
+    "use learner.checkpointing=on, lower learner.microbatch, model.size or lora.rank, or use "
+    "model.dtype=fp16"
+)
 CRITIC = "lower critic.minibatch, critic.grid or rollout.batch"
 DRAWING = "lower evaluation.batch or model.size, or use model.dtype=fp16"

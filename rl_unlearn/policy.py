@@ -1,4 +1,6 @@
-"""The policy: a pipeline whose network carries a LoRA adapter, sampled with log-probs and re-evaluated."""
+"""The policy: a pipeline whose network carries a LoRA adapter, sampled with log-probs and
+re-evaluated.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +24,14 @@ from rl_unlearn.noise import trajectory_noise
 
 _ADAPTER = "default"
 _DECODED_PIXELS = 4 * 512 * 512
-"""At once on a GPU, where the autoencoder needs more than a GiB for each image of 512 pixels a side."""
+"""At once on a GPU, where the autoencoder needs more than a GiB for each image of 512 pixels a
+side."""
 
 
 class DiffusionPolicy:
-    """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the policy."""
+    """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the
+    policy.
+    """
 
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
@@ -60,7 +65,9 @@ class DiffusionPolicy:
             encoder.to(self.device)
 
     def _add_adapter(self, lora: Lora, seed: int) -> None:
-        config = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=self.family.layers[lora.layers])
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.rank, target_modules=self.family.layers[lora.layers]
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network.add_adapter(config, adapter_name=_ADAPTER)
@@ -77,7 +84,8 @@ class DiffusionPolicy:
         """D, the number of latent dimensions."""
         return int(torch.Size(self.latent_shape).numel())
 
-    # -- memory ----------------------------------------------------------------------------------------------------
+    # -- memory
+    # ----------------------------------------------------------------------------------------------
 
     def free_text_encoders(self) -> None:
         """Gives their memory back; :meth:`encode` must not be called any more."""
@@ -90,27 +98,41 @@ class DiffusionPolicy:
         del self.family.autoencoder
 
     def share_frozen(self, other: "DiffusionPolicy") -> None:
-        """Takes the frozen weights of another policy of the same model in place of equal ones of its own."""
+        """Takes the frozen weights of another policy of the same model in place of equal ones of
+        its own.
+        """
         theirs = dict(other.network.named_parameters()) | dict(other.network.named_buffers())
         for name, own in [*self.network.named_parameters(), *self.network.named_buffers()]:
             if ".lora_" not in name:
                 own.data = theirs[name].data
 
-    # -- adapter ---------------------------------------------------------------------------------------------------
+    # -- adapter
+    # ----------------------------------------------------------------------------------------------
 
     def adapter_state(self) -> AdapterState:
         """A copy of the adapter, fp32 on the CPU."""
         state = get_peft_model_state_dict(self.network, adapter_name=_ADAPTER)
-        return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()}
+        return {
+            name: tensor.detach().to("cpu", torch.float32, copy=True)
+            for name, tensor in state.items()
+        }
 
     def load_adapter(self, state: AdapterState, scale: float = 1.0) -> None:
-        """Replaces the adapter's weights; ``scale`` multiplies its effect. DataError if names or shapes differ."""
+        """Replaces the adapter's weights; ``scale`` multiplies its effect.
+
+        DataError if names or shapes differ.
+        """
         own = self.adapter_state()
         if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
             raise DataError(
-                "the adapter does not fit this model: use the model.path, lora.rank and lora.layers it was trained with"
+                "the adapter does not fit this model: use the model.path, lora.rank and "
+                "lora.layers it was trained with"
             )
-        scaled = {k: v * scale if ".lora_B." in k else v for k, v in state.items()} if scale != 1.0 else state
+        scaled = (
+            {k: v * scale if ".lora_B." in k else v for k, v in state.items()}
+            if scale != 1.0
+            else state
+        )
         set_peft_model_state_dict(self.network, scaled, adapter_name=_ADAPTER)
 
     @contextmanager
@@ -125,33 +147,53 @@ class DiffusionPolicy:
         finally:
             self.network.enable_adapters()
 
-    # -- the network -----------------------------------------------------------------------------------------------
+    # -- the network
+    # ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Condition:
-        """What the network is told of prompts, a row for each; on the CPU, in the network's type."""
+        """What the network is told of prompts, a row for each; on the CPU, in the network's
+        type."""
         self._bring_text_encoders()
         count = self.family.encoded_at_once
         parts = (texts[i : i + count] for i in range(0, len(texts), count))
-        return Condition.cat([self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts])
+        return Condition.cat(
+            [self.family.encode(part).to(torch.device("cpu"), self.dtype) for part in parts]
+        )
 
     def conditional(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The network's answer as it was trained, without classifier-free guidance."""
-        latents, condition = latents.to(self.device, self.dtype), condition.to(self.device, self.dtype)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        latents, condition = (
+            latents.to(self.device, self.dtype),
+            condition.to(self.device, self.dtype),
+        )
+        with torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        ):
             return self.family.predict(latents, index, condition)
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The network's answer with classifier-free guidance; gradients flow through both branches."""
+        """The network's answer with classifier-free guidance; gradients flow through both
+        branches."""
         if self._uncond is None:
             return self.conditional(latents, index, condition)
-        both = Condition.cat([self._uncond.expand(len(latents)), condition.to(self.device, self.dtype)])
+        both = Condition.cat(
+            [self._uncond.expand(len(latents)), condition.to(self.device, self.dtype)]
+        )
         index = torch.cat([index, index]) if isinstance(index, Tensor) else index
-        unconditional, conditional = self.conditional(torch.cat([latents, latents]), index, both).chunk(2)
+        unconditional, conditional = self.conditional(
+            torch.cat([latents, latents]), index, both
+        ).chunk(2)
         return self.family.guide(unconditional, conditional, self._guidance)
 
     @torch.no_grad()
@@ -162,14 +204,17 @@ class DiffusionPolicy:
         Float[Tensor, "batch steps"],
         Float[Tensor, "batch steps channels height width"],
     ]:
-        """Denoises one trajectory for each seed: all states in storage dtype; in fp32 the behaviour log-probs, and the
-        means that the actions were drawn around."""
+        """Denoises one trajectory for each seed: all states in storage dtype; in fp32 the behaviour
+        log-probs, and the means that the actions were drawn around.
+        """
         noise = trajectory_noise(seeds, len(self.kernel), self.latent_shape).to(self.device)
         latents = [noise[:, 0].to(self.dtype)]
         log_probs, means = [], []
         for index in range(len(self.kernel)):
             output = self.predict(latents[-1], index, condition)
-            action, log_prob, mean = self.kernel.step(output, latents[-1], index, noise=noise[:, index + 1])
+            action, log_prob, mean = self.kernel.step(
+                output, latents[-1], index, noise=noise[:, index + 1]
+            )
             latents.append(action)
             log_probs.append(log_prob)
             means.append(mean)
@@ -200,7 +245,9 @@ class DiffusionPolicy:
 
 
 def decoded_at_once(device: str, family: Family) -> int | None:
-    """Images that the autoencoder is given at once, by the type of its device; None: all that there are."""
+    """Images that the autoencoder is given at once, by the type of its device; None: all that there
+    are.
+    """
     if device != "cuda":
         return None
     _, height, width = family.latent_shape

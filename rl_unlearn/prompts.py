@@ -1,4 +1,5 @@
-"""What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is drawn when.
+"""What is asked of the model: the prompts that hold the concept, the prompts to keep, and who is
+drawn when.
 
 Imports nothing heavy, so that a wrong concept or list is told at once.
 """
@@ -33,12 +34,15 @@ class Prompt:
     target: bool
     """Whether it asks for the concept to forget."""
     gone: bool = False
-    """Whether it asks for what an earlier adapter (model.adapters) forgot: nobody wants that back, or counts it."""
+    """Whether it asks for what an earlier adapter (model.adapters) forgot: nobody wants that back,
+    or counts it."""
 
 
 @dataclass(frozen=True)
 class PromptBook:
-    """All prompts of a run; ``names`` and ``phrases`` (for zero-shot CLIP) of the classes of 'object' and 'style'."""
+    """All prompts of a run; ``names`` and ``phrases`` (for zero-shot CLIP) of the classes of
+    'object' and 'style'.
+    """
 
     prompts: tuple[Prompt, ...]
     names: dict[str, tuple[str, ...]]
@@ -56,7 +60,8 @@ class PromptBook:
         for prompt in self.prompts:
             if not prompt.target and same(prompt.text) in asked:
                 raise ConfigError(
-                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it from one "
+                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it "
+                    "from one "
                     "of the two lists, or use {object} and {style} in prompts.template"
                 )
 
@@ -84,13 +89,16 @@ class PromptBook:
     def from_config(cls, config: Config) -> "PromptBook":
         """The grid of objects and styles, or the user's two prompt files.
 
-        Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a bad file.
+        Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a
+        bad file.
         """
         prompts = config.prompts
         told = [metadata(adapter).get("concept") for adapter in config.model.adapters]
         gone = tuple(concept for concept in told if concept)  # another's adapter does not say
         if (prompts.target_file is None) != (prompts.retain_file is None):
-            raise ConfigError("prompts.target_file and prompts.retain_file go together: give both or neither")
+            raise ConfigError(
+                "prompts.target_file and prompts.retain_file go together: give both or neither"
+            )
         if prompts.target_file and prompts.retain_file:
             lists = read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
             book = cls._from_lists(config.concept, gone, *lists)
@@ -112,7 +120,8 @@ class PromptBook:
         left = {name for place, name in enumerate(own) if place not in lost}
         if not left & {*anchors} and not (left and NEAREST in anchors):
             raise ConfigError(
-                f"reward.anchor {list(anchors)} names no other {self.concept_domain} than what is or was "
+                f"reward.anchor {list(anchors)} names no other {self.concept_domain} than what "
+                "is or was "
                 f"forgotten: add one, or `{NEAREST}`"
             )
 
@@ -135,50 +144,69 @@ class PromptBook:
             for j, s in enumerate(styles)
         )  # fmt: skip
         if all(p.target or p.gone for p in grid):
-            raise ConfigError("no prompt is left to retain: add objects or styles beside the concept")
+            raise ConfigError(
+                "no prompt is left to retain: add objects or styles beside the concept"
+            )
         by_object = _filler(config.object_template, "prompts.object_template")
         by_style = _filler(config.style_template, "prompts.style_template")
         phrases = {
             "object": tuple(by_object(o, "") for o in objects),
             "style": tuple(by_style("", s) for s in styles),
         }
-        before = frozenset(i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier)
+        before = frozenset(
+            i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier
+        )
         return cls(grid, known, phrases, domain, concepts, before)
 
     @classmethod
-    def _from_lists(cls, concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]) -> "PromptBook":
-        # The classes are the concept and each retained prompt; "style" becomes picture quality, so that broken
-        # images do not pass for forgetting.
+    def _from_lists(
+        cls, concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]
+    ) -> "PromptBook":
+        # The classes are the concept and each retained prompt; "style" becomes picture quality, so
+        # that broken images do not pass for forgetting.
         first: dict[str, str] = {}
         for text in retain:
             first.setdefault(same(text), text)
         kept = tuple(first.values())
         place = {text: number for number, text in enumerate(first, start=1)}
         if same(concept) in place:
-            raise ConfigError(f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there")
+            raise ConfigError(
+                f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there"
+            )
         for text in retain:
             for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
                 if names(text, name):
                     raise ConfigError(
-                        f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot {name!r}: "
+                        f"prompts.retain_file holds {text!r}, but an adapter of model.adapters "
+                        f"forgot {name!r}: "
                         "remove it there, or it would be asked back"
                     )
         prompts = [Prompt(text, 0, 0, True) for text in target]
         prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
         classes = {"object": (concept, *kept), "style": ("clear", "broken")}
-        return cls(tuple(prompts), classes, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,))
+        return cls(
+            tuple(prompts), classes, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,)
+        )
 
     def draw(
-        self, seed: int, round: int, images: int, target_fraction: float, kept: list[int] | None = None
+        self,
+        seed: int,
+        round: int,
+        images: int,
+        target_fraction: float,
+        kept: list[int] | None = None,
     ) -> list[int]:
-        """Prompts of a round: every target prompt (every retained one) comes up equally often over the rounds.
+        """Prompts of a round: every target prompt (every retained one) comes up equally often over
+        the rounds.
 
-        ``kept``: other prompts to take than ``retained``. Deterministic in (seed, round). At least one image is drawn
-        for a target prompt.
+        ``kept``: other prompts to take than ``retained``. Deterministic in (seed, round). At least
+        one image is drawn for a target prompt.
         """
         wanted = max(1, min(images, int(images * target_fraction + 0.5)))
         pick = self._cycle(self.targets, "target", seed, round, wanted)
-        return pick + self._cycle(self.retained if kept is None else kept, "retain", seed, round, images - wanted)
+        return pick + self._cycle(
+            self.retained if kept is None else kept, "retain", seed, round, images - wanted
+        )
 
     @staticmethod
     def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:
@@ -206,7 +234,9 @@ def names(text: str, name: str) -> bool:
 
 
 def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tuple[int, ...]]:
-    """Domain and classes of what `concept` names: one, or several of one domain with commas between them."""
+    """Domain and classes of what `concept` names: one, or several of one domain with commas between
+    them.
+    """
     pairs = []
     for part in _parts(concept):
         domain, name = part.split(":", 1)
@@ -225,7 +255,8 @@ def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tup
         pairs.append((domain, known[domain].index(name)))
     if len({domain for domain, _ in pairs}) > 1:
         raise ConfigError(
-            f"concept {concept!r} mixes objects and styles: forget one kind first, the other on top of it"
+            f"concept {concept!r} mixes objects and styles: forget one kind first, the other on "
+            "top of it"
         )
     return pairs[0][0], tuple(dict.fromkeys(index for _, index in pairs))
 
@@ -248,32 +279,41 @@ def spread(items: list[int], count: int) -> list[int]:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """A prompt list, one a line, blank lines skipped, each line as :func:`rl_unlearn.files.text.cleaned` leaves it.
+    """A prompt list, one a line, blank lines skipped, each line as
+    :func:`rl_unlearn.files.text.cleaned` leaves it.
 
-    Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of 1,000 characters).
+    Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of
+    1,000 characters).
     """
     path = Path(path)
     try:
         size = path.stat().st_size
         lines = path.read_bytes().split(b"\n") if size <= MAX_FILE_BYTES else _overlong(path)
     except OSError as error:
-        raise DataError(f"prompt list {str(path)!r} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"prompt list {str(path)!r} cannot be read: {error.strerror or error}"
+        ) from error
     prompts = []
     for number, line in enumerate(lines, start=1):
         try:
             text = cleaned(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise DataError(f"prompt list {str(path)!r}, line {number}, is not UTF-8: save it as UTF-8 text") from error
+            raise DataError(
+                f"prompt list {str(path)!r}, line {number}, is not UTF-8: save it as UTF-8 text"
+            ) from error
         if len(text) > MAX_PROMPT_CHARACTERS:
             raise DataError(
-                f"prompt list {str(path)!r}, line {number}, has {len(text)} characters: {MAX_PROMPT_CHARACTERS} at most"
+                f"prompt list {str(path)!r}, line {number}, has {len(text)} characters: "
+                f"{MAX_PROMPT_CHARACTERS} at most"
             )
         if text:
             prompts.append(text)
     if not prompts:
         raise DataError(f"prompt list {str(path)!r} holds no prompt: write one on each line")
     if len(prompts) > MAX_PROMPTS:
-        raise DataError(f"prompt list {str(path)!r} holds {len(prompts)} prompts: {MAX_PROMPTS} at most")
+        raise DataError(
+            f"prompt list {str(path)!r} holds {len(prompts)} prompts: {MAX_PROMPTS} at most"
+        )
     return prompts
 
 
@@ -283,6 +323,7 @@ def _overlong(path: Path) -> list[bytes]:
             line = file.readline(4 * MAX_PROMPT_CHARACTERS + 1)
             if len(line) > 4 * MAX_PROMPT_CHARACTERS:
                 raise DataError(
-                    f"prompt list {str(path)!r}, line {number}, is longer than {MAX_PROMPT_CHARACTERS} characters"
+                    f"prompt list {str(path)!r}, line {number}, is longer than "
+                    f"{MAX_PROMPT_CHARACTERS} characters"
                 )
     raise DataError(f"prompt list {str(path)!r} is larger than {MAX_FILE_BYTES} bytes: split it")

@@ -1,4 +1,6 @@
-"""The reward of a final image: a weighted sum of outcomes, each a pure function of the reward CLIP's evidence."""
+"""The reward of a final image: a weighted sum of outcomes, each a pure function of the reward
+CLIP's evidence.
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +14,16 @@ DOMAINS = ("object", "style")
 KINDS = ("log-odds", "log-prob")
 
 
-def log_odds(log_probs: Float[Tensor, "batch classes"], bound: float) -> Float[Tensor, "batch classes"]:
+def log_odds(
+    log_probs: Float[Tensor, "batch classes"], bound: float
+) -> Float[Tensor, "batch classes"]:
     """``log p - log(1 - p)`` of every class, in nats, clipped to +-bound.
 
-    A log-odds keeps its slope where the probability saturates; plain cosine similarity hardly separates concepts.
+    A log-odds keeps its slope where the probability saturates; plain cosine similarity hardly
+    separates concepts.
     """
-    # 1 - p is exact for all but the likeliest class, whose rest is summed: a prompt list may have thousands of classes.
+    # 1 - p is exact for all but the likeliest class, whose rest is summed: a prompt list may have
+    # thousands of classes.
     top = log_probs.argmax(dim=1, keepdim=True)
     others = log_probs.scatter(1, top, float("-inf")).logsumexp(dim=1, keepdim=True)
     rest = (-log_probs.exp()).log1p().scatter(1, top, others)
@@ -25,18 +31,27 @@ def log_odds(log_probs: Float[Tensor, "batch classes"], bound: float) -> Float[T
 
 
 def outcome_names(book: PromptBook, config: Reward) -> tuple[str, ...]:
-    """Names of the columns of :func:`outcomes`, in order: `log-odds object cat`, ..., `image jpeg_kilobytes`."""
-    kinds = [f"{kind} {domain} {name}" for domain in DOMAINS for kind in KINDS for name in book.names[domain]]
+    """Names of the columns of :func:`outcomes`, in order: `log-odds object cat`, ..., `image
+    jpeg_kilobytes`.
+    """
+    kinds = [
+        f"{kind} {domain} {name}"
+        for domain in DOMAINS
+        for kind in KINDS
+        for name in book.names[domain]
+    ]
     return (*kinds, *(f"image {name}" for name in config.images))
 
 
 def outcomes(
     evidence: Evidence, bound: float, images: Float[Tensor, "batch rewards"] | None = None
 ) -> Float[Tensor, "batch outcomes"]:
-    """What rewards are made of, for every image, whatever was asked and whatever shall be forgotten.
+    """What rewards are made of, for every image, whatever was asked and whatever shall be
+    forgotten.
 
-    For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in nats, clipped to
-    +-bound; then ``images``, the rewards that see nothing but the image. The reward is linear in them (reward_weights).
+    For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in
+    nats, clipped to +-bound; then ``images``, the rewards that see nothing but the image. The
+    reward is linear in them (reward_weights).
     """
     parts = []
     for domain in DOMAINS:
@@ -45,11 +60,17 @@ def outcomes(
 
 
 def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
-    """For each concept the class of its domain that shall stand in its place: the first possible of ``book.anchors``.
+    """For each concept the class of its domain that shall stand in its place: the first possible of
+    ``book.anchors``.
 
-    ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked that there is one.
+    ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked
+    that there is one.
     """
-    own, concepts, lost = book.names[book.concept_domain], list(book.concepts), {*book.concepts, *book.gone}
+    own, concepts, lost = (
+        book.names[book.concept_domain],
+        list(book.concepts),
+        {*book.concepts, *book.gone},
+    )
     for name in book.anchors:
         if name == NEAREST and len(lost) < len(own):
             similarity = classes @ classes[concepts].T
@@ -60,12 +81,16 @@ def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"])
     raise AssertionError(f"no class of {own} can stand in the concepts' place")
 
 
-def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -> Float[Tensor, "prompts outcomes"]:
-    """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes . weights[prompt]``.
+def reward_weights(
+    book: PromptBook, config: Reward, anchors: tuple[int, ...]
+) -> Float[Tensor, "prompts outcomes"]:
+    """Weight of each outcome in the reward of each prompt's images: ``reward = outcomes .
+    weights[prompt]``.
 
-    Target prompts: forget (negative log-odds of the concept), presence of its anchor, and coherence on the rest of the
-    prompt (its style, or its object), log-probabilities both. Retained ones: retain on both things asked for. What an
-    earlier adapter forgot is not asked back by either. All of them: the rewards that see nothing but the image.
+    Target prompts: forget (negative log-odds of the concept), presence of its anchor, and coherence
+    on the rest of the prompt (its style, or its object), log-probabilities both. Retained ones:
+    retain on both things asked for. What an earlier adapter forgot is not asked back by either. All
+    of them: the rewards that see nothing but the image.
     """
     column = {name: place for place, name in enumerate(outcome_names(book, config))}
     own, other = book.concept_domain, book.other_domain
@@ -79,7 +104,9 @@ def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -
             row[column[f"log-prob {own} {anchor}"]] = config.presence
             row[column[f"log-prob {other} {rest}"]] = 0.0 if prompt.gone else config.coherence
         elif not prompt.gone:
-            row[column[f"log-prob {own} {name}"]] = row[column[f"log-prob {other} {rest}"]] = config.retain
+            row[column[f"log-prob {own} {name}"]] = row[column[f"log-prob {other} {rest}"]] = (
+                config.retain
+            )
         for image, weight in config.images.items():
             row[column[f"image {image}"]] = weight
     return weights
@@ -88,6 +115,13 @@ def reward_weights(book: PromptBook, config: Reward, anchors: tuple[int, ...]) -
 def concept_probability(
     evidence: Evidence, prompts: Int[Tensor, " batch"], book: PromptBook
 ) -> Float[Tensor, " batch"]:
-    """Probability of the concept on target prompts, of the asked class of the same domain on retain prompts."""
+    """Probability of the concept on target prompts, of the asked class of the same domain on retain
+    prompts.
+    """
     asked = [getattr(book.prompts[i], book.concept_domain) for i in prompts.tolist()]
-    return evidence[book.concept_domain].exp().gather(1, torch.tensor(asked, device=prompts.device)[:, None]).squeeze(1)
+    return (
+        evidence[book.concept_domain]
+        .exp()
+        .gather(1, torch.tensor(asked, device=prompts.device)[:, None])
+        .squeeze(1)
+    )

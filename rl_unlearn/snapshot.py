@@ -1,4 +1,6 @@
-"""What an actor holds, as named tensors and plain values: enough to go on bit by bit, and no pickle."""
+"""What an actor holds, as named tensors and plain values: enough to go on bit by bit, and no
+pickle.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Produced by an actor, kept by a checkpoint, given back to a fresh actor of the same configuration."""
+    """Produced by an actor, kept by a checkpoint, given back to a fresh actor of the same
+    configuration.
+    """
 
     tensors: dict[str, Tensor]
     """On the CPU; copies, so that they do not change while they wait to be written."""
@@ -18,16 +22,24 @@ class Snapshot:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors under ``name.``, without it."""
-        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+        return {
+            key.removeprefix(f"{name}."): t
+            for key, t in self.tensors.items()
+            if key.startswith(f"{name}.")
+        }
 
 
 def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as copies on the CPU, each name with ``name.`` before it."""
-    return {f"{name}.{key}": tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
+    return {
+        f"{name}.{key}": tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()
+    }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of every parameter by place and name, such as ``0.exp_avg``; step sizes are not among it."""
+    """The state of every parameter by place and name, such as ``0.exp_avg``; step sizes are not
+    among it.
+    """
     state = optimizer.state_dict()["state"]
     return {f"{place}.{name}": value for place, row in state.items() for name, value in row.items()}
 
@@ -38,4 +50,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     for key, tensor in tensors.items():
         place, name = key.split(".", 1)
         rows.setdefault(int(place), {})[name] = tensor
-    optimizer.load_state_dict({"state": rows, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": rows, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

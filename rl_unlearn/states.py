@@ -34,14 +34,17 @@ class States:
     @staticmethod
     def cat(parts: "Sequence[States]") -> "States":
         """Several as one, in the order given."""
-        return States(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(States)))
+        return States(
+            *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(States))
+        )
 
 
 def choose(trajectory: Trajectory, count: int, renoised: float, draw: torch.Generator) -> States:
     """Random states of some trajectories, with replacement.
 
-    A share of them, ``renoised``, are final latents, for fresh noise: of a trained model the forward process gives the
-    same joint distribution as the sampler, and a few hundred images never run out of states.
+    A share of them, ``renoised``, are final latents, for fresh noise: of a trained model the
+    forward process gives the same joint distribution as the sampler, and a few hundred images never
+    run out of states.
     """
     rows = torch.randint(len(trajectory), (count,), generator=draw)
     levels = torch.randint(trajectory.latents.shape[1], (count,), generator=draw)

@@ -1,4 +1,5 @@
-"""How far off policy a batch is, and how much of its outcome a critic foresaw, as pure functions."""
+"""How far off policy a batch is, and how much of its outcome a critic foresaw, as pure
+functions."""
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +19,15 @@ def explained_variance(values: Float[Tensor, " batch"], returns: Float[Tensor, "
 
 
 def correlation_within(
-    values: Float[Tensor, " batch"], returns: Float[Tensor, " batch"], prompts: Int[Tensor, " batch"]
+    values: Float[Tensor, " batch"],
+    returns: Float[Tensor, " batch"],
+    prompts: Int[Tensor, " batch"],
 ) -> float:
-    """Correlation of values and returns after each prompt's means were taken away; 0 where one of them does not vary.
+    """Correlation of values and returns after each prompt's means were taken away; 0 where one of
+    them does not vary.
 
-    Which prompts are easy is known without looking: only what is left says that a critic sees the image.
+    Which prompts are easy is known without looking: only what is left says that a critic sees the
+    image.
     """
     _, group, sizes = prompts.unique(return_inverse=True, return_counts=True)
     sides = []

@@ -1,6 +1,7 @@
 """The one type all rooms meet in: a batch of denoising trajectories, and its Arrow form.
 
-Produced by the rollout actor, kept by the replay actor as Arrow record batches, consumed by critic and learner.
+Produced by the rollout actor, kept by the replay actor as Arrow record batches, consumed by critic
+and learner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ class Trajectory:
     """A batch of complete trajectories of T steps; all tensors on the CPU."""
 
     ids: Int[Tensor, " batch"]
-    """Unique within a run and derived from (round, position): a repeated rollout carries the same id."""
+    """Unique within a run and derived from (round, position): a repeated rollout carries the same
+    id."""
     rounds: Int[Tensor, " batch"]
     """Round that asked for the trajectory; 0 is the warm-up on the frozen policy."""
     policy_versions: Int[Tensor, " batch"]
@@ -43,7 +45,8 @@ class Trajectory:
     rewards: Float[Tensor, " batch"]
     """Reward of the final image."""
     evidence: Float[Tensor, " batch"]
-    """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain), in [0, 1]."""
+    """The reward CLIP's probability of the concept (target prompts) or of what was asked (retain),
+    in [0, 1]."""
     means: Float[Tensor, "batch steps channels height width"] | None = None
     """Means that the actions were drawn around, fp32, if the estimator asks for them."""
     predicted: Float[Tensor, "batch steps"] | None = None
@@ -52,13 +55,17 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: Int[Tensor, " rows"] | Bool[Tensor, " rows"] | slice) -> "Trajectory":
+    def __getitem__(
+        self, index: Int[Tensor, " rows"] | Bool[Tensor, " rows"] | slice
+    ) -> "Trajectory":
         return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
 
     @staticmethod
     def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
         """Several batches as one, in the order given."""
-        return Trajectory(**{name: torch.cat([getattr(p, name) for p in parts]) for name in parts[0].tensors()})
+        return Trajectory(
+            **{name: torch.cat([getattr(p, name) for p in parts]) for name in parts[0].tensors()}
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are there."""
@@ -69,21 +76,31 @@ class Trajectory:
         """Which rows hold finite numbers only."""
         floats = [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
         return torch.stack(
-            [tensor.isfinite().flatten(1).all(dim=1) if tensor.ndim > 1 else tensor.isfinite() for tensor in floats]
+            [
+                tensor.isfinite().flatten(1).all(dim=1) if tensor.ndim > 1 else tensor.isfinite()
+                for tensor in floats
+            ]
         ).all(dim=0)
 
     def to_arrow(self) -> pa.RecordBatch:
-        """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has no such type)."""
+        """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has
+        no such type).
+        """
         storage = next(name for name, dtype in _DTYPES.items() if dtype == self.latents.dtype)
         columns = {}
         for name, value in self.tensors().items():
             array = (value.view(torch.uint16) if value.dtype == torch.bfloat16 else value).numpy()
             array = np.ascontiguousarray(array)
-            tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(array) if array.ndim > 1 else pa.array(array)
+            tensor = (
+                pa.FixedShapeTensorArray.from_numpy_ndarray(array)
+                if array.ndim > 1
+                else pa.array(array)
+            )
             columns[name] = tensor
         names = list(columns)
         schema = pa.schema(
-            [pa.field(n, columns[n].type, nullable=False) for n in names], metadata={"rl_unlearn.latents": storage}
+            [pa.field(n, columns[n].type, nullable=False) for n in names],
+            metadata={"rl_unlearn.latents": storage},
         )
         return pa.RecordBatch.from_arrays([columns[n] for n in names], schema=schema)
 
@@ -91,30 +108,47 @@ class Trajectory:
     def from_arrow(cls, batch: pa.RecordBatch) -> "Trajectory":
         """Inverse of :meth:`to_arrow`; raises DataError for a batch of another schema."""
         metadata = batch.schema.metadata or {}
-        names = [f.name for f in fields(cls) if f.default is MISSING or f.name in batch.schema.names]
+        names = [
+            f.name for f in fields(cls) if f.default is MISSING or f.name in batch.schema.names
+        ]
         storage = _DTYPES.get(metadata.get(b"rl_unlearn.latents", b"").decode(errors="replace"))
         if storage is None or batch.schema.names != names:
-            raise DataError(f"Arrow batch with columns {batch.schema.names} holds no trajectories (expected {names})")
+            raise DataError(
+                f"Arrow batch with columns {batch.schema.names} holds no trajectories (expected "
+                f"{names})"
+            )
         tensors = {name: _tensor(name, batch.column(name), storage) for name in names}
         return cls.checked(tensors)
 
     @classmethod
     def checked(cls, tensors: Mapping[str, Tensor]) -> "Trajectory":
-        """A batch of tensors of any origin; raises DataError unless their shapes and types fit together."""
+        """A batch of tensors of any origin; raises DataError unless their shapes and types fit
+        together.
+        """
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         if not needed <= tensors.keys() <= {f.name for f in fields(cls)}:
-            raise DataError(f"{', '.join(tensors) or 'nothing'} are no trajectories (expected {', '.join(needed)})")
+            raise DataError(
+                f"{', '.join(tensors) or 'nothing'} are no trajectories (expected "
+                f"{', '.join(needed)})"
+            )
         latents, log_probs = tensors["latents"], tensors["log_probs"]
         if latents.ndim != 5 or log_probs.ndim != 2 or tensors["outcomes"].ndim != 2:
-            raise DataError("these are no trajectories: their latents, log-probs or outcomes have other dimensions")
+            raise DataError(
+                "these are no trajectories: their latents, log-probs or outcomes have other "
+                "dimensions"
+            )
         count, steps = log_probs.shape
         shapes = {
-            "latents": (count, steps + 1, *latents.shape[2:]), "outcomes": (count, tensors["outcomes"].shape[1]),
-            "means": (count, steps, *latents.shape[2:]), "log_probs": (count, steps), "predicted": (count, steps),
+            "latents": (count, steps + 1, *latents.shape[2:]),
+            "outcomes": (count, tensors["outcomes"].shape[1]),
+            "means": (count, steps, *latents.shape[2:]), "log_probs": (count, steps),
+            "predicted": (count, steps),
         }  # fmt: skip
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != shapes.get(name, (count,)):
-                raise DataError(f"these are no trajectories: {name} is of shape {tuple(tensor.shape)}")
+                raise DataError(
+                    f"these are no trajectories: {name} is of shape {tuple(tensor.shape)}"
+                )
             if tensor.dtype != torch.int64 if name in _WHOLE else not tensor.is_floating_point():
                 raise DataError(f"these are no trajectories: {name} is of type {tensor.dtype}")
         return cls(**tensors)
@@ -124,20 +158,33 @@ def _tensor(name: str, column: pa.Array, storage: torch.dtype) -> Tensor:
     """A column as a tensor of its own; DataError if it has no such type, or holes."""
     wide = isinstance(column, pa.FixedShapeTensorArray)
     kind = column.type.value_type if wide else column.type
-    fits = kind == _COLUMNS[storage] if name == "latents" else kind == pa.int64() or pa.types.is_floating(kind)
+    fits = (
+        kind == _COLUMNS[storage]
+        if name == "latents"
+        else kind == pa.int64() or pa.types.is_floating(kind)
+    )
     if not fits or column.null_count or (wide and column.storage.values.null_count):
-        raise DataError(f"Arrow batch holds no trajectories: column {name} is of type {column.type}, or has holes")
+        raise DataError(
+            f"Arrow batch holds no trajectories: column {name} is of type {column.type}, or has "
+            "holes"
+        )
     array = column.to_numpy_ndarray() if wide else column.to_numpy(zero_copy_only=False)
     tensor = torch.from_numpy(np.array(array))
-    return tensor.view(torch.bfloat16) if name == "latents" and storage == torch.bfloat16 else tensor
+    return (
+        tensor.view(torch.bfloat16) if name == "latents" and storage == torch.bfloat16 else tensor
+    )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Trajectories with the critic's judgement. Produced by the critic actor, consumed by the learner."""
+    """Trajectories with the critic's judgement.
+
+    Produced by the critic actor, consumed by the learner.
+    """
 
     trajectory: Trajectory
     values: Float[Tensor, "batch levels"] | None
     """V(x_k, t_k) of all T + 1 states, in units of reward, if the estimator asks for them."""
     action_gradients: Float[Tensor, "batch steps channels height width"] | None
-    """grad_a V(a, t_{k+1}) of each step, at the stored action or the behaviour mean, if the estimator asks for it."""
+    """grad_a V(a, t_{k+1}) of each step, at the stored action or the behaviour mean, if the
+    estimator asks for it."""

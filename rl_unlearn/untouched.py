@@ -1,18 +1,25 @@
-"""The untouched model under the CLIPs: where it does not draw what is asked, nothing can be learned from them."""
+"""The untouched model under the CLIPs: where it does not draw what is asked, nothing can be learned
+from them.
+"""
 
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.requests import Look
 
 ENOUGH = 8
-"""Images of a kind from which on none is no chance: of a concept that is seen on half of them, one time in 256."""
-_LIKELY = "check prompts.template or the lists, reward.clip, selection.clip and the model's own images"
+"""Images of a kind from which on none is no chance: of a concept that is seen on half of them, one
+time in 256."""
+_LIKELY = (
+    "check prompts.template or the lists, reward.clip, selection.clip and the model's own images"
+)
 
 
 def check_untouched(look: Look, floor: float, images: int) -> list[str]:
-    """Lines for a person about what is seen on fewer than ``floor`` of the images of the untouched model.
+    """Lines for a person about what is seen on fewer than ``floor`` of the images of the untouched
+    model.
 
-    ``images``: how many there are of either kind of prompt, at least. Raises ConfigError, which names the settings that
-    are to blame, for what is seen on none of ENOUGH. With a ``floor`` of 0 nothing is checked.
+    ``images``: how many there are of either kind of prompt, at least. Raises ConfigError, which
+    names the settings that are to blame, for what is seen on none of ENOUGH. With a ``floor`` of 0
+    nothing is checked.
     """
     seen = {
         "the concept on images that ask for it (by selection.clip)": 1 - look.forgotten,
@@ -22,7 +29,10 @@ def check_untouched(look: Look, floor: float, images: int) -> list[str]:
     if floor > 0 and images >= ENOUGH:
         for what, share in seen.items():
             if share == 0:
-                raise ConfigError(f"the untouched model does not show {what}: there is nothing to learn; {_LIKELY}")
+                raise ConfigError(
+                    f"the untouched model does not show {what}: there is nothing to learn; "
+                    f"{_LIKELY}"
+                )
     seen["the rest of the prompt on images of prompts to keep (by selection.clip)"] = look.other
     return [
         f"the untouched model shows {what} in {share:.0%} of cases only; {_LIKELY}"

@@ -8,7 +8,10 @@ from rl_unlearn.errors import TrainingError
 
 @dataclass(frozen=True)
 class Weights:
-    """Adapter of one policy version with its checksum. Produced by the learner, consumed by rollout actors."""
+    """Adapter of one policy version with its checksum.
+
+    Produced by the learner, consumed by rollout actors.
+    """
 
     version: int
     """Number of updates that made it; 0 is the untouched model."""
@@ -16,6 +19,10 @@ class Weights:
     digest: str
 
     def verify(self, loaded: AdapterState) -> None:
-        """Raises TrainingError unless ``loaded`` is bit for bit what was sent: a silent no-op hand-over ends here."""
+        """Raises TrainingError unless ``loaded`` is bit for bit what was sent: a silent no-op
+        hand-over ends here.
+        """
         if digest(loaded) != self.digest:
-            raise TrainingError(f"policy version {self.version} was handed over, but other weights arrived")
+            raise TrainingError(
+                f"policy version {self.version} was handed over, but other weights arrived"
+            )

@@ -1,4 +1,5 @@
-"""What all tests share: one thread, quiet libraries, slow tests last, and where the packages are."""
+"""What all tests share: one thread, quiet libraries, slow tests last, and where the packages
+are."""
 
 import atexit
 import os

@@ -1,4 +1,6 @@
-"""Faults at a chosen step and point, for tests alone: an actor class that kills, stops or poisons itself once."""
+"""Faults at a chosen step and point, for tests alone: an actor class that kills, stops or poisons
+itself once.
+"""
 
 import functools
 import inspect
@@ -22,10 +24,11 @@ def faulty(
     fault: str | Callable[[Any], Any],
     mark: Path,
 ) -> Any:
-    """The same class, of which one instance meets ``fault`` before or after the work of the ``call``-th ``method``.
+    """The same class, of which one instance meets ``fault`` before or after the work of the
+    ``call``-th ``method``.
 
-    The file ``mark`` is made then, and as long as it exists nothing happens again, in any process. It holds the pid. A
-    function as fault changes what the method returns.
+    The file ``mark`` is made then, and as long as it exists nothing happens again, in any process.
+    It holds the pid. A function as fault changes what the method returns.
     """
 
     counter = f"_calls_seen_{mark.name}"  # one class may meet several faults

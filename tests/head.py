@@ -1,4 +1,6 @@
-"""A real Ray head with token authentication, of this test alone: own ports, own folder, and nothing left of it."""
+"""A real Ray head with token authentication, of this test alone: own ports, own folder, and nothing
+left of it.
+"""
 
 import contextlib
 import os
@@ -19,7 +21,8 @@ import psutil
 PATIENCE = 600  # seconds, on a busy machine
 TRIES = 5  # Ray gives a node 30 seconds to start, which a busy machine may not have
 HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
-PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "node-manager-port", "object-manager-port",
+PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "node-manager-port",
+         "object-manager-port",
          "metrics-export-port", "runtime-env-agent-port")  # fmt: skip
 
 
@@ -34,12 +37,19 @@ class Head:
 
     def join(self, cpus: int) -> subprocess.Popen[bytes]:
         """One more node on this machine; ends with the head at the latest."""
-        return _started([f"--address={self.address}"], PORTS, cpus, Path(self.environment["RAY_AUTH_TOKEN_PATH"]))[0]
+        return _started(
+            [f"--address={self.address}"],
+            PORTS,
+            cpus,
+            Path(self.environment["RAY_AUTH_TOKEN_PATH"]),
+        )[0]
 
 
 @contextlib.contextmanager
 def running_head(cpus: int = 2) -> Iterator[Head]:
-    """`ray start --head` on this machine, until the block is left; fails if one of its processes is left over."""
+    """`ray start --head` on this machine, until the block is left; fails if one of its processes is
+    left over.
+    """
     folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # sockets need a short path
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -64,10 +74,13 @@ def running_head(cpus: int = 2) -> Iterator[Head]:
 
 def _variables(token: Path) -> dict[str, str]:
     binaries = str(Path(sys.executable).parent)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")
+    } | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "PATH": f"{binaries}:{os.environ['PATH']}",  # a job says `python`, as a cluster's image would have it
+        # A job says `python`, as a cluster's image would have it.
+        "PATH": f"{binaries}:{os.environ['PATH']}",
     }
     environment.pop("PYTHONPATH", None)  # what runs is what the job brought along
     return environment
@@ -81,12 +94,16 @@ def _started(
     for _ in range(TRIES):
         ports = dict(zip(names, _free_ports(len(names)), strict=True))
         command = [
-            f"{Path(sys.executable).parent}/ray", "start", "--block", "--node-ip-address=127.0.0.1", *words,
-            f"--num-cpus={cpus}", "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000",
+            f"{Path(sys.executable).parent}/ray", "start", "--block", "--node-ip-address=127.0.0.1",
+            *words,
+            f"--num-cpus={cpus}", "--min-worker-port=0", "--max-worker-port=0",
+            "--object-store-memory=100000000",
             *(f"--{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
         with log.open("w") as output:
-            node = subprocess.Popen(command, env=environment, cwd=token.parent, stdout=output, stderr=subprocess.STDOUT)
+            node = subprocess.Popen(
+                command, env=environment, cwd=token.parent, stdout=output, stderr=subprocess.STDOUT
+            )
         if _is_up(node, log, ports.get("dashboard-port")):
             return node, ports
         node.kill()

@@ -1,4 +1,5 @@
-"""A program that replaces a run, killed before and after each of its steps on the disk; run by test_replacing.py.
+"""A program that replaces a run, killed before and after each of its steps on the disk; run by
+test_replacing.py.
 
 It is a process of its own with one thread, so that it may fork for each kill.
 """
@@ -25,11 +26,17 @@ KILLED = 9
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def killed(act: Callable[[], None], step: int, after: bool) -> bool:
-    """Whether `act`, in a process of its own, was killed at this step; False if it came to its end before."""
+    """Whether `act`, in a process of its own, was killed at this step; False if it came to its end
+    before.
+    """
     child = os.fork()
     if child:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -120,7 +127,9 @@ def main(root: Path) -> None:
                 copy = root / "copy"
                 shutil.copytree(output, copy)
                 more = killed(lambda copy=copy: replacing.restore(copy / "r"), again, late)
-                seen["new" if check(copy, old, f"{output.name}, then {again}-{late}") else "old"] += 1
+                seen[
+                    "new" if check(copy, old, f"{output.name}, then {again}-{late}") else "old"
+                ] += 1
                 shutil.rmtree(copy)
                 if not more:
                     break
@@ -130,7 +139,8 @@ def main(root: Path) -> None:
 
 
 def race(root: Path) -> None:
-    """Many starts of one name at once: each has it alone, is refused, or is killed; no run is lost."""
+    """Many starts of one name at once: each has it alone, is refused, or is killed; no run is
+    lost."""
     old_run(root / "out")
     children = []
     for number in range(8):
@@ -142,7 +152,11 @@ def race(root: Path) -> None:
                 try:
                     if step:
                         begins = dice.random() < 0.5
-                        killed(lambda begins=begins: refused_or(root / "out", begins), step, after=False)
+                        killed(
+                            lambda begins=begins: refused_or(root / "out", begins),
+                            step,
+                            after=False,
+                        )
                     else:
                         refused_or(root / "out", dice.random() < 0.5)
                 except SystemExit as error:

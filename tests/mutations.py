@@ -1,4 +1,5 @@
-"""Damaged files: what a disk, an editor or an enemy makes of a valid one, the same from every seed."""
+"""Damaged files: what a disk, an editor or an enemy makes of a valid one, the same from every
+seed."""
 
 import random
 import re
@@ -11,10 +12,13 @@ from rl_unlearn.errors import UserError
 LIMIT = 10.0
 """Seconds of CPU that reading one small file may take."""
 HOSTILE = (
-    b"null", b"[]", b"{}", b"true", b"-1", b"5", b'"x"', b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e308",
-    b"1e308", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b'"\\ud800"', b'"\\u0000"', b"\xed\xa0\x80",
+    b"null", b"[]", b"{}", b"true", b"-1", b"5", b'"x"', b"NaN", b"Infinity", b"-Infinity",
+    b"1e999", b"-1e308",
+    b"1e308", b"9" * 30, b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b'"\\ud800"', b'"\\u0000"',
+    b"\xed\xa0\x80",
     b"\xff\xfe",
-    b"\x00", b"!!python/object:os.system x", b"&a [*a]", b"2020-01-01", b"0x10", b"1_000", b"18446744073709551616",
+    b"\x00", b"!!python/object:os.system x", b"&a [*a]", b"2020-01-01", b"0x10", b"1_000",
+    b"18446744073709551616",
     b"[null]", b"[[1]]", b'{"x": null}', b"\n", b"", b"../../../etc/passwd", b"s3://x",
 )  # fmt: skip
 _TOKEN = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\"[^\"\n]*\"|\w+|[\[\]{}:,]")
@@ -37,7 +41,9 @@ def mutated(content: bytes, seed: int) -> bytes:
     return content
 
 
-def put_through(content: bytes, inputs: int, read: Callable[[bytes], object], first: int = 0) -> Count:
+def put_through(
+    content: bytes, inputs: int, read: Callable[[bytes], object], first: int = 0
+) -> Count:
     """Reads so many damaged files; nothing but a UserError may escape, and none may take long."""
     count = Count()
     for seed in range(first, first + inputs):
@@ -58,7 +64,9 @@ def put_through(content: bytes, inputs: int, read: Callable[[bytes], object], fi
 def _flip(content: bytes, dice: random.Random) -> bytes:
     place = dice.randrange(max(1, len(content)))
     return (
-        content[:place] + bytes(b ^ (1 << dice.randrange(8)) for b in content[place : place + 1]) + content[place + 1 :]
+        content[:place]
+        + bytes(b ^ (1 << dice.randrange(8)) for b in content[place : place + 1])
+        + content[place + 1 :]
     )
 
 

@@ -1,4 +1,6 @@
-"""A pipeline's weights as Stable Diffusion's first makers wrote them: one file, other names, fused projections."""
+"""A pipeline's weights as Stable Diffusion's first makers wrote them: one file, other names, fused
+projections.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,17 +11,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 _ENDS = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2", "conv_norm_out": "out.0",
+    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }  # fmt: skip
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _LAYER = {
-    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc",
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }  # fmt: skip
 
@@ -28,17 +34,32 @@ def write(folder: Path, file: Path, half: bool = False) -> None:
     """The file of a folder of Stable Diffusion 1.x or SDXL, its encoders with it."""
     read = {
         part.parent.name: load_file(part)
-        for part in [*folder.glob("*/diffusion_pytorch_model.safetensors"), *folder.glob("*/model.safetensors")]
+        for part in [
+            *folder.glob("*/diffusion_pytorch_model.safetensors"),
+            *folder.glob("*/model.safetensors"),
+        ]
     }
-    layers = sum(name.startswith("down_blocks.0.resnets.") and name.endswith("conv1.bias") for name in read["unet"])
+    layers = sum(
+        name.startswith("down_blocks.0.resnets.") and name.endswith("conv1.bias")
+        for name in read["unet"]
+    )
     state = {f"model.diffusion_model.{_unet(k, layers)}": v for k, v in read["unet"].items()}
     state |= {f"first_stage_model.{_vae(k)}": _convolved(k, v) for k, v in read["vae"].items()}
     first = "conditioner.embedders.0" if "text_encoder_2" in read else "cond_stage_model"
-    words = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in read["text_encoder"].items()}
+    words = {
+        f"text_model.{k.removeprefix('text_model.')}": v for k, v in read["text_encoder"].items()
+    }
     state |= {f"{first}.transformer.{k}": v for k, v in words.items()}
     if "text_encoder_2" in read:
-        state |= {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(read["text_encoder_2"]).items()}
-    save_file({k: (v.half() if half else v).contiguous() for k, v in state.items()}, file, {"format": "pt"})
+        state |= {
+            f"conditioner.embedders.1.model.{k}": v
+            for k, v in _open_clip(read["text_encoder_2"]).items()
+        }
+    save_file(
+        {k: (v.half() if half else v).contiguous() for k, v in state.items()},
+        file,
+        {"format": "pt"},
+    )
 
 
 def _unet(name: str, layers: int) -> str:
@@ -47,7 +68,13 @@ def _unet(name: str, layers: int) -> str:
         return f"{_ENDS[stem]}.{end}"
     found = re.fullmatch(r"(down_blocks|up_blocks|mid_block)(?:\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name)
     assert found is not None, name
-    side, block, kind, number, rest = found[1], int(found[2] or 0), found[3], int(found[4]), found[5]
+    side, block, kind, number, rest = (
+        found[1],
+        int(found[2] or 0),
+        found[3],
+        int(found[4]),
+        found[5],
+    )
     if kind == "resnets":
         part, _, end = rest.rpartition(".")
         rest = f"{_RESNET[part]}.{end}"
@@ -57,8 +84,13 @@ def _unet(name: str, layers: int) -> str:
     if kind == "downsamplers":
         return f"input_blocks.{start + layers + 1}.0.{rest.replace('conv', 'op')}"
     if kind == "upsamplers":
-        return f"output_blocks.{start + layers}.{1 + (block == 0)}.{rest}"  # behind an attention, where there is one
-    place = f"input_blocks.{start + number + 1}" if side == "down_blocks" else f"output_blocks.{start + number}"
+        behind_attention = 1 + (block == 0)
+        return f"output_blocks.{start + layers}.{behind_attention}.{rest}"
+    place = (
+        f"input_blocks.{start + number + 1}"
+        if side == "down_blocks"
+        else f"output_blocks.{start + number}"
+    )
     return f"{place}.{int(kind == 'attentions')}.{rest}"
 
 
@@ -97,6 +129,9 @@ def _open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if layer[2] in _LAYER:
             found[f"{place}.{_LAYER[layer[2]]}.{layer[3]}"] = value
         elif layer[2] == "self_attn.q_proj":
-            parts = [plain[f"encoder.layers.{layer[1]}.self_attn.{part}_proj.{layer[3]}"] for part in "qkv"]
+            parts = [
+                plain[f"encoder.layers.{layer[1]}.self_attn.{part}_proj.{layer[3]}"]
+                for part in "qkv"
+            ]
             found[f"{place}.attn.in_proj_{layer[3]}"] = torch.cat(parts)
     return found

@@ -44,20 +44,30 @@ def test_plain_diffusers_loads_what_was_saved(policy, tmp_path):
         theirs = pipeline.unet(latents, t, encoder_hidden_states=embeddings.text).sample
         ours = policy.predict(latents, 1, embeddings)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(ours, untouched, atol=1e-3), "the adapter has no effect: the test has lost its point"
+    assert not torch.allclose(ours, untouched, atol=1e-3), (
+        "the adapter has no effect: the test has lost its point"
+    )
 
 
 def test_round_trip_is_bit_equal_and_describes_itself(policy, tmp_path):
     state = policy.adapter_state()
     save_adapter(tmp_path / "run" / "adapter", state, tiny.config(concept="dog", seed=7))
-    for path in (tmp_path / "run", tmp_path / "run" / "adapter", tmp_path / "run" / "adapter" / FILE_NAME):
+    for path in (
+        tmp_path / "run",
+        tmp_path / "run" / "adapter",
+        tmp_path / "run" / "adapter" / FILE_NAME,
+    ):
         read = read_adapter(path)
         assert read.keys() == state.keys()
         assert all(torch.equal(read[k], state[k]) for k in state)
         assert digest(read) == digest(state)
     with safe_open(tmp_path / "run" / "adapter" / FILE_NAME, "pt") as file:
         metadata = file.metadata()
-    assert (metadata["concept"], metadata["seed"], metadata["digest"]) == ("dog", "7", digest(state))
+    assert (metadata["concept"], metadata["seed"], metadata["digest"]) == (
+        "dog",
+        "7",
+        digest(state),
+    )
     assert [f.name for f in (tmp_path / "run" / "adapter").iterdir()] == [FILE_NAME]
 
 
@@ -67,12 +77,18 @@ def test_round_trip_is_bit_equal_and_describes_itself(policy, tmp_path):
         (lambda name, tensor: {} if ".lora_B." in name else {name: tensor}, "lacks one factor"),
         (lambda name, tensor: {} if ".lora_A." in name else {name: tensor}, "lacks one factor"),
         (lambda name, tensor: {name: tensor * float("nan")}, "NaN"),
-        (lambda name, tensor: {name.replace("unet.", "lora_unet_"): tensor}, "another kind than LoRA"),
+        (
+            lambda name, tensor: {name.replace("unet.", "lora_unet_"): tensor},
+            "another kind than LoRA",
+        ),
     ],
 )
 def test_damaged_adapters_are_explained(damage, hint, policy, tmp_path):
     whole = {f"unet.{name}": tensor for name, tensor in policy.adapter_state().items()}
-    save_file({k: v for name, tensor in whole.items() for k, v in damage(name, tensor).items()}, tmp_path / FILE_NAME)
+    save_file(
+        {k: v for name, tensor in whole.items() for k, v in damage(name, tensor).items()},
+        tmp_path / FILE_NAME,
+    )
     with pytest.raises(DataError, match=hint):
         read_adapter(tmp_path)
 
@@ -139,7 +155,8 @@ def test_truncated(policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tensors", [{}, {"conv.weight": torch.ones(2, 2)}, {"text_encoder.x.lora_A.weight": torch.ones(2, 2)}]
+    "tensors",
+    [{}, {"conv.weight": torch.ones(2, 2)}, {"text_encoder.x.lora_A.weight": torch.ones(2, 2)}],
 )
 def test_foreign(tmp_path, tensors):
     save_file(tensors, tmp_path / FILE_NAME)

@@ -33,7 +33,11 @@ def factors() -> dict[str, Tensor]:
 def four_times(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that plain diffusers writes for alpha 8 at rank 2."""
     folder = tmp_path_factory.mktemp("alpha")
-    peft = {"unet.lora_alpha": 8, "unet.r": 2, "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0"]}
+    peft = {
+        "unet.lora_alpha": 8,
+        "unet.r": 2,
+        "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0"],
+    }
     about = {"format": "pt", "lora_adapter_metadata": json.dumps(peft)}
     save_file({f"unet.{name}": t for name, t in factors().items()}, folder / FILE_NAME, about)
     return folder
@@ -61,7 +65,10 @@ def file(request: pytest.FixtureRequest) -> Path:
 @torch.no_grad()
 def output(pipeline: StableDiffusionPipeline) -> Tensor:
     draws = torch.Generator().manual_seed(2)
-    latents, words = torch.randn(1, *tiny.SHAPE, generator=draws), torch.randn(1, 5, 16, generator=draws)
+    latents, words = (
+        torch.randn(1, *tiny.SHAPE, generator=draws),
+        torch.randn(1, 5, 16, generator=draws),
+    )
     return pipeline.unet(latents, 300, encoder_hidden_states=words).sample
 
 
@@ -78,7 +85,9 @@ def test_a_policy_has_the_files_strength(file: Path, expected: Tensor) -> None:
     policy.load_adapter(read_adapter(file))
     torch.testing.assert_close(output(policy.family.pipeline), expected, rtol=1e-4, atol=1e-5)
     policy.load_adapter(read_adapter(file), scale=0.25)
-    assert (output(policy.family.pipeline) - expected).abs().max() > 1e-2, "the test sees the strength"
+    assert (output(policy.family.pipeline) - expected).abs().max() > 1e-2, (
+        "the test sees the strength"
+    )
 
 
 def tiny_overrides() -> list[str]:
@@ -91,7 +100,9 @@ def test_a_model_that_stands_on_it_has_the_files_strength(file: Path, expected: 
 
 
 @pytest.mark.parametrize("format", adapters.FORMATS)
-def test_every_export_has_the_files_strength(format: str, file: Path, expected: Tensor, tmp_path: Path) -> None:
+def test_every_export_has_the_files_strength(
+    format: str, file: Path, expected: Tensor, tmp_path: Path
+) -> None:
     out = Path(adapters.export(file, format, tmp_path / "out", CONFIG)["file"])
     pipeline = load_pipeline(CONFIG.model if format != "merged" else Model(path=str(out)))
     if format != "merged":
@@ -107,7 +118,11 @@ def test_an_own_adapter_goes_through_kohya_and_back_bit_for_bit(tmp_path: Path) 
 
 
 def test_strength_of_rank_stabilised_adapters(four_times: Path, tmp_path: Path) -> None:
-    about = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 8, "unet.r": 4, "unet.use_rslora": True})}
+    about = {
+        "lora_adapter_metadata": json.dumps(
+            {"unet.lora_alpha": 8, "unet.r": 4, "unet.use_rslora": True}
+        )
+    }
     save_file({f"unet.{name}": t for name, t in factors().items()}, tmp_path / FILE_NAME, about)
     assert digest(read_adapter(tmp_path)) == digest(read_adapter(four_times)), "8 / sqrt(4) = 8 / 2"
 
@@ -116,7 +131,10 @@ def test_strength_of_rank_stabilised_adapters(four_times: Path, tmp_path: Path) 
     ("change", "said"),
     [
         ({"lora_unet_mid_block_attentions_0_x.dora_scale": torch.ones(1)}, "is a DoRA"),
-        ({"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 2)}, "text encoder"),
+        (
+            {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 2)},
+            "text encoder",
+        ),
         ({"lora_unet_mid_block.hada_w1_a": torch.ones(2, 2)}, "another kind than LoRA"),
         ({"lora_unet_mid_block.lora_down.weight": torch.ones(2, 2)}, "lacks one factor"),
     ],

@@ -1,4 +1,5 @@
-"""Exported adapters: plain diffusers loads both formats and draws what the run's own policy draws."""
+"""Exported adapters: plain diffusers loads both formats and draws what the run's own policy
+draws."""
 
 import io
 import json
@@ -34,7 +35,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     state = DiffusionPolicy(load_model(config.model), config).adapter_state()
     draws = torch.Generator().manual_seed(1)
-    save_adapter(folder, {name: torch.randn(t.shape, generator=draws) / 4 for name, t in state.items()}, config)
+    save_adapter(
+        folder,
+        {name: torch.randn(t.shape, generator=draws) / 4 for name, t in state.items()},
+        config,
+    )
     return folder
 
 
@@ -44,20 +49,28 @@ def output(config: Config, file: Path | None) -> torch.Tensor:
     if file is not None:
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     draws = torch.Generator().manual_seed(2)
-    latents, words = torch.randn(1, *tiny.SHAPE, generator=draws), torch.randn(1, 5, 16, generator=draws)
+    latents, words = (
+        torch.randn(1, *tiny.SHAPE, generator=draws),
+        torch.randn(1, 5, 16, generator=draws),
+    )
     with torch.no_grad():
         result: torch.Tensor = pipeline.unet(latents, 300, encoder_hidden_states=words).sample
     return result
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_exports_give_the_policys_output(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
+def test_exports_give_the_policys_output(
+    format: str, adapter: Path, config: Config, tmp_path: Path
+) -> None:
     written = adapters.export(adapter, format, tmp_path, config)
     file = Path(written["file"])
     policy = DiffusionPolicy(load_model(config.model), config)
     policy.load_adapter(read_adapter(adapter))
     draws = torch.Generator().manual_seed(2)
-    latents, words = torch.randn(1, *tiny.SHAPE, generator=draws), torch.randn(1, 5, 16, generator=draws)
+    latents, words = (
+        torch.randn(1, *tiny.SHAPE, generator=draws),
+        torch.randn(1, 5, 16, generator=draws),
+    )
     with torch.no_grad():
         expected = policy.network(latents, 300, encoder_hidden_states=words).sample
     torch.testing.assert_close(output(config, file), expected, rtol=1e-4, atol=1e-5)
@@ -66,7 +79,9 @@ def test_exports_give_the_policys_output(format: str, adapter: Path, config: Con
 
 
 @pytest.mark.parametrize("format", adapters.FORMATS)
-def test_exports_draw_the_policys_images(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
+def test_exports_draw_the_policys_images(
+    format: str, adapter: Path, config: Config, tmp_path: Path
+) -> None:
     file = Path(adapters.export(adapter, format, tmp_path / "out", config)["file"])
     policy = DiffusionPolicy(load_model(config.model), config)
     prompts, seeds = ["a dog", "a cat", "a fish"], [0, 1, 2]
@@ -75,7 +90,9 @@ def test_exports_draw_the_policys_images(format: str, adapter: Path, config: Con
     expected = policy.generate(prompts, seeds)
     if format == "merged":
         model = config.model.model_copy(update={"path": str(file)})
-        found = DiffusionPolicy(load_model(model), config)  # its own adapter is new and does nothing yet
+        found = DiffusionPolicy(
+            load_model(model), config
+        )  # its own adapter is new and does nothing yet
     else:
         pipeline = load_model(config.model)
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
@@ -91,7 +108,10 @@ def test_the_merged_canvas_draws_the_same_images(tmp_path: Path) -> None:
     config = Config(lora=Lora(rank=4), sampler=Sampler(steps=4))
     policy = DiffusionPolicy(load_model(config.model), config)
     draws = torch.Generator().manual_seed(1)
-    state = {name: torch.randn(t.shape, generator=draws) / 20 for name, t in policy.adapter_state().items()}
+    state = {
+        name: torch.randn(t.shape, generator=draws) / 20
+        for name, t in policy.adapter_state().items()
+    }
     save_adapter(tmp_path / "adapter", state, config)
     prompts, seeds = ["A cat image in noto style.", "A dog image in flat style."], [0, 1]
     plain = policy.generate(prompts, seeds)
@@ -104,7 +124,9 @@ def test_the_merged_canvas_draws_the_same_images(tmp_path: Path) -> None:
     assert (plain - expected).abs().max() > 1e-2
 
 
-def test_merged_weights_never_replace_anything(adapter: Path, config: Config, tmp_path: Path) -> None:
+def test_merged_weights_never_replace_anything(
+    adapter: Path, config: Config, tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="already holds something"):
         adapters.export(adapter, "merged", tmp_path, config)
@@ -125,7 +147,10 @@ def test_an_adapter_of_another_model_is_not_exported(
     format: str, adapter: Path, config: Config, tmp_path: Path
 ) -> None:
     """Plain diffusers would leave out the layers it does not know and call the rest the same."""
-    state = {name.replace("mid_block", "down_blocks.7"): tensor for name, tensor in read_adapter(adapter).items()}
+    state = {
+        name.replace("mid_block", "down_blocks.7"): tensor
+        for name, tensor in read_adapter(adapter).items()
+    }
     save_adapter(tmp_path / "foreign", state, config)
     with pytest.raises(DataError, match="does not fit this model"):
         adapters.export(tmp_path / "foreign", format, tmp_path / "out", config)
@@ -146,7 +171,9 @@ def test_export_never_replaces_its_source(adapter: Path, config: Config) -> None
 
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
-def test_export_replaces_nothing(format: str, adapter: Path, config: Config, tmp_path: Path) -> None:
+def test_export_replaces_nothing(
+    format: str, adapter: Path, config: Config, tmp_path: Path
+) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ConfigError, match=r"README\.md exists already; choose another --out"):
         adapters.export(adapter, format, tmp_path, config)
@@ -154,8 +181,12 @@ def test_export_replaces_nothing(format: str, adapter: Path, config: Config, tmp
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_an_erasure_on_top_is_merged_with_what_it_stands_on(adapter: Path, config: Config, tmp_path: Path) -> None:
-    above = config.model_copy(update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})})
+def test_an_erasure_on_top_is_merged_with_what_it_stands_on(
+    adapter: Path, config: Config, tmp_path: Path
+) -> None:
+    above = config.model_copy(
+        update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})}
+    )
     state = {name: tensor / 2 for name, tensor in read_adapter(adapter).items()}
     save_adapter(tmp_path / "above", state, above)
     written = adapters.export(tmp_path / "above", "merged", tmp_path / "merged", above)
@@ -180,10 +211,14 @@ def test_an_adapter_knows_its_sampler(adapter: Path, config: Config, tmp_path: P
     other = config.model_copy(update={"sampler": Sampler(steps=7, eta=0.5, guidance=2.5)})
     save_adapter(tmp_path, read_adapter(adapter), other)
     assert run_config(tmp_path, []).sampler == other.sampler
-    assert main(["generate", "--config", "x.yaml", "--prompt", "x", "--adapter", str(tmp_path)]) == 2
+    assert (
+        main(["generate", "--config", "x.yaml", "--prompt", "x", "--adapter", str(tmp_path)]) == 2
+    )
 
 
-def test_a_run_tells_what_it_was_trained_with(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_tells_what_it_was_trained_with(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.yaml").write_text(settings.dump(config))
     (tmp_path / "run_state.json").write_text("{}")
     monkeypatch.setenv("RL_UNLEARN__CONCEPT", "fish")
@@ -227,7 +262,14 @@ def test_generate_with_and_without(
 
 def test_generate_makes_the_folder_of_its_picture(config: Config, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder" / "picture.png"
-    line = ["generate", "--prompt", "a dog", "sampler.steps=2", f"model.path={config.model.path}", "--out"]
+    line = [
+        "generate",
+        "--prompt",
+        "a dog",
+        "sampler.steps=2",
+        f"model.path={config.model.path}",
+        "--out",
+    ]
     assert main([*line, str(out)]) == 0
     assert out.is_file()
     assert main([*line, str(out / "below" / "x.png")]) == 3, "a file is no folder"
@@ -243,18 +285,35 @@ def test_generate_adds_adapters_up(
     adapter: Path, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def draw(out: str, *argv: str) -> dict[str, bytes]:
-        line = ["generate", "--prompt", "a dog", "--prompt", "a cat", "--seeds", "0,5", "--json", "sampler.steps=3"]
+        line = [
+            "generate",
+            "--prompt",
+            "a dog",
+            "--prompt",
+            "a cat",
+            "--seeds",
+            "0,5",
+            "--json",
+            "sampler.steps=3",
+        ]
         assert main([*line, "--out", str(tmp_path / out), *argv]) == 0
         files = json.loads(capfd.readouterr().out)["files"]
         return {Path(file).name: Path(file).read_bytes() for file in files}
 
     one = draw("one", "--adapter", str(adapter))
-    assert sorted(one) == ["prompt1-seed0.png", "prompt1-seed5.png", "prompt2-seed0.png", "prompt2-seed5.png"]
+    assert sorted(one) == [
+        "prompt1-seed0.png",
+        "prompt1-seed5.png",
+        "prompt2-seed0.png",
+        "prompt2-seed5.png",
+    ]
     assert len(set(one.values())) == 4
     twice = ["--adapter", str(adapter), "--adapter", str(adapter)]
     plain = draw("plain", f"model.path={config.model.path}")
     cancelled = draw("cancelled", *twice, "--scale", "1", "--scale=-1")
-    assert max(difference(cancelled[name], plain[name]) for name in plain) <= 1, "what is left is rounding"
+    assert max(difference(cancelled[name], plain[name]) for name in plain) <= 1, (
+        "what is left is rounding"
+    )
     assert min(difference(one[name], plain[name]) for name in plain) > 1
     assert draw("both", *twice) not in (plain, one)
 
@@ -265,7 +324,9 @@ def test_an_adapter_that_another_stands_on_is_added_once_however_it_is_named(
     from experiments.verbs.generate import _together
 
     upper = tmp_path / "upper"
-    on_top = config.model_copy(update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})})
+    on_top = config.model_copy(
+        update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})}
+    )
     save_adapter(upper, read_adapter(adapter), on_top)
     for name in (adapter, adapter / FILE_NAME):
         assert _together([name, upper], [1.0, 1.0], [])[1].model.adapters == ()
@@ -283,7 +344,9 @@ def test_an_adapter_that_another_stands_on_is_added_once_however_it_is_named(
         (["--out", "x.jpg"], ".png"),
     ],
 )
-def test_wrong_scales_are_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_scales_are_explained(
+    argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["generate", "--prompt", "x", *argv]) == 2
     assert hint in capsys.readouterr().err
 
@@ -291,7 +354,12 @@ def test_wrong_scales_are_explained(argv: list[str], hint: str, capsys: pytest.C
 def test_adapters_of_two_models_are_not_mixed(
     adapter: Path, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tiny.epsilon_folder())})})
+    other = config.model_copy(
+        update={"model": config.model.model_copy(update={"path": str(tiny.epsilon_folder())})}
+    )
     save_adapter(tmp_path, read_adapter(adapter), other)
-    assert main(["generate", "--prompt", "x", "--adapter", str(adapter), "--adapter", str(tmp_path)]) == 2
+    assert (
+        main(["generate", "--prompt", "x", "--adapter", str(adapter), "--adapter", str(tmp_path)])
+        == 2
+    )
     assert "different models" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Which address is meant, and that a dead, mute or foreign one is told in seconds, whoever names it."""
+"""Which address is meant, and that a dead, mute or foreign one is told in seconds, whoever names
+it.
+"""
 
 import contextlib
 import socket
@@ -42,7 +44,11 @@ def on_ray(**cluster: Any) -> Config:
     ],
 )
 def test_which_one_is_meant(
-    monkeypatch: pytest.MonkeyPatch, setting: str | None, variable: str | None, text: str, source: str
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str | None,
+    variable: str | None,
+    text: str,
+    source: str,
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
@@ -99,18 +105,28 @@ def test_every_user_is_told_in_seconds(
     if source == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", useless)
     config = on_ray(address=useless if source == "cluster.address" else None)
-    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"actors": 1})})
+    config = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"actors": 1})}
+    )
     start = time.monotonic()
-    with pytest.raises(MachineError, match=f"no Ray cluster answers at {useless} .*correct {source}"):
+    with pytest.raises(
+        MachineError, match=f"no Ray cluster answers at {useless} .*correct {source}"
+    ):
         use(config)
     assert time.monotonic() - start < 20
 
 
 def test_commands_tell_it_before_they_make_anything(
-    useless: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    useless: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", useless)
-    for words in (["train", "concept=cat"], ["sweep", "--space", str(CONFIGS / "sweeps" / "seeds.yaml")]):
+    for words in (
+        ["train", "concept=cat"],
+        ["sweep", "--space", str(CONFIGS / "sweeps" / "seeds.yaml")],
+    ):
         assert main([*words, f"output={tmp_path / 'out'}"]) == 3
         assert "correct RAY_ADDRESS" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -119,9 +135,12 @@ def test_commands_tell_it_before_they_make_anything(
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("head", "must be HOST:PORT"), ("http://head:8265", "use --submit http://head:8265")]
+    ("text", "line"),
+    [("head", "must be HOST:PORT"), ("http://head:8265", "use --submit http://head:8265")],
 )
-def test_what_is_no_address_of_a_cluster(monkeypatch: pytest.MonkeyPatch, text: str, line: str) -> None:
+def test_what_is_no_address_of_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", text)
     with pytest.raises(ConfigError, match=f"RAY_ADDRESS=.*{line}"):
         address.check(on_ray())
@@ -148,13 +167,15 @@ def test_what_a_dead_head_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(services, "find_gcs_addresses", set)
         monkeypatch.setattr(services, "find_bootstrap_address", lambda _: f"127.0.0.1:{port}")
         with (
-            pytest.raises(MachineError, match=r"no Ray cluster answers at auto .*correct cluster.address"),
+            pytest.raises(
+                MachineError, match=r"no Ray cluster answers at auto .*correct cluster.address"
+            ),
             program.ray_cluster(on_ray(address="auto")),
         ):
             raise AssertionError("it answers")
 
 
-# -- Proxies -----------------------------------------------------------------------------------------------------------
+# -- Proxies ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +193,11 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, "http://head:8265", None),
         ({"HTTP_PROXY": "http://p:1"}, "http://head:8265", "HTTP_PROXY"),
         ({"HTTP_PROXY": "http://p:1"}, "https://head:8265", None),
-        ({"https_proxy": "http://p:1", "HTTPS_PROXY": "http://q:1"}, "https://head:8265", "https_proxy"),
+        (
+            {"https_proxy": "http://p:1", "HTTPS_PROXY": "http://q:1"},
+            "https://head:8265",
+            "https_proxy",
+        ),
         ({"All_Proxy": "http://p:1"}, "http://head:8265", "All_Proxy"),
         ({"http_proxy": "", "ALL_PROXY": "http://p:1"}, "http://head:8265", "ALL_PROXY"),
         ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "localhost,head"}, "http://head:8265", None),
@@ -185,6 +210,7 @@ def test_the_variable_that_applies(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxy.of(url) == found
-    assert (f"{found} sends this" in proxy.remedy(url), "add head to NO_PROXY" in proxy.remedy(url)) == (
+    assert (f"{found} sends this" in proxy.remedy(url),
+            "add head to NO_PROXY" in proxy.remedy(url)) == (
         bool(found), bool(found)
     )  # fmt: skip

@@ -33,7 +33,9 @@ class FakeStudio:
         return self._digest
 
     def draw(self, brush, batches, keep):
-        for number, (texts, seeds) in reversed(batches.items()):  # the order of arrival does not count
+        for number, (texts, seeds) in reversed(
+            batches.items()
+        ):  # the order of arrival does not count
             if self._left == 0:
                 raise KeyboardInterrupt
             self._left -= 1
@@ -46,7 +48,9 @@ class FakeStudio:
 
 
 def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, Brush]:
-    config = tiny.config(output=str(tmp_path), evaluation={"per_prompt": 3, "batch": 4, **evaluation})
+    config = tiny.config(
+        output=str(tmp_path), evaluation={"per_prompt": 3, "batch": 4, **evaluation}
+    )
     return config, Brush(config.lora, None)
 
 
@@ -67,7 +71,9 @@ def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
     assert (first.seconds, first.peak_memory_bytes) == (5.0, 104)
     again = ask(config, brush, FakeStudio())
     assert again.drawn == 0
-    assert (again.seconds, again.peak_memory_bytes) == (5.0, 104), "the cost is that of drawing, whenever it was"
+    assert (again.seconds, again.peak_memory_bytes) == (5.0, 104), (
+        "the cost is that of drawing, whenever it was"
+    )
     assert torch.equal(torch.cat(list(again.images())), images)
 
 
@@ -115,18 +121,28 @@ def test_whatever_decides_the_images_decides_the_key(tmp_path):
         (config, Brush(config.lora, {"a.lora_A.weight": torch.zeros(2, 2)}), "model"),
         (config, brush, "another model"),
         (
-            tiny.config(output=str(tmp_path), sampler={"steps": 5}, evaluation=config.evaluation.model_dump()),
+            tiny.config(
+                output=str(tmp_path),
+                sampler={"steps": 5},
+                evaluation=config.evaluation.model_dump(),
+            ),
             brush,
             "model",
         ),
         (setting(tmp_path, seed=1)[0], brush, "model"),
-        (config.model_copy(update={"model": config.model.model_copy(update={"size": (24, 16)})}), brush, "model"),
+        (
+            config.model_copy(update={"model": config.model.model_copy(update={"size": (24, 16)})}),
+            brush,
+            "model",
+        ),
     ]
     for number, (other, tool, digest) in enumerate(changed):
         assert ask(other, tool, FakeStudio(digest)).drawn == 18, number
         assert ask(other, tool, FakeStudio(digest)).drawn == 0, number
     judged = config.model_copy(update={"seed": 5, "concept": "dog"})
-    assert ask(judged, brush, FakeStudio()).drawn == 0, "neither the run's seed nor its concept changes an image here"
+    assert ask(judged, brush, FakeStudio()).drawn == 0, (
+        "neither the run's seed nor its concept changes an image here"
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -140,7 +156,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_an_evaluation_killed_half_way_continues(tmp_path):
     config = tiny.config(
         output=str(tmp_path / "out"),
-        evaluation={"per_prompt": 100, "batch": 8, "judge": str(tiny.clip_folder(2)), "resamples": 100},
+        evaluation={
+            "per_prompt": 100,
+            "batch": 8,
+            "judge": str(tiny.clip_folder(2)),
+            "resamples": 100,
+        },
     )
     run = tmp_path / "out" / "run"
     run.mkdir(parents=True)
@@ -149,7 +170,11 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
     from rl_unlearn.families.pipeline import load_pipeline
     from rl_unlearn.policy import DiffusionPolicy
 
-    save_adapter(run / "adapter", DiffusionPolicy(load_pipeline(config.model), config).adapter_state(), config)
+    save_adapter(
+        run / "adapter",
+        DiffusionPolicy(load_pipeline(config.model), config).adapter_state(),
+        config,
+    )
     command = [sys.executable, "-m", "experiments", "evaluate", str(run)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 200
@@ -161,5 +186,7 @@ def test_an_evaluation_killed_half_way_continues(tmp_path):
     assert 3 <= kept < 150
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    first = next(line for line in done.stderr.splitlines() if line.startswith("untouched: 600 images"))
+    first = next(
+        line for line in done.stderr.splitlines() if line.startswith("untouched: 600 images")
+    )
     assert int(first.split("images, ")[1].split()[0]) >= 8 * min(kept, 75)

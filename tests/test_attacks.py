@@ -1,4 +1,6 @@
-"""Attacks: gradients stay where they belong, words are real, weights survive, and a rate is what a hand computes."""
+"""Attacks: gradients stay where they belong, words are real, weights survive, and a rate is what a
+hand computes.
+"""
 
 import hashlib
 import json
@@ -32,7 +34,8 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook, spread
 
 SMALL = {
-    "images": 2, "references": 3, "draws": 6, "prefix_tokens": 2, "prefix_restarts": 2, "prefix_steps": 3,
+    "images": 2, "references": 3, "draws": 6, "prefix_tokens": 2, "prefix_restarts": 2,
+    "prefix_steps": 3,
     "inversion_steps": 3, "relearn_images": 4, "relearn_steps": (1, 2, 4), "relearn_rank": 2,
 }  # fmt: skip
 TEXT = "A cat image in flat style."
@@ -63,20 +66,34 @@ class World:
         return search(self.policy, words, TEXT, own, self.attack, self.source(), microbatch)
 
     def invert(self):
-        return inversion.invert(self.policy, self.book, self.references, self.attack, self.source(), 64)
+        return inversion.invert(
+            self.policy, self.book, self.references, self.attack, self.source(), 64
+        )
 
     def relearn(self, unlearned: bool = True):
         return relearning.relearn(
-            self.policy, self.book, self.references, self.attack, (0, "test"), 64, unlearned=unlearned
+            self.policy,
+            self.book,
+            self.references,
+            self.attack,
+            (0, "test"),
+            64,
+            unlearned=unlearned,
         )
 
     def weights(self) -> str:
-        """SHA-256 of every frozen weight and of the adapter: all tensors of the UNet, text encoder and autoencoder.
+        """SHA-256 of every frozen weight and of the adapter: all tensors of the UNet, text encoder
+        and autoencoder.
 
-        peft keeps its empty wrapper around a layer whose last adapter is deleted; the weight has a longer name then.
+        peft keeps its empty wrapper around a layer whose last adapter is deleted; the weight has a
+        longer name then.
         """
         sha = hashlib.sha256(digest(self.policy.adapter_state()).encode())
-        for part in (self.policy.network, self.policy.family.pipeline.text_encoder, self.policy.family.pipeline.vae):
+        for part in (
+            self.policy.network,
+            self.policy.family.pipeline.text_encoder,
+            self.policy.family.pipeline.vae,
+        ):
             for name, tensor in part.state_dict().items():
                 sha.update(name.replace(".base_layer.", ".").encode())
                 sha.update(tensor.detach().cpu().numpy().tobytes())
@@ -88,7 +105,7 @@ def world() -> World:
     return World()
 
 
-# -- prompts with free vectors -----------------------------------------------------------------------------------------
+# -- prompts with free vectors ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["canvas", "tiny"])
@@ -109,7 +126,9 @@ def test_free_vectors_stand_in_reading_order(world: World) -> None:
     first, second = token_ids(pipeline, "a cat"), token_ids(pipeline, "dog")
     rows = [[FREE, first[1], FREE, *first[3:]], [second[0], FREE, second[2]]]
     vectors = table[[first[0], first[2], second[1]]]
-    assert torch.equal(encode_free(pipeline, rows, vectors).text, world.policy.encode(["a cat", "dog"]).text)
+    assert torch.equal(
+        encode_free(pipeline, rows, vectors).text, world.policy.encode(["a cat", "dog"]).text
+    )
     assert not pipeline.text_encoder.get_input_embeddings()._forward_hooks
 
 
@@ -124,7 +143,8 @@ def test_the_placeholder_takes_the_place_of_whole_words(world: World) -> None:
     pipeline = world.policy.family.pipeline
     ids = with_placeholder(pipeline, "A Cat and a cat, no catfish", "cat")
     assert ids == [
-        *token_ids(pipeline, "A"), FREE, *token_ids(pipeline, "and a"), FREE, *token_ids(pipeline, ", no catfish")
+        *token_ids(pipeline, "A"), FREE, *token_ids(pipeline, "and a"), FREE,
+        *token_ids(pipeline, ", no catfish")
     ]  # fmt: skip
     assert with_placeholder(pipeline, "a dog", "cat") == [FREE, *token_ids(pipeline, "a dog")]
     assert with_placeholder(pipeline, "a c.t", "c.t")[-1] == FREE
@@ -138,7 +158,7 @@ def test_a_prompt_that_does_not_fit_is_refused(world: World) -> None:
         World(prefix_tokens=20).search()
 
 
-# -- the loss ----------------------------------------------------------------------------------------------------------
+# -- the loss --------------------------------------------------------------------------------------
 
 
 def test_draws_cover_the_samplers_steps_evenly(world: World) -> None:
@@ -148,18 +168,24 @@ def test_draws_cover_the_samplers_steps_evenly(world: World) -> None:
     assert [step < 2 for step in few.steps.tolist()].count(True) == 1
 
 
-def test_a_network_that_knows_the_answer_has_no_loss(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_knows_the_answer_has_no_loss(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     latents = torch.randn(6, *tiny.SHAPE, generator=world.source())
     draws = draw(world.policy, latents, world.source())
     timesteps = world.policy.kernel.timesteps[draws.steps]
     alpha = world.policy.family.pipeline.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     # v-prediction by hand: x = sqrt(a) x0 + sqrt(1 - a) noise, v = sqrt(a) noise - sqrt(1 - a) x0.
     noise = (draws.noisy - alpha.sqrt() * latents) / (1 - alpha).sqrt()
-    assert torch.allclose(draws.answers, alpha.sqrt() * noise - (1 - alpha).sqrt() * latents, atol=1e-4)
+    assert torch.allclose(
+        draws.answers, alpha.sqrt() * noise - (1 - alpha).sqrt() * latents, atol=1e-4
+    )
     embeddings = world.policy.encode([TEXT] * 6)
     loss = losses(world.policy, draws, embeddings)
     with torch.no_grad():
-        output = world.policy.network(draws.noisy, timesteps, encoder_hidden_states=embeddings.text).sample
+        output = world.policy.network(
+            draws.noisy, timesteps, encoder_hidden_states=embeddings.text
+        ).sample
     assert torch.allclose(loss, ((output - draws.answers) ** 2).mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
@@ -185,17 +211,21 @@ def without_gradients(policy: DiffusionPolicy) -> bool:
     return all(p.grad is None for part in parts for p in part.parameters())
 
 
-# -- references --------------------------------------------------------------------------------------------------------
+# -- references ------------------------------------------------------------------------------------
 
 
 def test_references_are_the_untouched_models_from_noise_of_their_own(world: World) -> None:
-    other = DiffusionPolicy(tiny.load_quickly(world.config.model), world.config)  # its adapter does nothing yet
+    other = DiffusionPolicy(
+        tiny.load_quickly(world.config.model), world.config
+    )  # its adapter does nothing yet
     again = draw_references(other, world.book, world.book.targets, 3, 0, 2)
     assert torch.allclose(again.latents, world.references.latents, atol=1e-4)
     assert again.prompts == [0, 0, 0, 1, 1, 1]
     assert torch.equal(world.references.of(1), world.references.latents[3:])
     evaluated = {seed_of(0, "evaluation", p, n) for p in range(6) for n in range(100)}
-    assert not evaluated & {seed_of(0, "attack", "reference", p, n) for p in range(6) for n in range(100)}
+    assert not evaluated & {
+        seed_of(0, "attack", "reference", p, n) for p in range(6) for n in range(100)
+    }
 
 
 def test_references_show_what_was_asked_on_the_canvas() -> None:
@@ -215,12 +245,14 @@ def test_spread_is_even() -> None:
     assert (held.latents.flatten().tolist(), held.prompts, len(held)) == ([0, 2], [0, 1], 2)
 
 
-# -- prefix ------------------------------------------------------------------------------------------------------------
+# -- prefix ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["canvas", "tiny"])
 def test_the_vocabulary_holds_words_that_are_read_back(path: str) -> None:
-    pipeline = load_pipeline(Model()) if path == "canvas" else tiny.load_quickly(tiny.config().model)
+    pipeline = (
+        load_pipeline(Model()) if path == "canvas" else tiny.load_quickly(tiny.config().model)
+    )
     words = Vocabulary(pipeline)
     assert len(words.ids) > 20
     for id, text in zip(words.ids, words.texts, strict=True):
@@ -236,7 +268,10 @@ def test_a_vector_is_nearest_to_itself(world: World) -> None:
     places = torch.tensor([[3, 1], [0, 7]])
     off = 1e-4 * torch.randn(2, 2, 16, generator=world.source())
     assert torch.equal(words.nearest(words.vectors[places] + off), places)
-    by_hand = [(words.vectors - v).norm(dim=1).argmin().item() for v in torch.ones(2, 16) * torch.tensor([[0.1], [-1]])]
+    by_hand = [
+        (words.vectors - v).norm(dim=1).argmin().item()
+        for v in torch.ones(2, 16) * torch.tensor([[0.1], [-1]])
+    ]
     assert words.nearest(torch.ones(2, 16) * torch.tensor([[0.1], [-1]])).tolist() == by_hand
 
 
@@ -253,9 +288,18 @@ def test_a_found_prefix_is_real_text_of_real_tokens(world: World) -> None:
     found, pipeline = world.search(), world.policy.family.pipeline
     assert len(found.ids) == 2
     assert token_ids(pipeline, found.words) == list(found.ids)
-    assert token_ids(pipeline, pipeline.tokenizer.decode(list(found.ids)).replace("</w>", " ")) == list(found.ids)
+    assert token_ids(
+        pipeline, pipeline.tokenizer.decode(list(found.ids)).replace("</w>", " ")
+    ) == list(found.ids)
     assert token_ids(pipeline, f"{found.words} {TEXT}") == [*found.ids, *token_ids(pipeline, TEXT)]
-    assert len(token_ids(pipeline, random_prefix(Vocabulary(pipeline), TEXT, world.attack, world.source()))) == 2
+    assert (
+        len(
+            token_ids(
+                pipeline, random_prefix(Vocabulary(pipeline), TEXT, world.attack, world.source())
+            )
+        )
+        == 2
+    )
 
 
 def test_the_search_keeps_the_best_it_saw_and_is_better_than_its_start() -> None:
@@ -264,11 +308,15 @@ def test_the_search_keeps_the_best_it_saw_and_is_better_than_its_start() -> None
     world = World()
     draws = draw(world.policy, world.references.of(0)[torch.arange(6) % 3], world.source())
     with torch.no_grad():  # the loss of the words as text, on the draws of the search
-        loss = losses(world.policy, draws, world.policy.encode([f"{more.words} {TEXT}"] * 6)).mean().item()
+        loss = (
+            losses(world.policy, draws, world.policy.encode([f"{more.words} {TEXT}"] * 6))
+            .mean()
+            .item()
+        )
     assert loss == pytest.approx(more.loss, rel=1e-4)
 
 
-# -- inversion and relearning ------------------------------------------------------------------------------------------
+# -- inversion and relearning ----------------------------------------------------------------------
 
 
 def test_inversion_lowers_the_loss_of_prompts_with_the_new_word() -> None:
@@ -280,7 +328,11 @@ def test_inversion_lowers_the_loss_of_prompts_with_the_new_word() -> None:
     def loss(vector: torch.Tensor) -> float:
         texts = [world.book.prompts[p].text for p in world.references.prompts]
         with torch.no_grad():
-            return losses(world.policy, draws, inversion.encode(world.policy, texts, "cat", vector)).mean().item()
+            return (
+                losses(world.policy, draws, inversion.encode(world.policy, texts, "cat", vector))
+                .mean()
+                .item()
+            )
 
     assert loss(world.invert()) < loss(start)
 
@@ -313,7 +365,11 @@ def test_a_fresh_lora_starts_as_nothing_and_trains_alone(world: World) -> None:
             assert torch.allclose(policy.rollout(embeddings, seeds)[0], expected, atol=1e-5)
             assert fresh
             own = set(fresh)
-            assert all(p in own for p in policy.network.parameters() if p.requires_grad and p not in adapter_of(policy))
+            assert all(
+                p in own
+                for p in policy.network.parameters()
+                if p.requires_grad and p not in adapter_of(policy)
+            )
         assert torch.equal(policy.rollout(embeddings, seeds)[0], unlearned)
         assert [p.requires_grad for p in policy.parameters()] == [True] * len(policy.parameters())
 
@@ -341,7 +397,8 @@ def test_relearning_that_is_left_early_leaves_nothing(world: World) -> None:
 
 
 ATTACKS: dict[str, Callable[[World], object]] = {
-    "prefix": World.search, "inversion": World.invert, "relearning": lambda world: list(world.relearn()),
+    "prefix": World.search, "inversion": World.invert,
+    "relearning": lambda world: list(world.relearn()),
     "relearning the untouched": lambda world: list(world.relearn(unlearned=False)),
 }  # fmt: skip
 
@@ -356,11 +413,13 @@ def test_attacks_leave_every_weight_as_it_was(name: str, world: World) -> None:
     assert [p.requires_grad for p in world.policy.network.parameters()] == wanted
 
 
-# -- success -----------------------------------------------------------------------------------------------------------
+# -- success ---------------------------------------------------------------------------------------
 
 
 def test_the_rate_and_its_interval() -> None:
-    assert rate(torch.arange(10) < 8) == pytest.approx({"value": 80, "low": 49.02, "high": 94.33}, abs=0.01)
+    assert rate(torch.arange(10) < 8) == pytest.approx(
+        {"value": 80, "low": 49.02, "high": 94.33}, abs=0.01
+    )
 
 
 def test_hits_are_images_on_which_the_judge_sees_the_concept(world: World) -> None:
@@ -368,13 +427,20 @@ def test_hits_are_images_on_which_the_judge_sees_the_concept(world: World) -> No
 
     def judge(images: torch.Tensor) -> dict[str, torch.Tensor]:
         asked.append(len(images))
-        return {"object": torch.arange(len(images)), "style": torch.zeros(len(images), dtype=torch.int64)}
+        return {
+            "object": torch.arange(len(images)),
+            "style": torch.zeros(len(images), dtype=torch.int64),
+        }
 
-    seen = hits(world.policy, world.policy.encode([TEXT] * 5), [1, 2, 3, 4, 5], world.book, judge, 3)
+    seen = hits(
+        world.policy, world.policy.encode([TEXT] * 5), [1, 2, 3, 4, 5], world.book, judge, 3
+    )
     assert asked == [3, 2]
     assert seen.tolist() == [True, False, False, True, False]
     both = PromptBook.from_config(tiny.config(concept="cat,fish"))
-    assert hits(world.policy, world.policy.encode([TEXT] * 3), [1, 2, 3], both, judge, 3).tolist() == [
+    assert hits(
+        world.policy, world.policy.encode([TEXT] * 3), [1, 2, 3], both, judge, 3
+    ).tolist() == [
         True,
         False,
         True,
@@ -387,11 +453,13 @@ def test_several_concepts_are_refused_before_anything_is_drawn(world: World) -> 
         Bench(world.policy, PromptBook.from_config(config), lambda _: pytest.fail("drawn"), config)
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def bright(images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A judge that calls bright images cats: it depends on the pixels, so it sees what an attack changes."""
+    """A judge that calls bright images cats: it depends on the pixels, so it sees what an attack
+    changes.
+    """
     labels = (images.mean(dim=(1, 2, 3)) < 0.5).long()
     return {"object": labels, "style": labels}
 
@@ -399,7 +467,11 @@ def bright(images: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_the_table_has_every_attack_and_is_deterministic() -> None:
     world, told = World(), []
     table = Bench(
-        world.policy, world.book, bright, world.config, lambda text, done, total: told.append((done, total))
+        world.policy,
+        world.book,
+        bright,
+        world.config,
+        lambda text, done, total: told.append((done, total)),
     ).table()
     assert [(row["attack"], row["budget"]) for row in table["rows"]] == [
         ("none", "plain prompt"),
@@ -413,7 +485,11 @@ def test_the_table_has_every_attack_and_is_deterministic() -> None:
         ("relearn", "4 unrelated images, 2 steps"),
         ("relearn", "4 unrelated images, 4 steps"),
     ]
-    assert {row["attack"] for row in table["rows"]} == DEFINITIONS.keys() == table["definitions"].keys()
+    assert (
+        {row["attack"] for row in table["rows"]}
+        == DEFINITIONS.keys()
+        == table["definitions"].keys()
+    )
     assert (table["concept"], table["seed"]) == ("cat", 0)
     for row in table["rows"]:
         assert row["images"] == 4
@@ -423,7 +499,9 @@ def test_the_table_has_every_attack_and_is_deterministic() -> None:
     assert list(done) == sorted(done)
     assert max(done) < total[0] == total[-1]
     for side in ("untouched", "adapter"):
-        assert list(table["prefixes"][side]) == [world.book.prompts[i].text for i in world.book.targets]
+        assert list(table["prefixes"][side]) == [
+            world.book.prompts[i].text for i in world.book.targets
+        ]
     torch.manual_seed(99)
     other = World()
     again = Bench(other.policy, other.book, bright, other.config).table()
@@ -438,7 +516,9 @@ def test_a_target_prompt_that_comes_twice_is_attacked_twice(tmp_path: Path) -> N
     world = World(relearn_steps=(1,))
     config = world.config.model_copy(
         update={
-            "prompts": Prompts(target_file=str(tmp_path / "target"), retain_file=str(tmp_path / "retain")),
+            "prompts": Prompts(
+                target_file=str(tmp_path / "target"), retain_file=str(tmp_path / "retain")
+            ),
         }
     )
     table = Bench(world.policy, PromptBook.from_config(config), bright, config).table()
@@ -457,7 +537,9 @@ def test_without_an_effect_of_the_adapter_both_columns_agree() -> None:
 def test_the_plain_row_is_the_evaluations() -> None:
     world = World()
     assert world.config.evaluation.target_images == world.attack.images
-    before = world.config.attack.model_copy(update={"prefix_steps": 1, "inversion_steps": 1, "relearn_steps": (1,)})
+    before = world.config.attack.model_copy(
+        update={"prefix_steps": 1, "inversion_steps": 1, "relearn_steps": (1,)}
+    )
     config = world.config.model_copy(update={"attack": before})
     row = Bench(world.policy, world.book, bright, config).table()["rows"][0]
     drawn = plan(world.book, world.config)
@@ -467,38 +549,55 @@ def test_the_plain_row_is_the_evaluations() -> None:
     assert row["after"]["value"] == pytest.approx(100 * seen.double().mean().item())
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 QUICK = (
-    "attack.prompts=2", "attack.images=1", "attack.references=1", "attack.draws=2", "attack.prefix_steps=1",
-    "attack.prefix_restarts=1", "attack.inversion_steps=1", "attack.relearn_steps=1,2", "attack.relearn_images=2",
+    "attack.prompts=2", "attack.images=1", "attack.references=1", "attack.draws=2",
+    "attack.prefix_steps=1",
+    "attack.prefix_restarts=1", "attack.inversion_steps=1", "attack.relearn_steps=1,2",
+    "attack.relearn_images=2",
 )  # fmt: skip
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder on the canvas whose adapter does nothing."""
-    config = settings.load([str(CONFIGS / "canvas.yaml")], [f"output={tmp_path}", "name=cats"], environ={})
+    config = settings.load(
+        [str(CONFIGS / "canvas.yaml")], [f"output={tmp_path}", "name=cats"], environ={}
+    )
     folder = run_folder.reserve(config, overwrite=False)
     with folder.running(config, ["test"]):
-        save_adapter(folder / "adapter", DiffusionPolicy(load_pipeline(Model()), config).adapter_state(), config)
+        save_adapter(
+            folder / "adapter",
+            DiffusionPolicy(load_pipeline(Model()), config).adapter_state(),
+            config,
+        )
         folder.update(training={"images_used": 0, "updates": 0, "wall_seconds": 0})
     return folder.path
 
 
-def test_the_command_writes_the_table_into_the_run(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_table_into_the_run(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["attack", str(run), "--json", *QUICK]) == 0
     printed, said = capfd.readouterr()
     written = json.loads((run / "attacks.json").read_text())
     assert json.loads(printed) == written
-    assert [row["attack"] for row in written["rows"]] == ["none", "prefix", "prefix", "inversion"] + ["relearn"] * 4
+    assert [row["attack"] for row in written["rows"]] == [
+        "none",
+        "prefix",
+        "prefix",
+        "inversion",
+    ] + ["relearn"] * 4
     assert written["rows"][0]["before"]["value"] == 100
     assert "relearning unrelated images" in said
     assert "attacks on cat, seed 0" in said
     assert (run / "report.html").is_file()
     (run / "attacks.json").unlink()
     assert main(["attack", str(run), *QUICK, "seed=1"]) == 0
-    assert not (run / "attacks.json").exists(), "another seed is another model's evaluation, not this run's"
+    assert not (run / "attacks.json").exists(), (
+        "another seed is another model's evaluation, not this run's"
+    )
 
 
 def test_a_prefix_without_room_is_one_line(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,11 @@ class Actor:
     def remote(self, seconds: float) -> Any:
         self.asked += 1
         self._left -= 1
-        return asyncio.sleep(seconds) if self._left >= 0 else asyncio.get_running_loop().create_future()
+        return (
+            asyncio.sleep(seconds)
+            if self._left >= 0
+            else asyncio.get_running_loop().create_future()
+        )
 
 
 def follow(actor: Actor, seconds: float) -> str:

@@ -1,4 +1,6 @@
-"""The canvas as shipped: names, renders, pipeline, CLIP models and judges, loaded as a user loads them."""
+"""The canvas as shipped: names, renders, pipeline, CLIP models and judges, loaded as a user loads
+them.
+"""
 
 import hashlib
 import json
@@ -73,15 +75,25 @@ def test_captions() -> None:
 
 
 def test_unknown_models_are_refused() -> None:
-    with pytest.raises((ValueError, TypeError)):  # TypeError where annotations are checked at run time
+    with pytest.raises(
+        (ValueError, TypeError)
+    ):  # TypeError where annotations are checked at run time
         canvas.clip_path("other")
     with pytest.raises((ValueError, TypeError)):
         canvas.judge_path("other")
 
 
 def test_importing_the_names_imports_nothing_heavy() -> None:
-    code = "import sys, rl_unlearn.canvas; print(sorted({'torch', 'ray', 'diffusers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = (
+        "import sys, rl_unlearn.canvas; print(sorted({'torch', 'ray', 'diffusers'} & "
+        "set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_the_shipped_files_are_small_and_safe() -> None:

@@ -1,4 +1,6 @@
-"""The model card: what Hugging Face reads, true to the run, and nothing that text from outside could add."""
+"""The model card: what Hugging Face reads, true to the run, and nothing that text from outside
+could add.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,10 @@ def run(tmp_path: Path, config: Config) -> Path:
     folder = make_run(tmp_path / "cat-seed0")
     policy = DiffusionPolicy(load_pipeline(config.model), config)
     draws = torch.Generator().manual_seed(0)
-    state = {name: torch.rand(t.shape, generator=draws) / 20 for name, t in policy.adapter_state().items()}
+    state = {
+        name: torch.rand(t.shape, generator=draws) / 20
+        for name, t in policy.adapter_state().items()
+    }
     save_adapter(folder / "adapter", state, config)
     return folder
 
@@ -48,7 +53,9 @@ def test_the_card_holds_the_runs_figures(run: Path, config: Config) -> None:
 
 def test_the_base_model_is_named_only_if_the_hub_has_it(run: Path, config: Config) -> None:
     assert ModelCard.load(write_card(run, run / "adapter", config)).data.base_model is None
-    hub = config.model_copy(update={"model": config.model.model_copy(update={"path": "owner/name"})})
+    hub = config.model_copy(
+        update={"model": config.model.model_copy(update={"path": "owner/name"})}
+    )
     assert ModelCard.load(write_card(run, run / "adapter", hub)).data.base_model == "owner/name"
 
 
@@ -69,7 +76,9 @@ def test_broken_images_are_called_broken(tmp_path: Path, config: Config) -> None
 
 
 @pytest.mark.parametrize("format", adapters.FORMATS)
-def test_an_export_says_how_to_load_it(format: str, run: Path, config: Config, tmp_path: Path) -> None:
+def test_an_export_says_how_to_load_it(
+    format: str, run: Path, config: Config, tmp_path: Path
+) -> None:
     written = adapters.export(run, format, tmp_path / "out", config)
     card = ModelCard.load(written["card"])
     assert Path(written["card"]).parent == tmp_path / "out"
@@ -78,7 +87,9 @@ def test_an_export_says_how_to_load_it(format: str, run: Path, config: Config, t
     assert ("lora" in card.data.tags) == (format != "merged")
 
 
-def test_an_adapter_alone_has_a_card_without_figures(run: Path, config: Config, tmp_path: Path) -> None:
+def test_an_adapter_alone_has_a_card_without_figures(
+    run: Path, config: Config, tmp_path: Path
+) -> None:
     text = write_card(run / "adapter", tmp_path, config).read_text()
     assert "not evaluated" in text
     assert not ModelCard(text).data.eval_results

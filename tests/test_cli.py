@@ -21,7 +21,9 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 
-def load(*overrides: str, files: tuple[Path, ...] = (), environ: dict[str, str] | None = None) -> Config:
+def load(
+    *overrides: str, files: tuple[Path, ...] = (), environ: dict[str, str] | None = None
+) -> Config:
     return settings.load([str(file) for file in files], overrides, environ or {})
 
 
@@ -48,12 +50,16 @@ def test_help_is_quick_and_imports_nothing_heavy(verb: str) -> None:
         "from experiments.__main__ import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'matplotlib', 'pyarrow'} & "
+        "set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     start = used_seconds()
     done = subprocess.run(
-        [sys.executable, "-c", code, *filter(None, [verb]), "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", code, *filter(None, [verb]), "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     seconds = used_seconds() - start
     assert done.returncode == 0, done.stderr
@@ -69,7 +75,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("rl-unlearn 0.")
 
 
-# -- layers of configuration -------------------------------------------------------------------------------------------
+# -- layers of configuration -----------------------------------------------------------------------
 
 
 def test_later_layers_win(tmp_path: Path) -> None:
@@ -86,14 +92,18 @@ def test_defaults_alone_are_valid() -> None:
     assert load() == Config()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments" / "configs").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "experiments" / "configs").glob("*.yaml")), ids=lambda file: file.name
+)
 def test_shipped_configurations_are_valid_and_commented(file: Path) -> None:
     load(files=(file,))
     for line in file.read_text().splitlines():
         assert not line or line.endswith(":") or "#" in line, line
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("0.5", 0.5), ("1E-3", 1e-3), (".5", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("0.5", 0.5), ("1E-3", 1e-3), (".5", 0.5)]
+)
 def test_numbers_are_numbers(text: str, value: float, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(f"learner:\n  lr: {text}\n")
@@ -114,18 +124,22 @@ def test_words_stay_words() -> None:
 
 
 def test_a_refused_value_is_explained_on_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"concept='cat,,dog': name what to forget.*\(What to forget[^\n]*\)$"):
+    with pytest.raises(
+        ConfigError, match=r"concept='cat,,dog': name what to forget.*\(What to forget[^\n]*\)$"
+    ):
         load("concept=cat,,dog")
 
 
 def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
-    config = load("name=1e4", "concept=true", "learner.lr=1e-05", "prompts.objects=[on, off]", "model.path=~")
+    config = load(
+        "name=1e4", "concept=true", "learner.lr=1e-05", "prompts.objects=[on, off]", "model.path=~"
+    )
     file = tmp_path / "c.yaml"
     file.write_text(settings.dump(config))
     assert load(files=(file,)) == config
 
 
-# -- mistakes ----------------------------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,9 @@ def test_a_dump_reads_back_equal(tmp_path: Path) -> None:
         ("name=x\x1b[31m", "letters"),
     ],
 )
-def test_a_wrong_override_is_explained(override: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_override_is_explained(
+    override: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = fails(capsys, "config", "show", override)
     assert hint in line
     assert override.partition("=")[0] in line
@@ -196,7 +212,9 @@ def test_the_source_of_a_wrong_value_is_named(tmp_path: Path) -> None:
         ("concept: true", "valid string"),
     ],
 )
-def test_a_bad_file_is_explained(text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_file_is_explained(
+    text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     line = fails(capsys, "config", "show", "--config", str(file))
@@ -206,7 +224,9 @@ def test_a_bad_file_is_explained(text: str, problem: str, tmp_path: Path, capsys
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "No such file" in fails(capsys, "config", "show", "--config", str(tmp_path / "none.yaml"))
+    assert "No such file" in fails(
+        capsys, "config", "show", "--config", str(tmp_path / "none.yaml")
+    )
     (tmp_path / "latin.yaml").write_bytes(b"concept: \xe9\n")
     assert "UTF-8" in fails(capsys, "config", "show", "--config", str(tmp_path / "latin.yaml"))
 
@@ -219,15 +239,22 @@ def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("word", "name"), [("ddpo", "terminal"), ("GRPO", "group"), ("cgru", "critic"), ("pathwise", "pathwise")]
+    ("word", "name"),
+    [("ddpo", "terminal"), ("GRPO", "group"), ("cgru", "critic"), ("pathwise", "pathwise")],
 )
 def test_estimators_have_the_names_that_people_know(word: str, name: str) -> None:
     assert load(f"estimator.name={word}").estimator.name == name
 
 
 def test_there_is_one_recipe_of_the_canvas() -> None:
-    assert load(files=(CONFIGS / "canvas.yaml",)).model_copy(update={"reward": load().reward}) == load()
-    anchors = [PromptBook.from_config(load(files=files)).anchors for files in ((), (CONFIGS / "canvas.yaml",))]
+    assert (
+        load(files=(CONFIGS / "canvas.yaml",)).model_copy(update={"reward": load().reward})
+        == load()
+    )
+    anchors = [
+        PromptBook.from_config(load(files=files)).anchors
+        for files in ((), (CONFIGS / "canvas.yaml",))
+    ]
     assert anchors[0] == anchors[1]
 
 
@@ -237,13 +264,20 @@ def test_paths_of_a_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / name).mkdir()
     (tmp_path / "forget.txt").write_text("a cat")
     found = load(
-        "model.path=model", "model.adapters=below", "evaluation.judge=judge", "prompts.target_file=forget.txt",
-        "prompts.retain_file=not-there.txt", "reward.images={classifier:judge:cat: 1.0}", "reward.clip=ViT-B-32/openai",
+        "model.path=model", "model.adapters=below", "evaluation.judge=judge",
+        "prompts.target_file=forget.txt",
+        "prompts.retain_file=not-there.txt", "reward.images={classifier:judge:cat: 1.0}",
+        "reward.clip=ViT-B-32/openai",
     )  # fmt: skip
-    assert (found.model.path, found.model.adapters) == (str(tmp_path / "model"), (str(tmp_path / "below"),))
+    assert (found.model.path, found.model.adapters) == (
+        str(tmp_path / "model"),
+        (str(tmp_path / "below"),),
+    )
     assert found.evaluation.judge == str(tmp_path / "judge")
     assert found.prompts.target_file == str(tmp_path / "forget.txt")
-    assert found.prompts.retain_file == "not-there.txt", "what is not there is named as it was given"
+    assert found.prompts.retain_file == "not-there.txt", (
+        "what is not there is named as it was given"
+    )
     assert list(found.reward.images) == [f"classifier:{tmp_path / 'judge'}:cat"]
     assert (found.reward.clip, load().model.path) == ("ViT-B-32/openai", "canvas")
 
@@ -265,15 +299,19 @@ def test_paths_of_a_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["evaluate"], "RUN_OR_ADAPTER"),
     ],
 )
-def test_a_wrong_command_line_is_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_explained(
+    argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert hint in fails(capsys, *argv)
 
 
-# -- output ------------------------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [[], ["--inline"]])
-def test_the_demo_is_a_train_command(mode: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_demo_is_a_train_command(
+    mode: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """As far as that goes before anything heavy starts: the concept is looked up on the canvas."""
     said = fails(capsys, "demo", *mode, "--seed", "1", "concept=unicorn", f"output={tmp_path}")
     assert "concept 'unicorn' is not in this world" in said
@@ -293,7 +331,9 @@ def carried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
     return found
 
 
-def test_the_demo_trains_with_the_canvas_configuration(carried: list[tuple[Config, Path]], tmp_path: Path) -> None:
+def test_the_demo_trains_with_the_canvas_configuration(
+    carried: list[tuple[Config, Path]], tmp_path: Path
+) -> None:
     for _ in range(2):  # it replaces itself
         assert main(["demo", "--inline", "--seed", "3", "concept=frog", f"output={tmp_path}"]) == 0
     (config, folder), _ = carried
@@ -305,13 +345,24 @@ def test_the_demo_trains_with_the_canvas_configuration(carried: list[tuple[Confi
     )  # fmt: skip
 
 
-def test_train_stands_on_a_run_and_starts_from_its_critic(carried: list[tuple[Config, Path]], tmp_path: Path) -> None:
+def test_train_stands_on_a_run_and_starts_from_its_critic(
+    carried: list[tuple[Config, Path]], tmp_path: Path
+) -> None:
     config = Config(concept="cat", output=str(tmp_path))
     save_adapter(
-        tmp_path / "first" / "adapter", {f"a.attn2.to_q.lora_{side}.weight": torch.zeros(1, 1) for side in "AB"}, config
+        tmp_path / "first" / "adapter",
+        {f"a.attn2.to_q.lora_{side}.weight": torch.zeros(1, 1) for side in "AB"},
+        config,
     )
     save_file({"a": torch.zeros(1)}, tmp_path / "first" / "critic.safetensors")
-    argv = ["train", "--inline", "concept=frog", f"output={tmp_path}", "--on", str(tmp_path / "first")]
+    argv = [
+        "train",
+        "--inline",
+        "concept=frog",
+        f"output={tmp_path}",
+        "--on",
+        str(tmp_path / "first"),
+    ]
     assert main([*argv, "--critic-from", str(tmp_path / "first")]) == 0
     ((found, _),) = carried
     assert found.model.adapters == (str(tmp_path / "first"),)
@@ -343,7 +394,9 @@ def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_is_the_only_thing_on_stdout() -> None:
     def run(*argv: str) -> tuple[int, dict[str, object], str]:
-        done = subprocess.run([sys.executable, "-m", "experiments", *argv], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments", *argv], cwd=ROOT, capture_output=True, text=True
+        )
         return done.returncode, json.loads(done.stdout), done.stderr
 
     code, shown, said = run("config", "show", "--json", "concept=frog")

@@ -54,7 +54,9 @@ def test_towers_of_other_places_are_not_fetched(section, values, folder, monkeyp
 def test_a_tokenizer_with_code_of_its_own_is_not_run(folder, monkeypatch) -> None:
     file = folder / "tokenizer_config.json"
     file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}})
+        json.dumps(
+            json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}
+        )
     )
     (folder / "code.py").write_text("raise SystemExit('ran')")
     refused(folder, "auto_map", monkeypatch)
@@ -106,7 +108,11 @@ DAMAGE = (
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    zip(DAMAGE, ("token_embedding.weight", "extra", "Missing key.*positional_embedding"), strict=True),
+    zip(
+        DAMAGE,
+        ("token_embedding.weight", "extra", "Missing key.*positional_embedding"),
+        strict=True,
+    ),
     ids=["absent", "unexpected", "renamed"],
 )
 def test_a_clips_weights_have_their_places(damage, said, folder) -> None:
@@ -127,10 +133,17 @@ def test_classes_that_a_clip_cannot_tell_apart_are_refused() -> None:
     clip, tokenizer = load_open_clip(str(tiny.clip_folder()), "reward")
     same = "a very long phrase that all the classes share, "
     with pytest.raises(ConfigError, match=r"cannot tell the object .*prompts\.object_template"):
-        ZeroShot(clip, tokenizer, {"object": (same + "cat", same + "dog"), "style": ("a", "b")}, torch.device("cpu"))
+        ZeroShot(
+            clip,
+            tokenizer,
+            {"object": (same + "cat", same + "dog"), "style": ("a", "b")},
+            torch.device("cpu"),
+        )
 
 
-@pytest.mark.parametrize("architecture", ["ViT-B-32", "ViT-L-14", "ViT-B-16-quickgelu", "RN50", "roberta-ViT-B-32"])
+@pytest.mark.parametrize(
+    "architecture", ["ViT-B-32", "ViT-L-14", "ViT-B-16-quickgelu", "RN50", "roberta-ViT-B-32"]
+)
 def test_the_names_are_those_of_open_clip(architecture: str) -> None:
     config = zeroshot.open_clip.get_model_config(architecture)
     found = clip_layout.names(config)

@@ -1,4 +1,6 @@
-"""The files for clusters, held against Ray's and Kubernetes's validators, shellcheck and our own parser."""
+"""The files for clusters, held against Ray's and Kubernetes's validators, shellcheck and our own
+parser.
+"""
 
 import copy
 import re
@@ -41,18 +43,24 @@ def rayjob() -> dict[str, Any]:
     return found
 
 
-# -- Every command in these files -------------------------------------------------------------------------------------
+# -- Every command in these files ------------------------------------------------------------------
 
 
 def commands(path: Path) -> Iterator[list[str]]:
-    """The arguments of each `python -m experiments` in a file, comments and continued lines included."""
+    """The arguments of each `python -m experiments` in a file, comments and continued lines
+    included.
+    """
     return (words for _, words in told(path))
 
 
 def told(path: Path) -> Iterator[tuple[str, list[str]]]:
     """The same, each with what stands before it on its line."""
     text = re.sub(r"^# ?", "", path.read_text(), flags=re.M)
-    text = re.sub(r"\\\n\s*", "", text) if path.suffix != ".yaml" else re.sub(r"(\\|>-)\n\s*", "", text)
+    text = (
+        re.sub(r"\\\n\s*", "", text)
+        if path.suffix != ".yaml"
+        else re.sub(r"(\\|>-)\n\s*", "", text)
+    )
     for line in text.splitlines():
         for before, command in re.findall(r"^(.*)python -m experiments ([a-z][^`\n]*)", line):
             if "..." not in command:
@@ -82,26 +90,39 @@ def test_every_command_parses_with_the_real_parser_and_configuration() -> None:
 def test_what_runs_on_a_cluster_writes_to_a_place_that_outlives_it() -> None:
     remote = [shlex.split(rayjob()["spec"]["entrypoint"])[3:]]
     for path in TEXTS:
-        found = [words for before, words in told(path) if "--submit" in words or "job submit" in before]
+        found = [
+            words for before, words in told(path) if "--submit" in words or "job submit" in before
+        ]
         assert found or path.name not in ("README.md", "ray-up.yaml", "raycluster.yaml"), path
         remote += found
     for words in remote:
         assert resolved(words).output.startswith(("/shared/", "$PWD/")), words
 
 
-@pytest.mark.parametrize("name", ["kubernetes/raycluster.yaml", "kubernetes/rayjob.yaml", "ray-up.yaml"])
+@pytest.mark.parametrize(
+    "name", ["kubernetes/raycluster.yaml", "kubernetes/rayjob.yaml", "ray-up.yaml"]
+)
 def test_the_actors_fit_into_the_pools(name: str) -> None:
     (content,) = documents(name)
     spec = content.get("spec", content)
     spec = spec.get("rayClusterSpec", spec)
     if name == "ray-up.yaml":
-        pools = [(node["min_workers"], node["resources"], node["labels"])
-                 for node in spec["available_node_types"].values() if node["max_workers"]]  # fmt: skip
+        kinds = spec["available_node_types"].values()
+        pools = [
+            (node["min_workers"], node["resources"], node["labels"])
+            for node in kinds
+            if node["max_workers"]
+        ]
     else:
-        pools = [(group["replicas"], quantities(group), group["labels"]) for group in spec["workerGroupSpecs"]]
+        pools = [
+            (group["replicas"], quantities(group), group["labels"])
+            for group in spec["workerGroupSpecs"]
+        ]
     room = [(dict(resources), labels) for count, resources, labels in pools for _ in range(count)]
     entrypoint = content.get("spec", {}).get("entrypoint")
-    config = resolved(shlex.split(entrypoint)[3:] if entrypoint else next(iter(commands(FILES / name))))
+    config = resolved(
+        shlex.split(entrypoint)[3:] if entrypoint else next(iter(commands(FILES / name)))
+    )
     assert config.rollout.actors == 2
     for place in sorted(places(config).all, key=lambda place: -place.resources.get("GPU", 0)):
         fitting = [
@@ -113,7 +134,9 @@ def test_the_actors_fit_into_the_pools(name: str) -> None:
         taken = min(fitting, key=lambda free: free.get("GPU", 0))
         for kind, amount in place.resources.items():
             taken[kind] -= amount
-    assert sum(free.get("GPU", 0) for free, _ in room) == pytest.approx(0), "no GPU is paid for and not used"
+    assert sum(free.get("GPU", 0) for free, _ in room) == pytest.approx(0), (
+        "no GPU is paid for and not used"
+    )
 
 
 def quantities(group: dict[str, Any]) -> dict[str, float]:
@@ -122,14 +145,16 @@ def quantities(group: dict[str, Any]) -> dict[str, float]:
     return {"CPU": float(limits["cpu"]), "GPU": float(limits.get("nvidia.com/gpu", 0))}
 
 
-# -- Kubernetes -------------------------------------------------------------------------------------------------------
+# -- Kubernetes ------------------------------------------------------------------------------------
 
-# KubeRay's schema is in no package: these are all fields that the files use, with the types of KubeRay 1.6.
+# KubeRay's schema is in no package: these are all fields that the files use, with the types of
+# KubeRay 1.6.
 CLUSTER = {"rayVersion": str, "authOptions": dict, "headGroupSpec": dict, "workerGroupSpecs": list}
 HEAD = {"serviceType": str, "rayStartParams": dict, "resources": dict, "template": dict}
 GROUP = {"groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "labels": dict,
          "rayStartParams": dict, "template": dict}  # fmt: skip
-JOB = {"submissionMode": str, "entrypoint": str, "backoffLimit": int, "shutdownAfterJobFinishes": bool,
+JOB = {"submissionMode": str, "entrypoint": str, "backoffLimit": int,
+       "shutdownAfterJobFinishes": bool,
        "ttlSecondsAfterFinished": int, "rayClusterSpec": dict}  # fmt: skip
 
 
@@ -144,7 +169,12 @@ def check_strings(content: dict[str, Any]) -> None:
 
 
 def check_pod(template: dict[str, Any]) -> None:
-    pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "PodTemplate",
+        "metadata": {"name": "x"},
+        "template": template,
+    }
     kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
@@ -163,7 +193,9 @@ def check_cluster(spec: dict[str, Any]) -> None:
     for group in (head, *groups):
         check_strings(group["rayStartParams"])
         check_strings(group.get("resources", {}))
-        assert not {"labels", "num-cpus", "num-gpus"} & set(group["rayStartParams"]), "KubeRay has fields for these"
+        assert not {"labels", "num-cpus", "num-gpus"} & set(group["rayStartParams"]), (
+            "KubeRay has fields for these"
+        )
         check_pod(group["template"])
 
 
@@ -173,7 +205,12 @@ def check_kuberay(content: dict[str, Any]) -> None:
     assert re.fullmatch(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?", content["metadata"]["name"])
     if content["kind"] == "RayJob":
         check_fields(content["spec"], JOB)
-        assert content["spec"]["submissionMode"] in {"K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"}
+        assert content["spec"]["submissionMode"] in {
+            "K8sJobMode",
+            "HTTPMode",
+            "InteractiveMode",
+            "SidecarMode",
+        }
         check_cluster(content["spec"]["rayClusterSpec"])
     else:
         assert content["kind"] == "RayCluster"
@@ -218,19 +255,29 @@ def test_what_the_pods_share_is_valid_and_named_as_they_name_it() -> None:
     spec = raycluster()["spec"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         template = group["template"]
-        assert template["metadata"]["labels"].items() >= policy["spec"]["podSelector"]["matchLabels"].items()
+        assert (
+            template["metadata"]["labels"].items()
+            >= policy["spec"]["podSelector"]["matchLabels"].items()
+        )
         (volume,) = template["spec"]["volumes"]
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-        assert template["spec"]["containers"][0]["volumeMounts"] == [{"name": volume["name"], "mountPath": "/shared"}]
+        assert template["spec"]["containers"][0]["volumeMounts"] == [
+            {"name": volume["name"], "mountPath": "/shared"}
+        ]
 
 
 def test_pods_ask_for_a_token_and_may_do_little() -> None:
     _, policy = documents("kubernetes/shared.yaml")
     assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert all(rule["from"] for rule in policy["spec"]["ingress"]), "a rule without `from` lets in everybody"
+    assert all(rule["from"] for rule in policy["spec"]["ingress"]), (
+        "a rule without `from` lets in everybody"
+    )
     spec = raycluster()["spec"]
     assert spec["authOptions"] == {"mode": "token", "secretName": "rl-unlearn-token"}
-    assert "create secret generic rl-unlearn-token --from-file=auth_token" in (FILES / "README.md").read_text()
+    assert (
+        "create secret generic rl-unlearn-token --from-file=auth_token"
+        in (FILES / "README.md").read_text()
+    )
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
@@ -244,7 +291,7 @@ def test_pods_ask_for_a_token_and_may_do_little() -> None:
             assert container["resources"]["limits"] == container["resources"]["requests"]
 
 
-# -- Virtual machines, SLURM, the image -------------------------------------------------------------------------------
+# -- Virtual machines, SLURM, the image ------------------------------------------------------------
 
 
 def test_rays_own_validator_takes_the_machines() -> None:
@@ -257,7 +304,8 @@ def test_rays_own_validator_takes_the_machines() -> None:
     kinds = config["available_node_types"]
     assert config["max_workers"] == sum(kind["max_workers"] for kind in kinds.values())
     assert {name: kind.get("labels") for name, kind in kinds.items()} == {
-        "head": None, "rollout": {"pool": "rollout"}, "learner": {"pool": "learner"}, "cpu": {"pool": "cpu"},
+        "head": None, "rollout": {"pool": "rollout"}, "learner": {"pool": "learner"},
+        "cpu": {"pool": "cpu"},
     }  # fmt: skip
 
 
@@ -279,7 +327,9 @@ def test_the_batch_script_is_sound_shell() -> None:
     shellcheck = Path(sys.executable).parent / "shellcheck"
     found = subprocess.run([shellcheck, "--severity=style", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
-    bad = subprocess.run([shellcheck, "--shell=bash", "-"], input="cd $x\n", capture_output=True, text=True)
+    bad = subprocess.run(
+        [shellcheck, "--shell=bash", "-"], input="cd $x\n", capture_output=True, text=True
+    )
     assert bad.returncode == 1, "shellcheck really looks"
 
 
@@ -290,7 +340,8 @@ def test_ray_takes_the_batch_scripts_options_on_all_nodes(monkeypatch: pytest.Mo
     text = re.sub(r"\\\n\s*", "", (FILES / "slurm.sh").read_text())
     (line,) = re.findall(r"ray symmetric-run (.*?) -- (?:.*)", text)
     words = [
-        word.replace("$SLURM_CPUS_PER_TASK", "8").replace("$SLURM_JOB_NUM_NODES", "3") for word in shlex.split(line)
+        word.replace("$SLURM_CPUS_PER_TASK", "8").replace("$SLURM_JOB_NUM_NODES", "3")
+        for word in shlex.split(line)
     ]
     options = curate_and_validate_ray_start_args(words)
     given = start.make_context("start", list(options)).params
@@ -312,7 +363,12 @@ def test_the_image_is_pinned_and_runs_without_root() -> None:
     steps = instructions()
     assert [name for name, _ in steps if name in ("USER", "CMD")] == ["USER", "CMD"]
     assert dict(steps)["USER"] == "unlearn"
-    installs = [part for name, text in steps if name == "RUN" for part in re.findall(r"pip install [^;&]*", text)]
+    installs = [
+        part
+        for name, text in steps
+        if name == "RUN"
+        for part in re.findall(r"pip install [^;&]*", text)
+    ]
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in part for part in installs)
     names = {text.partition("=")[0] for name, text in steps if name == "ARG"}

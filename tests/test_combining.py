@@ -44,18 +44,26 @@ def test_one_with_nothing_is_itself() -> None:
     alone = draw(first, Lora(rank=2, layers="cross"))
     together = draw(combine([first, second], [1.0, 0.0]), Lora(rank=5, layers="attention"))
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
-    assert (draw(combine([first, second], [1.0, 1.0]), Lora(rank=5, layers="attention")) - alone).abs().max() > 1e-2
+    assert (
+        draw(combine([first, second], [1.0, 1.0]), Lora(rank=5, layers="attention")) - alone
+    ).abs().max() > 1e-2
 
 
 def test_order_does_not_matter() -> None:
     first, second = adapter(0, 2, "cross"), adapter(1, 3, "cross")
     lora = Lora(rank=5, layers="cross")
-    one, other = draw(combine([first, second], [1.0, 0.5]), lora), draw(combine([second, first], [0.5, 1.0]), lora)
+    one, other = (
+        draw(combine([first, second], [1.0, 0.5]), lora),
+        draw(combine([second, first], [0.5, 1.0]), lora),
+    )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_adapters_of_different_models_are_refused() -> None:
     first = adapter(0, 2, "cross")
-    wrong = {name: torch.zeros(t.shape[0] + (".lora_B." in name), t.shape[1] + 1) for name, t in first.items()}
+    wrong = {
+        name: torch.zeros(t.shape[0] + (".lora_B." in name), t.shape[1] + 1)
+        for name, t in first.items()
+    }
     with pytest.raises(DataError, match="different models"):
         combine([first, wrong], [1.0, 1.0])

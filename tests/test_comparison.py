@@ -16,7 +16,9 @@ from rl_unlearn.prompts import PromptBook
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A dog to forget on top of a style that is gone: noto's images are asked for, and count nowhere."""
+    """A dog to forget on top of a style that is gone: noto's images are asked for, and count
+    nowhere.
+    """
     first = tiny.config(concept="style:noto")
     folder = tmp_path_factory.mktemp("first")
     save_adapter(folder, DiffusionPolicy(load_pipeline(first.model), first).adapter_state(), first)
@@ -37,7 +39,10 @@ def answers(book: PromptBook, prompts: tuple[int, ...], seed: int) -> Answers:
     """Every image is seen as it was asked for; features and CLIP's figures are noise."""
     draws = torch.Generator().manual_seed(seed)
     count = len(prompts)
-    seen = {domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts]) for domain in ("object", "style")}
+    seen = {
+        domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts])
+        for domain in ("object", "style")
+    }
     return Answers(
         seen=seen,
         sure={domain: torch.rand(count, generator=draws) for domain in seen},
@@ -49,7 +54,9 @@ def answers(book: PromptBook, prompts: tuple[int, ...], seed: int) -> Answers:
 
 def spoiled(one: Answers, rows: torch.Tensor) -> Answers:
     """Other answers about some images, whatever the field."""
-    other = {domain: torch.where(rows, (labels + 1) % 2, labels) for domain, labels in one.seen.items()}
+    other = {
+        domain: torch.where(rows, (labels + 1) % 2, labels) for domain, labels in one.seen.items()
+    }
     return dataclasses.replace(
         one,
         seen=other,

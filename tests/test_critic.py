@@ -24,14 +24,20 @@ def make(grid: int = 2, size: int = 8, layers: int = 2) -> Critic:
     torch.manual_seed(0)
     critic = Critic(clip, (4, size, size), grid, layers, CONDITION, OUTCOMES)
     for part in (critic.fine, critic.coarse):
-        nn.init.normal_(part.conv_out.weight, std=0.1)  # they start at zero, so that the blocks do nothing
+        nn.init.normal_(
+            part.conv_out.weight, std=0.1
+        )  # they start at zero, so that the blocks do nothing
     return critic
 
 
 def inputs(batch: int = 3, size: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     latents = torch.randn(batch, 4, size, size, generator=draw)
-    return latents, torch.tensor([900, 500, 0])[:batch], torch.randn(batch, CONDITION, generator=draw)
+    return (
+        latents,
+        torch.tensor([900, 500, 0])[:batch],
+        torch.randn(batch, CONDITION, generator=draw),
+    )
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
@@ -70,7 +76,9 @@ def test_a_value_does_not_depend_on_its_company():
     together = critic(latents, timesteps, condition)
     for row in range(3):
         one = slice(row, row + 1)
-        torch.testing.assert_close(together[one], critic(latents[one], timesteps[one], condition[one]))
+        torch.testing.assert_close(
+            together[one], critic(latents[one], timesteps[one], condition[one])
+        )
 
 
 def test_timestep_features_tell_all_timesteps_apart():
@@ -97,7 +105,9 @@ def test_action_gradients_are_finite_differences():
         behind = values(critic, latents - 1e-5 * direction, timesteps, withheld, weights)
         slope = (gradients * direction).flatten(1).sum(dim=1)
         torch.testing.assert_close(slope, ((ahead - behind) / 2e-5).detach(), rtol=1e-5, atol=1e-7)
-    assert all(p.grad is None for p in critic.parameters()), "action gradients must not train the critic"
+    assert all(p.grad is None for p in critic.parameters()), (
+        "action gradients must not train the critic"
+    )
 
 
 def test_the_trunk_is_clips():
@@ -119,7 +129,9 @@ def test_the_trunk_is_clips():
     assert not any(p.requires_grad for p in clip.parameters()), "the reward CLIP must stay frozen"
     with torch.no_grad():
         critic.trunk.resblocks[0].ln_1.weight.add_(1)
-    assert not torch.equal(critic.trunk.resblocks[0].ln_1.weight, clip.visual.transformer.resblocks[0].ln_1.weight)
+    assert not torch.equal(
+        critic.trunk.resblocks[0].ln_1.weight, clip.visual.transformer.resblocks[0].ln_1.weight
+    )
 
 
 def test_the_trunk_computes_what_clip_does():
@@ -128,15 +140,20 @@ def test_the_trunk_computes_what_clip_does():
     tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
     visual = clip.visual
     with torch.no_grad():
-        expected = visual.ln_post(visual.transformer(visual.ln_pre(tokens + visual.positional_embedding)))
+        expected = visual.ln_post(
+            visual.transformer(visual.ln_pre(tokens + visual.positional_embedding))
+        )
         ours = critic.norm_out(critic.trunk(critic.norm_in(tokens + critic.positions)))
         torch.testing.assert_close(ours, expected)
-        # Rows of the batch are sequences of their own: attention runs over tokens, not over the batch.
+        # Rows of the batch are sequences of their own: attention runs over tokens, not over the
+        # batch.
         alone = critic.norm_out(critic.trunk(critic.norm_in(tokens[:1] + critic.positions)))
         torch.testing.assert_close(ours[:1], alone)
 
 
-@pytest.mark.parametrize(("size", "grid", "tokens"), [(8, 2, 4), (8, 8, 64), (8, 64, 64), (16, 4, 16), (4, 4, 16)])
+@pytest.mark.parametrize(
+    ("size", "grid", "tokens"), [(8, 2, 4), (8, 8, 64), (8, 64, 64), (16, 4, 16), (4, 4, 16)]
+)
 def test_positions_are_resampled_to_the_grid(size, grid, tokens):
     critic = make(grid, size)
     assert critic.positions.shape == (tokens + 1, 32)
@@ -146,14 +163,23 @@ def test_positions_are_resampled_to_the_grid(size, grid, tokens):
 
 def test_a_clip_without_a_vit_is_refused():
     with pytest.raises(DataError, match="ViT"):
-        Critic(type("Clip", (nn.Module,), {"visual": nn.Linear(2, 2)})(), (4, 8, 8), 2, 2, CONDITION, OUTCOMES)
+        Critic(
+            type("Clip", (nn.Module,), {"visual": nn.Linear(2, 2)})(),
+            (4, 8, 8),
+            2,
+            2,
+            CONDITION,
+            OUTCOMES,
+        )
 
 
-# -- the actor ---------------------------------------------------------------------------------------------------------
+# -- the actor -------------------------------------------------------------------------------------
 
 
 def trajectories(count: int = 24, steps: int = 4) -> Trajectory:
-    """The outcomes are plain to see in the latents: the mean of the first channel, plus 2 for even prompts."""
+    """The outcomes are plain to see in the latents: the mean of the first channel, plus 2 for even
+    prompts.
+    """
     draw = generator("critic test")
     latents = torch.randn(count, steps + 1, *tiny.SHAPE, generator=draw)
     signal = torch.randn(count, generator=draw)
@@ -184,7 +210,14 @@ def states(actor: CriticActor, batch: Trajectory) -> States:
 
 
 def test_fit_learns_and_is_deterministic():
-    critic = {"minibatch": 32, "lr": 3e-3, "renoised": 0.0, "withheld": 0.2, "rehearsal": 0.0, "steps": 80}
+    critic = {
+        "minibatch": 32,
+        "lr": 3e-3,
+        "renoised": 0.0,
+        "withheld": 0.2,
+        "rehearsal": 0.0,
+        "steps": 80,
+    }
     config = tiny.config(critic=critic)
     batch = trajectories()
     one, other = CriticActor(config), CriticActor(config)
@@ -208,8 +241,12 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
     torch.testing.assert_close(actor._critic.mean, batch.outcomes.mean(dim=0))
     seen: list[torch.Tensor] = []
     actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    elsewhere = dataclasses.replace(trajectories(6), latents=torch.full_like(trajectories(6).latents, 7.0))
-    ours = dataclasses.replace(states(actor, elsewhere), final=torch.zeros(8 * actor._config.critic.steps).bool())
+    elsewhere = dataclasses.replace(
+        trajectories(6), latents=torch.full_like(trajectories(6).latents, 7.0)
+    )
+    ours = dataclasses.replace(
+        states(actor, elsewhere), final=torch.zeros(8 * actor._config.critic.steps).bool()
+    )
     actor.fit(ours, 1)
     assert [(row == 7).all().item() for row in seen[0]] == [True] * 8 + [False] * 8
 
@@ -217,8 +254,14 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
 def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
     batch = trajectories(200)
     stored = choose(batch, 64, 0.0, generator("states"))
-    known = {tuple(row.flatten()[:4].tolist()): level for rows in batch.latents for level, row in enumerate(rows)}
-    assert [known[tuple(row.flatten()[:4].tolist())] for row in stored.latents] == stored.levels.tolist()
+    known = {
+        tuple(row.flatten()[:4].tolist()): level
+        for rows in batch.latents
+        for level, row in enumerate(rows)
+    }
+    assert [
+        known[tuple(row.flatten()[:4].tolist())] for row in stored.latents
+    ] == stored.levels.tolist()
     assert not stored.final.any()
     fresh = choose(batch, 64, 1.0, generator("states"))
     levels, outcomes = fresh.levels, fresh.outcomes
@@ -246,11 +289,15 @@ def test_a_withheld_prompt_cannot_be_seen():
     fit, scores = seen[0], seen[1:]
     assert not fit.any()
     withheld = [not condition.any() for condition in scores]
-    assert withheld == [False, *[False, True] * 4], "the values of five levels know the prompt, four gradients do not"
+    assert withheld == [False, *[False, True] * 4], (
+        "the values of five levels know the prompt, four gradients do not"
+    )
 
 
 def fitted(name: str, batch: Trajectory, withheld: bool = False) -> CriticActor:
-    """An actor of this estimator after five steps; ``withheld``: its values do not know the prompt, as gradients do."""
+    """An actor of this estimator after five steps; ``withheld``: its values do not know the prompt,
+    as gradients do.
+    """
     actor = CriticActor(tiny.config(critic={"lr": 3e-3, "steps": 5}, estimator={"name": name}))
     if withheld:
         actor._conditions.zero_()
@@ -267,7 +314,8 @@ def test_score_values_every_level_and_gradients_belong_to_the_actions():
     torch.testing.assert_close(plain.values, full.values)
     assert full.action_gradients is not None
     assert full.action_gradients.shape == (6, 4, *tiny.SHAPE)
-    # Step k's action is state k + 1 at level k + 1: nudge it along its gradient and that value alone rises.
+    # Step k's action is state k + 1 at level k + 1: nudge it along its gradient and that value
+    # alone rises.
     for k in range(4):
         latents = batch.latents.clone()
         gradient = full.action_gradients[:, k]
@@ -300,7 +348,9 @@ def test_a_critic_without_t_does_not_depend_on_it(name):
     found = actor.score(batch)
     assert torch.equal(found.values, found.values[:, :1].expand(-1, 5))
     if name == "pathwise_no_t":
-        assert torch.equal(found.action_gradients, found.action_gradients[:, :1].expand(-1, 4, -1, -1, -1))
+        assert torch.equal(
+            found.action_gradients, found.action_gradients[:, :1].expand(-1, 4, -1, -1, -1)
+        )
     seen = []
     actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     actor.fit(states(actor, batch), 1)

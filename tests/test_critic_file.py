@@ -27,13 +27,16 @@ def saved(tmp_path_factory):
 
 def test_a_critic_starts_where_the_other_ended(saved):
     folder, state = saved
-    # Another seed and another concept: what a critic sees does not depend on what is to be forgotten.
+    # Another seed and another concept: what a critic sees does not depend on what is to be
+    # forgotten.
     actor = CriticActor(tiny.config(concept="dog", critic={"start": str(folder)}))
     again = actor.state()
     assert again.meaning == state.meaning
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in state.weights.items())
     other = CriticActor(tiny.config(concept="dog")).state()
-    assert any(not torch.equal(other.weights[name], tensor) for name, tensor in state.weights.items())
+    assert any(
+        not torch.equal(other.weights[name], tensor) for name, tensor in state.weights.items()
+    )
 
 
 def test_its_mean_is_kept_through_the_warm_up(saved):
@@ -42,7 +45,9 @@ def test_its_mean_is_kept_through_the_warm_up(saved):
     save_critic(folder, moved)
     config = tiny.config(critic={"start": str(folder), "warmup_steps": 0, "steps": 0})
     result = train(config, nothing)
-    assert all(torch.equal(result.critic.weights[name], moved.weights[name]) for name in moved.weights), "zero-shot"
+    assert all(
+        torch.equal(result.critic.weights[name], moved.weights[name]) for name in moved.weights
+    ), "zero-shot"
 
 
 def test_a_run_hands_its_critic_out_and_terminal_has_none():
@@ -63,7 +68,9 @@ def test_a_run_hands_its_critic_out_and_terminal_has_none():
 )
 def test_a_critic_that_does_not_fit_is_refused(saved, overrides, said):
     folder, _ = saved
-    config = tiny.config(**(overrides | {"critic": overrides.get("critic", {}) | {"start": str(folder)}}))
+    config = tiny.config(
+        **(overrides | {"critic": overrides.get("critic", {}) | {"start": str(folder)}})
+    )
     with pytest.raises(DataError, match=said):
         CriticActor(config)
 
@@ -74,5 +81,7 @@ def test_missing_and_damaged_files_are_named(saved, tmp_path):
     whole = (saved[0] / FILE_NAME).read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\x80\x04pickle"):
         (tmp_path / FILE_NAME).write_bytes(damaged)
-        with pytest.raises(DataError, match=r"critic\.safetensors (is no safetensors file|has \d+ bytes)"):
+        with pytest.raises(
+            DataError, match=r"critic\.safetensors (is no safetensors file|has \d+ bytes)"
+        ):
             CriticActor(tiny.config(critic={"start": str(tmp_path)}))

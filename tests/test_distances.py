@@ -12,13 +12,17 @@ def gaussian(rows: int, mean: float, scale: float, seed: int) -> torch.Tensor:
 
 def test_equal_sets_are_at_no_distance_and_further_ones_further():
     reference = gaussian(300, 0.0, 1.0, 0)
-    near, shifted, far = (distances(reference, gaussian(300, mean, 1.0, 1)) for mean in (0.0, 1.0, 3.0))
+    near, shifted, far = (
+        distances(reference, gaussian(300, mean, 1.0, 1)) for mean in (0.0, 1.0, 3.0)
+    )
     assert near is not None
     assert shifted is not None
     assert far is not None
     assert near.kid == pytest.approx(0, abs=0.05)
     assert near.fid < 0.5
-    assert shifted.fid == pytest.approx(8, rel=0.15), "squared distance of the means in eight dimensions"
+    assert shifted.fid == pytest.approx(8, rel=0.15), (
+        "squared distance of the means in eight dimensions"
+    )
     assert near.kid < shifted.kid < far.kid
     itself = distances(reference, reference)
     assert itself is not None

@@ -30,7 +30,11 @@ RAY = {"inline": False}
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of this machine counts."""
-    for name in [name for name in os.environ if name.startswith(("RAY_AUTH", "RAY_ADDRESS", "WANDB", "MLFLOW"))]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith(("RAY_AUTH", "RAY_ADDRESS", "WANDB", "MLFLOW"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -39,27 +43,35 @@ def test_all_checks_as_json(capfd: pytest.CaptureFixture[str], tmp_path: Path) -
     assert main(["doctor", "--json", f"output={tmp_path}"]) == 0
     rows = {row["name"]: row for row in json.loads(capfd.readouterr().out)["checks"]}
     assert rows.keys() >= {
-        "python", "torch", "CPU", "GPU", "shared memory", "output folder", "canvas weights", "model", "wandb", "mlflow",
-        "Ray", "actors", "Ray authentication", "Ray folder", "port 8265 (dashboard and job)", "port 6379 (head)",
+        "python", "torch", "CPU", "GPU", "shared memory", "output folder", "canvas weights",
+        "model", "wandb", "mlflow",
+        "Ray", "actors", "Ray authentication", "Ray folder", "port 8265 (dashboard and job)",
+        "port 6379 (head)",
         "port 10001 (client)",
     }  # fmt: skip
     assert all(set(row) == {"name", "state", "found"} for row in rows.values())
 
 
-# -- Ray ---------------------------------------------------------------------------------------------------------------
+# -- Ray -------------------------------------------------------------------------------------------
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, answer: Any, address: str | None = "auto") -> list[health.Row]:
+def ask(
+    monkeypatch: pytest.MonkeyPatch, answer: Any, address: str | None = "auto"
+) -> list[health.Row]:
     def nodes(_: Any) -> list[Node]:
         if isinstance(answer, Exception):
             raise answer
         return list(answer)
 
     monkeypatch.setattr(health_cluster.survey, "nodes", nodes)
-    return list(health_cluster._cluster(tiny.config(cluster=RAY | {"address": address}), start=False))
+    return list(
+        health_cluster._cluster(tiny.config(cluster=RAY | {"address": address}), start=False)
+    )
 
 
-def test_a_cluster_that_answers_is_weighed_against_the_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_answers_is_weighed_against_the_actors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ray, actors = ask(monkeypatch, [Node("a", 8, 0), Node("b", 8, 2)])
     assert (ray.state, actors.state) == ("ok", "ok")
     assert "nodes: 2" in ray.found
@@ -69,8 +81,13 @@ def test_a_cluster_that_answers_is_weighed_against_the_actors(monkeypatch: pytes
     assert "only 1 of 4 actors fit" in actors.found
 
 
-def test_a_cluster_that_does_not_answer_or_has_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = ask(monkeypatch, MachineError("no Ray cluster answers at 'auto' (Version\nmismatch: ...): start one"))
+def test_a_cluster_that_does_not_answer_or_has_other_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (row,) = ask(
+        monkeypatch,
+        MachineError("no Ray cluster answers at 'auto' (Version\nmismatch: ...): start one"),
+    )
     assert row.state == "fail"
     assert "\n" not in row.found
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -81,7 +98,9 @@ def test_a_cluster_that_does_not_answer_or_has_other_versions(monkeypatch: pytes
 
 
 def test_an_actor_does_not_spread_over_machines() -> None:
-    config = tiny.config(cluster={"rollout_gpus": 0.5, "critic_gpus": 0.5, "learner_gpus": 1.0, "actor_cpus": 1.0})
+    config = tiny.config(
+        cluster={"rollout_gpus": 0.5, "critic_gpus": 0.5, "learner_gpus": 1.0, "actor_cpus": 1.0}
+    )
     assert room(config, [Node("a", 4, 2)]) is None
     assert room(config, [Node("a", 2, 1), Node("b", 2, 1)]) is None
     assert room(config, [Node("a", 4, 1)]) is not None
@@ -131,7 +150,13 @@ SECRET = "0123456789abcdef" * 4
         ({"RAY_AUTH_MODE": "token"}, 0o600, "auto", "ok", "a token is in"),
         ({}, 0o600, "auto", "warn", "export RAY_AUTH_MODE=token"),
         ({}, 0o600, None, "ok", "a token is in"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET}, None, "auto", "ok", "in RAY_AUTH_TOKEN"),
+        (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET},
+            None,
+            "auto",
+            "ok",
+            "in RAY_AUTH_TOKEN",
+        ),
     ],
 )
 def test_authentication(
@@ -165,7 +190,10 @@ def test_a_token_that_others_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ports_say_who_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def listening(*ports: int) -> None:
-        found = [SimpleNamespace(laddr=SimpleNamespace(port=p), pid=p, status=psutil.CONN_LISTEN) for p in ports]
+        found = [
+            SimpleNamespace(laddr=SimpleNamespace(port=p), pid=p, status=psutil.CONN_LISTEN)
+            for p in ports
+        ]
         monkeypatch.setattr(psutil, "net_connections", lambda _: found)
 
     names = {6379: "gcs_server", 8265: "nginx"}
@@ -181,8 +209,14 @@ def test_ports_say_who_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_real_port_has_a_real_owner() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        (owner,) = {c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"}
-        assert "python" in health_cluster._program(owner) or "pytest" in health_cluster._program(owner)
+        (owner,) = {
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.laddr.port == port and c.status == "LISTEN"
+        }
+        assert "python" in health_cluster._program(owner) or "pytest" in health_cluster._program(
+            owner
+        )
 
 
 def test_rays_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,12 +229,15 @@ def test_rays_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "writable" in health_cluster._folder(config).found
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 
 def test_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     driver = tmp_path / "version"
-    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\nGCC version: 12.2.0\n")
+    driver.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\nGCC version: "
+        "12.2.0\n"
+    )
     monkeypatch.setattr(health, "DRIVER", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     row = health._gpu(tiny.config())
@@ -220,7 +257,9 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert health._gpu(tiny.config()).state == "ok"
 
 
-def test_the_model_is_looked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_model_is_looked_for_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from huggingface_hub import HfApi
 
     def state(path: str) -> str:
@@ -228,7 +267,8 @@ def test_the_model_is_looked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tm
 
     asked = []
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **options: asked.append(options))
-    assert [state("canvas"), state(str(tiny.pipeline_folder())), state(str(tmp_path)), state("/no/such/folder")] == [
+    assert [state("canvas"), state(str(tiny.pipeline_folder())), state(str(tmp_path)),
+            state("/no/such/folder")] == [
         "ok", "ok", "ok", "fail",
     ]  # fmt: skip
     assert not asked
@@ -256,7 +296,7 @@ def test_a_trackers_key_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch)
     assert SECRET not in row.found
 
 
-# -- what a run would look at first ------------------------------------------------------------------------------------
+# -- what a run would look at first ----------------------------------------------------------------
 
 
 def seen(config: Config) -> dict[str, health.Row]:
@@ -276,17 +316,25 @@ def test_a_model_that_lacks_a_weight_fails_by_its_headers(tmp_path: Path) -> Non
     del state["conv_in.weight"]
     save_file(state, file)
     row = seen(tiny.config(model={"path": str(folder)}))["model"]
-    assert (row.state, "unet lacks 1 weights, such as conv_in.weight" in row.found) == ("fail", True)
+    assert (row.state, "unet lacks 1 weights, such as conv_in.weight" in row.found) == (
+        "fail",
+        True,
+    )
 
 
 def test_each_check_is_a_row_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a cat " * 40)
     (tmp_path / "r.txt").write_text("a cat and a dog\n")
     files = {"target_file": str(tmp_path / "t.txt"), "retain_file": str(tmp_path / "r.txt")}
-    changes = {"reward": {"clip": "ViT-B-23/openai"}, "critic": {"start": str(tmp_path)}, "learner": {"batch": 1}}
+    changes = {
+        "reward": {"clip": "ViT-B-23/openai"},
+        "critic": {"start": str(tmp_path)},
+        "learner": {"batch": 1},
+    }
     rows = seen(tiny.config(prompts=files, **changes))
     assert {name: row.state for name, row in rows.items()} == {
-        "settings": "fail", "prompts": "warn", "adapters": "fail", "CLIPs": "fail", "judge": "fail", "model": "warn",
+        "settings": "fail", "prompts": "warn", "adapters": "fail", "CLIPs": "fail", "judge": "fail",
+        "model": "warn",
     }  # fmt: skip
     assert "asks for 'cat' itself in 'a cat and a dog'" in rows["prompts"].found
     assert "longer than the 32 tokens" in rows["model"].found
@@ -295,7 +343,8 @@ def test_each_check_is_a_row_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU torch is asked about it")
 def test_doctor_takes_a_moment_for_it_imports_nothing_heavy(tmp_path: Path) -> None:
     program = (
-        "import sys; from experiments.__main__ import main; main(['doctor', f'output={sys.argv[1]}']); "
+        "import sys; from experiments.__main__ import main; main(['doctor', "
+        "f'output={sys.argv[1]}']); "
         "sys.exit(bool({'torch', 'diffusers', 'ray', 'open_clip'} & set(sys.modules)))"
     )
     line = [sys.executable, "-c", program, str(tmp_path)]

@@ -11,7 +11,9 @@ NAME = "RL_UNLEARN_TEST_VARIABLE"
 
 @pytest.mark.parametrize("before", [None, "", "as it was"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_each_is_as_it_was(monkeypatch: pytest.MonkeyPatch, before: str | None, fails: bool) -> None:
+def test_each_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, fails: bool
+) -> None:
     monkeypatch.delenv(NAME, raising=False)
     if before is not None:
         monkeypatch.setenv(NAME, before)

@@ -28,14 +28,20 @@ def outputs(tmp_path: Path) -> Path:
 def command(*argv: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the real command in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", *argv], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "experiments", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
 def refuses(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refuses:
-    """Runs the command here, as on a machine without a GPU: one error line, its exit code, nothing on stdout."""
+    """Runs the command here, as on a machine without a GPU: one error line, its exit code, nothing
+    on stdout.
+    """
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.chdir(ROOT)
 
@@ -66,7 +72,9 @@ def refuses(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         ("name=..", 2, "letters"),
     ],
 )
-def test_bad_overrides(refuses: Refuses, override: str, code: int, hint: str, outputs: Path) -> None:
+def test_bad_overrides(
+    refuses: Refuses, override: str, code: int, hint: str, outputs: Path
+) -> None:
     refuses(code, hint, "train", "--inline", f"output={outputs}", override)
     assert not outputs.exists()
 
@@ -79,16 +87,34 @@ def test_pickled_weights(refuses: Refuses, tmp_path: Path, outputs: Path) -> Non
     unet = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model") / "unet"
     (unet / "diffusion_pytorch_model.safetensors").unlink()
     (unet / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-    refuses(5, "safetensors", "train", "--inline", f"model.path={tmp_path / 'model'}", f"output={outputs}")
+    refuses(
+        5,
+        "safetensors",
+        "train",
+        "--inline",
+        f"model.path={tmp_path / 'model'}",
+        f"output={outputs}",
+    )
     assert not outputs.exists()
 
 
-def test_a_prompt_list_with_a_line_of_a_megabyte(refuses: Refuses, tmp_path: Path, outputs: Path) -> None:
+def test_a_prompt_list_with_a_line_of_a_megabyte(
+    refuses: Refuses, tmp_path: Path, outputs: Path
+) -> None:
     (tmp_path / "long.txt").write_text("a cat\n" + "x" * 2**20 + "\n")
     (tmp_path / "keep.txt").write_text("a dog\n")
-    refuses(5, "line 2", "generate", "--prompts", str(tmp_path / "long.txt"), "--out", str(tmp_path / "x.png"))
     refuses(
-        5, "line 2", "train", "--inline", f"output={outputs}", f"prompts.target_file={tmp_path / 'long.txt'}",
+        5,
+        "line 2",
+        "generate",
+        "--prompts",
+        str(tmp_path / "long.txt"),
+        "--out",
+        str(tmp_path / "x.png"),
+    )
+    refuses(
+        5, "line 2", "train", "--inline", f"output={outputs}",
+        f"prompts.target_file={tmp_path / 'long.txt'}",
         f"prompts.retain_file={tmp_path / 'keep.txt'}",
     )  # fmt: skip
     assert not outputs.exists()
@@ -120,14 +146,27 @@ def test_a_bad_second_start_leaves_the_first_run(refuses: Refuses, outputs: Path
     (outputs / "cat-seed0").mkdir(parents=True)
     state = outputs / "cat-seed0" / "run_state.json"
     state.write_text("{}")
-    refuses(5, "/nowhere", "train", "--inline", "--overwrite", "model.path=/nowhere/model", f"output={outputs}")
+    refuses(
+        5,
+        "/nowhere",
+        "train",
+        "--inline",
+        "--overwrite",
+        "model.path=/nowhere/model",
+        f"output={outputs}",
+    )
     assert state.read_text() == "{}"
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["export", "--format", "kohya", "--out", "OUT"]])
 @pytest.mark.parametrize(
     ("content", "hint"),
-    [(None, "no adapter"), (b"", "not a valid"), (b"\xff" * 100, "not a valid"), ("keys", "holds no LoRA")],
+    [
+        (None, "no adapter"),
+        (b"", "not a valid"),
+        (b"\xff" * 100, "not a valid"),
+        ("keys", "holds no LoRA"),
+    ],
     ids=["missing", "empty", "noise", "other keys"],
 )
 def test_bad_adapters(
@@ -138,7 +177,9 @@ def test_bad_adapters(
     elif isinstance(content, bytes):
         (tmp_path / FILE_NAME).write_bytes(content)
     out = tmp_path / "exported"
-    refuses(5, hint, verb[0], str(tmp_path), *(str(out) if word == "OUT" else word for word in verb[1:]))
+    refuses(
+        5, hint, verb[0], str(tmp_path), *(str(out) if word == "OUT" else word for word in verb[1:])
+    )
     assert not out.exists()
 
 
@@ -150,9 +191,21 @@ def test_a_pickled_adapter(refuses: Refuses, tmp_path: Path) -> None:
 def test_an_adapter_of_another_model(refuses: Refuses, tmp_path: Path) -> None:
     config = tiny.config()
     state = DiffusionPolicy(load_pipeline(config.model), config).adapter_state()
-    save_adapter(tmp_path, {name.replace("down_blocks.1", "down_blocks.0"): t for name, t in state.items()}, config)
+    save_adapter(
+        tmp_path,
+        {name.replace("down_blocks.1", "down_blocks.0"): t for name, t in state.items()},
+        config,
+    )
     refuses(
-        5, "does not fit", "generate", "--prompt", "a cat", "--adapter", str(tmp_path), "--out", str(tmp_path / "x.png")
+        5,
+        "does not fit",
+        "generate",
+        "--prompt",
+        "a cat",
+        "--adapter",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "x.png"),
     )
     assert not (tmp_path / "x.png").exists()
 
@@ -166,7 +219,9 @@ def test_an_adapter_of_another_model(refuses: Refuses, tmp_path: Path) -> None:
         ("host:port", 2, "HOST:PORT"),
     ],
 )
-def test_no_cluster_at_the_address(refuses: Refuses, address: str, code: int, hint: str, outputs: Path) -> None:
+def test_no_cluster_at_the_address(
+    refuses: Refuses, address: str, code: int, hint: str, outputs: Path
+) -> None:
     refuses(code, hint, "train", "--address", address, f"output={outputs}")
     assert not outputs.exists()
 
@@ -175,7 +230,11 @@ def test_no_cluster_at_the_address(refuses: Refuses, address: str, code: int, hi
     ("argv", "code"),
     [
         (["config", "show", "learner.lrr=1"], 2),
-        pytest.param(["train", "--inline", "model.path=/nowhere", "output=/tmp/never-made"], 5, marks=pytest.mark.slow),
+        pytest.param(
+            ["train", "--inline", "model.path=/nowhere", "output=/tmp/never-made"],
+            5,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_process_itself_ends_so(argv: list[str], code: int) -> None:

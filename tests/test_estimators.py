@@ -9,8 +9,21 @@ import pytest
 import torch
 from ray.rllib.algorithms.impala.torch.vtrace_torch_v2 import vtrace_torch
 
-from rl_unlearn.estimators import PromptStatistics, centred, gae, group_advantages, scale, standardised, vtrace
-from rl_unlearn.losses import control_variate, importance_weight, likelihood_ratio_loss, pathwise_loss
+from rl_unlearn.estimators import (
+    PromptStatistics,
+    centred,
+    gae,
+    group_advantages,
+    scale,
+    standardised,
+    vtrace,
+)
+from rl_unlearn.losses import (
+    control_variate,
+    importance_weight,
+    likelihood_ratio_loss,
+    pathwise_loss,
+)
 
 BATCH, STEPS = 6, 7
 
@@ -40,7 +53,9 @@ def test_gae_by_hand():
     values, rewards = torch.tensor([[1.0, 3.0, 2.0, 99.0]]), torch.tensor([5.0])
     torch.testing.assert_close(gae(values, rewards, 0.0), torch.tensor([[2.0, -1.0, 3.0]]))
     torch.testing.assert_close(gae(values, rewards, 1.0), torch.tensor([[4.0, 2.0, 3.0]]))
-    torch.testing.assert_close(gae(values, rewards, 0.5), torch.tensor([[2 - 0.5 + 0.75, -1 + 1.5, 3.0]]))
+    torch.testing.assert_close(
+        gae(values, rewards, 0.5), torch.tensor([[2 - 0.5 + 0.75, -1 + 1.5, 3.0]])
+    )
 
 
 def test_the_value_of_the_final_state_plays_no_part():
@@ -53,7 +68,8 @@ def test_the_value_of_the_final_state_plays_no_part():
 
 @pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
 def test_gae_of_one_trace_is_that_of_its_halves(lam):
-    # The first half ends where the second begins: its "reward" is V there, plus what lambda lets through.
+    # The first half ends where the second begins: its "reward" is V there, plus what lambda lets
+    # through.
     values, rewards, _ = sample()
     cut = 3
     whole = gae(values, rewards, lam)
@@ -64,7 +80,8 @@ def test_gae_of_one_trace_is_that_of_its_halves(lam):
 
 
 def slow_vtrace(values, rewards, ratios, bar):
-    """Espeholt et al. 2018, eq. 1, close to the notation of the paper; gamma = 1, x_T terminal with V = 0.
+    """Espeholt et al. 2018, eq. 1, close to the notation of the paper; gamma = 1, x_T terminal with
+    V = 0.
 
     Without the policy gradient's factor rho_s, which is the loss's.
     """
@@ -76,7 +93,11 @@ def slow_vtrace(values, rewards, ratios, bar):
         rho = [min(bar, w) for w in ratios[n]]
         c = [min(bar, w) for w in ratios[n]]
         v = [
-            V[s] + sum(math.prod(c[i] for i in range(s, t)) * rho[t] * (r[t] + V[t + 1] - V[t]) for t in range(s, T))
+            V[s]
+            + sum(
+                math.prod(c[i] for i in range(s, t)) * rho[t] * (r[t] + V[t + 1] - V[t])
+                for t in range(s, T)
+            )
             for s in range(T)
         ] + [0.0]
         for s in range(T):
@@ -88,7 +109,9 @@ def slow_vtrace(values, rewards, ratios, bar):
 def test_vtrace_is_that_of_the_paper(truncation):
     values, rewards, ratios = sample()
     expected = slow_vtrace(values.numpy(), rewards.numpy(), ratios.numpy(), truncation)
-    np.testing.assert_allclose(vtrace(values, rewards, ratios, truncation).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        vtrace(values, rewards, ratios, truncation).numpy(), expected, rtol=1e-12
+    )
 
 
 def test_vtrace_is_that_of_rllib():
@@ -113,7 +136,9 @@ def test_vtrace_is_that_of_rllib():
 
 def test_vtrace_on_policy_is_gae_with_lambda_one():
     values, rewards, ratios = sample()
-    torch.testing.assert_close(vtrace(values, rewards, torch.ones_like(ratios), 1.0), gae(values, rewards, 1.0))
+    torch.testing.assert_close(
+        vtrace(values, rewards, torch.ones_like(ratios), 1.0), gae(values, rewards, 1.0)
+    )
 
 
 def test_standardised_divides_and_does_not_shift():
@@ -154,7 +179,9 @@ def test_centred_is_a_mean_for_each_step_and_each_kind_of_prompt():
     expected = torch.tensor([[-2.0, -10.0], [1.0, -2.0], [0.0, 10.0], [-1.0, 2.0], [2.0, 0.0]])
     torch.testing.assert_close(centred(advantages, target), expected)
     assert advantages[0, 0] == 1, "what is given stays as it is"
-    torch.testing.assert_close(centred(advantages[::2], target[::2]), expected[::2])  # one kind is missing
+    torch.testing.assert_close(
+        centred(advantages[::2], target[::2]), expected[::2]
+    )  # one kind is missing
 
 
 ALL, NONE = torch.ones(10, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)
@@ -164,13 +191,18 @@ def test_prompt_statistics_by_hand():
     statistics = PromptStatistics(length=4, minimum=2)
     target = torch.tensor([True, True, True, False, False])
     first = statistics.advantages(
-        torch.arange(5), torch.tensor([0, 1, 1, 2, 3]), target, torch.tensor([1.0, 2.0, 6.0, -70.0, -90.0])
+        torch.arange(5),
+        torch.tensor([0, 1, 1, 2, 3]),
+        target,
+        torch.tensor([1.0, 2.0, 6.0, -70.0, -90.0]),
     )
-    # Prompt 0 has one reward: all three of its kind (mean 3, variance 14/3). Prompt 1: mean 4, std 2. Prompts 2 and 3
-    # do not ask for the concept: mean -80, std 10.
+    # Prompt 0 has one reward: all three of its kind (mean 3, variance 14/3). Prompt 1: mean 4, std
+    # 2. Prompts 2 and 3 do not ask for the concept: mean -80, std 10.
     expected = torch.tensor([(1 - 3) / math.sqrt(14 / 3), -1.0, 1.0, 1.0, -1.0])
     torch.testing.assert_close(first, expected, atol=2e-4, rtol=0)
-    second = statistics.advantages(torch.tensor([7]), torch.tensor([0]), ALL[:1], torch.tensor([5.0]))
+    second = statistics.advantages(
+        torch.tensor([7]), torch.tensor([0]), ALL[:1], torch.tensor([5.0])
+    )
     torch.testing.assert_close(second, torch.tensor([1.0]), atol=2e-4, rtol=0)  # prompt 0: {1, 5}
 
 
@@ -180,21 +212,29 @@ def test_prompt_statistics_count_a_replayed_trajectory_once():
     first = statistics.advantages(torch.tensor([7, 8]), prompts, ALL[:2], rewards)
     for _ in range(5):
         statistics.advantages(torch.tensor([8]), prompts[:1], ALL[:1], rewards[1:])
-    assert torch.equal(statistics.advantages(torch.tensor([7, 8]), prompts, ALL[:2], rewards), first)
+    assert torch.equal(
+        statistics.advantages(torch.tensor([7, 8]), prompts, ALL[:2], rewards), first
+    )
     torch.testing.assert_close(first, torch.tensor([-1.0, 1.0]), atol=2e-4, rtol=0)
 
 
 def test_prompt_statistics_forget_what_is_old():
     statistics, prompts = PromptStatistics(length=3, minimum=2), torch.zeros(3, dtype=torch.int64)
     statistics.advantages(torch.arange(3), prompts, ALL[:3], torch.full((3,), 1000.0))
-    after = statistics.advantages(torch.arange(3, 6), prompts, ALL[:3], torch.tensor([1.0, 2.0, 3.0]))
-    torch.testing.assert_close(after, torch.tensor([-1.0, 0.0, 1.0]) / math.sqrt(2 / 3), atol=2e-4, rtol=0)
+    after = statistics.advantages(
+        torch.arange(3, 6), prompts, ALL[:3], torch.tensor([1.0, 2.0, 3.0])
+    )
+    torch.testing.assert_close(
+        after, torch.tensor([-1.0, 0.0, 1.0]) / math.sqrt(2 / 3), atol=2e-4, rtol=0
+    )
 
 
 def test_prompt_statistics_of_equal_rewards_are_zero():
     prompts = torch.zeros(4, dtype=torch.int64)
     assert torch.equal(
-        PromptStatistics(minimum=2).advantages(torch.arange(4), prompts, NONE[:4], torch.full((4,), 2.5)),
+        PromptStatistics(minimum=2).advantages(
+            torch.arange(4), prompts, NONE[:4], torch.full((4,), 2.5)
+        ),
         torch.zeros(4),
     )
 
@@ -211,7 +251,8 @@ def test_restored_prompt_statistics_are_those_that_were_kept():
 
 
 class Chain:
-    """x_{k+1} = A x_k + theta + std_k * noise in two dimensions, reward -|x_T - goal|^2 / 2: all values are known.
+    """x_{k+1} = A x_k + theta + std_k * noise in two dimensions, reward -|x_T - goal|^2 / 2: all
+    values are known.
 
     E[x_T] = A^T x_0 + S theta, S = sum of A^j for j < T; grad_theta J = -S^T (E[x_T] - goal).
     """
@@ -236,7 +277,8 @@ class Chain:
     def spread(self, left: int) -> float:
         """Trace of the covariance of x_T seen from ``left`` steps before."""
         return sum(
-            float(self.std[self.steps - 1 - j] ** 2 * (self.power(j) @ self.power(j).T).trace()) for j in range(left)
+            float(self.std[self.steps - 1 - j] ** 2 * (self.power(j) @ self.power(j).T).trace())
+            for j in range(left)
         )
 
     def value(self, states: torch.Tensor, k: int, theta: torch.Tensor) -> torch.Tensor:
@@ -248,7 +290,9 @@ class Chain:
         end = self.expected_end(self.start[None], self.steps, theta)[0]
         return -self.drift(self.steps).T @ (end - self.goal)
 
-    def log_probs(self, actions: torch.Tensor, states: torch.Tensor, k: int, theta: torch.Tensor) -> torch.Tensor:
+    def log_probs(
+        self, actions: torch.Tensor, states: torch.Tensor, k: int, theta: torch.Tensor
+    ) -> torch.Tensor:
         """Joint over the two dimensions: D = 1 in the product's per-dimension units."""
         return -(actions - self.mean(states, theta)).square().sum(dim=1) / (2 * self.std[k] ** 2)
 
@@ -272,14 +316,21 @@ class Chain:
 
 
 class OneStep(Chain):
-    """A chain of one action: whoever acts, the state is the same, and only the action is off-policy."""
+    """A chain of one action: whoever acts, the state is the same, and only the action is
+    off-policy.
+    """
 
     steps, std = 1, torch.tensor([0.8], dtype=torch.float64)
 
 
 def standard_errors(samples: torch.Tensor, truth: torch.Tensor) -> float:
     """How many of them the mean is away from the truth, in the worse of the two coordinates."""
-    return ((samples.mean(dim=0) - truth) / (samples.std(dim=0) / math.sqrt(len(samples)))).abs().max().item()
+    return (
+        ((samples.mean(dim=0) - truth) / (samples.std(dim=0) / math.sqrt(len(samples))))
+        .abs()
+        .max()
+        .item()
+    )
 
 
 COUNT = 40_000
@@ -302,16 +353,19 @@ def gradients(
     exponent: float = 1.0,
     shift: int = 0,
 ) -> torch.Tensor:
-    """Single-trajectory policy gradients at THETA by one estimator, put together as the learner does (no scaling).
+    """Single-trajectory policy gradients at THETA by one estimator, put together as the learner
+    does (no scaling).
 
-    ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken. ``shift``: of the levels
-    whose values the critic gives, ``wrong_values``: another function of them, ``offset``: is added to them.
-    ``centre``: whether advantages are centred.
+    ``critic``: whose gradients are taken. ``at``: where qprop's critic gradient is taken.
+    ``shift``: of the levels whose values the critic gives, ``wrong_values``: another function of
+    them, ``offset``: is added to them. ``centre``: whether advantages are centred.
     """
     states = chain.rollout(behaviour, COUNT)
     rewards = chain.value(states[:, -1], chain.steps, THETA)
     levels = range(chain.steps + 1)
-    values = torch.stack([chain.value(states[:, k], min(k + shift, chain.steps), THETA) for k in levels], dim=1)
+    values = torch.stack(
+        [chain.value(states[:, k], min(k + shift, chain.steps), THETA) for k in levels], dim=1
+    )
     if wrong_values:
         values = values.sin() - 3
     values = values + offset
@@ -321,7 +375,9 @@ def gradients(
     theta = THETA.expand(COUNT, 2).clone().requires_grad_()
     total = torch.zeros(COUNT, dtype=torch.float64)
     if name == "group":
-        groups = torch.stack([torch.arange(COUNT) // GROUP, torch.ones(COUNT, dtype=torch.int64)], dim=1)
+        groups = torch.stack(
+            [torch.arange(COUNT) // GROUP, torch.ones(COUNT, dtype=torch.int64)], dim=1
+        )
         means = rewards.reshape(-1, GROUP).mean(dim=1).repeat_interleave(GROUP)
         advantages = group_advantages(groups, rewards)[:, None] * scale(rewards - means) * ones
     elif name.startswith("terminal"):
@@ -344,7 +400,9 @@ def gradients(
         log_ratio = log_prob.detach() - chain.log_probs(action, state, k, behaviour)
         mean, acted_around = chain.mean(state, theta), chain.mean(state, behaviour)
         if name == "pathwise":
-            total = total + pathwise_loss(mean, slope(action, k + 1), importance_weight(log_ratio, exponent, 1e9))
+            total = total + pathwise_loss(
+                mean, slope(action, k + 1), importance_weight(log_ratio, exponent, 1e9)
+            )
             continue
         if name == "qprop":
             gradient = slope(acted_around if at == "mean" else action, k + 1)
@@ -386,9 +444,12 @@ def test_the_gradient_is_unbiased(label):
 
 
 def test_a_group_with_its_own_mean_as_baseline_finds_a_smaller_gradient():
-    # An image's reward is part of its group's mean: of the gradient (n - 1) / n is left, its direction is right.
+    # An image's reward is part of its group's mean: of the gradient (n - 1) / n is left, its
+    # direction is right.
     chain = Chain()
-    groups = by_label("group", chain).reshape(-1, GROUP, 2).mean(dim=1)  # members of a group depend on each other
+    groups = (
+        by_label("group", chain).reshape(-1, GROUP, 2).mean(dim=1)
+    )  # members of a group depend on each other
     assert standard_errors(groups, (GROUP - 1) / GROUP * chain.gradient(THETA)) < 4
     assert standard_errors(groups, chain.gradient(THETA)) > 8
 
@@ -409,22 +470,34 @@ def test_a_group_with_its_own_mean_as_baseline_finds_a_smaller_gradient():
     ],
 )
 def test_what_is_biased_would_show(name, settings):
-    # The power of the test above. Only a gradient taken at the mean is a function of the state alone.
+    # The power of the test above. Only a gradient taken at the mean is a function of the state
+    # alone.
     chain = Chain()
     assert standard_errors(gradients(name, chain, **settings), chain.gradient(THETA)) > 8
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"name": "terminal"}, {"name": "critic"}, {"name": "vtrace"}, {"name": "pathwise"}, {"name": "qprop"},
+    [{"name": "terminal"}, {"name": "critic"}, {"name": "vtrace"}, {"name": "pathwise"},
+     {"name": "qprop"},
      {"name": "qprop", "critic": "wrong"}],
     ids=lambda settings: " ".join(settings.values()),
 )  # fmt: skip
 def test_exact_weights_make_another_policys_actions_unbiased(settings):
     chain = OneStep()
     truth = chain.gradient(THETA)
-    assert standard_errors(gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=1.0), truth) < 4
-    assert standard_errors(gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=0.0), truth) > 8
+    assert (
+        standard_errors(
+            gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=1.0), truth
+        )
+        < 4
+    )
+    assert (
+        standard_errors(
+            gradients(**settings, chain=chain, behaviour=ELSEWHERE, exponent=0.0), truth
+        )
+        > 8
+    )
 
 
 def test_vtrace_values_the_policy_it_learns_for_whoever_acted():
@@ -443,7 +516,9 @@ def test_vtrace_values_the_policy_it_learns_for_whoever_acted():
     found = ratios[:, :1] * vtrace(values, rewards, ratios, 1e9)[:, :1]
     expected = chain.value(chain.start[None], 0, THETA)
     assert standard_errors(found, expected) < 4
-    assert standard_errors(rewards[:, None], expected) > 8, "the acting policy is worth something else"
+    assert standard_errors(rewards[:, None], expected) > 8, (
+        "the acting policy is worth something else"
+    )
 
 
 def test_the_variance_of_the_estimators():
@@ -462,4 +537,6 @@ def test_the_variance_of_the_estimators():
     assert variance["terminal, baseline"] < variance["terminal"]
     # What all values are wrong by is noise, and centring takes all of it away.
     assert variance["critic 1, values too low"] > 2 * variance["critic 1"]
-    assert variance["critic 1, values too low, centred"] == pytest.approx(variance["critic 1"], rel=0.05)
+    assert variance["critic 1, values too low, centred"] == pytest.approx(
+        variance["critic 1"], rel=0.05
+    )

@@ -1,4 +1,6 @@
-"""`evaluate` through the real command: side by side, honest about broken images, and what it refuses."""
+"""`evaluate` through the real command: side by side, honest about broken images, and what it
+refuses.
+"""
 
 import json
 from pathlib import Path
@@ -21,13 +23,18 @@ INTERVALS = {"ua", "ira", "ira_all", "cra", "cra_all", "coherence", "clip_score"
 def random_state(config: Config, scale: float, seed: int = 0) -> AdapterState:
     state = DiffusionPolicy(load_pipeline(config.model), config).adapter_state()
     random = torch.Generator().manual_seed(seed)
-    return {name: scale * torch.randn(tensor.shape, generator=random) for name, tensor in state.items()}
+    return {
+        name: scale * torch.randn(tensor.shape, generator=random) for name, tensor in state.items()
+    }
 
 
 def finished_run(root: Path, name: str, **overrides: object) -> Path:
     """What `train` leaves of a run, as far as `evaluate` reads it."""
     config = tiny.config(
-        name=name, output=str(root), evaluation={"judge": str(tiny.clip_folder(2)), "resamples": 100}, **overrides
+        name=name,
+        output=str(root),
+        evaluation={"judge": str(tiny.clip_folder(2)), "resamples": 100},
+        **overrides,
     )
     folder = root / name
     folder.mkdir(parents=True)
@@ -38,7 +45,9 @@ def finished_run(root: Path, name: str, **overrides: object) -> Path:
     return folder
 
 
-def test_two_runs_of_different_rank_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_of_different_rank_side_by_side(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     small = finished_run(tmp_path / "out", "small")
     large = finished_run(tmp_path / "out", "large", seed=1, lora={"rank": 4, "layers": "attention"})
     out = tmp_path / "both.json"
@@ -80,7 +89,9 @@ def test_two_runs_of_different_rank_side_by_side(tmp_path: Path, capfd: pytest.C
     assert main(["evaluate", str(large), "--json"]) == 0
     said = capfd.readouterr()
     assert "large: 8 images, 8 of them from the cache" in said.err
-    assert json.loads(said.out)["models"] == [untouched, second], "alone or beside another: the same figures"
+    assert json.loads(said.out)["models"] == [untouched, second], (
+        "alone or beside another: the same figures"
+    )
 
 
 def test_prompt_lists_are_judged_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +105,9 @@ def test_prompt_lists_are_judged_too(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert row["ira"]["low"] <= row["ira"]["value"] <= row["ira"]["high"]
 
 
-def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_cannot_be_compared_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cat, dog = finished_run(tmp_path, "cat-run"), finished_run(tmp_path, "dog-run", concept="dog")
     assert main(["evaluate", str(cat), str(dog)]) == 2
     line = capsys.readouterr().err
@@ -110,13 +123,17 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest
         (["evaluate", "x", "--fulll"], "--fulll"),
     ],
 )
-def test_a_wrong_command_line_is_explained(argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_explained(
+    argv: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(argv) == 2
     assert hint in capsys.readouterr().err
 
 
 def test_where_things_are_kept_is_no_other_evaluation() -> None:
-    assert common.concern(["output=elsewhere", "cluster.inline=true", "evaluation.seed=1"], "evaluation")
+    assert common.concern(
+        ["output=elsewhere", "cluster.inline=true", "evaluation.seed=1"], "evaluation"
+    )
     assert common.concern(["attack.images=2", "evaluation.seed=1"], "attack", "evaluation")
     assert not common.concern(["attack.images=2"], "evaluation")
     assert not common.concern(["evaluation.seed=1", "sampler.steps=2"], "evaluation")
@@ -134,7 +151,12 @@ def test_a_random_adapter_breaks_the_canvas_and_the_verdict_says_so(
     config = Config(lora={"rank": 8})
     save_adapter(tmp_path / "broken", random_state(config, 0.5), config)
     save_adapter(tmp_path / "harmless", random_state(config, 0.01), config)
-    quick = ["evaluation.target_images=2", "evaluation.other_images=1", f"output={tmp_path / 'out'}", "--json"]
+    quick = [
+        "evaluation.target_images=2",
+        "evaluation.other_images=1",
+        f"output={tmp_path / 'out'}",
+        "--json",
+    ]
     assert main(["evaluate", str(tmp_path / "broken"), str(tmp_path / "harmless"), *quick]) == 0
     said = capfd.readouterr()
     untouched, broken, harmless = json.loads(said.out)["models"]

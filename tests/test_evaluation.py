@@ -19,7 +19,9 @@ def test_the_plan_gives_each_prompt_its_images_and_each_image_its_noise():
     assert len(set(images.seeds)) == 14
     assert images.texts[0] == "A cat image in flat style."
     other_run = tiny.config(seed=7, evaluation={"target_images": 3, "other_images": 2})
-    assert plan(PromptBook.from_config(other_run), other_run) == images, "runs are compared on the same noise"
+    assert plan(PromptBook.from_config(other_run), other_run) == images, (
+        "runs are compared on the same noise"
+    )
     other_noise = tiny.config(evaluation={"target_images": 3, "other_images": 2, "seed": 1})
     assert not set(plan(PromptBook.from_config(other_noise), other_noise).seeds) & set(images.seeds)
 
@@ -35,8 +37,12 @@ def test_the_full_canvas_protocol():
 def test_examine_keeps_the_order_of_the_plan():
     config = tiny.config()
     book = PromptBook.from_config(config)
-    clip = ZeroShot(*load_open_clip(str(tiny.clip_folder(1)), "selection"), book.phrases, torch.device("cpu"))
-    images = torch.randint(256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clip = ZeroShot(
+        *load_open_clip(str(tiny.clip_folder(1)), "selection"), book.phrases, torch.device("cpu")
+    )
+    images = torch.randint(
+        256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
     def look(pixels: torch.Tensor) -> Judgement:
         bright = pixels.mean(dim=(1, 2, 3))
@@ -48,7 +54,9 @@ def test_examine_keeps_the_order_of_the_plan():
     found = examine([images[:3], images[3:]], texts, ProbabilityJudge("mine", "pixels", look), clip)
     bright = (images.float() / 255).mean(dim=(1, 2, 3))
     assert found.seen["object"].tolist() == [0 if b > 0.5 else 1 for b in bright.tolist()]
-    assert found.sure["object"].tolist() == pytest.approx([max(b, 1 - b) for b in bright.tolist()], rel=1e-4)
+    assert found.sure["object"].tolist() == pytest.approx(
+        [max(b, 1 - b) for b in bright.tolist()], rel=1e-4
+    )
     assert found.sure["style"].tolist() == pytest.approx([0.75] * 7)
     assert torch.equal(found.features, (images.float() / 255).flatten(1)[:, :5])
     assert torch.allclose(found.embeddings.norm(dim=1), torch.ones(7), atol=1e-5)

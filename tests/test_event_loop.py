@@ -1,4 +1,6 @@
-"""Runs and jobs inside an event loop that runs already, as in a notebook; and what Ctrl-C does there."""
+"""Runs and jobs inside an event loop that runs already, as in a notebook; and what Ctrl-C does
+there.
+"""
 
 import asyncio
 import contextvars
@@ -68,7 +70,8 @@ def test_an_interrupt_ends_the_work_in_order() -> None:
             raise
 
     async def cell() -> None:
-        # As a notebook's kernel has it; asyncio.run() would only cancel this task, which is not waiting.
+        # As a notebook's kernel has it; asyncio.run() would only cancel this task, which is not
+        # waiting.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
@@ -102,6 +105,8 @@ def test_a_job_is_followed_in_a_notebook() -> None:
 @pytest.mark.slow
 def test_a_run_on_ray_in_a_notebook() -> None:
     events: list[str] = []
-    config = tiny.config(cluster={"inline": False, "actor_cpus": 0.1}, loop={"rounds": 1, "timeout": 600.0})
+    config = tiny.config(
+        cluster={"inline": False, "actor_cpus": 0.1}, loop={"rounds": 1, "timeout": 600.0}
+    )
     in_a_loop(lambda: program.train(config, lambda event, _: events.append(event)))
     assert "round" in events

@@ -1,4 +1,6 @@
-"""Every family against its own pipeline in plain diffusers, through whole runs, and when its folder is not right."""
+"""Every family against its own pipeline in plain diffusers, through whole runs, and when its folder
+is not right.
+"""
 
 import contextlib
 import functools
@@ -45,7 +47,9 @@ GUIDED: dict[str, dict[str, Any]] = {
 
 
 def config(name: str, **changes: Any) -> Config:
-    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE} | changes.pop("model", {})
+    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE} | changes.pop(
+        "model", {}
+    )
     return tiny.config(model=model, **changes)
 
 
@@ -54,14 +58,18 @@ def policy(config: Config) -> DiffusionPolicy:
 
 
 def plain(name: str) -> DiffusionPipeline:
-    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM or Euler's steps."""
+    """As a user of diffusers loads it; where our kernel stands in for a sampler, with DDIM or
+    Euler's steps.
+    """
     left_out = {"text_encoder_3": None, "tokenizer_3": None} if "without" in name else {}
     pipeline = DiffusionPipeline.from_pretrained(tiny_families.FOLDERS[name](), **left_out)
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "unet"):
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     if name == "sana":
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(
+            shift=pipeline.scheduler.config.flow_shift
+        )
     return pipeline
 
 
@@ -99,15 +107,20 @@ def test_without_noise_it_draws_what_the_pipeline_draws(name: str, size: tuple[i
     assert [made.family.autoencoder.scale * n for n in made.latent_shape[1:]] == [*size]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     if name == "flux":
-        other = pipeline(PROMPTS, height=size[0], width=size[1], num_inference_steps=6, guidance_scale=1.0,
+        other = pipeline(PROMPTS, height=size[0], width=size[1], num_inference_steps=6,
+                         guidance_scale=1.0,
                          latents=start, output_type="pt").images  # fmt: skip
-        assert not torch.allclose(ours, other, atol=1e-4), "the scale has no effect: the test has lost its point"
+        assert not torch.allclose(ours, other, atol=1e-4), (
+            "the scale has no effect: the test has lost its point"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_first_ratios_are_exactly_one(name: str, dtype: str) -> None:
-    """In batches of the same size: of another one a convolution on the CPU may round its last bit otherwise."""
+    """In batches of the same size: of another one a convolution on the CPU may round its last bit
+    otherwise.
+    """
     chosen = config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
     assert first_ratios(chosen) == (1.0, 1.0)
 
@@ -117,11 +130,15 @@ def test_first_ratios_are_exactly_one(name: str, dtype: str) -> None:
 def test_prompts_beside_change_no_bit(name: str, dtype: str) -> None:
     """However long they are: these families read prompts of very different length."""
     made = policy(config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
-    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1)).to(made.dtype)
+    latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1)).to(
+        made.dtype
+    )
     found = []
     for others in (["", "a"], ["a picture of very many small things " * 9, "a dog " * 20]):
         with torch.no_grad():
-            found.append(made.predict(latents, torch.tensor([2, 0, 3]), made.encode(["a cat", *others])))
+            found.append(
+                made.predict(latents, torch.tensor([2, 0, 3]), made.encode(["a cat", *others]))
+            )
     assert torch.equal(found[0][0], found[1][0])
     assert not torch.equal(found[0][1:], found[1][1:]), "the test has lost its point"
 
@@ -158,11 +175,16 @@ def test_plain_diffusers_loads_the_adapter(name: str, layers: str, tmp_path: Pat
     pipeline.load_lora_weights(tmp_path)
     loaded = policy(chosen)
     with torch.no_grad():
-        network, loaded.family.network = loaded.family.network, getattr(pipeline, made.family.trained)
+        network, loaded.family.network = (
+            loaded.family.network,
+            getattr(pipeline, made.family.trained),
+        )
         theirs = loaded.predict(latents, index, condition)
     assert network is not loaded.family.network
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(ours, untouched, atol=1e-4), "the adapter has no effect: the test has lost its point"
+    assert not torch.allclose(ours, untouched, atol=1e-4), (
+        "the adapter has no effect: the test has lost its point"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,7 +192,16 @@ def test_the_critic_needs_no_weights_to_know_shape_and_kernel(name: str) -> None
     chosen = config(name)
     made, (shape, kernel) = policy(chosen), read_shape_and_kernel(chosen)
     assert shape == made.latent_shape
-    for table in ("timesteps", "signal", "noise", "signal_next", "noise_next", "clean", "dirty", "std"):
+    for table in (
+        "timesteps",
+        "signal",
+        "noise",
+        "signal_next",
+        "noise_next",
+        "clean",
+        "dirty",
+        "std",
+    ):
         assert torch.equal(getattr(kernel, table), getattr(made.kernel, table)), table
     assert len(kernel.learned) > 0
 
@@ -179,7 +210,9 @@ def versions(name: str, **cluster: Any) -> list[str]:
     """Digests of all versions of a run."""
     events: list[tuple[str, dict[str, Any]]] = []
     guided = {"guidance": 2.0}
-    chosen = config(name, sampler=guided, cluster=cluster, loop={"timeout": 600.0, "heartbeat": 300.0})
+    chosen = config(
+        name, sampler=guided, cluster=cluster, loop={"timeout": 600.0, "heartbeat": 300.0}
+    )
     program.train(chosen, lambda *event: events.append(event))
     return tiny.versions(events)
 
@@ -210,12 +243,14 @@ def one_ray() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_ray")
-@pytest.mark.parametrize("name", [*KINDS[1:4], *(pytest.param(name, marks=pytest.mark.faults) for name in KINDS[4:])])
+@pytest.mark.parametrize(
+    "name", [*KINDS[1:4], *(pytest.param(name, marks=pytest.mark.faults) for name in KINDS[4:])]
+)
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
     assert versions(name, inline=False, actor_cpus=0.1) == inline(name)
 
 
-# -- folders -----------------------------------------------------------------------------------------------------------
+# -- folders ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=KINDS)
@@ -238,7 +273,11 @@ def refusals(folder: Path, error: type[Exception] = DataError) -> set[str]:
 
 
 def networks(folder: Path) -> list[str]:
-    return [name for name in model_folder.components(folder) if (folder / name / "config.json").is_file()]
+    return [
+        name
+        for name in model_folder.components(folder)
+        if (folder / name / "config.json").is_file()
+    ]
 
 
 def weights(folder: Path, component: str) -> Path:
@@ -256,7 +295,9 @@ def weights(folder: Path, component: str) -> Path:
         ({"_class_name": "DDIMScheduler"}, "only FlowMatchEulerDiscreteScheduler can be sampled"),
     ],
 )
-def test_a_scheduler_that_cannot_be_sampled_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_scheduler_that_cannot_be_sampled_is_refused(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_families.flux(), tmp_path / "model"))
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -270,7 +311,10 @@ def test_weights_that_are_missing_are_named(folder: Path) -> None:
         state.pop(lost := sorted(state)[len(state) // 2])
         save_file(state, file, {"format": "pt"})
         plain_name = lost.removeprefix("text_model.")
-        assert all(f"{component} lacks 1 weights, such as {plain_name}" in said for said in refusals(folder))
+        assert all(
+            f"{component} lacks 1 weights, such as {plain_name}" in said
+            for said in refusals(folder)
+        )
         file.write_bytes(whole)
 
 
@@ -316,7 +360,9 @@ def test_a_size_that_cannot_be_drawn(size: tuple[int, int], step: int | None) ->
     if step is None:
         assert model_folder.latent_shape(Path(path), Model(path=path, size=size)) == (16, 10, 6)
         return
-    with pytest.raises(ConfigError, match=rf"model\.size=\[{size[0]}, {size[1]}\]: .*multiples of {step}"):
+    with pytest.raises(
+        ConfigError, match=rf"model\.size=\[{size[0]}, {size[1]}\]: .*multiples of {step}"
+    ):
         load_pipeline(Model(path=path, size=size))
 
 
@@ -326,7 +372,9 @@ def test_one_number_is_a_square(size: Any) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_doctor_says_it_before(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_it_before(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(shutil.copytree(tiny_families.FOLDERS[name](), tmp_path / "model"))
     model_folder.check(folder, Sampler(), tiny_families.SIZE)
     component = model_folder.read_layout(folder).trained
@@ -334,7 +382,16 @@ def test_doctor_says_it_before(name: str, tmp_path: Path, capfd: pytest.CaptureF
     state = load_file(file)
     state.pop(min(state))
     save_file(state, file, {"format": "pt"})
-    main(["doctor", "--json", f"model.path={folder}", "model.size=16", "cluster.inline=true", f"output={tmp_path}"])
+    main(
+        [
+            "doctor",
+            "--json",
+            f"model.path={folder}",
+            "model.size=16",
+            "cluster.inline=true",
+            f"output={tmp_path}",
+        ]
+    )
     (row,) = [row for row in json.loads(capfd.readouterr().out)["checks"] if row["name"] == "model"]
     assert row["state"] == "fail"
     assert f"{component} lacks 1 weights" in row["found"]
@@ -350,7 +407,7 @@ def test_attacks_that_need_a_vocabulary_say_so_at_once(
     assert "attack is not for a" in capsys.readouterr().err
 
 
-# -- FLUX's tokens -----------------------------------------------------------------------------------------------------
+# -- FLUX's tokens ---------------------------------------------------------------------------------
 
 
 def test_flux_packs_as_diffusers_does() -> None:

@@ -1,4 +1,6 @@
-"""Adapters in the keys and with the metadata of other programs, for every family: written, and read as others write."""
+"""Adapters in the keys and with the metadata of other programs, for every family: written, and read
+as others write.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,11 @@ KINDS = tiny_families.KINDS
 
 
 def config(name: str, *below: Path) -> Config:
-    model = {"path": str(FOLDERS[name]()), "size": tiny_families.SIZE, "adapters": tuple(map(str, below))}
+    model = {
+        "path": str(FOLDERS[name]()),
+        "size": tiny_families.SIZE,
+        "adapters": tuple(map(str, below)),
+    }
     lora = {"rank": 3, "layers": "attention"}
     return tiny.config(model=model, lora=lora, sampler={"guidance": 1.0}, name="forgetful")
 
@@ -59,7 +65,7 @@ def below(name: str, *files: Path) -> Tensor:
     return output(load_pipeline(chosen.model), chosen)
 
 
-# -- written -----------------------------------------------------------------------------------------------------------
+# -- written ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -70,9 +76,14 @@ def test_plain_diffusers_reads_what_is_exported(name: str, format: str, tmp_path
     chosen = config(name)
     save_adapter(tmp_path / "adapter", random_state(chosen), chosen)
     written = Path(adapters.export(tmp_path / "adapter", format, tmp_path / "out", chosen)["file"])
-    expected, found = below(name, tmp_path / "adapter"), with_plain_diffusers(chosen, written.parent, written.name)
+    expected, found = (
+        below(name, tmp_path / "adapter"),
+        with_plain_diffusers(chosen, written.parent, written.name),
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert (below(name) - expected).abs().max() > 1e-3, "the adapter has no effect: the test has lost its point"
+    assert (below(name) - expected).abs().max() > 1e-3, (
+        "the adapter has no effect: the test has lost its point"
+    )
     assert digest(read_adapter(written)) == digest(read_adapter(tmp_path / "adapter"))
 
 
@@ -80,18 +91,25 @@ def test_sdxl_has_the_names_that_its_trainer_reads(tmp_path: Path) -> None:
     """Blocks are counted through: in, two layers, resampling, two layers; the same outwards."""
     chosen = config("sdxl")
     save_adapter(tmp_path / "adapter", random_state(chosen), chosen)
-    state = load_file(adapters.export(tmp_path / "adapter", "kohya", tmp_path / "out", chosen)["file"])
+    state = load_file(
+        adapters.export(tmp_path / "adapter", "kohya", tmp_path / "out", chosen)["file"]
+    )
     blocks = {name.partition("_transformer_blocks_")[0] for name in state}
     assert blocks == {
         "lora_unet_input_blocks_4_1", "lora_unet_input_blocks_5_1", "lora_unet_middle_block_1",
         "lora_unet_output_blocks_0_1", "lora_unet_output_blocks_1_1", "lora_unet_output_blocks_2_1",
     }  # fmt: skip
-    assert {name.partition(".")[2] for name in state} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert {name.partition(".")[2] for name in state} == {
+        "lora_down.weight",
+        "lora_up.weight",
+        "alpha",
+    }
     assert all(float(tensor) == 3 for name, tensor in state.items() if name.endswith(".alpha"))
 
 
 @pytest.mark.parametrize(("name", "kind"), [
-    ("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline"), ("qwen_image", "QwenImagePipeline"),
+    ("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline"),
+    ("qwen_image", "QwenImagePipeline"),
     ("flux2", "Flux2KleinPipeline"), ("z_image", "ZImagePipeline"), ("sana", "SanaPipeline"),
 ])  # fmt: skip
 def test_kohya_is_refused_where_its_names_are_not_known(
@@ -99,20 +117,30 @@ def test_kohya_is_refused_where_its_names_are_not_known(
 ) -> None:
     chosen = config(name)
     save_adapter(tmp_path / "adapter", random_state(chosen), chosen)
-    line = ["export", str(tmp_path / "adapter"), "--format", "kohya", "--out", str(tmp_path / "out")]
+    line = [
+        "export",
+        str(tmp_path / "adapter"),
+        "--format",
+        "kohya",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(line) == 5
     said = capsys.readouterr().err
-    assert f"kohya's keys are for UNets, and this is a {kind}: use --format diffusers" in " ".join(said.split())
+    assert f"kohya's keys are for UNets, and this is a {kind}: use --format diffusers" in " ".join(
+        said.split()
+    )
     assert not (tmp_path / "out").exists()
 
 
-# -- what managers read ------------------------------------------------------------------------------------------------
+# -- what managers read ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
-        ("stable_diffusion", "stable-diffusion-v1/lora"), ("sdxl", "stable-diffusion-xl-v1-base/lora"),
+        ("stable_diffusion", "stable-diffusion-v1/lora"),
+        ("sdxl", "stable-diffusion-xl-v1-base/lora"),
         ("sd3", "stable-diffusion-v3.5-medium/lora"), ("flux", "flux-1-dev/lora"),
         ("qwen_image", "Qwen-Image/lora"), ("flux2", "Flux.2-klein-4b/lora"),
         ("z_image", "z-image/lora"), ("sana", "sana/lora"),
@@ -129,11 +157,19 @@ def test_managers_find_what_they_look_for(name: str, architecture: str, tmp_path
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     assert about["modelspec.architecture"] == architecture
-    assert (about["modelspec.sai_model_spec"], about["ss_network_module"]) == ("1.0.0", "networks.lora")
+    assert (about["modelspec.sai_model_spec"], about["ss_network_module"]) == (
+        "1.0.0",
+        "networks.lora",
+    )
     assert (about["ss_network_dim"], float(about["ss_network_alpha"])) == ("3", 3.0)
     assert about["ss_output_name"] == about["modelspec.title"] == "forgetful"
     assert about["modelspec.hash_sha256"] == manager_metadata.tensors_digest(load_file(file))
-    wanted = {"ss_base_model_version", "modelspec.description", "modelspec.date", "modelspec.implementation"}
+    wanted = {
+        "ss_base_model_version",
+        "modelspec.description",
+        "modelspec.date",
+        "modelspec.implementation",
+    }
     assert all(about.get(key) for key in wanted)
     assert json.loads(about["stands_on"]) == {"model unet/x": "1", "model.adapters 1": "2"}
     told = json.dumps(about)
@@ -149,7 +185,7 @@ def test_a_name_on_the_hub_is_told() -> None:
     assert "base_model" not in manager_metadata.for_others({"base_model": "./gone"})
 
 
-# -- of others, below a run --------------------------------------------------------------------------------------------
+# -- of others, below a run ------------------------------------------------------------------------
 
 
 def of_others(name: str, form: str, to: Path, alpha: float = 6.0) -> tuple[Path, float]:
@@ -160,23 +196,41 @@ def of_others(name: str, form: str, to: Path, alpha: float = 6.0) -> tuple[Path,
     if form == "kohya":
         save_adapter(to / "plain", state, chosen)
         file = Path(adapters.export(to / "plain", "kohya", to / "made", chosen)["file"])
-        tensors = {k: torch.tensor(alpha) if k.endswith(".alpha") else v for k, v in load_file(file).items()}
+        tensors = {
+            k: torch.tensor(alpha) if k.endswith(".alpha") else v
+            for k, v in load_file(file).items()
+        }
         save_file(tensors, to / FILE_NAME)
     elif form == "beside":
         tensors = {f"{prefix}.{key}": tensor for key, tensor in state.items()}
         layers = {key.partition(".lora_")[0] for key in tensors}
-        save_file(tensors | {f"{layer}.alpha": torch.tensor(alpha) for layer in layers}, to / FILE_NAME)
+        save_file(
+            tensors | {f"{layer}.alpha": torch.tensor(alpha) for layer in layers}, to / FILE_NAME
+        )
     else:
-        said = {"lora_alpha": alpha, "r": 3, "target_modules": sorted({key.partition(".lora_")[0] for key in state})}
-        about = {"lora_adapter_metadata": json.dumps({f"{prefix}.{key}": value for key, value in said.items()})}
-        save_file({f"{prefix}.{key}": tensor for key, tensor in state.items()}, to / FILE_NAME, about)
+        said = {
+            "lora_alpha": alpha,
+            "r": 3,
+            "target_modules": sorted({key.partition(".lora_")[0] for key in state}),
+        }
+        about = {
+            "lora_adapter_metadata": json.dumps(
+                {f"{prefix}.{key}": value for key, value in said.items()}
+            )
+        }
+        save_file(
+            {f"{prefix}.{key}": tensor for key, tensor in state.items()}, to / FILE_NAME, about
+        )
     return to, alpha / 3
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [(name, form) for name in KINDS for form in ("metadata", "beside")] + [("sdxl", "kohya")]
+    ("name", "form"),
+    [(name, form) for name in KINDS for form in ("metadata", "beside")] + [("sdxl", "kohya")],
 )
-def test_a_file_of_others_has_its_own_strength_below_a_run(name: str, form: str, tmp_path: Path) -> None:
+def test_a_file_of_others_has_its_own_strength_below_a_run(
+    name: str, form: str, tmp_path: Path
+) -> None:
     folder, strength = of_others(name, form, tmp_path / "theirs")
     state = random_state(config(name))
     doubled = {key: t * strength if ".lora_B." in key else t for key, t in state.items()}
@@ -184,13 +238,19 @@ def test_a_file_of_others_has_its_own_strength_below_a_run(name: str, form: str,
     found, expected = below(name, folder), below(name, tmp_path / "ours")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     save_adapter(tmp_path / "weak", state, config(name))
-    assert (below(name, tmp_path / "weak") - expected).abs().max() > 1e-3, "the test sees the strength"
+    assert (below(name, tmp_path / "weak") - expected).abs().max() > 1e-3, (
+        "the test sees the strength"
+    )
     if form != "beside":
-        torch.testing.assert_close(with_plain_diffusers(config(name), folder, FILE_NAME), found, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            with_plain_diffusers(config(name), folder, FILE_NAME), found, rtol=1e-4, atol=1e-5
+        )
 
 
 def flux_kohya(rank: int = 6, alpha: float = 3.0) -> dict[str, Tensor]:
-    """Queries, keys and values as the one layer that they are in the first maker's FLUX; the network is 16 wide."""
+    """Queries, keys and values as the one layer that they are in the first maker's FLUX; the
+    network is 16 wide.
+    """
     draws = torch.Generator().manual_seed(4)
     state = {}
     for side in ("img", "txt"):
@@ -205,9 +265,14 @@ def flux_kohya(rank: int = 6, alpha: float = 3.0) -> dict[str, Tensor]:
 def test_a_kohya_file_of_flux_below_a_run(tmp_path: Path) -> None:
     save_file(flux_kohya(), tmp_path / FILE_NAME)
     found = below("flux", tmp_path)
-    torch.testing.assert_close(found, with_plain_diffusers(config("flux"), tmp_path, FILE_NAME), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, with_plain_diffusers(config("flux"), tmp_path, FILE_NAME), rtol=1e-4, atol=1e-5
+    )
     state = flux_kohya()
-    up, down = (state[f"lora_unet_double_blocks_0_txt_attn_qkv.lora_{part}.weight"] for part in ("up", "down"))
+    up, down = (
+        state[f"lora_unet_double_blocks_0_txt_attn_qkv.lora_{part}.weight"]
+        for part in ("up", "down")
+    )
     read = read_adapter(tmp_path)
     keys = (
         read["transformer_blocks.0.attn.add_k_proj.lora_B.weight"],
@@ -222,12 +287,18 @@ def test_a_kohya_file_of_flux_below_a_run(tmp_path: Path) -> None:
     [
         ("lora_te1_text_model_encoder_layers_0_mlp_fc1", "changes the text encoder"),
         ("lora_te3_encoder_block_0_layer_0_SelfAttention_k", "changes the text encoder"),
-        ("lora_unet_joint_blocks_0_x_block_attn_qkv", "Stable Diffusion 3; save it in diffusers' keys"),
+        (
+            "lora_unet_joint_blocks_0_x_block_attn_qkv",
+            "Stable Diffusion 3; save it in diffusers' keys",
+        ),
         ("lora_unet_single_blocks_0_linear1", "in keys that diffusers does not know"),
     ],
 )
 def test_what_cannot_stand_below_a_run_is_told(key: str, said: str, tmp_path: Path) -> None:
-    factors = {f"{key}.lora_down.weight": torch.ones(2, 16), f"{key}.lora_up.weight": torch.ones(16, 2)}
+    factors = {
+        f"{key}.lora_down.weight": torch.ones(2, 16),
+        f"{key}.lora_up.weight": torch.ones(16, 2),
+    }
     save_file(factors, tmp_path / FILE_NAME)
     with pytest.raises(DataError, match=said):
         read_adapter(tmp_path)
@@ -237,7 +308,10 @@ def test_what_cannot_stand_below_a_run_is_told(key: str, said: str, tmp_path: Pa
 def test_a_text_encoders_part_is_refused_in_words(prefix: str, tmp_path: Path) -> None:
     state = {f"transformer.{name}": t for name, t in random_state(config("flux")).items()}
     layer = f"{prefix}.text_model.encoder.layers.0.self_attn.q_proj"
-    extra = {f"{layer}.lora_A.weight": torch.ones(2, 16), f"{layer}.lora_B.weight": torch.ones(16, 2)}
+    extra = {
+        f"{layer}.lora_A.weight": torch.ones(2, 16),
+        f"{layer}.lora_B.weight": torch.ones(16, 2),
+    }
     save_file(state | extra, tmp_path / FILE_NAME)
     with pytest.raises(DataError, match="none that changes the text encoder"):
         load_pipeline(Model(path=str(FOLDERS["flux"]()), adapters=(str(tmp_path),)))

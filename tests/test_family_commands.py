@@ -21,9 +21,11 @@ pytestmark = pytest.mark.slow
 def written(name: str, root: Path, rounds: int) -> Path:
     config = tiny.config(
         model={"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE}, name="run",
-        output=str(root), tensorboard=False, sampler={"guidance": 2.0}, loop={"rounds": rounds, "checkpoint_every": 1},
+        output=str(root), tensorboard=False, sampler={"guidance": 2.0},
+        loop={"rounds": rounds, "checkpoint_every": 1},
         evaluation={"judge": str(tiny.clip_folder(2)), "resamples": 100},
-        learner={"lr_constant": 1.0},  # else the step size falls towards the end, which is another one for longer runs
+        # Else the step size falls towards the end, which is another one for longer runs.
+        learner={"lr_constant": 1.0},
     )  # fmt: skip
     file = root.parent / f"{root.name}.yaml"
     file.write_text(settings.dump(config))
@@ -47,7 +49,10 @@ def test_the_way_of_a_user(name: str, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert main(["evaluate", str(longer)]) == 0
     assert "0 of them from the cache" not in capfd.readouterr().err, "resume has drawn them already"
     picture = tmp_path / "picture.png"
-    assert main(["generate", "--adapter", str(longer), "--prompt", "a cat", "--out", str(picture)]) == 0
+    assert (
+        main(["generate", "--adapter", str(longer), "--prompt", "a cat", "--out", str(picture)])
+        == 0
+    )
     assert picture.stat().st_size > 0
     out = tmp_path / "diffusers"
     assert main(["export", str(longer), "--format", "diffusers", "--out", str(out)]) == 0
@@ -56,6 +61,9 @@ def test_the_way_of_a_user(name: str, tmp_path: Path, capfd: pytest.CaptureFixtu
     merged = tmp_path / "merged"
     assert main(["export", str(longer), "--format", "merged", "--out", str(merged)]) == 0
     pipeline = DiffusionPipeline.from_pretrained(merged)
-    assert type(pipeline).__name__ == type(DiffusionPipeline.from_pretrained(tiny_families.FOLDERS[name]())).__name__
+    assert (
+        type(pipeline).__name__
+        == type(DiffusionPipeline.from_pretrained(tiny_families.FOLDERS[name]())).__name__
+    )
     weights_now = next(getattr(pipeline, component).parameters())
     assert torch.isfinite(weights_now).all()

@@ -1,4 +1,6 @@
-"""Faults on Ray: whoever is killed, stopped or poisoned, the run ends with the bits of an undisturbed one."""
+"""Faults on Ray: whoever is killed, stopped or poisoned, the run ends with the bits of an
+undisturbed one.
+"""
 
 import contextlib
 import json
@@ -26,11 +28,22 @@ ROUNDS = 4
 PATIENCE = 60.0
 """Seconds of silence allowed where nobody hangs: this machine may be busy."""
 HEARTBEAT = 12.0
-CLASSES = {"rollout": "RolloutActor", "critic": "CriticActor", "replay": "ReplayActor", "learner": "Learner"}
+CLASSES = {
+    "rollout": "RolloutActor",
+    "critic": "CriticActor",
+    "replay": "ReplayActor",
+    "learner": "Learner",
+}
 
 
 def settings(**changes: Any) -> Any:
-    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "timeout": 600.0, "heartbeat": PATIENCE, "restarts": 2}
+    loop = {
+        "rounds": ROUNDS,
+        "checkpoint_every": 1,
+        "timeout": 600.0,
+        "heartbeat": PATIENCE,
+        "restarts": 2,
+    }
     return tiny.config(
         loop=loop | changes.pop("loop", {}), rollout={"actors": 2, "batch": 4},
         cluster={"inline": False, "actor_cpus": 0.1}, **changes,
@@ -112,7 +125,9 @@ def meets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, who: str, *fault: Any
 
 
 def recovery(mark: Path, shown: Silence) -> float:
-    """Seconds from the fault to the next round that was reported, after the restart if there was one."""
+    """Seconds from the fault to the next round that was reported, after the restart if there was
+    one.
+    """
     met = mark.stat().st_mtime
     since = max([met, *(at for at, event, _ in shown.shown if event == "restart")])
     return next(at for at, event, _ in shown.shown if event == "round" and at > since) - met
@@ -134,13 +149,19 @@ def test_whoever_is_lost_the_bits_are_those_of_an_undisturbed_run(
     undisturbed, monkeypatch, tmp_path, record_property, who, method, call, point, fault
 ):
     mark = meets(monkeypatch, tmp_path, who, method, call, point, fault)
-    result, shown = run(tmp_path / "run", settings(loop={"heartbeat": HEARTBEAT} if fault == "stop" else {}))
+    result, shown = run(
+        tmp_path / "run", settings(loop={"heartbeat": HEARTBEAT} if fault == "stop" else {})
+    )
     assert mark.exists(), "the fault was never met: the test has lost its point"
     record_property("seconds", round(recovery(mark, shown), 1))
     expected, versions = undisturbed
     assert whole(tmp_path / "run") == versions
     assert len(set(versions)) == ROUNDS
-    assert (result.digest, result.images, result.updates) == (expected.digest, expected.images, expected.updates)
+    assert (result.digest, result.images, result.updates) == (
+        expected.digest,
+        expected.images,
+        expected.updates,
+    )
     assert gone(mark)
     restarts, warnings = shown.messages("restart"), shown.messages("warning")
     if who == "rollout":
@@ -148,13 +169,20 @@ def test_whoever_is_lost_the_bits_are_those_of_an_undisturbed_run(
         assert len(warnings) == (fault == "stop")
     else:
         (told,) = restarts
-        # Ray may find out first that a stopped process cannot be reached; it does not say whose that is.
-        assert "unavailable" in told if fault == "stop" and "hangs" not in told else CLASSES[who] in told
+        # Ray may find out first that a stopped process cannot be reached; it does not say whose
+        # that is.
+        assert (
+            "unavailable" in told
+            if fault == "stop" and "hangs" not in told
+            else CLASSES[who] in told
+        )
         assert fault == "stop" or "hangs" not in told
         assert "\n" not in told
 
 
-def test_an_asynchronous_run_repeats_what_was_lost_and_its_ledger_repeats_it_all(monkeypatch, tmp_path):
+def test_an_asynchronous_run_repeats_what_was_lost_and_its_ledger_repeats_it_all(
+    monkeypatch, tmp_path
+):
     loop = {"mode": "async", "pipeline": 2, "rounds": 6, "checkpoint_every": 3}
     config = settings(loop=loop)
     mark = meets(monkeypatch, tmp_path, "critic", "score", 6, "before", "kill")
@@ -179,8 +207,12 @@ def test_when_nothing_helps_the_cause_is_named(monkeypatch, tmp_path):
     mark = meets(monkeypatch, tmp_path, "learner", "update", 1, "before", "kill")
     config = settings(loop={"restarts": 1, "checkpoint_every": 0})
     mark_again = tmp_path / "again"
-    monkeypatch.setattr(program, "Learner", faulty(program.Learner, "update", 1, "before", "kill", mark_again))
-    with pytest.raises(TrainingError, match=r"given up after 1 restarts from round 0: Learner was lost") as caught:
+    monkeypatch.setattr(
+        program, "Learner", faulty(program.Learner, "update", 1, "before", "kill", mark_again)
+    )
+    with pytest.raises(
+        TrainingError, match=r"given up after 1 restarts from round 0: Learner was lost"
+    ) as caught:
         run(tmp_path / "run", config)
     assert "\n" not in str(caught.value)
     assert mark.exists()

@@ -1,4 +1,6 @@
-"""The demo as a job on a real cluster: everything that can die dies once, and it is stopped ten times."""
+"""The demo as a job on a real cluster: everything that can die dies once, and it is stopped ten
+times.
+"""
 
 import json
 import os
@@ -49,9 +51,13 @@ def until(true: Callable[[], Any], job: subprocess.Popen[str] | None = None) -> 
 
 
 def submitted(head: Head, run: Path, *words: str) -> list[str]:
-    """The command that submits the demo, which writes its run into ``run``; ``words`` are Ray's own options."""
-    return [f"{Path(sys.executable).parent}/ray", "job", "submit", "--address", head.url, "--working-dir", str(ROOT),
-            *words, "--", "python", "-m", "experiments", "train", "--config", CONFIG, "--name", run.name,
+    """The command that submits the demo, which writes its run into ``run``; ``words`` are Ray's own
+    options.
+    """
+    return [f"{Path(sys.executable).parent}/ray", "job", "submit", "--address", head.url,
+            "--working-dir", str(ROOT),
+            *words, "--", "python", "-m", "experiments", "train", "--config", CONFIG, "--name",
+            run.name,
             f"output={run.parent}", "cluster.address=auto"]  # fmt: skip
 
 
@@ -66,7 +72,9 @@ def workers(head: Head, kind: str) -> list[psutil.Process]:
     """Processes of this cluster's actors of a class."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
-        known = (process.info["environ"] or {}).get("RAY_AUTH_TOKEN_PATH") == head.environment["RAY_AUTH_TOKEN_PATH"]
+        known = (process.info["environ"] or {}).get("RAY_AUTH_TOKEN_PATH") == head.environment[
+            "RAY_AUTH_TOKEN_PATH"
+        ]
         if known and (process.info["cmdline"] or [""])[0].startswith(f"ray::{kind}"):
             found.append(process)
     return found
@@ -78,7 +86,8 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
         node = head.join(cpus=1)
         job = subprocess.Popen(
             [*submitted(head, run), "loop.heartbeat=60"],
-            env={**os.environ, **head.environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, **head.environment}, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
         for number, kind in KILLS.items():
             until(lambda number=number: len(updates(run)) >= number, job)
@@ -95,7 +104,9 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
     verify(run / LEDGER, ROUNDS)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, ROUNDS + 1))
-    assert sum(row["event"] == "restart" for row in rows) >= 4, "three actors with state, and a node"
+    assert sum(row["event"] == "restart" for row in rows) >= 4, (
+        "three actors with state, and a node"
+    )
     figures = read_json(run / "evaluation.json")["after"]
     assert figures["ua"] >= 95, figures
     assert min(figures["coherence"], figures["ira"], figures["cra"]) >= 95, figures
@@ -103,8 +114,9 @@ def test_the_demo_on_two_nodes_survives_the_death_of_every_part(tmp_path, record
 
 
 def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record_property):
-    """By Ray's own command, which kills after three seconds of grace: in turn while the run starts and while it learns.
-    Then the same job once more, to its end."""
+    """By Ray's own command, which kills after three seconds of grace: in turn while the run starts
+    and while it learns. Then the same job once more, to its end.
+    """
     run, dice = tmp_path / "out" / "demo", random.Random(0)
     states = []
     with running_head(cpus=2) as head:
@@ -112,8 +124,16 @@ def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record
         ray = submitted(head, run)[0]
 
         def submit(*words: str) -> None:
-            command = [*submitted(head, run, *words), "loop.checkpoint_every=1", "--resume", "auto", "--no-evaluate"]
-            done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=PATIENCE)
+            command = [
+                *submitted(head, run, *words),
+                "loop.checkpoint_every=1",
+                "--resume",
+                "auto",
+                "--no-evaluate",
+            ]
+            done = subprocess.run(
+                command, env=environment, text=True, capture_output=True, timeout=PATIENCE
+            )
             assert done.returncode == 0, done.stdout + done.stderr
 
         for number in range(10):
@@ -122,12 +142,19 @@ def test_ray_job_stop_at_ten_random_moments_loses_no_checkpoint(tmp_path, record
             if number % 2:
                 until(lambda learned=learned: len(updates(run)) > learned)
             time.sleep(dice.uniform(0, 4 if number % 2 else 15))
-            committed = max((int(path.name[-6:]) for path in run.glob("checkpoints/round-*")), default=0)
+            committed = max(
+                (int(path.name[-6:]) for path in run.glob("checkpoints/round-*")), default=0
+            )
             stop = [ray, "job", "stop", "--address", head.url, f"stopped-{number}"]
             subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=PATIENCE)
             found = Checkpoints(run, 1, 2).newest(pytest.fail)  # fails for one that is not whole
             assert (found[0] if found else 0) >= committed
-            states.append((committed, read_json(run / "run_state.json")["state"] if run.exists() else "unborn"))
+            states.append(
+                (
+                    committed,
+                    read_json(run / "run_state.json")["state"] if run.exists() else "unborn",
+                )
+            )
         submit()
     record_property("rounds committed and state at each stop", states)
     verify(run / LEDGER, ROUNDS)

@@ -1,4 +1,6 @@
-"""Faults from outside: signals at any moment, a full disk, lost answers, a lost node; and nothing is left behind."""
+"""Faults from outside: signals at any moment, a full disk, lost answers, a lost node; and nothing
+is left behind.
+"""
 
 import collections
 import contextlib
@@ -35,7 +37,13 @@ _MANY, _KILLING = 400, 300.0
 
 
 def settings(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **changes: Any) -> Any:
-    loop = {"rounds": rounds, "checkpoint_every": 1, "heartbeat": heartbeat, "restarts": 20, "timeout": 600.0}
+    loop = {
+        "rounds": rounds,
+        "checkpoint_every": 1,
+        "heartbeat": heartbeat,
+        "restarts": 20,
+        "timeout": 600.0,
+    }
     return tiny.config(loop=loop, output=str(folder), tensorboard=False, **changes)
 
 
@@ -65,8 +73,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def recoveries(run: Path) -> list[float]:
-    """Seconds from each restart to the next finished round, unless something else was lost before it."""
-    told = [row for row in rows(run / "metrics.jsonl") if row.get("phase", "starting actors") == "starting actors"]
+    """Seconds from each restart to the next finished round, unless something else was lost before
+    it.
+    """
+    told = [
+        row
+        for row in rows(run / "metrics.jsonl")
+        if row.get("phase", "starting actors") == "starting actors"
+    ]
     told = [row for row in told if row["event"] in ("restart", "phase", "round")]
     return [
         round(told[i + 2]["elapsed"] - told[i]["elapsed"], 1)
@@ -89,7 +103,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
+    return (
+        {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
+    )
 
 
 def test_stopped_at_random_moments_it_ends_with_the_same_bits(tmp_path):
@@ -98,14 +114,17 @@ def test_stopped_at_random_moments_it_ends_with_the_same_bits(tmp_path):
     stops = 0
     for _ in range(40):
         begun = len(rows(run / LEDGER))
-        process = subprocess.Popen(command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment())
+        process = subprocess.Popen(
+            command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment()
+        )
         while process.poll() is None and len(rows(run / LEDGER)) < begun + 1 and stops < 3:
             time.sleep(0.02)
         if stops < 3 and process.poll() is None:
             time.sleep(moments.random())
             process.send_signal(signal.SIGTERM)
             code = process.wait(300)
-            # Python gives its handlers back before it has ended: a signal by then finds a finished run.
+            # Python gives its handlers back before it has ended: a signal by then finds a finished
+            # run.
             finished = json.loads((run / "run_state.json").read_text())["state"] == "finished"
             assert code in (0, 143) or (finished and code == -signal.SIGTERM)
             stops += code == 143
@@ -140,7 +159,9 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_good(small_disk):
             keeper.commit(round, part)
             committed.append(round)
 
-    with pytest.raises(MachineError, match="No space left on device; free space and resume the run"):
+    with pytest.raises(
+        MachineError, match="No space left on device; free space and resume the run"
+    ):
         fill()
     newest, found = Checkpoints(small_disk, 1, 9).newest(pytest.fail)
     assert newest == committed[-1]
@@ -153,11 +174,17 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_good(small_disk):
 def test_a_run_whose_disk_fills_says_so_and_goes_on_when_there_is_room(small_disk, tmp_path, every):
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     config = settings(small_disk, rounds=40)
-    config = config.model_copy(update={"loop": config.loop.model_copy(update={"checkpoint_every": every})})
+    config = config.model_copy(
+        update={"loop": config.loop.model_copy(update={"checkpoint_every": every})}
+    )
     argv, run = command(tmp_path, config), small_disk / "run"
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
-    while not list(run.glob("checkpoints/round-*")) and process.poll() is None and time.monotonic() < until:
+    while (
+        not list(run.glob("checkpoints/round-*"))
+        and process.poll() is None
+        and time.monotonic() < until
+    ):
         time.sleep(0.01)
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -165,7 +192,10 @@ def test_a_run_whose_disk_fills_says_so_and_goes_on_when_there_is_room(small_dis
             file.write(bytes(4096))
     said = process.communicate(timeout=600)[1]
     assert process.returncode == MachineError.exit_code, said
-    assert re.search(r"error: cannot write .*No space left on device; free space and resume the run$", said.strip())
+    assert re.search(
+        r"error: cannot write .*No space left on device; free space and resume the run$",
+        said.strip(),
+    )
     assert "Traceback" not in said
     filler.unlink()
     assert not list((run / "checkpoints").glob(".*.tmp"))
@@ -186,14 +216,23 @@ def on_ray(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **cluste
 
 def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path, record_property):
     config = on_ray(tmp_path)
-    lost = {"num_failures": 6, "req_failure_prob": 0, "resp_failure_prob": 15, "in_flight_failure_prob": 0}
+    lost = {
+        "num_failures": 6,
+        "req_failure_prob": 0,
+        "resp_failure_prob": 15,
+        "in_flight_failure_prob": 0,
+    }
     chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": lost})
     environ = environment(RAY_testing_rpc_failure=chaos)
     before = shared_memory()
-    done = subprocess.run(command(tmp_path, config), env=environ, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(
+        command(tmp_path, config), env=environ, capture_output=True, text=True, timeout=1800
+    )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    assert [row for row in rows(run / "metrics.jsonl") if row["event"] == "restart"], "no answer was lost"
+    assert [row for row in rows(run / "metrics.jsonl") if row["event"] == "restart"], (
+        "no answer was lost"
+    )
     record_property("seconds from each restart to the next round", recoveries(run))
     assert of(run) == undisturbed(config)
     assert not rays(), "no process is left"
@@ -202,11 +241,19 @@ def test_lost_answers_neither_lose_nor_repeat_an_update(tmp_path, record_propert
 
 def test_a_killed_driver_leaves_no_process(tmp_path):
     before = shared_memory()
-    process = subprocess.Popen(command(tmp_path, on_ray(tmp_path)), stderr=subprocess.DEVNULL, env=environment())
+    process = subprocess.Popen(
+        command(tmp_path, on_ray(tmp_path)), stderr=subprocess.DEVNULL, env=environment()
+    )
     deadline = time.monotonic() + 600
-    while not rows(tmp_path / "run" / LEDGER) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not rows(tmp_path / "run" / LEDGER)
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
-    assert any("ray::" in " ".join(psutil.Process(pid).cmdline()) for pid in rays()), "there is something to leave"
+    assert any("ray::" in " ".join(psutil.Process(pid).cmdline()) for pid in rays()), (
+        "there is something to leave"
+    )
     process.kill()
     process.wait()
     deadline = time.monotonic() + 120
@@ -229,19 +276,24 @@ def victims() -> dict[str, list[int]]:
 
 
 def test_a_random_killer_is_survived(tmp_path, record_property):
-    """For five minutes an actor is killed or stopped, or the driver killed, every few seconds; the driver is started
-    again by whoever started it."""
+    """For five minutes an actor is killed or stopped, or the driver killed, every few seconds; the
+    driver is started again by whoever started it.
+    """
     config, dice = on_ray(tmp_path, rounds=_MANY, heartbeat=15.0), random.Random(0)
     run, struck = tmp_path / "run", collections.Counter[str]()
     before = shared_memory()
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment())
+        return subprocess.Popen(
+            command(tmp_path, config), stderr=subprocess.DEVNULL, env=environment()
+        )
 
     process, end = start(), time.monotonic() + _KILLING
     while time.monotonic() < end:
         time.sleep(dice.uniform(5, 20))
-        assert process.poll() is None, f"the run ended by itself with code {process.returncode} after {struck}"
+        assert process.poll() is None, (
+            f"the run ended by itself with code {process.returncode} after {struck}"
+        )
         if dice.random() < 0.15 and rows(run / LEDGER):
             process.kill()
             process.wait()
@@ -269,7 +321,9 @@ def test_a_lost_node_changes_nothing(tmp_path, record_property):
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False}
+    )
     other = cluster.add_node(num_cpus=3)
     config = on_ray(tmp_path, address=cluster.address, actor_cpus=1.0)
     restarts: list[dict[str, Any]] = []
@@ -296,7 +350,9 @@ def test_a_lost_node_changes_nothing(tmp_path, record_property):
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert restarts or [row for event, row in told if event == "warning"], "nobody was on the lost node"
+    assert restarts or [row for event, row in told if event == "warning"], (
+        "nobody was on the lost node"
+    )
     record_property("seconds", round(rounds[0] - lost[0], 1))
     selected, versions = undisturbed(config)
     assert (result.digest, result.updates) == (selected, ROUNDS)

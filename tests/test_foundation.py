@@ -1,4 +1,6 @@
-"""What a run stands on is recorded and compared: a model, an adapter or a list that changed below it is named."""
+"""What a run stands on is recorded and compared: a model, an adapter or a list that changed below
+it is named.
+"""
 
 import hashlib
 import json
@@ -33,19 +35,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "forget.txt").write_text("a cat\nthe cat\n")
     (root / "keep.txt").write_text("a dog\na fish\n")
     config = tiny.config(
-        output=str(root / "out"), loop={"rounds": 1, "checkpoint_every": 1}, model={"path": str(root / "model")},
-        reward={"clip": str(root / "clip-0")}, selection={"clip": str(root / "clip-1"), "floor": 0.0, "images": 4},
+        output=str(root / "out"), loop={"rounds": 1, "checkpoint_every": 1},
+        model={"path": str(root / "model")},
+        reward={"clip": str(root / "clip-0")},
+        selection={"clip": str(root / "clip-1"), "floor": 0.0, "images": 4},
     )  # fmt: skip
     (root / "c.yaml").write_text(settings.dump(config))
     assert train(root, "base", "concept=cat") == 0
     assert train(root, "top", "concept=dog", "--on", str(root / "out" / "base")) == 0
-    lists = [f"prompts.target_file={root / 'forget.txt'}", f"prompts.retain_file={root / 'keep.txt'}"]
+    lists = [
+        f"prompts.target_file={root / 'forget.txt'}",
+        f"prompts.retain_file={root / 'keep.txt'}",
+    ]
     assert train(root, "listed", "concept=cat", *lists) == 0
     return root
 
 
 def train(root: Path, name: str, *words: str) -> int:
-    command = ["train", "--config", str(root / "c.yaml"), "--inline", "--no-evaluate", "--name", name]
+    command = [
+        "train",
+        "--config",
+        str(root / "c.yaml"),
+        "--inline",
+        "--no-evaluate",
+        "--name",
+        name,
+    ]
     return main([*command, f"output={root / 'out'}", *words])
 
 
@@ -59,23 +74,32 @@ def own(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.write_text(file.read_text().replace(str(world), str(root)))
     for state in (root / "out").rglob("run_state.json"):  # config.yaml is as the run left it
         text = (state.parent / "config.yaml").read_text()
-        content = json.loads(state.read_text()) | {"configs": [hashlib.sha256(text.encode()).hexdigest()]}
+        content = json.loads(state.read_text()) | {
+            "configs": [hashlib.sha256(text.encode()).hexdigest()]
+        }
         state.write_text(json.dumps(content))
     return root
 
 
 def whole(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 USES = {
-    "generate": lambda run, out: ["generate", "--prompt", "a cat", "--adapter", str(run), "--out", str(out / "x.png")],
-    "export": lambda run, out: ["export", str(run), "--format", "diffusers", "--out", str(out / "exported")],
+    "generate": lambda run, out: ["generate", "--prompt", "a cat", "--adapter", str(run), "--out",
+                                  str(out / "x.png")],
+    "export": lambda run, out: ["export", str(run), "--format", "diffusers", "--out",
+                                str(out / "exported")],
     "evaluate": lambda run, out: ["evaluate", str(run), f"evaluation.judge={tiny.clip_folder(2)}"],
     "attack": lambda run, out: ["attack", str(run), f"evaluation.judge={tiny.clip_folder(2)}"],
     "resume": lambda run, out: ["resume", str(run), "loop.rounds=2", "--no-evaluate"],
     "on": lambda run, out: [
-        "train", "--config", str(run.parents[1] / "c.yaml"), "--inline", "--no-evaluate", "--name", "third",
+        "train", "--config", str(run.parents[1] / "c.yaml"), "--inline", "--no-evaluate", "--name",
+        "third",
         f"output={run.parent}", "concept=style:noto", "--on", str(run),
     ],
 }  # fmt: skip
@@ -101,7 +125,10 @@ def test_a_changed_model_file_is_named(use: str, own: Path, capsys: Any) -> None
     state["decoder.conv_out.bias"][0] += 0.5
     save_file(state, file, {"format": "pt"})
     assert main(USES[use](own / "out" / "base", own)) == 5
-    assert "stands on the model vae/diffusion_pytorch_model.safetensors as it was" in capsys.readouterr().err
+    assert (
+        "stands on the model vae/diffusion_pytorch_model.safetensors as it was"
+        in capsys.readouterr().err
+    )
 
 
 def test_nothing_changed_is_no_obstacle(own: Path) -> None:
@@ -115,7 +142,10 @@ def test_edited_lists_are_other_prompts(name: str, own: Path, capsys: Any) -> No
     before = whole(run)
     (own / name).write_text((own / name).read_text().replace("a ", "one "))
     assert main(["resume", str(run), "loop.rounds=2", "--no-evaluate"]) == 5
-    assert f"stands on the prompt list {'target' if name == 'forget.txt' else 'retain'}_file" in capsys.readouterr().err
+    assert (
+        f"stands on the prompt list {'target' if name == 'forget.txt' else 'retain'}_file"
+        in capsys.readouterr().err
+    )
     assert whole(run) == before, "the finished run stays finished"
 
 
@@ -171,7 +201,9 @@ def test_an_adapter_alone_knows_what_it_stands_on(own: Path, capsys: Any) -> Non
     assert main([*line, *move, f"model.adapters={own / 'out' / 'base'}"]) == 0
     state = load_file(own / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     state["conv_in.bias"] += 1
-    save_file(state, own / "model" / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    save_file(
+        state, own / "model" / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(DataError, match="stands on the model unet/"):
         foundation.check(
             json.loads(metadata(file)["stands_on"]),
@@ -195,7 +227,9 @@ def test_a_flipped_bit_in_an_adapter_is_seen(own: Path) -> None:
         read_adapter(file)
 
 
-def test_runs_are_found_from_another_folder(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_runs_are_found_from_another_folder(
+    own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(own / "out")
     assert train(own, "relative", "concept=dog", "--on", "base") == 0
     monkeypatch.chdir(tmp_path)
@@ -203,13 +237,17 @@ def test_runs_are_found_from_another_folder(own: Path, monkeypatch: pytest.Monke
     assert main(["resume", str(own / "out" / "relative"), "loop.rounds=2", "--no-evaluate"]) == 0
 
 
-# -- digests -----------------------------------------------------------------------------------------------------------
+# -- digests ---------------------------------------------------------------------------------------
 
 
 def test_every_weight_of_every_part_counts(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "model"))
     digests = {foundation.model_digest(Model(path=str(folder)))}
-    for file in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+    for file in (
+        "unet/diffusion_pytorch_model",
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+    ):
         path = folder / f"{file}.safetensors"
         state = load_file(path)
         name = max(state, key=lambda name: state[name].numel())
@@ -224,7 +262,9 @@ def test_every_weight_of_every_part_counts(tmp_path: Path) -> None:
     digests.add(foundation.model_digest(Model(path=str(folder))))
     assert len(digests) == 5
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
-    assert foundation.model_digest(Model(path=str(moved))) in digests, "where it lies does not count"
+    assert foundation.model_digest(Model(path=str(moved))) in digests, (
+        "where it lies does not count"
+    )
 
 
 def test_large_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,13 +282,17 @@ def test_large_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     content = bytearray(file.read_bytes())
     content[5] ^= 1
     file.write_bytes(content)
-    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))  # neither size nor time of change tell
+    os.utime(
+        file, ns=(about.st_atime_ns, about.st_mtime_ns)
+    )  # neither size nor time of change tell
     assert file_digest.file_digest(file) != first
     file_digest.cache_file().write_text("[" * 100_000)
     assert file_digest.file_digest(file) != first
 
 
-def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
     (tmp_path / "large").write_bytes(bytes(file_digest._WORTH_KEEPING))

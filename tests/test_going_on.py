@@ -1,4 +1,6 @@
-"""Going on with a finished run: what cannot be gone on with stays as it is, and no other run's checkpoint is taken."""
+"""Going on with a finished run: what cannot be gone on with stays as it is, and no other run's
+checkpoint is taken.
+"""
 
 import json
 import shutil
@@ -21,7 +23,9 @@ from rl_unlearn.errors import NoRoomError
 
 
 def trained(output: Path, name: str, *overrides: str) -> Path:
-    config = tiny.config(output=str(output), tensorboard=False, loop={"rounds": 2, "checkpoint_every": 1})
+    config = tiny.config(
+        output=str(output), tensorboard=False, loop={"rounds": 2, "checkpoint_every": 1}
+    )
     file = output / "tiny.yaml"
     file.write_text(settings.dump(config))
     assert main(["train", "--config", str(file), "--no-evaluate", "--name", name, *overrides]) == 0
@@ -41,7 +45,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def records(run: Path) -> dict[str, bytes]:
     """All that a run folder holds but its checkpoints, which may be put aside."""
-    return {name: content for name, content in contents(run).items() if not name.startswith("checkpoints/")}
+    return {
+        name: content
+        for name, content in contents(run).items()
+        if not name.startswith("checkpoints/")
+    }
 
 
 def flipped(content: bytes, place: int) -> bytes:
@@ -77,12 +85,16 @@ def spoil(run: Path) -> None:
     ("damage", "told"),
     [
         (add("metrics.jsonl", b"5\n"), r"metrics.jsonl, line \d+, holds no JSON object"),
-        (add("metrics.jsonl", b'{"round": 1}\n'), r"metrics.jsonl, line \d+, is damaged (event: field required)"),
-        (add("metrics.jsonl", b'{"event": "round", "round": "2"}\n'), "(round: input should be a valid integer)"),
+        (add("metrics.jsonl", b'{"round": 1}\n'),
+         r"metrics.jsonl, line \d+, is damaged (event: field required)"),
+        (add("metrics.jsonl", b'{"event": "round", "round": "2"}\n'),
+         "(round: input should be a valid integer)"),
         (flip("metrics.jsonl"), "metrics.jsonl, line 1, holds no JSON object"),
         (add(LEDGER, b"null\n"), "ledger.jsonl, line 3, holds no JSON object"),
-        (add(LEDGER, b'{"update": 3}\n'), "ledger.jsonl, line 3, is damaged (version_in: field required)"),
-        (add(LEDGER, b'{"update": 3, "version_in": 2, "version_out": 3, "round": 2}\n'), "not hold the 2 updates"),
+        (add(LEDGER, b'{"update": 3}\n'), "ledger.jsonl, line 3, is damaged (version_in: field "
+                                          "required)"),
+        (add(LEDGER, b'{"update": 3, "version_in": 2, "version_out": 3, "round": 2}\n'),
+         "not hold the 2 updates"),
         (flip(LEDGER), "ledger.jsonl, line 1, holds no JSON object"),
         (state(training=5), "run_state.json is damaged (training:"),
         (state(configs="x"), "run_state.json is damaged (configs:"),
@@ -103,11 +115,22 @@ def test_damaged_records_are_named_and_nothing_is_changed(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(NoRoomError("no room"), 3), (ZeroDivisionError("x"), 4), (KeyboardInterrupt(), 130), (MemoryError(), 4)],
+    [
+        (NoRoomError("no room"), 3),
+        (ZeroDivisionError("x"), 4),
+        (KeyboardInterrupt(), 130),
+        (MemoryError(), 4),
+    ],
 )
-@pytest.mark.parametrize("phases", [(), ("waiting for room", "starting actors"), ("starting actors", "restoring")])
+@pytest.mark.parametrize(
+    "phases", [(), ("waiting for room", "starting actors"), ("starting actors", "restoring")]
+)
 def test_what_ends_before_training_goes_on_leaves_a_finished_run_finished(
-    run: Path, error: BaseException, code: int, phases: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    error: BaseException,
+    code: int,
+    phases: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(config: Any, listen: Any, *_: Any, **__: Any) -> None:
         for phase in phases:
@@ -124,7 +147,9 @@ def test_what_ends_before_training_goes_on_leaves_a_finished_run_finished(
     assert contents(run) == before
 
 
-def test_what_fails_after_training_went_on_is_on_record(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_after_training_went_on_is_on_record(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(config: Any, listen: Any, *_: Any, **__: Any) -> None:
         listen("phase", {"phase": "restoring"})
         listen("phase", {"phase": "training, cat -> dog"})
@@ -147,16 +172,25 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_line_that_a_crash_cut_is_left_out_and_line_ends_of_other_kinds_are_text(run: Path) -> None:
-    add("metrics.jsonl", '{"event": "warning", "message": "one\u2028two\u0085three"}\n{"event": "rou'.encode())(run)
+def test_a_line_that_a_crash_cut_is_left_out_and_line_ends_of_other_kinds_are_text(
+    run: Path,
+) -> None:
+    add(
+        "metrics.jsonl",
+        '{"event": "warning", "message": "one\u2028two\u0085three"}\n{"event": "rou'.encode(),
+    )(run)
     add(LEDGER, b'{"update": 3, "ver')(run)
     assert main(["resume", str(run), "--no-evaluate", "loop.rounds=3"]) == 0
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-    assert [row["message"] for row in found if row["event"] == "warning"] == ["one\u2028two\u0085three"]
+    assert [row["message"] for row in found if row["event"] == "warning"] == [
+        "one\u2028two\u0085three"
+    ]
     assert [row["update"] for row in rows(run / LEDGER)] == [1, 2, 3]
 
 
-def test_another_runs_checkpoint_is_put_aside(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_runs_checkpoint_is_put_aside(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
     assert main(["resume", str(longer), "--no-evaluate", "loop.rounds=3"]) == 0
     other = trained(tmp_path, "other", "seed=5", "loop.rounds=4")
@@ -166,7 +200,10 @@ def test_another_runs_checkpoint_is_put_aside(run: Path, tmp_path: Path, capsys:
     shutil.copy(warm_up, run / "checkpoints")
     capsys.readouterr()
     assert main(["resume", str(run), "--no-evaluate", "loop.rounds=3"]) == 0
-    assert "round-000004 is damaged (it is another run's: made with another configuration)" in capsys.readouterr().err
+    assert (
+        "round-000004 is damaged (it is another run's: made with another configuration)"
+        in capsys.readouterr().err
+    )
     assert contents(run / "checkpoints" / "quarantine-round-000004") == contents(source)
     ours, theirs = read_adapter(run), read_adapter(longer)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -184,7 +221,9 @@ def test_a_checkpoint_whose_weights_are_not_the_ledgers_is_put_aside(
     assert rows(run / LEDGER)[:2] == told, "the update is made once more"
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused_and_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_an_earlier_version_is_refused_and_stays(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in run.glob("checkpoints/round-*"):
         manifest = json.loads((folder / MANIFEST).read_text())
         assert {"configuration", "updates"} <= manifest.keys()
@@ -195,7 +234,9 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_and_stays(run: Path, caps
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 5, "round": 2}', b"[]", b'{"format": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"format": 5, "round": 2}', b"[]", b'{"format": "x"}', b"\xff"]
+)
 def test_a_hostile_manifest_does_not_hide_the_checkpoint_before(
     run: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,9 @@ from experiments.benchmarks.gradients import squared_mean
 
 def test_the_squared_length_of_a_mean_is_estimated_without_bias_and_its_error_is_honest():
     draw = torch.Generator().manual_seed(0)
-    mean = torch.full((50,), 0.3, dtype=torch.float64)  # squared length 4.5, under noise of squared length 50
+    mean = torch.full(
+        (50,), 0.3, dtype=torch.float64
+    )  # squared length 4.5, under noise of squared length 50
     found, errors = [], []
     for _ in range(200):
         rows = mean + torch.randn(16, 50, generator=draw, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Heartbeats on Ray, with actors that hold nothing: who works long is left alone, who is stopped is gone in time."""
+"""Heartbeats on Ray, with actors that hold nothing: who works long is left alone, who is stopped is
+gone in time.
+"""
 
 import asyncio
 import os
@@ -19,7 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 SECONDS = 12.0
 """Of silence. Enough for a busy machine to answer."""
 FIRST = SECONDS / 2
-"""By then the first heartbeat, a sixth of that, was answered. Before it an actor counts as still starting."""
+"""By then the first heartbeat, a sixth of that, was answered. Before it an actor counts as still
+starting."""
 
 
 class Worker:
@@ -72,7 +75,11 @@ def made() -> Iterator[Any]:
     actors: list[Any] = []
 
     def make(kind: type, **options: Any) -> tuple[Any, int]:
-        actor = ray.remote(concurrency_groups={GROUP: 1})(beating(kind)).options(num_cpus=0.1, **options).remote()
+        actor = (
+            ray.remote(concurrency_groups={GROUP: 1})(beating(kind))
+            .options(num_cpus=0.1, **options)
+            .remote()
+        )
         actors.append(actor)
         return actor, ray.get(actor.pid.remote(), timeout=300)
 
@@ -96,7 +103,8 @@ def follow(actor: Any, loss: Loss, run: Any) -> tuple[Any, list[str]]:
 
 
 async def struck(pid: int, blow: signal.Signals) -> None:
-    """A run in which the process is hit after its first heartbeat, and that would go on for long."""
+    """A run in which the process is hit after its first heartbeat, and that would go on for
+    long."""
     await asyncio.sleep(FIRST)
     os.kill(pid, blow)
     await asyncio.sleep(600)
@@ -106,7 +114,9 @@ async def result(reference: Any) -> Any:
     return await reference
 
 
-@pytest.mark.parametrize(("kind", "method"), [(Worker, "sleep"), (Worker, "compute"), (Store, "block")])
+@pytest.mark.parametrize(
+    ("kind", "method"), [(Worker, "sleep"), (Worker, "compute"), (Store, "block")]
+)
 def test_a_long_call_is_no_silence(made, kind, method):
     actor, pid = made(kind)
     assert follow(actor, "fatal", result(getattr(actor, method).remote(2 * SECONDS))) == (pid, [])

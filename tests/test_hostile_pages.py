@@ -1,4 +1,5 @@
-"""Pages of numbers that are missing, single, equal, huge or negative; links and pictures that lie."""
+"""Pages of numbers that are missing, single, equal, huge or negative; links and pictures that
+lie."""
 
 import itertools
 import json
@@ -23,17 +24,39 @@ from experiments.sweep.summary import summarize
 from rl_unlearn.errors import DataError
 
 SERIES: dict[str, list[Any]] = {
-    "no number": [None, None, None], "nothing": [], "one": [0.5], "one and null": [None, 2.0], "equal": [3.0] * 5,
-    "equal and huge": [1e99] * 3, "huge": [1e308, -1e308, 1e99, -1e99, 1.0], "beyond": [10**400, -(10**400)],
-    "negative": [-5.0, -1e-30, -7], "tiny": [5e-324, 1e-310], "words": ["x", {}, True, [1], "9" * 999],
+    "no number": [None, None, None], "nothing": [], "one": [0.5], "one and null": [None, 2.0],
+    "equal": [3.0] * 5,
+    "equal and huge": [1e99] * 3, "huge": [1e308, -1e308, 1e99, -1e99, 1.0],
+    "beyond": [10**400, -(10**400)],
+    "negative": [-5.0, -1e-30, -7], "tiny": [5e-324, 1e-310],
+    "words": ["x", {}, True, [1], "9" * 999],
     "lists": [[None], [], [1, None], ["x"], [1e308, 1e308]],
 }  # fmt: skip
-LAST: list[Any] = [[None], [], [None, None], [1e308, -1e308], [float(10**300)], ["x", True], [0.5, None]]
-KEYS = ("reward", "kl", "ratio_max", "ess", "policy_lag", "images_per_second", "forgotten", "images")
+LAST: list[Any] = [
+    [None],
+    [],
+    [None, None],
+    [1e308, -1e308],
+    [float(10**300)],
+    ["x", True],
+    [0.5, None],
+]
+KEYS = (
+    "reward",
+    "kl",
+    "ratio_max",
+    "ess",
+    "policy_lag",
+    "images_per_second",
+    "forgotten",
+    "images",
+)
 
 
 @pytest.mark.parametrize(("name", "last"), list(zip(SERIES, itertools.cycle(LAST), strict=False)))
-def test_a_page_and_curves_are_drawn_of_any_numbers(tmp_path: Path, name: str, last: list[Any]) -> None:
+def test_a_page_and_curves_are_drawn_of_any_numbers(
+    tmp_path: Path, name: str, last: list[Any]
+) -> None:
     folder = make_run(tmp_path / "run")
     rows = [
         {"event": event, "round": i, **dict.fromkeys(KEYS, value), "explained_variance": last}
@@ -72,11 +95,14 @@ def test_a_sweep_is_drawn_of_any_figures(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["samples.png", "evaluation.json", "attacks.json", "metrics.jsonl", "config.yaml", "run_state.json",
+    ["samples.png", "evaluation.json", "attacks.json", "metrics.jsonl", "config.yaml",
+     "run_state.json",
      "samples/before.png", "samples/samples.json"],
 )  # fmt: skip
 @pytest.mark.parametrize("how", ["file", "folder"])
-def test_a_link_that_leads_out_of_the_run_is_not_followed(tmp_path: Path, name: str, how: str) -> None:
+def test_a_link_that_leads_out_of_the_run_is_not_followed(
+    tmp_path: Path, name: str, how: str
+) -> None:
     folder = make_run(tmp_path / "run")
     if name == "samples.png":
         shutil.rmtree(folder / "samples")
@@ -104,7 +130,12 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG file of some bytes that says that it is huge."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -116,7 +147,8 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"GIF89a", b"<svg onload=alert(1)>", b"root:x:0:0", bomb(60_000, 60_000), bomb(20_000, 4_000),
+    "content", [b"", b"GIF89a", b"<svg onload=alert(1)>", b"root:x:0:0", bomb(60_000, 60_000),
+                bomb(20_000, 4_000),
      bomb(200, 200)],
     ids=["empty", "GIF", "SVG", "text", "bomb", "large", "cut"],
 )  # fmt: skip

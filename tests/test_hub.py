@@ -1,4 +1,6 @@
-"""Models by their hub id: what is fetched, what the cache gives without a network, and which commit is on record."""
+"""Models by their hub id: what is fetched, what the cache gives without a network, and which commit
+is on record.
+"""
 
 import json
 import shutil
@@ -37,7 +39,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def put(cache: Path, folder: Path, commit: str = FIRST, ref: str | None = "main", name: str = "owner/name") -> Path:
+def put(
+    cache: Path,
+    folder: Path,
+    commit: str = FIRST,
+    ref: str | None = "main",
+    name: str = "owner/name",
+) -> Path:
     """A snapshot as the hub's client leaves it: links to content elsewhere."""
     place = cache / f"models--{name.replace('/', '--')}"
     snapshot = place / "snapshots" / commit
@@ -77,18 +85,25 @@ def test_the_cache_alone_is_enough(name: str, cache: Path) -> None:
         model = Model(path="owner/name", revision=revision, size=tiny_families.SIZE)
         assert location.fetched_folder(model) == snapshot
         assert location.pinned(model).revision == FIRST
-        config = tiny.config(model={"path": "owner/name", "revision": revision, "size": tiny_families.SIZE})
+        config = tiny.config(
+            model={"path": "owner/name", "revision": revision, "size": tiny_families.SIZE}
+        )
         preflight.model(config)
         assert read_shape_and_kernel(config)[0]
     part = model_folder.read_layout(folder).trained
     found = getattr(load_pipeline(model), part).state_dict()
-    assert all(torch.equal(value, found[key]) for key, value in getattr(expected, part).state_dict().items())
+    assert all(
+        torch.equal(value, found[key])
+        for key, value in getattr(expected, part).state_dict().items()
+    )
     assert foundation.model_digest(model) == foundation.model_digest(Model(path=str(folder)))
 
 
 def test_what_is_not_whole_in_the_cache_is_refused_in_words(cache: Path) -> None:
     snapshot = put(cache, tiny.pipeline_folder())
-    with pytest.raises(DataError, match=r"'owner/name' \(model\.revision=dev\) cannot be fetched, and is not whole"):
+    with pytest.raises(
+        DataError, match=r"'owner/name' \(model\.revision=dev\) cannot be fetched, and is not whole"
+    ):
         location.fetched_folder(Model(path="owner/name", revision="dev"))
     (snapshot / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(DataError, match="not whole in the hub's cache"):
@@ -106,7 +121,9 @@ def test_a_variant_from_the_cache(cache: Path, tmp_path: Path) -> None:
         load_pipeline(Model(path="owner/name", variant=variant))
 
 
-def test_only_what_is_read_is_fetched(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_read_is_fetched(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The network stands for a folder: what is asked for is copied from it into the cache."""
     remote = Path(shutil.copytree(tiny_families.sdxl(), tmp_path / "remote"))
     (remote / "big.ckpt").write_text("")
@@ -136,9 +153,15 @@ def test_only_what_is_read_is_fetched(cache: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     model = Model(path="owner/name", size=tiny_families.SIZE)
     load_pipeline(model)
-    kept = {name for name in names if not name.endswith((".ckpt", ".bin", ".jinja")) and "fp16" not in name}
+    kept = {
+        name
+        for name in names
+        if not name.endswith((".ckpt", ".bin", ".jinja")) and "fp16" not in name
+    }
     assert kept - {*asked} == set()
-    assert {*asked} <= {*names} - {name for name in names if name.endswith((".ckpt", ".bin")) or "fp16" in name}
+    assert {*asked} <= {*names} - {
+        name for name in names if name.endswith((".ckpt", ".bin")) or "fp16" in name
+    }
     load_pipeline(model.model_copy(update={"variant": "fp16"}))
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in asked
     assert "unet/diffusion_pytorch_model.safetensors" not in asked
@@ -154,15 +177,32 @@ def test_a_copy_for_others_fetches_what_images_do_not_need(
     index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
     (snapshot / "model_index.json").unlink()
     (snapshot / "model_index.json").write_text(json.dumps(index))
-    names = ["README.md", "LICENSE", "v1.ckpt", "v1.safetensors", "safety_checker/config.json", "unet/config.json"]
-    names += [f"safety_checker/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")]
+    names = [
+        "README.md",
+        "LICENSE",
+        "v1.ckpt",
+        "v1.safetensors",
+        "safety_checker/config.json",
+        "unet/config.json",
+    ]
+    names += [
+        f"safety_checker/{name}"
+        for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+    ]
     asked: list[str] = []
     info = SimpleNamespace(sha=FIRST, siblings=[SimpleNamespace(rfilename=name) for name in names])
-    assert location.whole_folder(Model(path="owner/name")) == snapshot, "without a network it is what there is"
+    assert location.whole_folder(Model(path="owner/name")) == snapshot, (
+        "without a network it is what there is"
+    )
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name, **__: asked.append(name))
     assert location.whole_folder(Model(path="owner/name")) == snapshot
-    wanted = ["LICENSE", "README.md", "safety_checker/config.json", "safety_checker/model.safetensors"]
+    wanted = [
+        "LICENSE",
+        "README.md",
+        "safety_checker/config.json",
+        "safety_checker/model.safetensors",
+    ]
     assert sorted(asked) == wanted
 
 
@@ -170,8 +210,19 @@ def train(out: Path, *more: str) -> int:
     file = out / "own.yaml"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        file.write_text(settings.dump(tiny.config(model={"path": "owner/name"}, loop={"checkpoint_every": 1})))
-    line = ["train", "--config", str(file), f"output={out}", "--name", "run", "concept=cat", "--no-evaluate"]
+        file.write_text(
+            settings.dump(tiny.config(model={"path": "owner/name"}, loop={"checkpoint_every": 1}))
+        )
+    line = [
+        "train",
+        "--config",
+        str(file),
+        f"output={out}",
+        "--name",
+        "run",
+        "concept=cat",
+        "--no-evaluate",
+    ]
     return main([*line, *more])
 
 
@@ -185,11 +236,16 @@ def test_a_run_names_its_commit_wherever_the_branch_goes(
     assert settings.recorded(run / "config.yaml").model.revision == FIRST
     assert read_state(run).revision_asked == "main"
     assert metadata(run)["base_revision"] == FIRST
-    assert f"from_pretrained('owner/name', revision='{FIRST}')" in (run / "adapter" / "README.md").read_text()
+    assert (
+        f"from_pretrained('owner/name', revision='{FIRST}')"
+        in (run / "adapter" / "README.md").read_text()
+    )
     put(cache, changed(tiny.pipeline_folder(), tmp_path / "changed"), SECOND)  # main moves
     assert location.pinned(Model(path="owner/name")).revision == SECOND
     found: list[Config] = [run_config(path, []) for path in (run, run / "adapter")]
-    shutil.copy(run / "adapter" / "pytorch_lora_weights.safetensors", tmp_path / "alone.safetensors")
+    shutil.copy(
+        run / "adapter" / "pytorch_lora_weights.safetensors", tmp_path / "alone.safetensors"
+    )
     found.append(run_config(tmp_path / "alone.safetensors", [], only_drawn=True))
     assert {config.model.revision for config in found} == {FIRST}
     assert train(tmp_path / "out", "model.revision=main", "--resume", "auto", "loop.rounds=4") == 0
@@ -197,8 +253,13 @@ def test_a_run_names_its_commit_wherever_the_branch_goes(
     assert train(tmp_path / "out", "model.revision=main", "--resume", "auto", "loop.rounds=5") == 0
     assert settings.recorded(run / "config.yaml").model.revision == FIRST
     capsys.readouterr()
-    assert train(tmp_path / "out", f"model.revision={SECOND}", "--resume", "auto", "loop.rounds=7") == 5
+    assert (
+        train(tmp_path / "out", f"model.revision={SECOND}", "--resume", "auto", "loop.rounds=7")
+        == 5
+    )
     assert "stands on the model" in capsys.readouterr().err
-    written: dict[str, Any] = adapters.export(run, "diffusers", tmp_path / "exported", run_config(run, []))
+    written: dict[str, Any] = adapters.export(
+        run, "diffusers", tmp_path / "exported", run_config(run, [])
+    )
     assert ModelCard.load(written["card"]).data.base_model == "owner/name"
     assert FIRST in Path(written["card"]).read_text()

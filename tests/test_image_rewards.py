@@ -24,15 +24,20 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
 
 def test_noise_takes_more_kilobytes_than_one_colour():
     noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    flat, noisy = image_rewards.jpeg_kilobytes(torch.cat([torch.full((1, 3, 16, 16), 0.5), noise])).tolist()
+    flat, noisy = image_rewards.jpeg_kilobytes(
+        torch.cat([torch.full((1, 3, 16, 16), 0.5), noise])
+    ).tolist()
     assert 0.1 < flat < noisy < 4
 
 
 @pytest.mark.parametrize(
-    "name", ["os:system", "jpeg_kilobyte", "experiments.verbs.train:run", "classifier:", "classifier:x"]
+    "name",
+    ["os:system", "jpeg_kilobyte", "experiments.verbs.train:run", "classifier:", "classifier:x"],
 )
 def test_a_name_nobody_registered_is_never_imported(name):
-    with pytest.raises(ConfigError, match=r"reward.images: '.*' (is no registered reward|must be classifier)"):
+    with pytest.raises(
+        ConfigError, match=r"reward.images: '.*' (is no registered reward|must be classifier)"
+    ):
         image_rewards.find(tiny.config(reward={"images": {name: 1.0}}), {})
 
 
@@ -46,7 +51,9 @@ def test_a_name_nobody_registered_is_never_imported(name):
     ],
 )
 def test_a_reward_must_be_one_finite_number_an_image(found, said):
-    with pytest.raises(TrainingError, match=f"'mine' must give one finite number for each of 2 images.*{said}"):
+    with pytest.raises(
+        TrainingError, match=f"'mine' must give one finite number for each of 2 images.*{said}"
+    ):
         image_rewards.evaluate({"mine": lambda images: found}, torch.zeros(2, 3, 4, 4))
 
 
@@ -85,7 +92,13 @@ def test_a_whole_run_follows_it(tmp_path):
     from cluster.program import train
 
     config = tiny.config(
-        reward={"images": {"mine": 20.0}, "forget": 0.0, "coherence": 0.0, "presence": 0.0, "retain": 0.0},
+        reward={
+            "images": {"mine": 20.0},
+            "forget": 0.0,
+            "coherence": 0.0,
+            "presence": 0.0,
+            "retain": 0.0,
+        },
         estimator={"name": "pathwise"},
         learner={"lr": 1e-2, "kl_budget": 100.0, "step_kl": 100.0},
         critic={"warmup_images": 32, "warmup_steps": 60, "steps": 8, "minibatch": 32},
@@ -108,7 +121,8 @@ def classifier(tmp_path_factory):
         ViTConfig(
             hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
             image_size=16, patch_size=8,
-            id2label={0: "cat", 1: "dog", 2: "nothing"}, label2id={"cat": 0, "dog": 1, "nothing": 2},
+            id2label={0: "cat", 1: "dog", 2: "nothing"},
+            label2id={"cat": 0, "dog": 1, "nothing": 2},
         )
     )  # fmt: skip
     network.save_pretrained(folder)
@@ -119,7 +133,9 @@ def test_a_classifier_gives_the_log_probability_of_its_label(classifier):
     network = ViTForImageClassification.from_pretrained(classifier)
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     name = f"classifier:{classifier}:dog"
-    found = image_rewards.evaluate(image_rewards.find(tiny.config(reward={"images": {name: 1.0}}), {}), images)
+    found = image_rewards.evaluate(
+        image_rewards.find(tiny.config(reward={"images": {name: 1.0}}), {}), images
+    )
     with torch.no_grad():
         expected = network((images - 0.5) / 0.5).logits.log_softmax(dim=1)[:, 1]
     torch.testing.assert_close(found[:, 0], expected)
@@ -127,13 +143,16 @@ def test_a_classifier_gives_the_log_probability_of_its_label(classifier):
 
 def test_the_judge_never_rewards(classifier):
     config = tiny.config(
-        reward={"images": {f"classifier:{classifier}:dog": 1.0}}, evaluation={"judge": str(classifier.parent)}
+        reward={"images": {f"classifier:{classifier}:dog": 1.0}},
+        evaluation={"judge": str(classifier.parent)},
     )
     with pytest.raises(ConfigError, match="is the judge"):
         image_rewards.find(config, {})
 
 
-@pytest.mark.parametrize("name", ["classifier:", "classifier:folder", "classifier::dog", "classifier:folder:"])
+@pytest.mark.parametrize(
+    "name", ["classifier:", "classifier:folder", "classifier::dog", "classifier:folder:"]
+)
 def test_a_classifier_needs_folder_and_label(name):
     with pytest.raises(ConfigError, match="must be classifier:FOLDER:LABEL"):
         image_rewards.find(tiny.config(reward={"images": {name: 1.0}}), {})

@@ -1,4 +1,5 @@
-"""Inline handles: the order of calls, references as arguments, and waiting coroutines, as with Ray."""
+"""Inline handles: the order of calls, references as arguments, and waiting coroutines, as with
+Ray."""
 
 import asyncio
 from typing import Any

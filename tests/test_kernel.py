@@ -48,7 +48,8 @@ def test_every_step_is_that_of_diffusers(prediction, eta, steps, offset, to_one)
         mean = theirs.step(*wide, eta=eta, variance_noise=torch.zeros(SHAPE).double()).prev_sample
         sample = theirs.step(*wide, eta=eta, variance_noise=noise.double()).prev_sample
         action, _, our_mean = kernel.step(output, latents, index, noise=noise)
-        # `sample` prediction divides by sqrt(1 - alpha) = 0.03 at t = 0; tolerances are relative to the tensors' size.
+        # `sample` prediction divides by sqrt(1 - alpha) = 0.03 at t = 0; tolerances are relative to
+        # the tensors' size.
         scale = max(1.0, mean.abs().max().item())
         torch.testing.assert_close(our_mean.double(), mean, atol=1e-6 * scale, rtol=1e-6)
         torch.testing.assert_close(action.double(), sample, atol=1e-6 * scale, rtol=1e-6)
@@ -66,16 +67,22 @@ def test_the_prediction_of_x0_is_that_of_diffusers(prediction, eta, steps, to_on
     output, latents, _ = tensors(3)
     for index, t in enumerate(theirs.timesteps):
         expected = theirs.step(
-            output.double(), t, latents.double(), eta=eta, variance_noise=torch.zeros(SHAPE).double()
+            output.double(),
+            t,
+            latents.double(),
+            eta=eta,
+            variance_noise=torch.zeros(SHAPE).double(),
         )
         found = kernel.predicted_x0(kernel.mean(output, latents, index), latents, index).double()
-        # Solved from the mean, of which x0 is a small part at high noise: a few digits of fp32 are lost.
+        # Solved from the mean, of which x0 is a small part at high noise: a few digits of fp32 are
+        # lost.
         size = max(1.0, expected.pred_original_sample.abs().max().item())
         torch.testing.assert_close(found, expected.pred_original_sample, atol=1e-4 * size, rtol=0)
 
 
 def test_the_prediction_of_x0_after_a_step_that_changes_nothing_is_the_state():
-    # Without an offset the last step goes from t = 0 to t = 0, if the scheduler's final alpha is not 1.
+    # Without an offset the last step goes from t = 0 to t = 0, if the scheduler's final alpha is
+    # not 1.
     kernel = variance_preserving.kernel(scheduler(steps_offset=0), 10, 1.0)
     assert kernel.signal[-1] == kernel.signal_next[-1]
     output, latents, _ = tensors(3)
@@ -105,7 +112,9 @@ def test_log_prob_by_hand():
     kernel = variance_preserving.kernel(scheduler(), 10, 1.0)
     std = float(kernel.std[2])
     mean = torch.zeros(1, 1, 1, 2)
-    action = torch.tensor([[[[std, 2 * std]]]])  # one and two standard deviations away: (1 + 4) / 2 / 2 = 1.25
+    action = torch.tensor(
+        [[[[std, 2 * std]]]]
+    )  # one and two standard deviations away: (1 + 4) / 2 / 2 = 1.25
     expected = -1.25 - math.log(std) - 0.5 * math.log(2 * math.pi)
     assert kernel.log_prob(action, mean, 2).item() == pytest.approx(expected, abs=1e-5)
 
@@ -205,7 +214,10 @@ def test_the_kl_is_the_joint_one_of_torch():
     mean, reference, _ = tensors(3)
     index = torch.tensor([0, 4, 8])
     wide = kernel.std.float()[index][:, None, None, None].expand_as(mean)
-    distributions = torch.distributions.Normal(mean, wide), torch.distributions.Normal(reference, wide)
+    distributions = (
+        torch.distributions.Normal(mean, wide),
+        torch.distributions.Normal(reference, wide),
+    )
     expected = torch.distributions.kl_divergence(*distributions).flatten(1).sum(dim=1)
     torch.testing.assert_close(kernel.kl(mean, reference, index), expected)
     assert torch.equal(kernel.kl(mean, mean, index), torch.zeros(3))
@@ -219,7 +231,9 @@ def test_the_forward_process_from_the_final_state(to_one):
     levels = torch.arange(11)
     fresh = kernel.renoised(final, eps, levels).flatten().double()
     assert fresh[-1] == 0
-    assert torch.equal(kernel.renoised(eps, final, levels)[-1], eps[-1]), "the final latents are themselves"
+    assert torch.equal(kernel.renoised(eps, final, levels)[-1], eps[-1]), (
+        "the final latents are themselves"
+    )
     share = kernel.renoised(eps, final, levels).flatten().double()
     noise = torch.cat([kernel.noise, kernel.noise_next[-1:]])
     torch.testing.assert_close((share * noise[-1]) ** 2 + fresh**2, noise**2, atol=1e-6, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""The kernel on a mixture of Gaussians, whose best network is known: what is drawn, and whose credit it is."""
+"""The kernel on a mixture of Gaussians, whose best network is known: what is drawn, and whose
+credit it is.
+"""
 
 import math
 from dataclasses import dataclass
@@ -24,14 +26,18 @@ class Mixture:
     texture: float
 
     def expected_x0(self, state: Tensor, signal: float, noise: float) -> Tensor:
-        """``E[x0 | state]``: the centre of each class, pulled towards the state, by the odds of the classes."""
+        """``E[x0 | state]``: the centre of each class, pulled towards the state, by the odds of the
+        classes.
+        """
         variance = (signal * self.texture) ** 2 + noise**2
         away = state[:, None, :] - signal * self.centres
         odds = (self.shares.log() - away.square().sum(dim=2) / (2 * variance)).softmax(dim=1)
         pulled = self.centres + signal * self.texture**2 / variance * away
         return (odds[:, :, None] * pulled).sum(dim=1)
 
-    def output(self, kernel: Kernel, state: Tensor, step: int, push: Tensor | float = 0.0) -> Tensor:
+    def output(
+        self, kernel: Kernel, state: Tensor, step: int, push: Tensor | float = 0.0
+    ) -> Tensor:
         """The best network's answer; ``push`` is added to its x0."""
         signal, noise = float(kernel.signal[step]), float(kernel.noise[step])
         x0 = self.expected_x0(state, signal, noise) + push
@@ -53,7 +59,8 @@ def world(distance: float, texture: float) -> Mixture:
 
 def diffusion(steps: int, eta: float, prediction: str = "v_prediction") -> Kernel:
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction,
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        prediction_type=prediction,
         clip_sample=False, set_alpha_to_one=True, steps_offset=1, rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )  # fmt: skip
@@ -71,7 +78,9 @@ def sampled(mixture: Mixture, kernel: Kernel) -> Tensor:
     state = kernel.noise[0] * torch.randn(COUNT, DIMENSIONS, generator=source, dtype=torch.float64)
     for step in range(len(kernel)):
         mean = kernel.mean(mixture.output(kernel, state, step), state, step).double()
-        state = mean + kernel.std[step] * torch.randn(COUNT, DIMENSIONS, generator=source, dtype=torch.float64)
+        state = mean + kernel.std[step] * torch.randn(
+            COUNT, DIMENSIONS, generator=source, dtype=torch.float64
+        )
     return state
 
 
@@ -81,7 +90,9 @@ NAMES = ["variance preserving", "flow", "shifted flow"]
 
 @pytest.mark.parametrize("make", KERNELS, ids=NAMES)
 def test_it_draws_what_the_probability_flow_draws(make) -> None:
-    """Class shares and texture are those of the ODE and of the data; at few steps texture is lost, not noise left."""
+    """Class shares and texture are those of the ODE and of the data; at few steps texture is lost,
+    not noise left.
+    """
     mixture = world(1.0, 0.2)
     ode, coarse, fine = (
         sampled(mixture, make(500, 1e-9)),
@@ -97,10 +108,11 @@ def test_it_draws_what_the_probability_flow_draws(make) -> None:
 
 
 def credit(mixture: Mixture, kernel: Kernel) -> Tensor:
-    """What the critic's gradient says each learned step earns, as a share of the gradient through the whole sampler.
+    """What the critic's gradient says each learned step earns, as a share of the gradient through
+    the whole sampler.
 
-    The reward is linear: what ``critic.renoised`` teaches, V = E[R | x] of the forward process, is known. Each
-    step's x0 is pushed where the reward grows.
+    The reward is linear: what ``critic.renoised`` teaches, V = E[R | x] of the forward process, is
+    known. Each step's x0 is pushed where the reward grows.
     """
     source = torch.Generator().manual_seed(2)
     reward = torch.randn(DIMENSIONS, generator=source, dtype=torch.float64)
@@ -110,12 +122,16 @@ def credit(mixture: Mixture, kernel: Kernel) -> Tensor:
     for step in range(len(kernel)):
         push = amount[step] * reward / reward.norm()
         mean = _mean(kernel, mixture.output(kernel, state, step, push), state, step)
-        action = mean + kernel.std[step] * torch.randn(COUNT, DIMENSIONS, generator=source, dtype=torch.float64)
+        action = mean + kernel.std[step] * torch.randn(
+            COUNT, DIMENSIONS, generator=source, dtype=torch.float64
+        )
         at = action.detach().requires_grad_(True)
         signal, noise = float(kernel.signal_next[step]), float(kernel.noise_next[step])
         value = (mixture.expected_x0(at, signal, noise) if noise else at) @ reward
         (slope,) = torch.autograd.grad(value.sum(), at)
-        alone = _mean(kernel, mixture.output(kernel, state.detach(), step, push), state.detach(), step)
+        alone = _mean(
+            kernel, mixture.output(kernel, state.detach(), step, push), state.detach(), step
+        )
         (moved,) = torch.autograd.grad((alone * slope).sum() / COUNT, amount, retain_graph=True)
         earned.append(float(moved[step]))
         state = action
@@ -125,7 +141,9 @@ def credit(mixture: Mixture, kernel: Kernel) -> Tensor:
 
 @pytest.mark.parametrize("make", KERNELS, ids=NAMES)
 def test_the_critics_gradient_gives_each_step_its_credit(make) -> None:
-    """Within 10 % at every level, where classes overlap; of classes far apart 30 steps are not enough to tell."""
+    """Within 10 % at every level, where classes overlap; of classes far apart 30 steps are not
+    enough to tell.
+    """
     found = credit(world(0.5, 0.5), make(30, 1.0))
     assert len(found) >= 28
     assert 0.9 < found.min() <= found.max() < 1.1, found
@@ -133,7 +151,9 @@ def test_the_critics_gradient_gives_each_step_its_credit(make) -> None:
 
 @pytest.mark.parametrize("make", KERNELS, ids=NAMES)
 def test_with_less_noise_the_first_steps_get_no_credit(make) -> None:
-    """A sampler that forgets less of its states is another process than the forward one that V was learned from."""
+    """A sampler that forgets less of its states is another process than the forward one that V was
+    learned from.
+    """
     found = credit(world(0.5, 0.5), make(30, 0.3))
     assert found[0] < 0.05
     assert found[len(found) // 2] < 0.7
@@ -157,11 +177,14 @@ def test_the_flow_kernel_at_no_noise_is_eulers_step() -> None:
 
 
 def test_the_flow_kernel_is_the_posterior() -> None:
-    """Mean and std of ``q(x' | x, x0)`` from the joint Gaussian of x and x', worked out by conditioning."""
+    """Mean and std of ``q(x' | x, x0)`` from the joint Gaussian of x and x', worked out by
+    conditioning.
+    """
     kernel = flow(10, 1.0, shift=3.0)
     for step in range(9):
         a, s, b, t = (
-            float(table[step]) for table in (kernel.signal, kernel.noise, kernel.signal_next, kernel.noise_next)
+            float(table[step])
+            for table in (kernel.signal, kernel.noise, kernel.signal_next, kernel.noise_next)
         )
         # x = (a / b) x' + fresh noise, so that Cov(x, x') = (a / b) t^2.
         covariance = a / b * t**2

@@ -19,9 +19,12 @@ from rl_unlearn.models import foundation, model_folder
 from rl_unlearn.models.tokens import TokenLimit
 
 FLAT = {
-    "model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
-    "rope_scaling": {"mrope_section": [16, 24, 24], "type": "mrope"}, "vision_config": {"depth": 32},
+    "model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "rope_scaling": {"mrope_section": [16, 24, 24], "type": "mrope"},
+    "vision_config": {"depth": 32},
 }  # fmt: skip
 """As the configuration of Qwen-Image's language model was written: that of words is not apart."""
 REAL: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -29,7 +32,8 @@ REAL: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "qwen's vae": (qwen_image.LAYOUT.networks, "vae", {}),
     "qwen's words": (qwen_image.LAYOUT.networks, "text_encoder", FLAT),
     "klein 4B": (flux2.LAYOUT.networks, "transformer", {
-        "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
+        "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+        "joint_attention_dim": 7680,
         "guidance_embeds": False,
     }),
     "klein's vae": (flux2.LAYOUT.networks, "vae", {
@@ -56,7 +60,10 @@ def test_the_names_at_real_size_are_those_of_the_libraries(name: str) -> None:
 @pytest.mark.parametrize(("name", "most"), [("qwen_image", 256), ("flux2", 509)])
 def test_what_is_cut_of_a_prompt_has_no_effect_and_what_is_not_has(name: str, most: int) -> None:
     """Their tokenizers mark no end."""
-    limit, made = TokenLimit(tiny_families.FOLDERS[name]()), test_families.policy(test_families.config(name))
+    limit, made = (
+        TokenLimit(tiny_families.FOLDERS[name]()),
+        test_families.policy(test_families.config(name)),
+    )
     whole = "".join("bcdfghijkl"[i % 10] for i in range(most))
     for text, other in ((whole + "x", whole + "y"), (whole, whole[:-1] + "z")):
         same = limit.read([text])[0] == limit.read([other])[0]
@@ -69,9 +76,16 @@ def test_what_is_cut_of_a_prompt_has_no_effect_and_what_is_not_has(name: str, mo
 @pytest.mark.parametrize("name", ["qwen_image", "flux2"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_prompt_is_drawn_as_it_is_whoever_stands_beside_it(name: str, dtype: str) -> None:
-    """Their pipelines fill prompts up, to the longest one or to a number; here it is the same number for a run."""
-    made = test_families.policy(test_families.config(name, model={"dtype": dtype}, sampler={"guidance": 2.0}))
-    beside = (["A dog."], ["A fish image in the noto style, of many more words than stand in the other."])
+    """Their pipelines fill prompts up, to the longest one or to a number; here it is the same
+    number for a run.
+    """
+    made = test_families.policy(
+        test_families.config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
+    )
+    beside = (
+        ["A dog."],
+        ["A fish image in the noto style, of many more words than stand in the other."],
+    )
     told = [made.encode([test_families.PROMPTS[0], *texts]) for texts in beside]
     for key in told[0].tensors:
         assert torch.equal(told[0].tensors[key][0], told[1].tensors[key][0]), key
@@ -90,10 +104,14 @@ def test_images_become_latents_as_in_diffusers() -> None:
     image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     family = test_families.policy(test_families.config("flux2")).family
     theirs = family.pipeline._encode_vae_image(image, None)
-    torch.testing.assert_close(nn.functional.pixel_unshuffle(family.autoencoder.encode(image), 2), theirs)
+    torch.testing.assert_close(
+        nn.functional.pixel_unshuffle(family.autoencoder.encode(image), 2), theirs
+    )
     family = test_families.policy(test_families.config("qwen_image")).family
     theirs = family.pipeline.vae.encode(image[:, :, None]).latent_dist.mode()
-    mean, std = (torch.tensor(family.pipeline.vae.config[key]) for key in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(family.pipeline.vae.config[key]) for key in ("latents_mean", "latents_std")
+    )
     expected = (theirs.squeeze(2).movedim(1, 3) - mean) / std
     torch.testing.assert_close(family.autoencoder.encode(image).movedim(1, 3), expected)
 
@@ -107,7 +125,9 @@ def test_images_become_latents_as_in_diffusers() -> None:
         ("vae/config.json", {"z_dim": 8}, "takes 16 channels, its vae gives 8"),
     ],
 )
-def test_folders_of_qwen_image_that_do_not_fit(file: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_folders_of_qwen_image_that_do_not_fit(
+    file: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_families.FOLDERS["qwen_image"](), tmp_path / "model"))
     parts = dict(model_folder.read_parts(folder))
     parts[file.partition("/")[0]] |= changes

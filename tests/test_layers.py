@@ -1,4 +1,6 @@
-"""Who may import whom, read from the syntax trees: experiments -> cluster -> {actors, learner} -> rl_unlearn."""
+"""Who may import whom, read from the syntax trees: experiments -> cluster -> {actors, learner} ->
+rl_unlearn.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -42,7 +44,8 @@ def test_imports_run_one_way(package: str) -> None:
 
 @pytest.mark.parametrize("package", [p for p in PACKAGES if p != "cluster"])
 def test_ray_is_named_only_in_cluster(package: str) -> None:
-    # The V-trace kernel of RLlib is a pure function of tensors, but its import would start RLlib: it is used in tests.
+    # The V-trace kernel of RLlib is a pure function of tensors, but its import would start RLlib:
+    # it is used in tests.
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources(package)
@@ -67,7 +70,9 @@ def test_imports_are_absolute_and_annotations_are_real(package: str) -> None:
 def test_every_module_says_what_it_is(package: str) -> None:
     assert sources(package)
     silent = [
-        str(path.relative_to(ROOT)) for path in sources(package) if not ast.get_docstring(ast.parse(path.read_text()))
+        str(path.relative_to(ROOT))
+        for path in sources(package)
+        if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent
 
@@ -82,7 +87,9 @@ def modules() -> dict[str, Path]:
 
 
 def room(module: str, rooms: set[str]) -> str:
-    """The folder in a package that a module is of, or the module itself where it stands in the package's own."""
+    """The folder in a package that a module is of, or the module itself where it stands in the
+    package's own.
+    """
     package, _, rest = module.partition(".")
     inner = f"{package}.{rest.partition('.')[0]}"
     return inner if inner in rooms else module

@@ -1,4 +1,6 @@
-"""The learner: an update changes the adapter and nothing else, holds the budget, and refuses to go on blindly."""
+"""The learner: an update changes the adapter and nothing else, holds the budget, and refuses to go
+on blindly.
+"""
 
 import dataclasses
 import itertools
@@ -29,19 +31,27 @@ def ready(**changes) -> tuple[Learner, Scored]:
 def test_an_update_changes_the_adapter_and_nothing_else():
     learner, batch = ready()
     before, base = learner.weights(), learner.base_digest()
-    frozen = {n: p.clone() for n, p in learner._policy.network.named_parameters() if ".lora_" not in n}
+    frozen = {
+        n: p.clone() for n, p in learner._policy.network.named_parameters() if ".lora_" not in n
+    }
     metrics = learner.update(batch)
     after = learner.weights()
     assert (before.version, after.version, metrics["policy_version"]) == (0, 1, 1)
     assert before.digest != after.digest == digest(after.state)
-    assert all(torch.equal(p, frozen[n]) for n, p in learner._policy.network.named_parameters() if n in frozen)
+    assert all(
+        torch.equal(p, frozen[n])
+        for n, p in learner._policy.network.named_parameters()
+        if n in frozen
+    )
     assert learner.base_digest() == base
     assert metrics["skipped_steps"] == 0
     assert metrics["grad_norm"] > 0
     learner.update(batch)
     assert learner.weights().version == 2
     assert learner.weights().digest != after.digest
-    assert digest(before.state) == before.digest, "weights handed over must not change under the receiver"
+    assert digest(before.state) == before.digest, (
+        "weights handed over must not change under the receiver"
+    )
 
 
 @pytest.mark.parametrize("name", tiny.ESTIMATORS)
@@ -59,27 +69,37 @@ def test_every_estimator_runs(name, dtype):
 
 
 def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
-    """Of the mean loss of an update, one step of one trajectory at a time, with torch's own Gaussian."""
+    """Of the mean loss of an update, one step of one trajectory at a time, with torch's own
+    Gaussian.
+    """
     config, policy, trajectory = learner._config, learner._policy, batch.trajectory
-    estimator, clip, exponent = config.estimator, config.learner.clip_range, config.estimator.ratio_exponent
+    estimator, clip, exponent = (
+        config.estimator,
+        config.learner.clip_range,
+        config.estimator.ratio_exponent,
+    )
     ratios, target = learner._log_ratios(trajectory), learner._target(trajectory)
     offsets = torch.zeros(len(trajectory), 4)
     if estimator.name == "terminal":
-        known = PromptStatistics().advantages(trajectory.ids, trajectory.prompts, target, trajectory.rewards)
+        known = PromptStatistics().advantages(
+            trajectory.ids, trajectory.prompts, target, trajectory.rewards
+        )
         worth = known[:, None].expand(-1, 4)
     elif estimator.name == "group":
         groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
         worth = group_advantages(groups, trajectory.rewards)[:, None].expand(-1, 4)
     elif estimator.name == "vtrace":
-        worth = vtrace(batch.values, trajectory.rewards, (exponent * ratios).exp(), estimator.truncation)
+        worth = vtrace(
+            batch.values, trajectory.rewards, (exponent * ratios).exp(), estimator.truncation
+        )
     elif not estimator.name.startswith("pathwise"):
         worth = gae(batch.values, trajectory.rewards, estimator.gae_lambda)
     divisor = 1
     if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop"):
         for n, k in itertools.product(range(len(worth)), range(4)):
-            offsets[n, k] = sum(worth[m, k] for m in range(len(worth)) if target[m] == target[n]) / sum(
-                target == target[n]
-            )
+            offsets[n, k] = sum(
+                worth[m, k] for m in range(len(worth)) if target[m] == target[n]
+            ) / sum(target == target[n])
         worth = worth - offsets
         divisor = worth.std(correction=0)
     losses = []
@@ -88,18 +108,25 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
             state, action = trajectory.latents[n : n + 1, k], trajectory.latents[n : n + 1, k + 1]
             output = policy.predict(state, k, learner._conditions[trajectory.prompts[n : n + 1]])
             mean = policy.kernel.mean(output, state, k)
-            log_prob = torch.distributions.Normal(mean, float(policy.kernel.std[k])).log_prob(action).sum()
+            log_prob = (
+                torch.distributions.Normal(mean, float(policy.kernel.std[k])).log_prob(action).sum()
+            )
             ratio = float(log_prob.detach() - policy.dimensions * trajectory.log_probs[n, k])
             assert ratio == pytest.approx(float(ratios[n, k]), abs=1e-3)
             weight = math.exp(exponent * min(ratio, clip))
-            gradient = None if batch.action_gradients is None else batch.action_gradients[n : n + 1, k]
+            gradient = (
+                None if batch.action_gradients is None else batch.action_gradients[n : n + 1, k]
+            )
             if estimator.name.startswith("pathwise"):
                 losses.append(-weight * (gradient * mean).sum())
                 continue
             advantage, loss = worth[n, k] / divisor, 0.0
             if gradient is not None:
                 gradient = gradient / divisor
-                advantage = advantage - estimator.nu * (gradient * (action - trajectory.means[n : n + 1, k])).sum()
+                advantage = (
+                    advantage
+                    - estimator.nu * (gradient * (action - trajectory.means[n : n + 1, k])).sum()
+                )
                 loss = -estimator.nu * (gradient * mean).sum()
             if (advantage > 0 and ratio > clip) or (advantage < 0 and ratio < -clip):
                 weight = 0.0
@@ -140,7 +167,9 @@ def test_terminal_counts_a_replayed_batch_once():
     learner, batch = ready(estimator={"name": "terminal"})
     target = learner._target(batch.trajectory)
     first = learner._estimator.advantages(batch, target, torch.empty(0).clone).values
-    assert torch.equal(learner._estimator.advantages(batch, target, torch.empty(0).clone).values, first)
+    assert torch.equal(
+        learner._estimator.advantages(batch, target, torch.empty(0).clone).values, first
+    )
 
 
 def test_no_exponent_is_that_of_the_root():
@@ -165,7 +194,8 @@ def test_accumulation_gives_the_same_update(name):
     states = []
     for microbatch in (3, 64):
         learner, batch = ready(
-            estimator={"name": name}, learner={"microbatch": microbatch, "minibatches": 1, "kl_states": 10}
+            estimator={"name": name},
+            learner={"microbatch": microbatch, "minibatches": 1, "kl_states": 10},
         )
         learner.keep(batch.trajectory)
         # AdamW's first step is the sign of the gradient: compare gradients, not steps.
@@ -184,11 +214,14 @@ def test_minibatches_are_steps_of_their_own():
     four, batch = ready(learner={"minibatches": 4})
     metrics = four.update(batch)
     assert one.weights().digest != four.weights().digest
-    assert metrics["ratio_max"] > metrics["first_ratio_max"] == 1.0, "later minibatches see the moved policy"
+    assert metrics["ratio_max"] > metrics["first_ratio_max"] == 1.0, (
+        "later minibatches see the moved policy"
+    )
 
 
 def test_pathwise_updates_raise_the_value_they_follow():
-    # The critic's gradient points everywhere along +1: the mean of the actions must rise, and fall for -1.
+    # The critic's gradient points everywhere along +1: the mean of the actions must rise, and fall
+    # for -1.
     moved = []
     for sign in (1.0, -1.0):
         config = tiny.config(learner={"minibatches": 1, "lr": 1e-2})
@@ -203,12 +236,16 @@ def test_pathwise_updates_raise_the_value_they_follow():
 
 
 def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
-    config = tiny.config(estimator={"name": "critic"}, learner={"minibatches": 1, "clip_range": 1e4, "lr": 3e-3})
+    config = tiny.config(
+        estimator={"name": "critic"}, learner={"minibatches": 1, "clip_range": 1e4, "lr": 3e-3}
+    )
     learner = Learner(config)
     trajectory = collect(config, learner)
     good = torch.arange(len(trajectory)) % 2 == 0
     rewards = torch.where(good, 1.0, -1.0)
-    batch = Scored(dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None)
+    batch = Scored(
+        dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None
+    )
     for _ in range(6):
         learner.update(batch)
     ratios = learner._log_ratios(trajectory)[:, learner._policy.kernel.learned]
@@ -220,7 +257,9 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
     learner = Learner(config)
     trajectory = collect(config, learner)
     learned = learner._policy.kernel.learned
-    retained = [i for i, p in enumerate(trajectory.prompts.tolist()) if p >= 2]  # prompts 0 and 1 are the cats
+    retained = [
+        i for i, p in enumerate(trajectory.prompts.tolist()) if p >= 2
+    ]  # prompts 0 and 1 are the cats
     assert 0 < len(learned) < 4
     assert 0 < len(retained) < len(trajectory)
     assert learner.keep(trajectory) == len(retained) * len(learned)
@@ -247,7 +286,9 @@ def test_of_a_large_pool_a_choice_by_name_is_kept():
     states = whole._retention._pool
     assert states is not None
     for row in range(5):
-        same = (states.latents == pool.latents[row]).flatten(1).all(dim=1) & (states.steps == pool.steps[row])
+        same = (states.latents == pool.latents[row]).flatten(1).all(dim=1) & (
+            states.steps == pool.steps[row]
+        )
         (found,) = same.nonzero().flatten().tolist()
         assert states.prompts[found] == pool.prompts[row]
         torch.testing.assert_close(states.reference[found], pool.reference[row])
@@ -270,15 +311,21 @@ def test_no_retained_trajectory_is_no_pool():
 
 
 def test_the_multiplier_rises_above_the_budget_and_falls_below():
-    learner, batch = ready(learner={"kl_budget": 1e-9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1})
+    learner, batch = ready(
+        learner={"kl_budget": 1e-9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
+    )
     learner.keep(batch.trajectory)
     first = learner.update(batch)
-    assert first["kl"] == pytest.approx(0, abs=1e-12), "before the first step the policy is the frozen model"
+    assert first["kl"] == pytest.approx(0, abs=1e-12), (
+        "before the first step the policy is the frozen model"
+    )
     assert first["kl_weight"] == pytest.approx(0.1 * math.exp(-0.5), rel=1e-5)
     second = learner.update(batch)
     assert second["kl"] > 1e-9
     assert second["kl_weight"] == pytest.approx(0.1, rel=1e-5)
-    generous, batch = ready(learner={"kl_budget": 1e9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1})
+    generous, batch = ready(
+        learner={"kl_budget": 1e9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
+    )
     generous.keep(batch.trajectory)
     weights = [generous.update(batch)["kl_weight"] for _ in range(3)]
     assert weights == pytest.approx([0.1 * math.exp(-0.5 * n) for n in (1, 2, 3)], rel=1e-4)
@@ -321,7 +368,9 @@ def test_rewards_and_rates_are_reported_by_kind_of_prompt():
     target = trajectory.prompts < 2
     rewards = torch.where(target, 3.0, -1.0)
     evidence = torch.where(target, 0.25, 0.75)
-    metrics = learner.update(scored(dataclasses.replace(trajectory, rewards=rewards, evidence=evidence)))
+    metrics = learner.update(
+        scored(dataclasses.replace(trajectory, rewards=rewards, evidence=evidence))
+    )
     assert (metrics["reward"], metrics["retain_reward"]) == (3.0, -1.0)
     assert (metrics["forget_rate"], metrics["retain_rate"]) == (0.75, 0.75)
 
@@ -350,7 +399,9 @@ def test_trajectories_of_several_versions():
     versions = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
     for _ in range(2):
         learner.update(batch)
-    metrics = learner.update(scored(dataclasses.replace(batch.trajectory, policy_versions=versions)))
+    metrics = learner.update(
+        scored(dataclasses.replace(batch.trajectory, policy_versions=versions))
+    )
     assert metrics["policy_lag_max"] == 2
     assert metrics["policy_lag"] == pytest.approx((2 * 2 + 2 * 1) / 8)
     assert metrics["policy_lag_counts"] == [4, 2, 2]
@@ -373,7 +424,9 @@ def test_a_repeated_update_only_answers_again():
     assert learner.update(batch, 0) == metrics
     assert learner.weights().digest == updated.digest == metrics["weights"]
     assert learner.weights().version == 1
-    with pytest.raises(TrainingError, match="an update of policy version 5 reached a learner at version 1"):
+    with pytest.raises(
+        TrainingError, match="an update of policy version 5 reached a learner at version 1"
+    ):
         learner.update(batch, 5)
 
 
@@ -381,17 +434,25 @@ def test_a_round_of_one_update_is_that_update():
     learner, batch = ready()
     learner.keep(batch.trajectory)
     metrics = learner.update(batch)
-    assert diagnostics.of_round([metrics | {"weights": 0.0, "batch": 0.0}]) == metrics | {"weights": 0.0, "batch": 0.0}
+    assert diagnostics.of_round([metrics | {"weights": 0.0, "batch": 0.0}]) == metrics | {
+        "weights": 0.0,
+        "batch": 0.0,
+    }
 
 
 def test_a_round_of_several_updates_loses_nothing():
-    first = {"lr": 0.1, "policy_version": 4, "skipped_steps": 2, "ratio_max": 3.0, "ratio_min": 0.5, "ess": 0.2,
-             "policy_lag_counts": [3, 1], "explained_variance": [0.0, 1.0], "reward": -4.0}  # fmt: skip
-    second = {"lr": 0.2, "policy_version": 5, "skipped_steps": 0, "ratio_max": 2.0, "ratio_min": 0.1, "ess": 0.6,
-              "policy_lag_counts": [1, 1, 2], "explained_variance": [0.5, 0.5], "critic_loss": 7.0}  # fmt: skip
+    first = {"lr": 0.1, "policy_version": 4, "skipped_steps": 2, "ratio_max": 3.0, "ratio_min": 0.5,
+             "ess": 0.2,
+             "policy_lag_counts": [3, 1], "explained_variance": [0.0, 1.0],
+             "reward": -4.0}  # fmt: skip
+    second = {"lr": 0.2, "policy_version": 5, "skipped_steps": 0, "ratio_max": 2.0,
+              "ratio_min": 0.1, "ess": 0.6,
+              "policy_lag_counts": [1, 1, 2], "explained_variance": [0.5, 0.5],
+              "critic_loss": 7.0}  # fmt: skip
     assert diagnostics.of_round([first, second]) == {
         "lr": 0.2, "policy_version": 5, "skipped_steps": 2, "ratio_max": 3.0, "ratio_min": 0.1,
-        "ess": pytest.approx(0.4), "policy_lag_counts": [4, 2, 2], "explained_variance": [0.25, 0.75],
+        "ess": pytest.approx(0.4), "policy_lag_counts": [4, 2, 2],
+        "explained_variance": [0.25, 0.75],
         "reward": -4.0, "critic_loss": 7.0,
     }  # fmt: skip
 
@@ -411,10 +472,15 @@ def test_ratios_by_hand():
 def test_the_critic_is_rated_level_by_level_on_target_prompts_alone():
     config = tiny.config()
     trajectory = collect(config, Learner(config))[:6]
-    rewards, target = torch.tensor([1.0, 2.0, 3.0, 4.0, 90.0, -90.0]), torch.tensor([True] * 4 + [False] * 2)
+    rewards, target = (
+        torch.tensor([1.0, 2.0, 3.0, 4.0, 90.0, -90.0]),
+        torch.tensor([True] * 4 + [False] * 2),
+    )
     values = torch.stack([torch.zeros(6), rewards, -rewards, rewards + 7, rewards / 2], dim=1)
     values[4:] = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    trajectory = dataclasses.replace(trajectory, rewards=rewards, prompts=torch.tensor([0, 0, 1, 1, 2, 3]))
+    trajectory = dataclasses.replace(
+        trajectory, rewards=rewards, prompts=torch.tensor([0, 0, 1, 1, 2, 3])
+    )
     found = diagnostics.of_batch(Scored(trajectory, values, None), target, 0)
     assert found["explained_variance"] == pytest.approx([0.0, 1.0, -3.0, 1.0, 0.75])
     assert found["critic_correlation"] == pytest.approx([0.0, 1.0, -1.0, 1.0, 1.0])

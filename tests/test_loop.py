@@ -47,7 +47,13 @@ TIMINGS = ("seconds", "images_per_second")
 
 
 def without_times(events: list[tuple[str, dict[str, Any]]]) -> str:
-    return str([(n, {k: v for k, v in row.items() if k not in TIMINGS}) for n, row in events if n != "phase"])
+    return str(
+        [
+            (n, {k: v for k, v in row.items() if k not in TIMINGS})
+            for n, row in events
+            if n != "phase"
+        ]
+    )
 
 
 @pytest.mark.parametrize("pipeline", [0, 1])
@@ -61,7 +67,9 @@ def test_the_same_seed_gives_the_same_bits(pipeline):
     # 8 of the warm-up, 3 rounds of 8, looks of 8 in rounds 1 and 3 and at the end.
     assert one.images == 8 + 3 * 8 + 3 * 8
     lags = [row["policy_lag_max"] for row in rounds_of(events)]
-    assert lags == [min(pipeline, k) for k in range(3)], "rounds are drawn by the policy of round k - 1 - pipeline"
+    assert lags == [min(pipeline, k) for k in range(3)], (
+        "rounds are drawn by the policy of round k - 1 - pipeline"
+    )
     assert rounds_of(events)[0]["first_ratio_min"] == rounds_of(events)[0]["first_ratio_max"] == 1.0
 
 
@@ -87,7 +95,9 @@ class Side:
         return getattr(self._actor, name)
 
 
-@pytest.mark.parametrize(("mode", "pipeline", "overlaps"), [("sync", 1, True), ("async", 1, True), ("sync", 0, False)])
+@pytest.mark.parametrize(
+    ("mode", "pipeline", "overlaps"), [("sync", 1, True), ("async", 1, True), ("sync", 0, False)]
+)
 def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overlaps):
     config = tiny.config(loop={"rounds": 3, "mode": mode, "pipeline": pipeline})
     made, begun = handles(config), collections.defaultdict(asyncio.Event)
@@ -111,7 +121,9 @@ def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overla
         assert asyncio.run(Loop(config, made, lambda *_: None).run()).updates == 3
 
 
-@pytest.mark.parametrize(("name", "first"), [("pathwise", "fit"), ("critic", "score"), ("qprop", "score")])
+@pytest.mark.parametrize(
+    ("name", "first"), [("pathwise", "fit"), ("critic", "score"), ("qprop", "score")]
+)
 def test_a_baseline_has_not_seen_the_outcomes_that_a_gradient_should_have_seen(name, first):
     config = tiny.config(estimator={"name": name}, loop={"rounds": 2})
     made, calls = handles(config), []
@@ -127,7 +139,9 @@ def test_a_baseline_has_not_seen_the_outcomes_that_a_gradient_should_have_seen(n
 
     spied = Side(critic, "score", score)
     spied.fit = fit
-    asyncio.run(Loop(config, dataclasses.replace(made, critic=InlineHandle(spied)), lambda *_: None).run())
+    asyncio.run(
+        Loop(config, dataclasses.replace(made, critic=InlineHandle(spied)), lambda *_: None).run()
+    )
     other = {"fit": "score", "score": "fit"}[first]
     assert calls == [first, other] * 2
 
@@ -145,7 +159,9 @@ def test_every_estimator_trains_with_reuse_bit_for_bit(name):
         made, events = handles(config), []
         critic, learner = made.critic._actor._critic, made.learner._actor
         untrained, untouched = weights_digest(critic.state_dict()), learner.weights().digest
-        result = asyncio.run(Loop(config, made, lambda name, row, events=events: events.append((name, row))).run())
+        result = asyncio.run(
+            Loop(config, made, lambda name, row, events=events: events.append((name, row))).run()
+        )
         digests.append((learner.weights().digest, result.digest, without_times(events)))
         torch.manual_seed(5)  # the global generator plays no part
         assert learner.weights().digest != untouched
@@ -175,7 +191,9 @@ def test_a_rollout_carries_what_its_estimator_asks_for():
             # The last step of this sampler has no noise: its action is the mean.
             assert actor._policy.kernel.std[-1] == 0
             assert torch.equal(found.means[:, -1], found.latents[:, -1])
-            noise = (found.latents[:, 1:-1] - found.means[:, :-1]) / actor._policy.kernel.std[:-1, None, None, None]
+            noise = (found.latents[:, 1:-1] - found.means[:, :-1]) / actor._policy.kernel.std[
+                :-1, None, None, None
+            ]
             assert noise.std().item() == pytest.approx(1, abs=0.1)
         if found.predicted is not None:
             assert found.predicted.shape == (3, 4)
@@ -209,7 +227,10 @@ def test_several_concepts_train_and_are_looked_at_together():
     "changes",
     [
         {},
-        {"loop": {"mode": "async", "pipeline": 0, "rounds": 4}, "learner": {"updates_per_round": 2}},
+        {
+            "loop": {"mode": "async", "pipeline": 0, "rounds": 4},
+            "learner": {"updates_per_round": 2},
+        },
         {"learner": {"batch": 20}, "replay": {"max_lag": 1}},
         {"rollout": {"actors": 2, "batch": 3}},
     ],
@@ -259,7 +280,9 @@ def test_a_long_wait_is_no_silence_while_another_actor_answers():
         async with asyncio.TaskGroup() as group:
             group.create_task(chatter())
             found = await patience.wait(one.work.remote(2.5), "critic")
-        with pytest.raises(LostError, match=r"the critic actor gave no answer in 1 s, nor did any other"):
+        with pytest.raises(
+            LostError, match=r"the critic actor gave no answer in 1 s, nor did any other"
+        ):
             await patience.wait(one.work.remote(60.0), "critic")
         return found
 
@@ -290,7 +313,11 @@ def test_selection_keeps_the_best_look():
         row["score"] > max([-1.0, *(r["score"] for r in looks[:n])]) for n, row in enumerate(looks)
     ]
     assert looks[-1]["policy_version"] == 5
-    assert all(0 <= row[k] <= 1 for row in looks for k in ("forgotten", "retained", "coherence", "other", "presence"))
+    assert all(
+        0 <= row[k] <= 1
+        for row in looks
+        for k in ("forgotten", "retained", "coherence", "other", "presence")
+    )
 
 
 @pytest.mark.parametrize("liked", [0, 2, 5])
@@ -333,7 +360,9 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 
     async def scenario() -> int:
         handles = Handles([InlineHandle(Looks(*looks[1:]))], None, None, None)
-        config = tiny.config(selection={"may_lose": may_lose, "images": 40})  # 20 to keep: 0.05 is one of them
+        config = tiny.config(
+            selection={"may_lose": may_lose, "images": 40}
+        )  # 20 to keep: 0.05 is one of them
         loop = Loop(config, handles, lambda *event: events.append(event))
         board = Board(0, {0: "weights"}, Order(tiny.config()))
         board.first = looks[0]
@@ -342,7 +371,9 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
         return board.best.version
 
     assert asyncio.run(scenario()) == chosen
-    assert [row["allowed"] for _, row in events] == [version <= chosen for version in range(len(looks))]
+    assert [row["allowed"] for _, row in events] == [
+        version <= chosen for version in range(len(looks))
+    ]
 
 
 @pytest.mark.parametrize(("retained", "said"), [((0.5, 0.5), 1), ((1.0, 0.5), 0), ((0.5, 1.0), 0)])
@@ -350,8 +381,15 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
     events, config = [], tiny.config(selection={"images": 40})
 
     async def scenario() -> None:
-        looks = [Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0) for i, share in enumerate((1.0, *retained))]
-        loop = Loop(config, Handles([InlineHandle(Looks(*looks[1:]))], None, None, None), lambda *e: events.append(e))
+        looks = [
+            Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0)
+            for i, share in enumerate((1.0, *retained))
+        ]
+        loop = Loop(
+            config,
+            Handles([InlineHandle(Looks(*looks[1:]))], None, None, None),
+            lambda *e: events.append(e),
+        )
         board = Board(0, {0: "weights"}, Order(config))
         board.first = looks[0]
         for version in range(3):
@@ -360,7 +398,10 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
     asyncio.run(scenario())
     warnings = [row["message"] for event, row in events if event == "warning"]
     assert len(warnings) == said
-    assert all("the untouched model is returned" in message and "may_lose=0.02" in message for message in warnings)
+    assert all(
+        "the untouched model is returned" in message and "may_lose=0.02" in message
+        for message in warnings
+    )
 
 
 def test_replay_spills_what_it_committed(tmp_path):
@@ -371,7 +412,7 @@ def test_replay_spills_what_it_committed(tmp_path):
     assert [n.split("-")[1] for n in names] == ["000000", "000001"]
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,13 +455,16 @@ def handles(config: Config) -> Handles:
 
 @pytest.mark.parametrize(
     ("role", "method"),
-    [("learner", "base_digest"), ("critic", "fit"), ("critic", "score"), ("learner", "update"), ("replay", "sample"),
+    [("learner", "base_digest"), ("critic", "fit"), ("critic", "score"), ("learner", "update"),
+     ("replay", "sample"),
      ("rollouts", "sample"), ("rollouts", "look"), ("learner", "weights")],
 )  # fmt: skip
 def test_a_silent_actor_ends_the_run(role, method):
     config = tiny.config(loop={"timeout": 1.0})
     made = vars(handles(config))
-    made[role] = [Silent(made[role][0], method)] if role == "rollouts" else Silent(made[role], method)
+    made[role] = (
+        [Silent(made[role][0], method)] if role == "rollouts" else Silent(made[role], method)
+    )
     with pytest.raises(TrainingError, match="no answer in 1 s"):
         asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
 
@@ -444,13 +488,18 @@ class Failing(Silent):
 
 
 @pytest.mark.parametrize(
-    ("role", "method"), [("rollouts", "sample"), ("critic", "score"), ("learner", "update"), ("critic", "fit")]
+    ("role", "method"),
+    [("rollouts", "sample"), ("critic", "score"), ("learner", "update"), ("critic", "fit")],
 )
 def test_an_actors_error_comes_out_as_itself(role, method):
     error = DataError("the very error")
     config = tiny.config()
     made = vars(handles(config))
-    made[role] = [Failing(made[role][0], method, error)] if role == "rollouts" else Failing(made[role], method, error)
+    made[role] = (
+        [Failing(made[role][0], method, error)]
+        if role == "rollouts"
+        else Failing(made[role], method, error)
+    )
     with pytest.raises(DataError) as caught:
         asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
     assert caught.value is error
@@ -510,7 +559,9 @@ def test_an_asynchronous_board_draws_by_the_newest_and_keeps_who_draws_what_no_b
         assert await board.behaviour(2) == (0, "w0")
         await board.publish(1, "w1", 1)
         assert await board.behaviour(3) == (1, "w1")
-        assert await board.behaviour(2) == (0, "w0"), "drawn again, it would be drawn by the same one"
+        assert await board.behaviour(2) == (0, "w0"), (
+            "drawn again, it would be drawn by the same one"
+        )
         await board.publish(2, "w2", 2)
         assert sorted(board._weights) == [1, 2]
         await board.publish(3, "w3", 3)
@@ -520,13 +571,17 @@ def test_an_asynchronous_board_draws_by_the_newest_and_keeps_who_draws_what_no_b
 
 
 def test_every_image_is_learned_from():
-    # What was paid for is used: over a run each row is drawn at least once, unless it was made ahead at the very end.
+    # What was paid for is used: over a run each row is drawn at least once, unless it was made
+    # ahead at the very end.
     config = tiny.config(loop={"rounds": 4, "pipeline": 1}, rollout={"batch": 4})
     made = handles(config)
     drawn: collections.Counter[int] = collections.Counter()
     learner = made.learner._actor
     update = learner.update
-    learner.update = lambda scored, version: (drawn.update(scored.trajectory.ids.tolist()), update(scored, version))[1]
+    learner.update = lambda scored, version: (
+        drawn.update(scored.trajectory.ids.tolist()),
+        update(scored, version),
+    )[1]
     asyncio.run(Loop(config, made, lambda *_: None).run())
     expected = [round * 2**32 + n for round in range(1, 5) for n in range(8)]
     assert [id for id in expected if id not in drawn] == []

@@ -1,4 +1,6 @@
-"""Losses, controllers, statistics: hand-checked numbers, slow loops, torch.distributions, and PPO's own surrogate."""
+"""Losses, controllers, statistics: hand-checked numbers, slow loops, torch.distributions, and PPO's
+own surrogate.
+"""
 
 import math
 
@@ -18,7 +20,8 @@ from rl_unlearn.statistics import correlation_within, effective_sample_size, exp
 
 
 def test_the_joint_log_ratio_sums_over_dimensions():
-    # Two kernels of unit std, a tenth apart in each of 50 dimensions: per-dimension densities, joint result.
+    # Two kernels of unit std, a tenth apart in each of 50 dimensions: per-dimension densities,
+    # joint result.
     generator = torch.Generator().manual_seed(0)
     action = torch.randn(4, 50, generator=generator, dtype=torch.float64)
     ours, theirs = (torch.distributions.Normal(shift, 1.0).log_prob(action) for shift in (0.1, 0.0))
@@ -28,7 +31,8 @@ def test_the_joint_log_ratio_sums_over_dimensions():
 
 @pytest.mark.parametrize(
     ("exponent", "expected"),
-    [(1.0, [math.exp(-3), 1.0, math.exp(1.5), math.exp(2)]), (0.5, [math.exp(-1.5), 1.0, math.exp(0.75), math.e]),
+    [(1.0, [math.exp(-3), 1.0, math.exp(1.5), math.exp(2)]),
+     (0.5, [math.exp(-1.5), 1.0, math.exp(0.75), math.e]),
      (0.0, [1.0, 1.0, 1.0, 1.0])],
 )  # fmt: skip
 def test_importance_weights_by_hand(exponent, expected):
@@ -47,24 +51,36 @@ def surrogate(log_prob, behaviour, advantages, clip):
 
 def test_the_likelihood_ratio_gradient_is_that_of_ppos_surrogate():
     generator = torch.Generator().manual_seed(0)
-    log_prob, behaviour, advantages = 2 * torch.randn(3, 1000, generator=generator, dtype=torch.float64)
+    log_prob, behaviour, advantages = 2 * torch.randn(
+        3, 1000, generator=generator, dtype=torch.float64
+    )
     log_prob.requires_grad_()
     clip = 1.6
-    (expected,) = torch.autograd.grad(surrogate(log_prob, behaviour, advantages, clip).sum(), log_prob)
+    (expected,) = torch.autograd.grad(
+        surrogate(log_prob, behaviour, advantages, clip).sum(), log_prob
+    )
     log_ratio = (log_prob - behaviour).detach()
-    # The one difference: PPO lets the weight of a bad action that has become likelier grow without bound.
+    # The one difference: PPO lets the weight of a bad action that has become likelier grow without
+    # bound.
     beyond = (advantages < 0) & (log_ratio > clip)
     expected[beyond] *= math.exp(clip) / log_ratio[beyond].exp()
-    (found,) = torch.autograd.grad(likelihood_ratio_loss(log_prob, log_ratio, advantages, 1.0, clip).sum(), log_prob)
+    (found,) = torch.autograd.grad(
+        likelihood_ratio_loss(log_prob, log_ratio, advantages, 1.0, clip).sum(), log_prob
+    )
     torch.testing.assert_close(found, expected)
-    for region in (beyond, (advantages > 0) & (log_ratio > clip), (advantages < 0) & (log_ratio < -clip)):
+    for region in (
+        beyond,
+        (advantages > 0) & (log_ratio > clip),
+        (advantages < 0) & (log_ratio < -clip),
+    ):
         assert region.sum() > 50, "the test has lost its point"
     assert (expected == 0).sum() > 100
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.01, 0.5])
 def test_a_tempered_weight_is_stopped_at_the_same_joint_bound(exponent):
-    # Whatever the exponent, a step teaches nothing more once it moved 1.6 nats; inside it weighs w^exponent.
+    # Whatever the exponent, a step teaches nothing more once it moved 1.6 nats; inside it weighs
+    # w^exponent.
     log_prob = torch.zeros(5, requires_grad=True)
     log_ratio = torch.tensor([1.5, 1.7, -1.5, -1.7, -9.0])
     advantages = torch.tensor([2.0, 2.0, -2.0, -2.0, 2.0])
@@ -103,12 +119,16 @@ def test_the_control_variate_is_a_slow_dot_product():
 
 
 def test_kl_weight_rises_above_the_budget_and_falls_below():
-    after = [next_kl_weight(1.0, kl, budget=0.5, rate=0.1) for kl in (0.0, 0.25, 0.5, 0.75, 1.0, 1e9)]
+    after = [
+        next_kl_weight(1.0, kl, budget=0.5, rate=0.1) for kl in (0.0, 0.25, 0.5, 0.75, 1.0, 1e9)
+    ]
     assert after == sorted(after)
     assert after[0] == pytest.approx(math.exp(-0.1))
     assert after[2] == 1.0
     assert after[3] == pytest.approx(math.exp(0.05))
-    assert after[4] == after[5] == pytest.approx(math.exp(0.1)), "one outlier counts as twice the budget, not more"
+    assert after[4] == after[5] == pytest.approx(math.exp(0.1)), (
+        "one outlier counts as twice the budget, not more"
+    )
 
 
 def test_kl_weight_is_bounded_and_rate_zero_keeps_it():
@@ -128,7 +148,9 @@ def test_effective_sample_size():
     one = torch.tensor([1e-6, 1e-6, 1e-6, 1.0]).log()
     assert effective_sample_size(one) == pytest.approx(1 / 4, rel=1e-4)
     assert effective_sample_size(torch.tensor([1.0, 3.0]).log()) == pytest.approx(16 / 20)
-    assert effective_sample_size(torch.tensor([900.0, 900 + math.log(3)])) == pytest.approx(16 / 20, rel=1e-4)
+    assert effective_sample_size(torch.tensor([900.0, 900 + math.log(3)])) == pytest.approx(
+        16 / 20, rel=1e-4
+    )
     random = torch.randn(100, generator=torch.Generator().manual_seed(0))
     assert 1 / 100 <= effective_sample_size(random) <= 1
 
@@ -151,7 +173,9 @@ def test_correlation_within_prompts_is_that_of_numpy_after_centring():
     for prompt in set(prompts.tolist()):
         rows = (prompts == prompt).numpy()
         a[rows], b[rows] = a[rows] - a[rows].mean(), b[rows] - b[rows].mean()
-    assert correlation_within(values, returns, prompts) == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-4)
+    assert correlation_within(values, returns, prompts) == pytest.approx(
+        np.corrcoef(a, b)[0, 1], rel=1e-4
+    )
 
 
 def test_a_critic_that_only_knows_the_prompt_has_no_correlation_within():
@@ -160,7 +184,9 @@ def test_a_critic_that_only_knows_the_prompt_has_no_correlation_within():
     assert correlation_within(torch.tensor([1.5, 1.5, 11.5, 11.5]), returns, prompts) == 0
     assert correlation_within(returns - 10.0 * prompts, returns, prompts) == pytest.approx(1)
     assert correlation_within(returns, torch.ones(4), prompts) == 0
-    assert correlation_within(returns, returns, torch.arange(4)) == 0, "one image a prompt says nothing"
+    assert correlation_within(returns, returns, torch.arange(4)) == 0, (
+        "one image a prompt says nothing"
+    )
 
 
 def test_update_kl_is_that_of_one_of_several_equal_updates_whatever_the_ages_of_the_actions():
@@ -169,10 +195,14 @@ def test_update_kl_is_that_of_one_of_several_equal_updates_whatever_the_ages_of_
     updates = torch.tensor([0.5, 2.0, 5.0]).repeat(20_000)
     action = std * torch.randn(len(updates), dimensions, generator=generator, dtype=torch.float64)
     exact = dimensions * shift**2 / (2 * std**2)
-    log_ratio = (action.square() - (action - shift * updates[:, None]).square()).sum(dim=1) / (2 * std**2)
+    log_ratio = (action.square() - (action - shift * updates[:, None]).square()).sum(dim=1) / (
+        2 * std**2
+    )
     for chosen in (updates == 0.5, updates == 5, updates > 0):
         assert update_kl(log_ratio[chosen], updates[chosen]) == pytest.approx(exact, rel=0.05)
-    assert update_kl(torch.tensor([-3.0, 0.0]), torch.tensor([2.0, 0.0])) == 3 / 4, "one that just came says nothing"
+    assert update_kl(torch.tensor([-3.0, 0.0]), torch.tensor([2.0, 0.0])) == 3 / 4, (
+        "one that just came says nothing"
+    )
     assert update_kl(torch.zeros(2), torch.zeros(2)) is None
 
 
@@ -182,11 +212,15 @@ def test_next_lr_falls_fast_and_rises_slowly():
     assert next_lr(2e-3, kl=0.05, target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2.2e-3)
     assert next_lr(1.1e-4, kl=9.0, target=0.4, lowest=1e-4, highest=3e-3) == 1e-4
     assert next_lr(2.9e-3, kl=-0.1, target=0.4, lowest=1e-4, highest=3e-3) == 3e-3
-    assert next_lr(3e-3, kl=float("nan"), target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(2e-3)
+    assert next_lr(3e-3, kl=float("nan"), target=0.4, lowest=1e-4, highest=3e-3) == pytest.approx(
+        2e-3
+    )
 
 
 def test_steps_shrink_at_the_end():
-    found = [annealed(progress, constant=0.6, floor=0.02) for progress in (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)]
+    found = [
+        annealed(progress, constant=0.6, floor=0.02) for progress in (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)
+    ]
     assert found == pytest.approx([1, 1, 1, 0.5, 0.25, 0.02])
     assert annealed(1.0, constant=1.0, floor=0.02) == 1
     assert annealed(0.5, constant=0.0, floor=0.0) == 0.5

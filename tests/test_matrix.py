@@ -1,4 +1,6 @@
-"""The asked-by-seen maps: cells where they belong, whatever the number and the names of the concepts."""
+"""The asked-by-seen maps: cells where they belong, whatever the number and the names of the
+concepts.
+"""
 
 import pytest
 
@@ -15,7 +17,8 @@ def test_a_map_by_hand() -> None:
     assert [name for _, name in found.after.columns] == ["cat", "dog", "fish"], "fish is only seen"
     words = {cell.words: cell for cell in found.after.cells}
     assert set(words) == {
-        "asked for cat, seen dog: 75 %", "asked for cat, seen fish: 25 %", "asked for dog, seen dog: 100 %"
+        "asked for cat, seen dog: 75 %", "asked for cat, seen fish: 25 %",
+        "asked for dog, seen dog: 100 %"
     }  # fmt: skip
     strayed, right = words["asked for cat, seen dog: 75 %"], words["asked for dog, seen dog: 100 %"]
     assert strayed.x == right.x, "one column"
@@ -24,7 +27,8 @@ def test_a_map_by_hand() -> None:
     assert (strayed.strength, right.strength) == (0.78, 1.0)
     assert found.after.marked == [matrix.TOP]
     assert found.after.words == (
-        "After, asked by seen, percent: 1 of 2 concepts are seen on every image that asks for them; "
+        "After, asked by seen, percent: 1 of 2 concepts are seen on every image that asks for "
+        "them; "
         "cat is seen as dog 75, fish 25."
     )
     assert pair("object", before, after, ()).after.marked == []
@@ -48,16 +52,23 @@ def test_real_worlds_fit() -> None:
 def test_of_thousands_the_most_changed_are_shown() -> None:
     names = [f"prompt {i}" for i in range(3000)]
     before = {name: {name: 100.0} for name in names}
-    after = before | {names[9]: {names[2999]: 70.0, names[8]: 30.0}, names[2000]: {names[2000]: 50.0, names[9]: 50.0}}
+    after = before | {
+        names[9]: {names[2999]: 70.0, names[8]: 30.0},
+        names[2000]: {names[2000]: 50.0, names[9]: 50.0},
+    }
     after[names[5]] = {names[5]: 100.0}
     found = pair("object", before, after, [names[5]])
     assert (found.shown, found.of) == (MOST, 3000)
     assert {names[5], names[9], names[2000]} <= {row for _, row in found.after.rows}
     assert found.after.columns[-1][1] == OTHERS
-    assert f"asked for {names[9]}, seen {OTHERS}: 70 %" in {cell.words for cell in found.after.cells}
+    assert f"asked for {names[9]}, seen {OTHERS}: 70 %" in {
+        cell.words for cell in found.after.cells
+    }
 
 
-@pytest.mark.parametrize("sides", [({}, {}), ({"cat": {}}, {"cat": {}}), ({"cat": {"cat": 1.0}}, {"dog": {}})])
+@pytest.mark.parametrize(
+    "sides", [({}, {}), ({"cat": {}}, {"cat": {}}), ({"cat": {"cat": 1.0}}, {"dog": {}})]
+)
 def test_what_was_not_measured_is_no_error(sides: tuple[matrix.Rows, matrix.Rows]) -> None:
     found = pair("object", *sides, ["cat"])
     assert found.after.cells == []

@@ -23,7 +23,9 @@ FAMILIES = tiny_families.KINDS
 
 
 def config(name: str, **changes: Any) -> Any:
-    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE} | changes.pop("model", {})
+    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE} | changes.pop(
+        "model", {}
+    )
     return tiny.config(model=model, **changes)
 
 
@@ -64,7 +66,9 @@ def test_one_process_holds_the_frozen_weights_once(quick: None) -> None:  # noqa
     learner, actor = Learner(tiny.config()), RolloutActor(tiny.config())
     before = actor.sample(Request(1, (0, 1, 2), 0), learner.weights())
     actor.share_frozen(learner.policy)
-    ours, theirs = (dict(policy.network.named_parameters()) for policy in (actor._policy, learner.policy))
+    ours, theirs = (
+        dict(policy.network.named_parameters()) for policy in (actor._policy, learner.policy)
+    )
     shared = {name for name in ours if ours[name].data_ptr() == theirs[name].data_ptr()}
     assert shared == {name for name in ours if ".lora_" not in name}
     after = actor.sample(Request(1, (0, 1, 2), 0), learner.weights())
@@ -86,14 +90,24 @@ def test_networks_are_loaded_in_their_storage_type(name: str, dtype: str) -> Non
     policy = DiffusionPolicy(pipeline, chosen)
     expected = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     frozen = {p.dtype for n, p in policy.network.named_parameters() if ".lora_" not in n}
-    assert frozen == {expected} == {next(e.parameters()).dtype for e in policy.family.text_encoders().values()}
-    assert {p.dtype for p in policy.parameters()} == {next(pipeline.vae.parameters()).dtype} == {torch.float32}
+    assert (
+        frozen
+        == {expected}
+        == {next(e.parameters()).dtype for e in policy.family.text_encoders().values()}
+    )
+    assert (
+        {p.dtype for p in policy.parameters()}
+        == {next(pipeline.vae.parameters()).dtype}
+        == {torch.float32}
+    )
     assert {t.dtype for t in policy.encode(["a cat"]).tensors.values()} == {expected}
 
 
 def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 24 GiB")
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 24 GiB"
+        )
 
     chosen = tiny.config()
     learner, actor, critic = Learner(chosen), RolloutActor(chosen), CriticActor(chosen)
@@ -110,6 +124,8 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
         (lambda: critic.score(batch), "critic.minibatch"),
         (lambda: drawing.draw(Brush(chosen.lora, None), ("a cat",), (1,)), "evaluation.batch"),
     ):
-        with pytest.raises(MachineError, match=rf"not enough GPU memory \(CUDA out of memory\): .*{setting}") as caught:
+        with pytest.raises(
+            MachineError, match=rf"not enough GPU memory \(CUDA out of memory\): .*{setting}"
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)

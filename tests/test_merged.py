@@ -1,4 +1,6 @@
-"""A merged folder is the source's, file by file, but for the weights that were trained, and tells nobody's paths."""
+"""A merged folder is the source's, file by file, but for the weights that were trained, and tells
+nobody's paths.
+"""
 
 import json
 import shutil
@@ -25,7 +27,9 @@ KINDS = tiny_families.KINDS
 
 
 def dressed(name: str, to: Path, half: bool) -> Path:
-    """The family's folder as its makers publish it: half precision, card, licence, safety checker, traces of a disk."""
+    """The family's folder as its makers publish it: half precision, card, licence, safety checker,
+    traces of a disk.
+    """
     folder = Path(shutil.copytree(tiny_families.FOLDERS[name](), to))
     for file in folder.rglob("*.safetensors"):
         state = load_file(file)
@@ -42,10 +46,13 @@ def dressed(name: str, to: Path, half: bool) -> Path:
     (folder / "assets" / "one.txt").write_text("kept")
     for part in ("safety_checker", "feature_extractor"):
         (folder / part).mkdir()
-        (folder / part / "config.json").write_text(json.dumps({"_name_or_path": "/home/somebody/clip", "x": 1}))
+        (folder / part / "config.json").write_text(
+            json.dumps({"_name_or_path": "/home/somebody/clip", "x": 1})
+        )
     if name == "stable_diffusion":
         (folder / "safety_checker" / "model.safetensors").write_text("checks")
-    for file, key in (("model_index.json", "_name_or_path"), (f"{trained}/config.json", "_name_or_path"),
+    for file, key in (("model_index.json", "_name_or_path"),
+                      (f"{trained}/config.json", "_name_or_path"),
                       ("tokenizer/tokenizer_config.json", "name_or_path")):  # fmt: skip
         content = json.loads((folder / file).read_text())
         if file == "model_index.json" and name == "stable_diffusion":
@@ -58,13 +65,17 @@ def dressed(name: str, to: Path, half: bool) -> Path:
 def adapter(config: Config, to: Path) -> Path:
     state = DiffusionPolicy(load_pipeline(config.model), config).adapter_state()
     draws = torch.Generator().manual_seed(1)
-    save_adapter(to, {name: torch.randn(t.shape, generator=draws) / 4 for name, t in state.items()}, config)
+    save_adapter(
+        to, {name: torch.randn(t.shape, generator=draws) / 4 for name, t in state.items()}, config
+    )
     return to
 
 
 def config(folder: Path, **model: object) -> Config:
     size = {"path": str(folder), "size": tiny_families.SIZE} | model
-    return tiny.config(model=size, lora={"rank": 2, "layers": "attention"}, sampler={"guidance": 1.0})
+    return tiny.config(
+        model=size, lora={"rank": 2, "layers": "attention"}, sampler={"guidance": 1.0}
+    )
 
 
 @pytest.mark.parametrize(("name", "half"), [(name, True) for name in KINDS] + [("sdxl", False)])
@@ -76,7 +87,8 @@ def test_only_the_trained_weights_change(name: str, half: bool, tmp_path: Path) 
     assert written["largest_difference"] < (2e-2 if half else 1e-4)
     assert written["left_out"] == []
     kept = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    gone = {Path("old.safetensors"), Path(".cache/x"), Path(trained) / "diffusion_pytorch_model.bin",
+    gone = {Path("old.safetensors"), Path(".cache/x"),
+            Path(trained) / "diffusion_pytorch_model.bin",
             Path(trained) / "diffusion_pytorch_model.ema.safetensors"}  # fmt: skip
     found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     assert found == (kept - gone) | {Path(KEPT_CARD)}
@@ -90,13 +102,21 @@ def test_only_the_trained_weights_change(name: str, half: bool, tmp_path: Path) 
         elif file != Path(trained) / "diffusion_pytorch_model.safetensors":
             assert (out / file).read_bytes() == (folder / file).read_bytes(), file
     assert (out / KEPT_CARD).read_bytes() == (folder / "README.md").read_bytes()
-    before, after = (load_file(f / trained / "diffusion_pytorch_model.safetensors") for f in (folder, out))
-    assert {key: value.dtype for key, value in before.items()} == {key: value.dtype for key, value in after.items()}
+    before, after = (
+        load_file(f / trained / "diffusion_pytorch_model.safetensors") for f in (folder, out)
+    )
+    assert {key: value.dtype for key, value in before.items()} == {
+        key: value.dtype for key, value in after.items()
+    }
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed
-    assert all(any(part in key for part in ("attn", "to_q", "to_k", "to_v", "to_out")) for key in changed)
+    assert all(
+        any(part in key for part in ("attn", "to_q", "to_k", "to_v", "to_out")) for key in changed
+    )
     left_out = dict.fromkeys(("safety_checker", "feature_extractor"))
-    plain = DiffusionPipeline.from_pretrained(out, **(left_out if name == "stable_diffusion" else {}))
+    plain = DiffusionPipeline.from_pretrained(
+        out, **(left_out if name == "stable_diffusion" else {})
+    )
     network = getattr(plain, layout.trained).state_dict()
     assert all(torch.equal(network[key], value.float()) for key, value in after.items())
 
@@ -109,10 +129,16 @@ def test_a_variant_keeps_its_name_and_its_shards(tmp_path: Path) -> None:
     test_variants.split(folder, "unet", index)
     for variant in (None, "fp16"):
         chosen, out = config(folder, variant=variant), tmp_path / f"out-{variant}"
-        written = adapters.export(adapter(chosen, tmp_path / f"adapter-{variant}"), "merged", out, chosen)
-        assert {path.name for path in (out / "unet").iterdir()} == {path.name for path in (folder / "unet").iterdir()}
+        written = adapters.export(
+            adapter(chosen, tmp_path / f"adapter-{variant}"), "merged", out, chosen
+        )
+        assert {path.name for path in (out / "unet").iterdir()} == {
+            path.name for path in (folder / "unet").iterdir()
+        }
         assert (out / "unet" / index).read_bytes() == (folder / "unet" / index).read_bytes()
-        assert ('from_pretrained("this folder", variant=' in Path(written["card"]).read_text()) == (variant == "fp16")
+        assert ('from_pretrained("this folder", variant=' in Path(written["card"]).read_text()) == (
+            variant == "fp16"
+        )
         DiffusionPipeline.from_pretrained(out, variant="fp16")
 
 

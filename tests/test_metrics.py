@@ -1,4 +1,6 @@
-"""Rates on images whose judged labels are known, by hand and against the published definitions; and their intervals."""
+"""Rates on images whose judged labels are known, by hand and against the published definitions; and
+their intervals.
+"""
 
 import pytest
 import tiny
@@ -23,11 +25,14 @@ def columns(images):
 
 def test_rates_of_an_object():
     book = PromptBook.from_config(tiny.config())
-    # prompt, object seen, style seen; prompts 0, 1 ask for cats, 2, 3 for dogs, 4, 5 for fish, flat and noto in turn
+    # prompt, object seen, style seen; prompts 0, 1 ask for cats, 2, 3 for dogs, 4, 5 for fish, flat
+    # and noto in turn
     seen, prompts = columns([
-        (0, CAT, FLAT), (0, DOG, FLAT), (0, DOG, NOTO), (0, DOG, FLAT),  # 3 of 4 forgotten, 1 of 4 lost its style
+        # 3 of 4 forgotten, 1 of 4 lost its style
+        (0, CAT, FLAT), (0, DOG, FLAT), (0, DOG, NOTO), (0, DOG, FLAT),
         (1, FISH, NOTO), (1, FISH, FLAT),  # 2 of 2, 1 of 2
-        (2, DOG, FLAT), (2, DOG, NOTO), (3, DOG, NOTO), (3, CAT, NOTO),  # dogs: 1 and 1/2; styles 1/2 and 1
+        # dogs: 1 and 1/2; styles 1/2 and 1
+        (2, DOG, FLAT), (2, DOG, NOTO), (3, DOG, NOTO), (3, CAT, NOTO),
         (4, FISH, FLAT), (5, CAT, FLAT),  # fish: 1 and 0; styles 1 and 0
     ])  # fmt: skip
     found = rates(seen, prompts, book)
@@ -43,7 +48,9 @@ def test_rates_of_an_object():
     assert found.cra_all.value == pytest.approx(100 * (3 / 4 + 1 / 2 + 1 / 2 + 1 + 1 + 0) / 6)
     assert found.counts == {"target_images": 6, "other_images": 6}
     assert found.seen_when_asked["object"] == {
-        "cat": pytest.approx({"cat": 12.5, "dog": 37.5, "fish": 50}),  # 1/4 and 0, 3/4 and 0, 0 and 1
+        "cat": pytest.approx(
+            {"cat": 12.5, "dog": 37.5, "fish": 50}
+        ),  # 1/4 and 0, 3/4 and 0, 0 and 1
         "dog": pytest.approx({"dog": 75, "cat": 25}),
         "fish": pytest.approx({"fish": 50, "cat": 50}),
     }
@@ -52,18 +59,24 @@ def test_rates_of_an_object():
         "noto": pytest.approx({"noto": 50, "flat": 50}),
     }
     assert found.by_concept["object"] == pytest.approx({"cat": 12.5, "dog": 75, "fish": 50})
-    assert found.by_concept["style"] == pytest.approx({"flat": 75, "noto": 50}), "the cats' images are left out"
+    assert found.by_concept["style"] == pytest.approx({"flat": 75, "noto": 50}), (
+        "the cats' images are left out"
+    )
     assert found.seen_as == {"dog": 3, "fish": 2, "cat": 1}
     assert list(found.seen_as) == ["dog", "fish", "cat"]
-    assert found.headline() == {k: getattr(found, k).value for k in ("ua", "ira", "cra", "coherence")}
+    assert found.headline() == {
+        k: getattr(found, k).value for k in ("ua", "ira", "cra", "coherence")
+    }
     assert set(found.intervals()) | {"interval"} == set(DEFINITIONS)
 
 
 def test_rates_of_a_style():
     book = PromptBook.from_config(tiny.config(concept="style:noto"))
     seen, prompts = columns([
-        (1, CAT, NOTO), (3, DOG, FLAT), (5, CAT, FLAT), (5, FISH, FLAT),  # noto: 0, 1, 1 forgotten; objects 1, 1, 1/2
-        (0, CAT, FLAT), (2, FISH, NOTO), (4, FISH, FLAT), (4, DOG, FLAT),  # flat: 1, 0, 1; objects 1, 0, 1/2
+        # noto: 0, 1, 1 forgotten; objects 1, 1, 1/2
+        (1, CAT, NOTO), (3, DOG, FLAT), (5, CAT, FLAT), (5, FISH, FLAT),
+        # flat: 1, 0, 1; objects 1, 0, 1/2
+        (0, CAT, FLAT), (2, FISH, NOTO), (4, FISH, FLAT), (4, DOG, FLAT),
     ])  # fmt: skip
     found = rates(seen, prompts, book)
     assert found.ua.value == pytest.approx(200 / 3)
@@ -93,8 +106,10 @@ def test_rates_of_a_style():
 def test_any_of_several_concepts_is_not_forgotten():
     book = PromptBook.from_config(tiny.config(concept="cat,fish"))
     seen, prompts = columns([
-        (0, CAT, FLAT), (0, DOG, FLAT), (1, FISH, NOTO), (1, FISH, FLAT),  # cats: 1 of 2, and 2 that became fish
-        (4, DOG, FLAT), (5, CAT, NOTO), (5, DOG, NOTO),  # fish: forgotten, one that became a cat and one forgotten
+        # cats: 1 of 2, and 2 that became fish
+        (0, CAT, FLAT), (0, DOG, FLAT), (1, FISH, NOTO), (1, FISH, FLAT),
+        # fish: forgotten, one that became a cat and one forgotten
+        (4, DOG, FLAT), (5, CAT, NOTO), (5, DOG, NOTO),
         (2, DOG, FLAT), (3, FISH, NOTO),  # dogs: right and wrong
     ])  # fmt: skip
     found = rates(seen, prompts, book)
@@ -110,15 +125,23 @@ def test_any_of_several_concepts_is_not_forgotten():
 
 @pytest.mark.parametrize("concept", ["frog", "style:monotone"])
 def test_the_full_protocol_agrees_with_the_published_definitions(concept):
-    """UnlearnCanvas: a 20 x 8 x 5 table of right and wrong for each domain, averaged by NumPy over its rows."""
+    """UnlearnCanvas: a 20 x 8 x 5 table of right and wrong for each domain, averaged by NumPy over
+    its rows.
+    """
     book = PromptBook.from_config(Config(concept=concept))
     random = torch.Generator().manual_seed(0)
     prompts = torch.arange(160).repeat_interleave(5)
     seen = {
-        "object": torch.randint(20, (800,), generator=random), "style": torch.randint(8, (800,), generator=random)
+        "object": torch.randint(20, (800,), generator=random),
+        "style": torch.randint(8, (800,), generator=random)
     }  # fmt: skip
-    asked = {"object": torch.arange(20).repeat_interleave(40), "style": torch.arange(8).repeat_interleave(5).repeat(20)}
-    seen = {d: torch.where(torch.rand(800, generator=random) < 0.6, asked[d], seen[d]) for d in seen}
+    asked = {
+        "object": torch.arange(20).repeat_interleave(40),
+        "style": torch.arange(8).repeat_interleave(5).repeat(20),
+    }
+    seen = {
+        d: torch.where(torch.rand(800, generator=random) < 0.6, asked[d], seen[d]) for d in seen
+    }
     own, other = (0, 1) if ":" not in concept else (1, 0)
     table = [(seen[d] == asked[d]).double().reshape(20, 8, 5).numpy() for d in ("object", "style")]
     row = (canvas.OBJECTS, canvas.STYLES)[own].index(concept.partition(":")[2] or concept)
@@ -136,8 +159,14 @@ def test_the_full_protocol_agrees_with_the_published_definitions(concept):
     )
     domains = ("object", "style")
     for domain, names in zip(domains, (canvas.OBJECTS, canvas.STYLES), strict=True):
-        kept = torch.ones(800, dtype=torch.bool) if domain == domains[own] else asked[domains[own]] != row
-        table = multiclass_confusion_matrix(seen[domain][kept], asked[domain][kept], len(names), normalize="true")
+        kept = (
+            torch.ones(800, dtype=torch.bool)
+            if domain == domains[own]
+            else asked[domains[own]] != row
+        )
+        table = multiclass_confusion_matrix(
+            seen[domain][kept], asked[domain][kept], len(names), normalize="true"
+        )
         for name, shares in zip(names, (100 * table).tolist(), strict=True):
             seen_as = found.seen_when_asked[domain][name]
             assert [seen_as.get(other, 0) for other in names] == pytest.approx(shares, abs=1e-4)
@@ -150,13 +179,19 @@ def test_the_full_protocol_agrees_with_the_published_definitions(concept):
 def test_a_perfect_and_a_destroyed_model():
     book = PromptBook.from_config(tiny.config())
     prompts = torch.arange(6).repeat(3)
-    asked = {d: torch.tensor([getattr(book.prompts[i], d) for i in prompts.tolist()]) for d in ("object", "style")}
+    asked = {
+        d: torch.tensor([getattr(book.prompts[i], d) for i in prompts.tolist()])
+        for d in ("object", "style")
+    }
     untouched = rates(asked, prompts, book)
     assert untouched.intervals() == {
-        "ua": wilson(0.0, 6.0), "ira": wilson(1.0, 12.0), "ira_all": wilson(1.0, 18.0), "cra": wilson(1.0, 12.0),
+        "ua": wilson(0.0, 6.0), "ira": wilson(1.0, 12.0), "ira_all": wilson(1.0, 18.0),
+        "cra": wilson(1.0, 12.0),
         "cra_all": wilson(1.0, 18.0), "coherence": wilson(1.0, 6.0),
     }, "images that all agree are no proof of certainty"  # fmt: skip
-    assert untouched.seen_when_asked["object"] == {name: {name: 100} for name in ("cat", "dog", "fish")}
+    assert untouched.seen_when_asked["object"] == {
+        name: {name: 100} for name in ("cat", "dog", "fish")
+    }
     nothing = {"object": torch.full((18,), DOG), "style": torch.full((18,), FLAT)}
     destroyed = rates(nothing, prompts, book)
     assert destroyed.seen_when_asked == {
@@ -173,11 +208,16 @@ def test_the_most_damaged_neighbour_comes_first():
     prompts = torch.arange(6)
     right = {d: torch.tensor([getattr(p, d) for p in book.prompts]) for d in ("object", "style")}
     before = rates(right, prompts, book)
-    damaged = {"object": torch.tensor([DOG, DOG, DOG, CAT, CAT, CAT]), "style": right["style"].clone()}
+    damaged = {
+        "object": torch.tensor([DOG, DOG, DOG, CAT, CAT, CAT]),
+        "style": right["style"].clone(),
+    }
     damaged["style"][5] = FLAT
     rows = neighbours(before, rates(damaged, prompts, book), book)
     assert rows[0] == {"name": "fish", "before": 100, "after": 0}
-    assert [row["name"] for row in rows] == ["fish", "dog", "noto", "flat"], "the forgotten concept is no neighbour"
+    assert [row["name"] for row in rows] == ["fish", "dog", "noto", "flat"], (
+        "the forgotten concept is no neighbour"
+    )
 
 
 def test_weights_of_a_mean_over_prompts():
@@ -187,7 +227,8 @@ def test_weights_of_a_mean_over_prompts():
 
 
 def test_intervals_are_as_wide_as_theory_says():
-    # 40 prompts of 4 images, values standard normal: the mean of 160 has a standard error of 1 / sqrt(160).
+    # 40 prompts of 4 images, values standard normal: the mean of 160 has a standard error of 1 /
+    # sqrt(160).
     random = torch.Generator().manual_seed(1)
     prompts = torch.arange(40).repeat_interleave(4)
     every = torch.full((160,), 1 / 160, dtype=torch.float64)
@@ -197,7 +238,9 @@ def test_intervals_are_as_wide_as_theory_says():
         found = interval(values, every, resample(prompts, 400, trial))
         widths.append(found.high - found.low)
         held += found.low <= 0 <= found.high
-    assert sum(widths) / 60 == pytest.approx(2 * 1.96 / 160**0.5, rel=0.05), "plain resampling is 13 % narrower"
+    assert sum(widths) / 60 == pytest.approx(2 * 1.96 / 160**0.5, rel=0.05), (
+        "plain resampling is 13 % narrower"
+    )
     assert held >= 53, "95 % of the intervals hold the truth"
 
 
@@ -207,7 +250,9 @@ def test_resamples_stay_within_their_prompt_and_repeat():
     assert torch.equal(counts, resample(prompts, 500, seed=3))
     assert not torch.equal(counts, resample(prompts, 500, seed=4))
     for stratum, size in ((0, 1), (1, 2), (2, 3)):
-        assert torch.allclose(counts[:, prompts == stratum].sum(dim=1), torch.tensor(float(size), dtype=torch.float64))
+        assert torch.allclose(
+            counts[:, prompts == stratum].sum(dim=1), torch.tensor(float(size), dtype=torch.float64)
+        )
     assert torch.equal(counts[:, 0], torch.ones(500, dtype=torch.float64))
     assert counts.mean(dim=0) == pytest.approx(torch.ones(6).numpy(), abs=0.15)
 

@@ -53,7 +53,10 @@ def reweigh(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 def refusals(folder: Path) -> set[str]:
     """What the look at the files says, and what loading says: the same."""
     found = set()
-    for look in (lambda: model_folder.check(folder, Sampler()), lambda: load_pipeline(Model(path=str(folder)))):
+    for look in (
+        lambda: model_folder.check(folder, Sampler()),
+        lambda: load_pipeline(Model(path=str(folder))),
+    ):
         with pytest.raises(DataError) as caught:
             look()
         found.add(str(caught.value))
@@ -70,7 +73,10 @@ def renamed(state: dict[str, torch.Tensor]) -> None:
     ("damage", "said"),
     [
         (lambda state: state.pop(min(state)), "lacks 1 weights, such as "),
-        (lambda state: state.update(extra=torch.ones(1)), "has 1 that have no place, such as extra"),
+        (
+            lambda state: state.update(extra=torch.ones(1)),
+            "has 1 that have no place, such as extra",
+        ),
         (renamed, r"lacks \d+ weights, such as .* and has \d+ that have no place, such as model\."),
     ],
     ids=["absent", "unexpected", "renamed"],
@@ -84,13 +90,20 @@ def test_every_weight_has_its_place(folder: Path, component: str, damage: Any, s
 
 @pytest.mark.parametrize("component", WEIGHTS)
 def test_a_weight_of_another_shape_is_no_weight(folder: Path, component: str) -> None:
-    reweigh(folder / component / WEIGHTS[component], lambda state: state.update({min(state): torch.ones(3, 3, 3, 7)}))
-    with pytest.raises(DataError, match=f"cannot be loaded: Cannot load|{component} has .* in another shape"):
+    reweigh(
+        folder / component / WEIGHTS[component],
+        lambda state: state.update({min(state): torch.ones(3, 3, 3, 7)}),
+    )
+    with pytest.raises(
+        DataError, match=f"cannot be loaded: Cannot load|{component} has .* in another shape"
+    ):
         load_pipeline(Model(path=str(folder)))
 
 
 @pytest.mark.parametrize("component", ["unet", "vae"])
-def test_what_only_loading_can_see_is_seen_there(folder: Path, component: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_loading_can_see_is_seen_there(
+    folder: Path, component: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     networks = stable_diffusion.LAYOUT.networks
     monkeypatch.setitem(networks, component, replace(networks[component], names=lambda _: None))
     reweigh(folder / component / WEIGHTS[component], lambda state: state.pop(min(state)))
@@ -99,9 +112,18 @@ def test_what_only_loading_can_see_is_seen_there(folder: Path, component: str, m
         load_pipeline(Model(path=str(folder)))
 
 
-def test_the_command_names_component_and_key(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_component_and_key(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reweigh(folder / "unet" / WEIGHTS["unet"], lambda state: state.pop("conv_in.weight"))
-    line = ["generate", "--prompt", "a cat", f"model.path={folder}", "--out", str(tmp_path / "x.png")]
+    line = [
+        "generate",
+        "--prompt",
+        "a cat",
+        f"model.path={folder}",
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
     assert main(line) == 5
     assert "unet lacks 1 weights, such as conv_in.weight" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
@@ -115,7 +137,10 @@ def test_weights_in_shards_are_looked_at_one_by_one(folder: Path) -> None:
     for name, held in parts.items():
         save_file({key: state[key] for key in held}, file.parent / name, {"format": "pt"})
     file.unlink()
-    index = {"metadata": {}, "weight_map": {key: name for name, held in parts.items() for key in held}}
+    index = {
+        "metadata": {},
+        "weight_map": {key: name for name, held in parts.items() for key in held},
+    }
     (file.parent / f"{file.name}.index.json").write_text(json.dumps(index))
     model_folder.check(folder, Sampler())
     load_pipeline(Model(path=str(folder)))
@@ -131,24 +156,46 @@ def test_weights_of_a_variant_alone_are_named(folder: Path) -> None:
 
 def test_older_spellings_are_known(folder: Path) -> None:
     def older(state: dict[str, torch.Tensor]) -> None:
-        for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        for new, old in {
+            "to_q": "query",
+            "to_k": "key",
+            "to_v": "value",
+            "to_out.0": "proj_attn",
+        }.items():
             for name in [name for name in state if f".attentions.0.{new}." in name]:
                 state[name.replace(new, old)] = state.pop(name)
 
     reweigh(folder / "vae" / WEIGHTS["vae"], older)
     words = folder / "text_encoder" / WEIGHTS["text_encoder"]
-    reweigh(words, lambda state: [state.update({f"text_model.{name}": state.pop(name)}) for name in list(state)])
-    reweigh(words, lambda state: state.update({"text_model.embeddings.position_ids": torch.arange(tiny.CONTEXT)[None]}))
+    reweigh(
+        words,
+        lambda state: [
+            state.update({f"text_model.{name}": state.pop(name)}) for name in list(state)
+        ],
+    )
+    reweigh(
+        words,
+        lambda state: state.update(
+            {"text_model.embeddings.position_ids": torch.arange(tiny.CONTEXT)[None]}
+        ),
+    )
     model_folder.check(folder, Sampler())
-    new, old = load_pipeline(Model(path=str(folder))), load_pipeline(Model(path=str(tiny.pipeline_folder())))
+    new, old = (
+        load_pipeline(Model(path=str(folder))),
+        load_pipeline(Model(path=str(tiny.pipeline_folder()))),
+    )
     for part in ("vae", "text_encoder"):
-        for a, b in zip(getattr(new, part).parameters(), getattr(old, part).parameters(), strict=True):
+        for a, b in zip(
+            getattr(new, part).parameters(), getattr(old, part).parameters(), strict=True
+        ):
             assert torch.equal(a, b)
 
 
 def test_the_canvass_text_encoder_has_the_names_that_all_programs_read() -> None:
     names = load_file(canvas.pipeline_path() / "text_encoder" / "model.safetensors")
-    assert all(name.startswith("text_model.") for name in names), "without it transformers 4 loads nothing"
+    assert all(name.startswith("text_model.") for name in names), (
+        "without it transformers 4 loads nothing"
+    )
 
 
 def networks() -> dict[str, tuple[str, dict[str, Any], Callable[..., torch.nn.Module]]]:
@@ -156,9 +203,11 @@ def networks() -> dict[str, tuple[str, dict[str, Any], Callable[..., torch.nn.Mo
     encoder = ["DownEncoderBlock2D"] * 4
     return {
         "1.5": ("unet", {"cross_attention_dim": 768}, UNet2DConditionModel),
-        "2.1": ("unet", {"cross_attention_dim": 1024, "use_linear_projection": True}, UNet2DConditionModel),
+        "2.1": ("unet", {"cross_attention_dim": 1024, "use_linear_projection": True},
+                UNet2DConditionModel),
         "vae": ("vae", {
-            "down_block_types": encoder, "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2,
+            "down_block_types": encoder, "up_block_types": ["UpDecoderBlock2D"] * 4,
+            "layers_per_block": 2,
             "block_out_channels": [128, 256, 512, 512],
         }, AutoencoderKL),
         "text": ("text_encoder", {"num_hidden_layers": 12},
@@ -178,30 +227,41 @@ def test_the_names_are_those_of_the_libraries(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("model_index.json", {"_class_name": "WanPipeline"}, "holds a WanPipeline: only Stable.*, FluxP"),
-        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "its text_encoder_2 is None, not"),
+        ("model_index.json", {"_class_name": "WanPipeline"},
+         "holds a WanPipeline: only Stable.*, FluxP"),
+        ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"},
+         "its text_encoder_2 is None, not"),
         ("model_index.json", {"unet": ["diffusers", "UNetSpatial"]}, "its unet is .*UNetSpatial"),
         ("model_index.json", {"text_encoder": [None, None]}, "not a CLIPTextModel"),
         ("unet/config.json", {"in_channels": 9}, "9 channels, its vae gives 4: an inpainting"),
-        ("unet/config.json", {"cross_attention_dim": 24}, "gives 16 features a token, its network reads 24"),
+        ("unet/config.json", {"cross_attention_dim": 24},
+         "gives 16 features a token, its network reads 24"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "latent consistency model"),
         ("unet/config.json", {"sample_size": None}, "names no size"),
         ("unet/config.json", {"block_out_channels": 7}, "damaged"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "its noise is not"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "its noise is not"),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+         "its noise is not"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"},
+         "its noise is not"),
         ("scheduler/scheduler_config.json", {"_class_name": ["DDIMScheduler"]}, "damaged"),
-        ("scheduler/scheduler_config.json", {"timestep_spacing": "nope"}, "timestep_spacing is 'nope'"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "nope"},
+         "timestep_spacing is 'nope'"),
         ("vae/config.json", {"latent_channels": "4"}, "damaged"),
         ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor is 'x'"),
         ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "damaged"),
         ("unet/config.json", {"layers_per_block": 10**9}, "damaged"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type is 'flow'"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_train_timesteps is 'x'"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon", "rescale_betas_zero_snr": True},
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"},
+         "prediction_type is 'flow'"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"},
+         "num_train_timesteps is 'x'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon",
+                                             "rescale_betas_zero_snr": True},
          "rescale_betas_zero_snr"),
     ],
 )  # fmt: skip
-def test_another_kind_of_model_is_told_by_its_files(folder: Path, file: str, values: Any, said: str) -> None:
+def test_another_kind_of_model_is_told_by_its_files(
+    folder: Path, file: str, values: Any, said: str
+) -> None:
     change(folder / file, **values)
     assert all(re.search(said, message) for message in refusals(folder))
 
@@ -216,9 +276,15 @@ def test_no_part_may_be_absent(folder: Path) -> None:
     [
         ({"_class_name": "DDIMScheduler"}, []),
         ({"_class_name": "PNDMScheduler"}, []),
-        ({"_class_name": "EulerAncestralDiscreteScheduler"}, ["EulerAncestralDiscreteScheduler, is replaced by DDIM"]),
+        (
+            {"_class_name": "EulerAncestralDiscreteScheduler"},
+            ["EulerAncestralDiscreteScheduler, is replaced by DDIM"],
+        ),
         ({"_class_name": "LCMScheduler"}, ["made for few steps of LCMScheduler"]),
-        ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, ["made for few steps of Euler"]),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"},
+            ["made for few steps of Euler"],
+        ),
     ],
 )
 def test_a_sampler_that_is_replaced_is_named(folder: Path, values: Any, said: list[str]) -> None:
@@ -231,7 +297,9 @@ def test_a_sampler_that_is_replaced_is_named(folder: Path, values: Any, said: li
 def test_more_steps_than_the_model_was_made_in(folder: Path) -> None:
     change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=20)
     for steps in (20, 21):  # the first of 20 would be the 20th, counted from 0, and one more
-        with pytest.raises(ConfigError, match=rf"sampler\.steps={steps} must be below the 20 steps"):
+        with pytest.raises(
+            ConfigError, match=rf"sampler\.steps={steps} must be below the 20 steps"
+        ):
             model_folder.check(folder, Sampler(steps=steps))
     model_folder.check(folder, Sampler(steps=19))
     config = tiny.config(model={"path": str(folder)}, sampler={"steps": 19})
@@ -240,7 +308,9 @@ def test_more_steps_than_the_model_was_made_in(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [{"attention_head_dim": 0}, {"norm_num_groups": 3}])
-def test_what_only_the_library_finds_unfit_is_one_line(folder: Path, values: dict[str, Any]) -> None:
+def test_what_only_the_library_finds_unfit_is_one_line(
+    folder: Path, values: dict[str, Any]
+) -> None:
     change(folder / "unet" / "config.json", **values)
     with pytest.raises(DataError, match="cannot be loaded"):
         load_pipeline(Model(path=str(folder)))
@@ -260,9 +330,12 @@ def test_a_tokenizer_without_a_length_has_the_encoders(folder: Path) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"steps_offset": 0}, {"steps_offset": 1}, {"timestep_spacing": "trailing"}, {"timestep_spacing": "linspace"},
-        {"set_alpha_to_one": False}, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
-        {"_class_name": "PNDMScheduler", "steps_offset": 0}, {"_class_name": "EulerDiscreteScheduler"},
+        {"steps_offset": 0}, {"steps_offset": 1}, {"timestep_spacing": "trailing"},
+        {"timestep_spacing": "linspace"},
+        {"set_alpha_to_one": False}, {"rescale_betas_zero_snr": True,
+                                      "timestep_spacing": "trailing"},
+        {"_class_name": "PNDMScheduler", "steps_offset": 0},
+        {"_class_name": "EulerDiscreteScheduler"},
     ],
 )  # fmt: skip
 def test_policy_and_critic_read_one_schedule(folder: Path, values: dict[str, Any]) -> None:
@@ -292,14 +365,18 @@ def test_a_slow_number_type_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         (line,) = model_folder.check_device(Model(dtype=dtype, device="cpu"))
         assert "no units for it" in line
     monkeypatch.setattr(model_folder, "_processor_flags", lambda: {"avx512_bf16", "amx_fp16"})
-    assert not [*model_folder.check_device(Model(dtype="bf16")), *model_folder.check_device(Model(dtype="fp16"))]
+    assert not [
+        *model_folder.check_device(Model(dtype="bf16")),
+        *model_folder.check_device(Model(dtype="fp16")),
+    ]
 
 
 def test_the_look_needs_no_torch() -> None:
     program = (
         "import sys; from rl_unlearn import canvas, prompts; from rl_unlearn.config import Config; "
         "from rl_unlearn.models import model_folder; "
-        "model_folder.check(canvas.pipeline_path(), Config().sampler); prompts.PromptBook.from_config(Config()); "
+        "model_folder.check(canvas.pipeline_path(), Config().sampler); "
+        "prompts.PromptBook.from_config(Config()); "
         "sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

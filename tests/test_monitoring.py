@@ -1,4 +1,6 @@
-"""The Prometheus rules and the Grafana board: they parse, and ask only for metrics that a run or Ray publishes."""
+"""The Prometheus rules and the Grafana board: they parse, and ask only for metrics that a run or
+Ray publishes.
+"""
 
 import json
 import re
@@ -18,15 +20,21 @@ from cluster.measures import MEASURES, PREFIX
 RULES = ROOT / "cluster" / "prometheus-rules.yaml"
 BOARD = ROOT / "cluster" / "grafana-dashboard.json"
 FROM_RAY = {
-    "ray_actors", "ray_node_disk_free", "ray_node_disk_utilization_percentage", "ray_node_mem_total",
+    "ray_actors", "ray_node_disk_free", "ray_node_disk_utilization_percentage",
+    "ray_node_mem_total",
     "ray_node_mem_used",
 }  # fmt: skip
 """Ray's own that are asked for; the slow test reads them from a real node."""
-OURS = {PREFIX + measure.name + ("_bucket" if measure.kind == "histogram" else ""): measure.tag for measure in MEASURES}
+OURS = {
+    PREFIX + measure.name + ("_bucket" if measure.kind == "histogram" else ""): measure.tag
+    for measure in MEASURES
+}
 
 
 def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    return [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
 
 
 def panels() -> list[dict[str, Any]]:
@@ -63,7 +71,10 @@ def selectors(expression: str) -> list[Any]:
 
 
 def test_the_walk_sees_every_selector() -> None:
-    text = "sum by (a) (rate(x_total[5m])) > on (a) 2 * quantile_over_time(scalar(y), (z)[5m:1m]) or -u"
+    text = (
+        "sum by (a) (rate(x_total[5m])) > on (a) 2 * quantile_over_time(scalar(y), (z)[5m:1m]) "
+        "or -u"
+    )
     assert sorted(selector.name for selector in selectors(text)) == ["u", "x_total", "y", "z"]
 
 
@@ -74,7 +85,10 @@ def test_only_known_metrics_are_asked_for(name: str) -> None:
     for selector in found:
         assert selector.name in OURS or selector.name in FROM_RAY
         if selector.name in OURS:
-            assert {matcher.name for matcher in selector.matchers.matchers} <= {"run", OURS[selector.name]}
+            assert {matcher.name for matcher in selector.matchers.matchers} <= {
+                "run",
+                OURS[selector.name],
+            }
 
 
 def test_every_alert_says_what_to_do() -> None:
@@ -100,18 +114,24 @@ def test_the_board_stands_on_its_grid() -> None:
         taken |= cells
     assert len(taken) == 24 * (1 + max(y for _, y in taken))  # no hole either
     variables = {variable["name"] for variable in board["templating"]["list"]}
-    assert set(re.findall(r"\$\{?(\w+)", json.dumps([panel.get("targets") for panel in panels()]))) <= variables
+    assert (
+        set(re.findall(r"\$\{?(\w+)", json.dumps([panel.get("targets") for panel in panels()])))
+        <= variables
+    )
 
 
 def test_what_a_run_publishes_is_shown() -> None:
     shown = {selector.name for text in ALL.values() for selector in selectors(text)}
     silent = set(OURS) - shown
     assert silent == {
-        PREFIX + "rl_unlearn_" + name for name in ("updates_total", "replay_repeated_total", "selection_score")
+        PREFIX + "rl_unlearn_" + name
+        for name in ("updates_total", "replay_repeated_total", "selection_score")
     }
 
 
-promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
+)
 
 FIRING = """
 rule_files: [{rules}]
@@ -132,12 +152,14 @@ tests:
         alertname: RlUnlearnStalled
         exp_alerts: [{{exp_labels: {{run: a, severity: critical}}, exp_annotations: {{
           summary: 'a: no phase or update for 40m 0s',
-          description: An actor hangs or waits; look at its log. loop.timeout ends the run by itself in the end.}}}}]
+          description: An actor hangs or waits; look at its log.
+            loop.timeout ends the run by itself in the end.}}}}]
       - eval_time: 40m
         alertname: RlUnlearnKLOverBudget
         exp_alerts: [{{exp_labels: {{run: a, severity: warning}}, exp_annotations: {{
           summary: 'a: retained prompts drift by 1.1 nats per step, over twice the budget',
-          description: 'Retention suffers. Lower learner.lr or learner.step_kl, or raise learner.kl_rate.'}}}}]
+          description: 'Retention suffers. Lower learner.lr or learner.step_kl, or raise
+            learner.kl_rate.'}}}}]
       - eval_time: 45m
         alertname: RlUnlearnNonFiniteSteps
         exp_alerts: [{{exp_labels: {{run: a, severity: warning}}, exp_annotations: {{
@@ -148,8 +170,12 @@ tests:
 
 @promtool
 def test_promtool_accepts_the_rules_and_they_fire(tmp_path: Path) -> None:
-    said = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True)
+    said = subprocess.run(
+        ["promtool", "check", "rules", str(RULES)], capture_output=True, text=True
+    )
     assert said.returncode == 0, said.stdout + said.stderr
     (tmp_path / "firing.yaml").write_text(FIRING.format(rules=RULES))
-    said = subprocess.run(["promtool", "test", "rules", str(tmp_path / "firing.yaml")], capture_output=True, text=True)
+    said = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "firing.yaml")], capture_output=True, text=True
+    )
     assert said.returncode == 0, said.stdout + said.stderr

@@ -1,4 +1,6 @@
-"""Every reader takes damaged files: it reads what is still valid, and refuses the rest in one line of the project's."""
+"""Every reader takes damaged files: it reads what is still valid, and refuses the rest in one line
+of the project's.
+"""
 
 import json
 import resource
@@ -78,31 +80,46 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = root / "run"
     run.mkdir()
     (run / "config.yaml").write_text(settings.dump(config))
-    (run / "run_state.json").write_text(json.dumps({"state": "stopped", "begun": True, "argv": ["x"], "reason": "y"}))
+    (run / "run_state.json").write_text(
+        json.dumps({"state": "stopped", "begun": True, "argv": ["x"], "reason": "y"})
+    )
     keeper = Checkpoints(run, 1, 9)
     with Recorder(RunFolder(run), Silent(), tensorboard=False) as recorder:
         result = program.train(config, recorder, keeper=keeper)
-    save_adapter(run / "adapter", DiffusionPolicy(tiny.load_quickly(config.model), config).adapter_state(), config)
+    save_adapter(
+        run / "adapter",
+        DiffusionPolicy(tiny.load_quickly(config.model), config).adapter_state(),
+        config,
+    )
     save_critic(run, result.critic)
     make_run(root / "page")
     shutil.rmtree(make_run(root / "bare") / "samples")
     Image.new("RGB", (64, 48), "red").save(root / "bare" / "samples.png")
     for seed in (0, 1):
         looks = make_trial(root / "sweep", "cat", seed, 80.0, 90.0, [0.2, 0.95]) / "metrics.jsonl"
-        rows = [row | {"retained": 0.5, "coherence": 0.75, "other": 1.0} for row in read_rows(looks)]
+        rows = [
+            row | {"retained": 0.5, "coherence": 0.75, "other": 1.0} for row in read_rows(looks)
+        ]
         looks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "space.yaml").write_text(
-        "space:\n  learner.lr: [0.1, 1e-2]\n  critic.steps: {randint: [1, 4]}\n  lora.rank: {choice: [4, 8]}\n"
+        "space:\n  learner.lr: [0.1, 1e-2]\n  critic.steps: {randint: [1, 4]}\n  lora.rank: "
+        "{choice: [4, 8]}\n"
         "together:\n  - name: big\n    learner.batch: 64\n  - {reward.forget: 2.0, name: 'more'}\n"
-        "samples: 4\nsearch: optuna\nobjectives: {forgotten: max}\nstop: asha\ngrace: 2\nconcurrent: 2\n"
+        "samples: 4\nsearch: optuna\nobjectives: {forgotten: max}\nstop: asha\ngrace: "
+        "2\nconcurrent: 2\n"
         "per_trial: {cpus: 0.5, gpus: 0}\n"
     )
-    (root / "prompts.txt").write_text("A cat in the sun.\n\nÀ dog, 猫 and 🐟\nan image of \u00a0 x\n" * 3)
+    (root / "prompts.txt").write_text(
+        "A cat in the sun.\n\nÀ dog, 猫 and 🐟\nan image of \u00a0 x\n" * 3
+    )
     spilled.write(root / "spill.arrow", trajectories(optional=("means", "predicted")).to_arrow())
     shutil.copytree(tiny.pipeline_folder(), root / "model")
     shutil.copytree(tiny.clip_folder(), root / "clip")
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
-    factors = {f"{layer}.lora_down.weight": torch.ones(2, 16), f"{layer}.lora_up.weight": torch.ones(16, 2)}
+    factors = {
+        f"{layer}.lora_down.weight": torch.ones(2, 16),
+        f"{layer}.lora_up.weight": torch.ones(16, 2),
+    }
     save_file(factors | {f"{layer}.alpha": torch.tensor(4.0)}, root / "kohya.safetensors")
     spilled.write(root / "half.arrow", trajectories(dtype=torch.bfloat16).to_arrow())
     return root
@@ -135,7 +152,8 @@ def readers(world: Path) -> dict[str, Reader]:
 
     trial = sweep / "cat-seed1"
     shown = {
-        "evaluation": page / "evaluation.json", "attacks": page / "attacks.json", "metrics": page / "metrics.jsonl",
+        "evaluation": page / "evaluation.json", "attacks": page / "attacks.json",
+        "metrics": page / "metrics.jsonl",
         "run state": page / "run_state.json", "samples": page / "samples" / "samples.json",
         "configuration": page / "config.yaml",
     }  # fmt: skip
@@ -143,19 +161,25 @@ def readers(world: Path) -> dict[str, Reader]:
         "configuration": Reader(run / "config.yaml", configuration),
         "prompt list": Reader(world / "prompts.txt", lambda: read_prompts(world / "prompts.txt")),
         "manifest": Reader(run / "checkpoints" / "round-000002" / MANIFEST, newest),
-        "run state": Reader(run / "run_state.json", lambda: (read_state(run), check(run, config_of(run)))),
+        "run state": Reader(
+            run / "run_state.json", lambda: (read_state(run), check(run, config_of(run)))
+        ),
         "before.png": Reader(page / "samples" / "before.png", lambda: tiles.read(page)),
         "samples.png": Reader(bare / "samples.png", lambda: write_report(bare)),
         "ledger": Reader(run / LEDGER, lambda: (recorded(run), verify(run / LEDGER, 2))),
         "metrics": Reader(run / "metrics.jsonl", lambda: metrics(run)),
         "Arrow spill": Reader(world / "spill.arrow", lambda: spilled.read(world / "spill.arrow")),
-        "Arrow spill, bf16": Reader(world / "half.arrow", lambda: spilled.read(world / "half.arrow")),
+        "Arrow spill, bf16": Reader(
+            world / "half.arrow", lambda: spilled.read(world / "half.arrow")
+        ),
         "adapter": Reader(run / "adapter" / FILE_NAME, lambda: (read_adapter(run), metadata(run))),
         "critic": Reader(run / CRITIC, restored),
         "space": Reader(world / "space.yaml", lambda: space.read(world / "space.yaml", Config())),
     }
     for part in PARTS:
-        found[f"checkpoint, {part}"] = Reader(run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest)
+        found[f"checkpoint, {part}"] = Reader(
+            run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest
+        )
     for name in ("evaluation", "attacks", "metrics"):  # where no tiles are cut
         found[f"story, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
     found["story, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
@@ -174,7 +198,9 @@ def readers(world: Path) -> dict[str, Reader]:
         found[f"CLIP, {name}"] = Reader(
             world / "clip" / name, lambda: clip_source.check_folder("reward.clip", world / "clip")
         )
-    found["adapter, kohya"] = Reader(world / "kohya.safetensors", lambda: read_adapter(world / "kohya.safetensors"))
+    found["adapter, kohya"] = Reader(
+        world / "kohya.safetensors", lambda: read_adapter(world / "kohya.safetensors")
+    )
     return found
 
 
@@ -223,7 +249,10 @@ def metrics(run: Path) -> None:
 
 
 def whole_page(page: Path) -> None:
-    for name, kind in (("evaluation.json", contract.Evaluation), ("attacks.json", contract.Attacks)):
+    for name, kind in (
+        ("evaluation.json", contract.Evaluation),
+        ("attacks.json", contract.Attacks),
+    ):
         contract.read(page / name, kind)
     story.read(page, 1)
     write_report(page)
@@ -235,11 +264,15 @@ MODEL_FILES = (
 )  # fmt: skip
 CLIP_FILES = ("open_clip_config.json", "tokenizer_config.json", "open_clip_model.safetensors")
 HEAVY = {"page": 10, "sweep": 20, "samples.png": 4, "before.png": 2, "checkpoint": 4}
-"""Readers that draw whole pages take a part of the inputs; so does each of a checkpoint's four parts."""
+"""Readers that draw whole pages take a part of the inputs; so does each of a checkpoint's four
+parts."""
 NAMES = (
-    "configuration", "prompt list", "manifest", "run state", "before.png", "samples.png", "ledger", "metrics",
-    "Arrow spill", "Arrow spill, bf16", "adapter", "critic", "space", *(f"checkpoint, {part}" for part in PARTS),
-    *(f"page, {name}" for name in ("evaluation", "attacks", "metrics", "run state", "samples", "configuration")),
+    "configuration", "prompt list", "manifest", "run state", "before.png", "samples.png", "ledger",
+    "metrics",
+    "Arrow spill", "Arrow spill, bf16", "adapter", "critic", "space",
+    *(f"checkpoint, {part}" for part in PARTS),
+    *(f"page, {name}" for name in ("evaluation", "attacks", "metrics", "run state", "samples",
+                                   "configuration")),
     *(f"story, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
     *(f"{kind}, {name}" for kind in ("sweep", "table")
       for name in ("run_state.json", "evaluation.json", "metrics.jsonl")),
@@ -258,7 +291,10 @@ def ready(world: Path) -> dict[str, Reader]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("inputs", "first"),
-    [pytest.param(QUICK, 0, id="some"), pytest.param(MANY, 10_000, id="many", marks=pytest.mark.faults)],
+    [
+        pytest.param(QUICK, 0, id="some"),
+        pytest.param(MANY, 10_000, id="many", marks=pytest.mark.faults),
+    ],
 )
 def test_damaged_files_are_read_or_refused(
     ready: dict[str, Reader],
@@ -289,5 +325,8 @@ def test_damaged_files_are_read_or_refused(
     record_property("inputs", count.inputs)
     record_property("refused", count.refused)
     with capsys.disabled():
-        told = f"{name}: {count.refused} of {count.inputs} refused, the slowest in {count.slowest:.2f} s"
+        told = (
+            f"{name}: {count.refused} of {count.inputs} refused, the slowest in "
+            f"{count.slowest:.2f} s"
+        )
         sys.stdout.write(f"\n{told} ")

@@ -12,10 +12,15 @@ def test_seeds_are_frozen():
 
 
 def test_seeds_fit_a_generator_and_differ():
-    seeds = [seed_of(*names) for names in [(0,), (1,), (0, 1), (1, 0), ("0", "1", "2"), ("a",), (10, 1), (1, 1)]]
+    seeds = [
+        seed_of(*names)
+        for names in [(0,), (1,), (0, 1), (1, 0), ("0", "1", "2"), ("a",), (10, 1), (1, 1)]
+    ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**63 for s in seeds)
-    assert torch.equal(torch.randn(4, generator=generator(7)), torch.randn(4, generator=generator(7)))
+    assert torch.equal(
+        torch.randn(4, generator=generator(7)), torch.randn(4, generator=generator(7))
+    )
 
 
 def test_order_and_company_do_not_matter():

@@ -1,4 +1,6 @@
-"""A second erasure on top of a first: the first is part of the model, and what it forgot is not asked back."""
+"""A second erasure on top of a first: the first is part of the model, and what it forgot is not
+asked back.
+"""
 
 import pytest
 import tiny
@@ -40,7 +42,9 @@ def first(tmp_path_factory):
 
 def on_top(folder, **overrides):
     return tiny.config(
-        model={"path": str(tiny.pipeline_folder()), "adapters": (str(folder),)}, concept="dog", **overrides
+        model={"path": str(tiny.pipeline_folder()), "adapters": (str(folder),)},
+        concept="dog",
+        **overrides,
     )
 
 
@@ -66,7 +70,9 @@ def test_what_the_first_forgot_is_neither_wanted_back_nor_drawn_over(first):
     weights = reward_weights(book, config.reward, (2,))
     for row, prompt in zip(weights, book.prompts, strict=True):
         assert bool(row.any()) != prompt.gone
-    assert all(i in book.retained for i, p in enumerate(book.prompts) if p.gone), "its KL to the model as it is counts"
+    assert all(i in book.retained for i, p in enumerate(book.prompts) if p.gone), (
+        "its KL to the model as it is counts"
+    )
     assert not any(p.gone for p in PromptBook.from_config(tiny.config(concept="dog")).prompts)
 
 
@@ -88,7 +94,10 @@ def test_the_rest_of_a_target_prompt_is_not_asked_back_either(first, tmp_path):
     weights, names = reward_weights(book, config.reward, (2,)), outcome_names(book, config.reward)
     noto = next(i for i, p in enumerate(book.prompts) if p.target and p.gone)
     assert book.prompts[noto].text == "A dog image in noto style."
-    assert [names[i] for i in weights[noto].nonzero().flatten()] == ["log-odds object dog", "log-prob object fish"]
+    assert [names[i] for i in weights[noto].nonzero().flatten()] == [
+        "log-odds object dog",
+        "log-prob object fish",
+    ]
     assert not book.gone, "no object was forgotten before"
     assert not any(book.prompts[i].gone for i in book.watched)
     with pytest.raises(ConfigError, match="no prompt is left to retain"):
@@ -100,7 +109,9 @@ def test_a_list_of_prompts_to_keep_must_not_ask_back_what_the_first_forgot(first
     (tmp_path / "forget.txt").write_text("a dog\n")
     (tmp_path / "keep.txt").write_text("a caterpillar\nthe Cat of a neighbour\n")
     files = {"target_file": str(tmp_path / "forget.txt"), "retain_file": str(tmp_path / "keep.txt")}
-    with pytest.raises(ConfigError, match=r"holds 'the Cat of a neighbour', but an adapter .* forgot 'cat'"):
+    with pytest.raises(
+        ConfigError, match=r"holds 'the Cat of a neighbour', but an adapter .* forgot 'cat'"
+    ):
         PromptBook.from_config(on_top(folder, prompts=files))
     (tmp_path / "keep.txt").write_text("a caterpillar\n")
     assert len(PromptBook.from_config(on_top(folder, prompts=files)).prompts) == 2
@@ -118,7 +129,10 @@ def test_the_flag_stacks_runs(first, tmp_path):
     assert train._on_top(folder) == [f"model.adapters={folder}"]
     save_adapter(tmp_path, made.adapter_state(), on_top(folder))
     assert train._on_top(tmp_path) == [f"model.adapters={folder},{tmp_path}"]
-    assert settings.load(overrides=train._on_top(tmp_path)).model.adapters == (str(folder), str(tmp_path))
+    assert settings.load(overrides=train._on_top(tmp_path)).model.adapters == (
+        str(folder),
+        str(tmp_path),
+    )
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path):

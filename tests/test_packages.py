@@ -1,4 +1,6 @@
-"""Packages come from one folder: what workers search, what a driver refuses, and what an import leaves behind."""
+"""Packages come from one folder: what workers search, what a driver refuses, and what an import
+leaves behind.
+"""
 
 import ast
 import subprocess
@@ -35,7 +37,9 @@ def test_workers_search_here_first(
     assert packages.search_path() == [str(ROOT), foreign, other]
     monkeypatch.chdir(other)
     monkeypatch.setattr(sys, "path", ["", str(ROOT)])
-    assert packages.search_path() == [str(ROOT), other], "the working directory, as the driver itself searches it"
+    assert packages.search_path() == [str(ROOT), other], (
+        "the working directory, as the driver itself searches it"
+    )
     monkeypatch.setattr(sys, "path", [str(ROOT)])
     assert packages.search_path() == [str(ROOT)], "the driver does not search the working directory"
 
@@ -60,7 +64,8 @@ def test_the_driver_takes_its_own_packages(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text(THEIRS)
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", "config", "show"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "experiments", "config", "show"], cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -70,7 +75,8 @@ def test_two_kinds_in_one_process_are_refused_with_both_paths(tmp_path: Path) ->
     (tmp_path / "learner").mkdir()
     (tmp_path / "learner" / "__init__.py").touch()
     done = subprocess.run(
-        [sys.executable, "-c", "import learner, experiments"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", "import learner, experiments"], cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
@@ -78,7 +84,7 @@ def test_two_kinds_in_one_process_are_refused_with_both_paths(tmp_path: Path) ->
     assert str(ROOT / "learner") in done.stderr.splitlines()[-1]
 
 
-# -- open_clip and timm ------------------------------------------------------------------------------------------------
+# -- open_clip and timm ----------------------------------------------------------------------------
 
 
 def test_only_one_module_imports_them() -> None:

@@ -1,4 +1,6 @@
-"""What is shipped: a wheel with the five packages, the canvas and the template, and pins that fit the ranges."""
+"""What is shipped: a wheel with the five packages, the canvas and the template, and pins that fit
+the ranges.
+"""
 
 import re
 import subprocess
@@ -17,7 +19,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def pins() -> dict[str, Version]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return {normal(name): Version(version) for name, _, version in (line.partition("==") for line in lines)}
+    return {
+        normal(name): Version(version)
+        for name, _, version in (line.partition("==") for line in lines)
+    }
 
 
 def normal(name: str) -> str:
@@ -30,7 +35,9 @@ def test_constraints_are_plain_pins() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", PROJECT["dependencies"] + [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    "text",
+    PROJECT["dependencies"]
+    + [text for extra in PROJECT["optional-dependencies"].values() for text in extra],
 )
 def test_every_range_is_bounded_and_holds_its_pin(text: str) -> None:
     need = Requirement(text)
@@ -42,7 +49,8 @@ def test_every_range_is_bounded_and_holds_its_pin(text: str) -> None:
 @pytest.mark.slow
 def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path),
+         str(ROOT)],
         check=True, capture_output=True,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")
@@ -80,6 +88,8 @@ def test_the_entry_point_is_the_command_line() -> None:
 
 
 def test_releases_with_known_holes_are_not_admitted() -> None:
-    (diffusers,) = [need for need in map(Requirement, PROJECT["dependencies"]) if need.name == "diffusers"]
+    (diffusers,) = [
+        need for need in map(Requirement, PROJECT["dependencies"]) if need.name == "diffusers"
+    ]
     assert not diffusers.specifier.contains("0.42.0")
     assert diffusers.specifier.contains("0.42.1"), "the security release"

@@ -26,7 +26,10 @@ def interval(value: float, spread: float = 2.0) -> dict[str, float]:
 
 
 def model(name: str, ua: float, broken: bool = False) -> dict[str, object]:
-    figures = {key: interval(90.0) for key in ("ira", "ira_all", "cra", "cra_all", "coherence", "similarity")}
+    figures = {
+        key: interval(90.0)
+        for key in ("ira", "ira_all", "cra", "cra_all", "coherence", "similarity")
+    }
     return figures | {
         "name": name,
         "ua": interval(ua),
@@ -51,13 +54,30 @@ def model(name: str, ua: float, broken: bool = False) -> dict[str, object]:
 def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False) -> Path:
     """A run folder as training, evaluation and attacks leave it."""
     folder.mkdir(parents=True)
-    config = tiny.config(seed=seed, prompts={"template": "A {object} image " + HOSTILE.replace("{{ 7*7 }}", "")})
+    config = tiny.config(
+        seed=seed, prompts={"template": "A {object} image " + HOSTILE.replace("{{ 7*7 }}", "")}
+    )
     (folder / "config.yaml").write_text(settings.dump(config))
     sides = {"before": {"ua": 1.0}, "after": {"ua": ua}, "counts": {"target_images": 8}}
-    protocol = {"judge": "the test's judge", "seeds": [0, 1], "prompts": 6, "images": 12, "definitions": {}}
-    evaluation = sides | {"protocol": protocol, "models": [model("untouched", 1.0), model(folder.name, ua, broken)]}
+    protocol = {
+        "judge": "the test's judge",
+        "seeds": [0, 1],
+        "prompts": 6,
+        "images": 12,
+        "definitions": {},
+    }
+    evaluation = sides | {
+        "protocol": protocol,
+        "models": [model("untouched", 1.0), model(folder.name, ua, broken)],
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    row = {"budget": "16 tokens", "before": interval(99.0), "after": interval(40.0), "images": 24, "seconds": 31.0}
+    row = {
+        "budget": "16 tokens",
+        "before": interval(99.0),
+        "after": interval(40.0),
+        "images": 24,
+        "seconds": 31.0,
+    }
     attacks = {
         "concept": "cat",
         "seed": 0,
@@ -72,11 +92,15 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
     }
     (folder / "run_state.json").write_text(json.dumps(state))
     rounds = [
-        {"event": "round", "round": i, "reward": -9.0 + i, "kl": 0.1 * i, "ratio_max": 1.1, "ess": 0.9,
+        {"event": "round", "round": i, "reward": -9.0 + i, "kl": 0.1 * i, "ratio_max": 1.1,
+         "ess": 0.9,
          "explained_variance": [-2.0, None, 0.5, 0.9]}
         for i in range(1, 5)
     ]  # fmt: skip
-    looks = [{"event": "selection", "round": i, "images": 64 * i, "forgotten": i / 4} for i in range(1, 5)]
+    looks = [
+        {"event": "selection", "round": i, "images": 64 * i, "forgotten": i / 4}
+        for i in range(1, 5)
+    ]
     (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rounds + looks))
     table, rows, columns = choose(PromptBook.from_config(config))
     draws = torch.Generator().manual_seed(0)
@@ -89,7 +113,9 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
     ("concept", "names"),
     [("cat", ("cat",)), ("cat, dog", ("cat", "dog")), ("style:flat,style:noto", ("flat", "noto"))],
 )
-def test_a_run_knows_the_names_of_what_was_forgotten(tmp_path: Path, concept: str, names: tuple[str, ...]) -> None:
+def test_a_run_knows_the_names_of_what_was_forgotten(
+    tmp_path: Path, concept: str, names: tuple[str, ...]
+) -> None:
     folder = make_run(tmp_path / "run")
     (folder / "config.yaml").write_text(settings.dump(tiny.config(concept=concept)))
     assert story.read(folder, 0).forgotten == names
@@ -97,10 +123,17 @@ def test_a_run_knows_the_names_of_what_was_forgotten(tmp_path: Path, concept: st
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    found = next(
+        filter(
+            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
+        ),
+        None,
+    )
     with sync_playwright() as playwright:
         if found is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no Chromium on this machine: install one, or run `playwright install chromium`")
+            pytest.skip(
+                "no Chromium on this machine: install one, or run `playwright install chromium`"
+            )
         browser = playwright.chromium.launch(executable_path=found)
         yield browser
         browser.close()
@@ -135,7 +168,9 @@ class Visit:
 
 @pytest.mark.parametrize("which", ["single", "double"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_silent_and_fits(which: str, scheme: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_the_page_is_silent_and_fits(
+    which: str, scheme: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
     file: Path = request.getfixturevalue(which)
     for width in (360, 1280):
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -144,9 +179,13 @@ def test_the_page_is_silent_and_fits(which: str, scheme: str, browser: Browser, 
         assert [url for url in visit.asked if not url.startswith("data:")] == [file.as_uri()]
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         assert visit.page.evaluate(
-            "document.images.length > 0 && [...document.images].every(image => image.naturalWidth > 0)"
+            "document.images.length > 0 && [...document.images].every(image => "
+            "image.naturalWidth > 0)"
         )
-        dark = visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 21, 23)"
+        dark = (
+            visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+            == "rgb(21, 21, 23)"
+        )
         assert dark == (scheme == "dark")
         context.close()
 
@@ -177,7 +216,10 @@ def test_hostile_text_stays_text(browser: Browser, double: Path) -> None:
     visit = Visit(context, double)
     assert visit.page.evaluate("document.querySelectorAll('script').length") == 1
     assert (
-        visit.page.evaluate("document.querySelectorAll('img[src=x], [onerror], [onclick], [style*=url]').length") == 0
+        visit.page.evaluate(
+            "document.querySelectorAll('img[src=x], [onerror], [onclick], [style*=url]').length"
+        )
+        == 0
     )
     assert "<script>alert(1)</script>" in visit.page.locator("body").inner_text()
     assert "{{ 7*7 }}" in visit.page.locator("body").inner_text()
@@ -188,11 +230,16 @@ def test_hostile_text_stays_text(browser: Browser, double: Path) -> None:
 def test_everything_has_a_name(browser: Browser, double: Path) -> None:
     context = browser.new_context()
     page = Visit(context, double).page
-    assert page.evaluate("document.images.length") * page.evaluate("document.querySelectorAll('svg[role=img]').length")
+    assert page.evaluate("document.images.length") * page.evaluate(
+        "document.querySelectorAll('svg[role=img]').length"
+    )
     assert page.evaluate("[...document.images].every(image => image.alt.length > 20)")
-    assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].every(s => s.ariaLabel.trim().length > 20)")
     assert page.evaluate(
-        "[...document.querySelectorAll('svg')].every(s => s.role === 'img' || s.ariaHidden === 'true')"
+        "[...document.querySelectorAll('svg[role=img]')].every(s => s.ariaLabel.trim().length > 20)"
+    )
+    assert page.evaluate(
+        "[...document.querySelectorAll('svg')].every(s => s.role === 'img' || s.ariaHidden === "
+        "'true')"
     )
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
     assert len(ids) == len(set(ids))
@@ -214,7 +261,14 @@ def test_the_figures_are_those_of_the_files(browser: Browser, single: Path, doub
     ):
         assert part in words, part
     words = Visit(context, double).page.locator("body").inner_text()
-    for part in ("first", "second", "60.0", "58.0 to 62.0", "What differs between the runs", "Broken images."):
+    for part in (
+        "first",
+        "second",
+        "60.0",
+        "58.0 to 62.0",
+        "What differs between the runs",
+        "Broken images.",
+    ):
         assert part in words, part
     context.close()
 
@@ -233,7 +287,7 @@ def test_paper_shows_both_sides_and_opens_what_is_folded(browser: Browser, singl
     context.close()
 
 
-# -- the verb ----------------------------------------------------------------------------------------------------------
+# -- the verb --------------------------------------------------------------------------------------
 
 
 def test_report_says_where_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +306,9 @@ def test_report_says_where_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture
         (["report", "x", "--out", "page.pdf"], 2, ".html"),
     ],
 )
-def test_a_wrong_report_is_explained(argv: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_report_is_explained(
+    argv: list[str], code: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(argv) == code
     assert hint in capsys.readouterr().err
 
@@ -285,7 +341,11 @@ def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> Non
 
 def test_figures_not_measured_are_left_out(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    evaluation = {"before": {"ua": 0.0, "ira": None}, "after": {"ua": 50.0, "ira": None}, "counts": {}}
+    evaluation = {
+        "before": {"ua": 0.0, "ira": None},
+        "after": {"ua": 50.0, "ira": None},
+        "counts": {},
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     (folder / "metrics.jsonl").unlink()
     (folder / "attacks.json").unlink()

@@ -15,7 +15,12 @@ def test_every_actor_has_its_place():
     config = tiny.config(
         rollout={"actors": 4, "actors_min": 2},
         learner={"ranks": 2},
-        cluster={"actor_cpus": 0.5, "rollout_gpus": 0.25, "learner_gpus": 1.0, "critic_labels": {"pool": "critics"}},
+        cluster={
+            "actor_cpus": 0.5,
+            "rollout_gpus": 0.25,
+            "learner_gpus": 1.0,
+            "critic_labels": {"pool": "critics"},
+        },
     )
     found = placement.places(config)
     assert found.rollouts == [Place({"CPU": 0.5, "GPU": 0.25}, {})] * 2
@@ -30,7 +35,8 @@ def test_every_actor_has_its_place():
     [
         ("big", "big", True), ("big", "small", False), ("big", None, False),
         ("!big", "small", True), ("!big", "big", False), ("!big", None, True),
-        ("in(big, huge)", "huge", True), ("in(big,huge)", "big", True), ("in(big, huge)", "small", False),
+        ("in(big, huge)", "huge", True), ("in(big,huge)", "big", True),
+        ("in(big, huge)", "small", False),
         ("!in(big, huge)", "huge", False), ("!in(big, huge)", "small", True),
     ],
 )  # fmt: skip
@@ -43,7 +49,8 @@ def test_selectors_are_read_as_ray_reads_them(wish: str, there: str | None, fit:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"pool": "in()"}, {"pool": "two words"}, {"-pool": "a"}, {"pool": "!!a"}, {"a/b/c": "d"}]
+    "labels",
+    [{"pool": "in()"}, {"pool": "two words"}, {"-pool": "a"}, {"pool": "!!a"}, {"a/b/c": "d"}],
 )
 def test_what_is_no_selector_is_refused(labels: dict[str, str]):
     with pytest.raises(ValidationError):

@@ -12,9 +12,13 @@ ADDRESS = "s3://bucket/runs"
 
 
 @pytest.mark.parametrize("key", settings.PLACES)
-@pytest.mark.parametrize("address", [ADDRESS, "gs://x", "file:///tmp/x", "HTTPS://host/x", "hf+x.y-z://a"])
+@pytest.mark.parametrize(
+    "address", [ADDRESS, "gs://x", "file:///tmp/x", "HTTPS://host/x", "hf+x.y-z://a"]
+)
 def test_an_address_is_refused_as_a_setting(key: str, address: str) -> None:
-    with pytest.raises(ConfigError, match=rf"command line: {key}='.*': only local or mounted folders work"):
+    with pytest.raises(
+        ConfigError, match=rf"command line: {key}='.*': only local or mounted folders work"
+    ):
         settings.load(overrides=[f"{key}={address}"], environ={})
     with pytest.raises(ConfigError, match="variable RL_UNLEARN__"):
         settings.load(environ={f"RL_UNLEARN__{key.upper().replace('.', '__')}": address})
@@ -23,18 +27,26 @@ def test_an_address_is_refused_as_a_setting(key: str, address: str) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["train", "--on", ADDRESS], ["train", "--critic-from", ADDRESS], ["train", "--config", ADDRESS],
-        ["train", f"output={ADDRESS}"], ["doctor", f"output={ADDRESS}"], ["demo", f"output={ADDRESS}"],
+        ["train", "--on", ADDRESS], ["train", "--critic-from", ADDRESS],
+        ["train", "--config", ADDRESS],
+        ["train", f"output={ADDRESS}"], ["doctor", f"output={ADDRESS}"],
+        ["demo", f"output={ADDRESS}"],
         ["resume", ADDRESS], ["report", "a", ADDRESS], ["report", "a", "--out", f"{ADDRESS}.html"],
-        ["evaluate", ADDRESS], ["evaluate", "a", "--out", ADDRESS], ["attack", ADDRESS], ["sweep", "--space", ADDRESS],
-        ["export", ADDRESS, "--format", "kohya", "--out", "x"], ["export", "x", "--format", "kohya", "--out", ADDRESS],
-        ["generate", "--prompt", "a", "--adapter", ADDRESS], ["generate", "--prompt", "a", "--out", ADDRESS],
+        ["evaluate", ADDRESS], ["evaluate", "a", "--out", ADDRESS], ["attack", ADDRESS],
+        ["sweep", "--space", ADDRESS],
+        ["export", ADDRESS, "--format", "kohya", "--out", "x"],
+        ["export", "x", "--format", "kohya", "--out", ADDRESS],
+        ["generate", "--prompt", "a", "--adapter", ADDRESS],
+        ["generate", "--prompt", "a", "--out", ADDRESS],
         ["generate", "--prompts", ADDRESS], ["config", "show", "--config", ADDRESS],
     ],
     ids=" ".join,
 )  # fmt: skip
 def test_an_address_is_refused_as_an_argument(
-    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
@@ -47,7 +59,8 @@ def test_addresses_of_clusters_are_no_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["foo\n", "foo\r", "\nfoo", "foo\u2028", "foo\x00", ".foo", "foo/bar", "a" * 65, "", "é"]
+    "name",
+    ["foo\n", "foo\r", "\nfoo", "foo\u2028", "foo\x00", ".foo", "foo/bar", "a" * 65, "", "é"],
 )
 def test_a_name_is_a_name_as_a_whole(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

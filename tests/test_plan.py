@@ -1,4 +1,5 @@
-"""The plan of a run against runs: FLOPs, images and bytes are counted where they really come about."""
+"""The plan of a run against runs: FLOPs, images and bytes are counted where they really come
+about."""
 
 import json
 import shutil
@@ -56,7 +57,7 @@ def planned(config: Config) -> tuple[PromptBook, hollow.Hollow, Costs]:
     return book, model, costs.of(config, book, model)
 
 
-# -- one pass ----------------------------------------------------------------------------------------------------------
+# -- one pass --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,15 +94,21 @@ def test_of_attention_the_counter_sees_both_passes() -> None:
 
 
 def test_bytes_kept_are_those_that_autograd_keeps() -> None:
-    """Of two linear layers and a square: the input of each layer whose weights are trained, and what is squared."""
+    """Of two linear layers and a square: the input of each layer whose weights are trained, and
+    what is squared.
+    """
     first, second = (torch.nn.Linear(10, 20, device="meta"), torch.nn.Linear(20, 5, device="meta"))
     weights = [*first.parameters(), *second.parameters()]
     rows = torch.empty(7, 10, device="meta")
     found = counting.count(lambda: second(first(rows)).square(), weights, trained=True)
     assert found.kept == 4 * 7 * (10 + 20 + 5)
     assert found.forward == 2 * 7 * (10 * 20 + 20 * 5)
-    assert found.backward == 2 * 7 * (10 * 20 + 2 * 20 * 5), "nobody asks for the gradient of the rows"
-    assert found.peak == 4 * 7 * (20 + 5), "rows are made by no call, a square takes its input's place or less"
+    assert found.backward == 2 * 7 * (10 * 20 + 2 * 20 * 5), (
+        "nobody asks for the gradient of the rows"
+    )
+    assert found.peak == 4 * 7 * (20 + 5), (
+        "rows are made by no call, a square takes its input's place or less"
+    )
     first.requires_grad_(False)
     assert counting.count(lambda: second(first(rows)), weights, trained=True).kept == 4 * 7 * 20
 
@@ -113,14 +120,17 @@ def test_bytes_in_use_at_once_are_those_of_the_real_pass(checkpointed: bool) -> 
     def made(device: str) -> tuple[SD3Transformer2DModel, dict[str, torch.Tensor]]:
         with torch.device(device):
             network = SD3Transformer2DModel(
-                sample_size=32, patch_size=2, in_channels=16, out_channels=16, num_layers=6, attention_head_dim=32,
-                num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=128, pooled_projection_dim=32,
+                sample_size=32, patch_size=2, in_channels=16, out_channels=16, num_layers=6,
+                attention_head_dim=32,
+                num_attention_heads=4, joint_attention_dim=64, caption_projection_dim=128,
+                pooled_projection_dim=32,
                 pos_embed_max_size=32, qk_norm="rms_norm",
             ).requires_grad_(False)  # fmt: skip
             network.add_adapter(LoraConfig(r=4, target_modules=r".*attn\.to_[qkv]$"))
             asked = {
                 "hidden_states": torch.ones(1, 16, 32, 32), "timestep": torch.ones(1),
-                "encoder_hidden_states": torch.ones(1, 77, 64), "pooled_projections": torch.ones(1, 32),
+                "encoder_hidden_states": torch.ones(1, 77, 64),
+                "pooled_projections": torch.ones(1, 32),
             }  # fmt: skip
         return network.to(device), asked
 
@@ -145,7 +155,9 @@ def test_bytes_in_use_at_once_are_those_of_the_real_pass(checkpointed: bool) -> 
 
 @pytest.mark.parametrize("name", ["stable_diffusion", "sd3"])
 def test_checkpointing_keeps_less_and_computes_again(name: str) -> None:
-    plain, again = (planned(of_family(name, learner={"checkpointing": way}))[2].step for way in ("off", "on"))
+    plain, again = (
+        planned(of_family(name, learner={"checkpointing": way}))[2].step for way in ("off", "on")
+    )
     assert again.kept < 0.7 * plain.kept
     assert again.learning < plain.learning
     assert plain.kept <= plain.learning
@@ -157,12 +169,13 @@ def test_in_half_precision_norms_are_in_fp32() -> None:
     norm = torch.nn.LayerNorm(16, device="meta", dtype=torch.bfloat16)
     rows = torch.empty(4, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
     plain, mixed = (
-        counting.count(lambda: norm(rows), norm.parameters(), trained=True, mixed=mixed) for mixed in (False, True)
+        counting.count(lambda: norm(rows), norm.parameters(), trained=True, mixed=mixed)
+        for mixed in (False, True)
     )
     assert mixed.kept > 1.5 * plain.kept
 
 
-# -- a model of real size ----------------------------------------------------------------------------------------------
+# -- a model of real size --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +187,17 @@ def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) -> None:
-    """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 0.97 GiB kept for an image and a branch; 1.41 GiB of
-    memory for each image more that is decoded; 10.3 GiB of the learner with checkpointing, 16 states at once."""
+    """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 0.97 GiB kept for an image and a
+    branch; 1.41 GiB of memory for each image more that is decoded; 10.3 GiB of the learner with
+    checkpointing, 16 states at once.
+    """
 
     def plan(**learner: Any) -> tuple[hollow.Hollow, Costs, dict[str, memory.Role]]:
         chosen = tiny.config(
-            model={"path": str(stable_diffusion_15), "dtype": "bf16"}, sampler={"guidance": 5.0, "steps": 30},
-            lora={"rank": 16}, learner={"microbatch": 16, "batch": 24} | learner, rollout={"batch": 16, "images": 24},
+            model={"path": str(stable_diffusion_15), "dtype": "bf16"},
+            sampler={"guidance": 5.0, "steps": 30},
+            lora={"rank": 16}, learner={"microbatch": 16, "batch": 24} | learner,
+            rollout={"batch": 16, "images": 24},
         )  # fmt: skip
         book, model, one = planned(chosen)
         return model, one, memory.roles(chosen, book, model, one)
@@ -192,22 +209,28 @@ def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) 
     assert one.decode.peak == pytest.approx(1.41 * GIBIBYTE, rel=0.25)
     assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(0.86e9, rel=0.01)
     # The three in one process took 38.6 GiB at their most, a second copy of the network among them.
-    together = memory.together(list(needs.values()), in_turn=True) + needs["learner"].lasting["network"]
+    together = (
+        memory.together(list(needs.values()), in_turn=True) + needs["learner"].lasting["network"]
+    )
     assert together == pytest.approx(38.6 * GIBIBYTE, rel=0.15)
     assert plan(checkpointing="on")[2]["learner"].total == pytest.approx(10.3 * GIBIBYTE, rel=0.15)
 
 
 def test_on_a_gpu_images_are_decoded_in_parts(stable_diffusion_15: Path) -> None:
-    chosen = tiny.config(model={"path": str(stable_diffusion_15)}, rollout={"batch": 16, "images": 24})
+    chosen = tiny.config(
+        model={"path": str(stable_diffusion_15)}, rollout={"batch": 16, "images": 24}
+    )
     book = PromptBook.from_config(chosen)
     needs = {}
     for device in ("cpu", "cuda"):
         model = hollow.build(chosen, device)
-        needs[device] = memory.roles(chosen, book, model, costs.of(chosen, book, model))["rollout"].moments
+        needs[device] = memory.roles(chosen, book, model, costs.of(chosen, book, model))[
+            "rollout"
+        ].moments
     assert needs["cuda"]["decoding 16 images"] < 0.3 * needs["cpu"]["decoding 16 images"]
 
 
-# -- whole runs --------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -226,7 +249,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 @pytest.mark.slow
 def test_images_and_bytes_are_those_of_a_whole_run(tmp_path: Path, drawn: list[int]) -> None:
-    chosen = judged(output=str(tmp_path / "out"), name="r", loop={"checkpoint_every": 1}, replay={"spill": True})
+    chosen = judged(
+        output=str(tmp_path / "out"), name="r", loop={"checkpoint_every": 1}, replay={"spill": True}
+    )
     file = tmp_path / "tiny.yaml"
     file.write_text(settings.dump(chosen))
     plan = make(chosen, evaluated=True)
@@ -236,7 +261,12 @@ def test_images_and_bytes_are_those_of_a_whole_run(tmp_path: Path, drawn: list[i
     run, disk = tmp_path / "out" / "r", plan["disk"]
 
     def size(*patterns: str) -> int:
-        return sum(path.stat().st_size for pattern in patterns for path in run.glob(pattern) if path.is_file())
+        return sum(
+            path.stat().st_size
+            for pattern in patterns
+            for path in run.glob(pattern)
+            if path.is_file()
+        )
 
     headers = 16_384
     assert disk["adapter"] <= size("adapter/*.safetensors") <= disk["adapter"] + headers
@@ -259,7 +289,8 @@ def test_images_and_bytes_are_those_of_a_whole_run(tmp_path: Path, drawn: list[i
     [
         {}, {"loop": {"rounds": 5}, "selection": {"every": 1}},
         {"loop": {"rounds": 5, "pipeline": 0}, "selection": {"every": 1}},
-        {"loop": {"rounds": 4, "pipeline": 3}, "selection": {"every": 1}, "rollout": {"images": 5, "batch": 3}},
+        {"loop": {"rounds": 4, "pipeline": 3}, "selection": {"every": 1},
+         "rollout": {"images": 5, "batch": 3}},
         {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 4}, "loop": {"rounds": 4}},
         {"replay": {"capacity": 32}, "loop": {"rounds": 6}},
     ],
@@ -284,7 +315,11 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
     assert sum(drawn) == sum(wanted.values())
     (warm_up,) = [row for name, row in events if name == "warm-up"]
     assert warm_up["pool_states"] == stores.retained(chosen, book) * one.learned
-    assert max(most) <= stores.held(chosen) <= max(most) + chosen.rollout.images * (chosen.loop.pipeline + 1)
+    assert (
+        max(most)
+        <= stores.held(chosen)
+        <= max(most) + chosen.rollout.images * (chosen.loop.pipeline + 1)
+    )
 
 
 @pytest.mark.slow
@@ -299,8 +334,12 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
 def test_the_work_of_each_phase_is_the_real_one(
     name: str, estimator: str, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = of_family(name, estimator={"name": estimator}, sampler={"guidance": guidance}, loop={"rounds": 2})
-    monkeypatch.setattr("torch.backends.mha._is_fastpath_enabled", False)  # the counter does not see it
+    chosen = of_family(
+        name, estimator={"name": estimator}, sampler={"guidance": guidance}, loop={"rounds": 2}
+    )
+    monkeypatch.setattr(
+        "torch.backends.mha._is_fastpath_enabled", False
+    )  # the counter does not see it
     found: Counter[str] = Counter()
 
     def counted(kind: type, method: str, phase: Callable[[Any], str]) -> None:
@@ -330,7 +369,7 @@ def test_the_work_of_each_phase_is_the_real_one(
     assert work == {"critic": 0} | found
 
 
-# -- bytes -------------------------------------------------------------------------------------------------------------
+# -- bytes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("estimator", ["pathwise", "qprop", "x0hat", "group"])
@@ -343,7 +382,10 @@ def test_bytes_of_a_trajectory(estimator: str, dtype: str) -> None:
     stored = sum(tensor.nbytes for tensor in scored.trajectory.tensors().values())
     more = [tensor for tensor in (scored.values, scored.action_gradients) if tensor is not None]
     one = stores.row(chosen, book, model)
-    assert (2 * one.stored, 2 * one.scored) == (stored, stored + sum(tensor.nbytes for tensor in more))
+    assert (2 * one.stored, 2 * one.scored) == (
+        stored,
+        stored + sum(tensor.nbytes for tensor in more),
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -353,7 +395,11 @@ def test_weights_are_held_as_the_plan_says(name: str) -> None:
     _, model, _ = planned(chosen)
     real = DiffusionPolicy(load_pipeline(chosen.model, chosen.sampler), chosen)
     adapter = {id(p) for p in real.parameters()}
-    parts = [part for part in real.family.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    parts = [
+        part
+        for part in real.family.pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+    ]
     parameters = {id(p): p for part in parts for p in memory.tensors(part) if id(p) not in adapter}
     assert sum(memory.weights(model).values()) == sum(p.nbytes for p in parameters.values())
     assert sum(p.numel() for p in model.adapter) == sum(p.numel() for p in real.parameters())
@@ -366,7 +412,10 @@ def test_who_shares_a_card() -> None:
     def cards(rollouts: int, *gpus: float, inline: bool = False) -> list[list[str]]:
         numbers = {"rollout": rollouts, "critic": 1, "learner": 1, "replay": 1}
         shares = dict(zip(numbers, (*gpus, 0.0), strict=True))
-        groups = {who: [Place({"CPU": 1.0, "GPU": shares[who]}, {})] * count for who, count in numbers.items()}
+        groups = {
+            who: [Place({"CPU": 1.0, "GPU": shares[who]}, {})] * count
+            for who, count in numbers.items()
+        }
         return memory.cards(groups, needs, inline)
 
     assert cards(1, 0.4, 0.1, 0.5) == [["rollout", "critic", "learner"]]
@@ -378,7 +427,7 @@ def test_who_shares_a_card() -> None:
     assert memory.together([role, role], in_turn=True) == 25
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -394,7 +443,20 @@ def test_the_command_makes_nothing_and_needs_no_weights(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny.pipeline_folder(), model, ignore=shutil.ignore_patterns("*.safetensors"))
-    assert main([*command, f"model.path={model}", "--tflops", "100", "--mfu", "0.5", "cluster.learner_gpus=2"]) == 0
+    assert (
+        main(
+            [
+                *command,
+                f"model.path={model}",
+                "--tflops",
+                "100",
+                "--mfu",
+                "0.5",
+                "cluster.learner_gpus=2",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().err
     assert "at 100 TFLOP/s, 50% of it used" in said
     assert "warning: on this machine only 0 of 4 actors fit" in said
@@ -405,7 +467,9 @@ def test_the_command_makes_nothing_and_needs_no_weights(
 def test_as_json(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--json", "--tflops", "100"]) == 0
     plan = json.loads(capfd.readouterr().out)
-    assert plan["images"]["all"] == sum(number for kind, number in plan["images"].items() if kind != "all")
+    assert plan["images"]["all"] == sum(
+        number for kind, number in plan["images"].items() if kind != "all"
+    )
     assert plan["hours"]["all"] == pytest.approx(plan["work"]["all"] / (0.4 * 100e12) / 3600)
     assert [place["role"] for place in plan["places"]] == ["rollout", "critic", "learner", "replay"]
     assert plan["mfu"] == speeds.MFU
@@ -419,8 +483,10 @@ def test_as_json(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--mfu", "2"], "--mfu 2 is more than all"), (["--mfu", "none"], "--mfu 'none' is no positive number"),
-        (["--tflops", "-3"], "--tflops '-3' is no positive number"), (["--tflops", "nan"], "no positive number"),
+        (["--mfu", "2"], "--mfu 2 is more than all"),
+        (["--mfu", "none"], "--mfu 'none' is no positive number"),
+        (["--tflops", "-3"], "--tflops '-3' is no positive number"),
+        (["--tflops", "nan"], "no positive number"),
         (["concept=unicorn"], "unicorn"), (["loop.rounds=0"], "loop.rounds"),
     ],
 )  # fmt: skip
@@ -442,7 +508,11 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny.pipeline_folder(), model)
     file = model / "unet" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"down_block_types": ["NoSuchBlock", "DownBlock2D"]}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text()) | {"down_block_types": ["NoSuchBlock", "DownBlock2D"]}
+        )
+    )
     with pytest.raises(DataError, match="no network can be made of model folder"):
         make(tiny.config(model={"path": str(model)}), evaluated=False)
 
@@ -463,13 +533,20 @@ def test_a_hub_model_is_planned_by_its_small_files(monkeypatch: pytest.MonkeyPat
         raise OSError("no network")
 
     monkeypatch.setattr(hollow, "snapshot_download", fail)
-    with pytest.raises(DataError, match="'owner/name': its configuration cannot be fetched: no network"):
+    with pytest.raises(
+        DataError, match="'owner/name': its configuration cannot be fetched: no network"
+    ):
         make(chosen, evaluated=False)
 
 
 def test_units() -> None:
     assert [page.size(n) for n in (0, 512, 2048, 3 * 2**30)] == ["0 B", "512 B", "2 KiB", "3 GiB"]
-    assert [page.operations(n) for n in (5, 2.5e9, 1.61e12, 4e19)] == ["5 FLOP", "2.5 GFLOP", "1.61 TFLOP", "40 EFLOP"]
+    assert [page.operations(n) for n in (5, 2.5e9, 1.61e12, 4e19)] == [
+        "5 FLOP",
+        "2.5 GFLOP",
+        "1.61 TFLOP",
+        "40 EFLOP",
+    ]
     assert [page.duration(h) for h in (2.0, 0.05, 0.0005)] == ["2.0 h", "3.0 min", "1.8 s"]
 
 

@@ -1,4 +1,6 @@
-"""The policy against plain diffusers: the same images, the same guidance, and an adapter that starts as nothing."""
+"""The policy against plain diffusers: the same images, the same guidance, and an adapter that
+starts as nothing.
+"""
 
 import shutil
 import warnings
@@ -18,7 +20,11 @@ from rl_unlearn.families.pipeline import device_of, load_pipeline
 from rl_unlearn.noise import trajectory_noise
 from rl_unlearn.policy import DiffusionPolicy
 
-PROMPTS = ["A cat image in flat style.", "A dog image in noto style.", "A fish image in flat style."]
+PROMPTS = [
+    "A cat image in flat style.",
+    "A dog image in noto style.",
+    "A fish image in flat style.",
+]
 SEEDS = [3, 1, 2]
 
 
@@ -91,12 +97,16 @@ def test_masters_are_fp32_and_alone_trainable(dtype):
 
 
 @pytest.mark.parametrize(
-    ("layers", "found"), [("cross", {"attn2"}), ("self", {"attn1"}), ("attention", {"attn1", "attn2"})]
+    ("layers", "found"),
+    [("cross", {"attn2"}), ("self", {"attn1"}), ("attention", {"attn1", "attn2"})],
 )
 def test_layers_chosen_by_name(layers, found):
     names = policy(lora={"layers": layers, "rank": 3}).adapter_state()
     assert {
-        part for name in names for part in name.split(".") if part.startswith("attn") and part[4:].isdigit()
+        part
+        for name in names
+        for part in name.split(".")
+        if part.startswith("attn") and part[4:].isdigit()
     } == found
     assert {t.shape[0] for name, t in names.items() if ".lora_A." in name} == {3}
     projections = {name.split("attn")[-1].split(".", 1)[1].split(".lora")[0] for name in names}
@@ -118,7 +128,9 @@ def test_the_same_images_as_plain_diffusers_with_the_same_noise(folder):
         state = noise[:, 0]
         for k, t in enumerate(scheduler.timesteps):
             output = pipeline.unet(state, t, encoder_hidden_states=embeddings).sample
-            state = scheduler.step(output, t, state, eta=1.0, variance_noise=noise[:, k + 1]).prev_sample
+            state = scheduler.step(
+                output, t, state, eta=1.0, variance_noise=noise[:, k + 1]
+            ).prev_sample
             torch.testing.assert_close(latents[:, k + 1], state, atol=1e-5, rtol=1e-5)
         decoded = pipeline.vae.decode(state / pipeline.vae.config.scaling_factor).sample
         images = pipeline.image_processor.postprocess(decoded, output_type="pt")
@@ -133,7 +145,9 @@ def test_guidance_is_the_usual_extrapolation():
         conditional = single.predict(latents, 1, embeddings)
         unconditional = single.predict(latents, 1, single.encode(["", "", ""]))
         expected = unconditional + 2.5 * (conditional - unconditional)
-        torch.testing.assert_close(made.predict(latents, 1, embeddings), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            made.predict(latents, 1, embeddings), expected, atol=1e-5, rtol=1e-4
+        )
     assert not torch.allclose(expected, conditional, atol=1e-3)
 
 
@@ -162,7 +176,9 @@ def test_mixed_steps_equal_single_ones():
         mixed = made.predict(latents, index, embeddings)
         for row, k in enumerate(index.tolist()):
             one = slice(row, row + 1)
-            torch.testing.assert_close(mixed[one], made.predict(latents[one], k, embeddings[one]), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                mixed[one], made.predict(latents[one], k, embeddings[one]), atol=1e-5, rtol=1e-4
+            )
 
 
 def test_log_probs_of_a_rollout_are_those_of_its_steps():
@@ -216,11 +232,16 @@ def test_generate_in_batches_and_bad_counts():
 def test_long_prompt_lists_are_encoded_in_parts():
     made = policy()
     many = [f"{i}" for i in range(300)]
-    found, expected = made.encode(many)[torch.tensor([0, 256, 299])], made.encode(["0", "256", "299"])
+    found, expected = (
+        made.encode(many)[torch.tensor([0, 256, 299])],
+        made.encode(["0", "256", "299"]),
+    )
     torch.testing.assert_close(found.text, expected.text, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("folder", "predicts_noise"), [(tiny.pipeline_folder, False), (tiny.epsilon_folder, True)])
+@pytest.mark.parametrize(
+    ("folder", "predicts_noise"), [(tiny.pipeline_folder, False), (tiny.epsilon_folder, True)]
+)
 def test_shape_and_kernel_from_the_folder_alone(folder, predicts_noise):
     config = tiny.config(model={"path": str(folder())})
     shape, kernel = read_shape_and_kernel(config)
@@ -232,7 +253,7 @@ def test_shape_and_kernel_from_the_folder_alone(folder, predicts_noise):
     assert made.dimensions == 256
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def refused(model: Model, words: str) -> None:
@@ -285,7 +306,10 @@ def test_truncated_weights(tmp_path, part):
     folder = copied(tmp_path)
     (weights,) = (folder / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:2000])
-    refused(Model(path=str(folder)), rf"{part}/.*safetensors (is no safetensors file|has 2000 bytes, not)")
+    refused(
+        Model(path=str(folder)),
+        rf"{part}/.*safetensors (is no safetensors file|has 2000 bytes, not)",
+    )
 
 
 def test_a_broken_index(tmp_path):
@@ -294,7 +318,9 @@ def test_a_broken_index(tmp_path):
     refused(Model(path=str(folder)), "model_index.json holds no JSON object")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants absent")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="this machine has the GPU that the test wants absent"
+)
 def test_a_gpu_that_is_absent():
     for ask in (device_of, load_pipeline):
         with pytest.raises(MachineError, match="no usable GPU"):
@@ -302,7 +328,7 @@ def test_a_gpu_that_is_absent():
     assert device_of(Model()) == device_of(Model(device="cpu")) == torch.device("cpu")
 
 
-# -- the shipped canvas ------------------------------------------------------------------------------------------------
+# -- the shipped canvas ----------------------------------------------------------------------------
 
 
 def test_the_canvas_is_one_more_pipeline():
@@ -323,7 +349,9 @@ def test_the_canvas_is_one_more_pipeline():
         state = noise[:, 0]
         for k, t in enumerate(scheduler.timesteps):
             output = pipeline.unet(state, t, encoder_hidden_states=embeddings).sample
-            state = scheduler.step(output, t, state, eta=1.0, variance_noise=noise[:, k + 1]).prev_sample
+            state = scheduler.step(
+                output, t, state, eta=1.0, variance_noise=noise[:, k + 1]
+            ).prev_sample
         theirs = pipeline.vae.decode(state / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
     torch.testing.assert_close(images, theirs.clamp(0, 1), atol=2e-3, rtol=0)
 
@@ -340,5 +368,7 @@ def test_filled_up_tokens_change_nothing(guidance):
     with torch.no_grad():
         found = policy.predict(latents, torch.tensor([0, 7]), embeddings)
         plain = policy.network(latents, timesteps, encoder_hidden_states=embeddings.text).sample
-        without = policy.network(latents, timesteps, encoder_hidden_states=policy.encode(["", ""]).text).sample
+        without = policy.network(
+            latents, timesteps, encoder_hidden_states=policy.encode(["", ""]).text
+        ).sample
     torch.testing.assert_close(found, without + guidance * (plain - without), atol=1e-5, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""Pools of nodes on a real Ray cluster of several: labels, fractions of GPUs, nodes that come and go during a run."""
+"""Pools of nodes on a real Ray cluster of several: labels, fractions of GPUs, nodes that come and
+go during a run.
+"""
 
 import contextlib
 import socket
@@ -34,10 +36,19 @@ def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def agent_ports() -> dict[str, int]:
-    """Of a node's agent: a node that is told them does not wait for the agent to choose, which ends it after 15 s."""
+    """Of a node's agent: a node that is told them does not wait for the agent to choose, which ends
+    it after 15 s.
+    """
     with contextlib.ExitStack() as stack:
-        names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-        sockets = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
+        names = (
+            "metrics_agent_port",
+            "metrics_export_port",
+            "dashboard_agent_listen_port",
+            "runtime_env_agent_port",
+        )
+        sockets = {
+            name: stack.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names
+        }
         return {name: found.getsockname()[1] for name, found in sockets.items()}
 
 
@@ -49,7 +60,8 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        # A busy machine starts a node's agent late, which ends the node, and answers late, which counts as death.
+        # A busy machine starts a node's agent late, which ends the node, and answers late, which
+        # counts as death.
         patch.setenv("RAY_agent_register_timeout_ms", "600000")
         patch.setenv("RAY_health_check_timeout_ms", "120000")
         patch.setattr(services, "get_node", patient(services.get_node))
@@ -67,14 +79,19 @@ def cluster() -> Iterator[Any]:
 def inline() -> list[str]:
     """Digests of all policy versions."""
     digests: list[str] = []
-    program.train(tiny.config(**SETTINGS), lambda name, row: digests.extend(tiny.versions([(name, row)])))
+    program.train(
+        tiny.config(**SETTINGS), lambda name, row: digests.extend(tiny.versions([(name, row)]))
+    )
     return digests
 
 
 @contextlib.contextmanager
 def nodes(cluster: Any, *options: dict[str, Any]) -> Iterator[list[Any]]:
     """More nodes, for a while."""
-    added = [cluster.add_node(**{"num_cpus": 1, "num_gpus": 0} | option, **agent_ports()) for option in options]
+    added = [
+        cluster.add_node(**{"num_cpus": 1, "num_gpus": 0} | option, **agent_ports())
+        for option in options
+    ]
     cluster.wait_for_nodes(PATIENCE)
     try:
         yield added
@@ -104,7 +121,8 @@ def until(true: Callable[[], bool]) -> None:
 def test_each_pool_gets_its_actors(cluster: Any, inline: list[str]) -> None:
     settings = {
         "inline": False, "actor_cpus": 0.1, "rollout_gpus": 0.5, "critic_gpus": 0.25,
-        "rollout_labels": {"pool": "in(rollouts, spare)"}, "critic_labels": {"pool": "!rollouts", "tier": "gpu"},
+        "rollout_labels": {"pool": "in(rollouts, spare)"},
+        "critic_labels": {"pool": "!rollouts", "tier": "gpu"},
         "learner_labels": {"tier": "learners"},
     }  # fmt: skip
     seen: dict[str, dict[str, list[str]]] = {}
@@ -113,7 +131,12 @@ def test_each_pool_gets_its_actors(cluster: Any, inline: list[str]) -> None:
     def listen(name: str, row: dict[str, Any]) -> None:
         digests.extend(tiny.versions([(name, row)]))
         if name == "round" and not seen:
-            seen.update({kind: living(kind) for kind in ("RolloutActor", "CriticActor", "Learner", "ReplayActor")})
+            seen.update(
+                {
+                    kind: living(kind)
+                    for kind in ("RolloutActor", "CriticActor", "Learner", "ReplayActor")
+                }
+            )
 
     pools: list[dict[str, Any]] = [
         {"num_gpus": 1, "labels": {"pool": "rollouts", "tier": "gpu"}},
@@ -136,7 +159,9 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
     settings = {**SETTINGS, "loop": loop}
     expected: list[str] = []
     found: list[str] = []
-    program.train(tiny.config(**settings), lambda name, row: expected.extend(tiny.versions([(name, row)])))
+    program.train(
+        tiny.config(**settings), lambda name, row: expected.extend(tiny.versions([(name, row)]))
+    )
     room: list[Any] = []
 
     def listen(name: str, row: dict[str, Any]) -> None:
@@ -144,8 +169,12 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
         if name != "round":
             return
         if row["round"] == 1:
-            assert sum(map(len, living("RolloutActor").values())) == 3, "one at work, two waiting for room"
-            room.append(cluster.add_node(num_cpus=1, num_gpus=0, labels={"pool": "guests"}, **agent_ports()))
+            assert sum(map(len, living("RolloutActor").values())) == 3, (
+                "one at work, two waiting for room"
+            )
+            room.append(
+                cluster.add_node(num_cpus=1, num_gpus=0, labels={"pool": "guests"}, **agent_ports())
+            )
             until(lambda: living("RolloutActor").get(room[0].node_id) == ["ALIVE"] * 2)
         if row["round"] == 6:
             cluster.remove_node(room[0], allow_graceful=False)

@@ -1,4 +1,6 @@
-"""The private Ray: refuses to be opened, and whole runs on it: where it listens, how urgent it is, what is imported."""
+"""The private Ray: refuses to be opened, and whole runs on it: where it listens, how urgent it is,
+what is imported.
+"""
 
 import ipaddress
 import os
@@ -28,7 +30,10 @@ RAY = {"inline": False, "actor_cpus": 0.1}
 @pytest.mark.parametrize("mode", ["disabled", "Disabled", "", "k8s"])
 def test_a_private_ray_without_token_is_refused(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    with pytest.raises(MachineError, match=r"RAY_AUTH_MODE=.*unset it"), program.ray_cluster(tiny.config(cluster=RAY)):
+    with (
+        pytest.raises(MachineError, match=r"RAY_AUTH_MODE=.*unset it"),
+        program.ray_cluster(tiny.config(cluster=RAY)),
+    ):
         raise AssertionError("it started")
 
 
@@ -41,8 +46,12 @@ def test_that_is_told_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("variable", ["RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
-def test_a_private_ray_keeps_its_state_to_itself(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+@pytest.mark.parametrize(
+    "variable", ["RAY_REDIS_ADDRESS", "RAY_gcs_storage", "RAY_JOB_CONFIG_JSON_ENV_VAR"]
+)
+def test_a_private_ray_keeps_its_state_to_itself(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "redis")
     with pytest.raises(MachineError, match=f"{variable} is set"):
         private.check_environment()
@@ -95,20 +104,34 @@ def is_loopback(address: str) -> bool:
     [(False, 2, ["-c", CONSOLE]), (True, 1, ["-m", "experiments"])],
     ids=["console", "module and dashboard"],
 )
-def test_a_run_in_a_users_folder(tmp_path: Path, dashboard: bool, ranks: int, command: list[str]) -> None:
-    """A whole run, started in a folder that has packages with the same names; its processes are looked at meanwhile."""
+def test_a_run_in_a_users_folder(
+    tmp_path: Path, dashboard: bool, ranks: int, command: list[str]
+) -> None:
+    """A whole run, started in a folder that has packages with the same names; its processes are
+    looked at meanwhile.
+    """
     for name in ("actors", "learner", "cluster", "rl_unlearn"):
         (tmp_path / "user" / name).mkdir(parents=True)
-        (tmp_path / "user" / name / "__init__.py").write_text(f"raise RuntimeError('the {name} of somebody else')\n")
+        (tmp_path / "user" / name / "__init__.py").write_text(
+            f"raise RuntimeError('the {name} of somebody else')\n"
+        )
     config = tiny.config(
-        concept="cat", output=str(tmp_path / "out"), name="r", tensorboard=False, learner={"ranks": ranks},
-        cluster=RAY | {"dashboard": dashboard}, loop={"rounds": 2, "timeout": 600.0, "heartbeat": 300.0},
+        concept="cat", output=str(tmp_path / "out"), name="r", tensorboard=False,
+        learner={"ranks": ranks},
+        cluster=RAY | {"dashboard": dashboard},
+        loop={"rounds": 2, "timeout": 600.0, "heartbeat": 300.0},
     )  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(settings.dump(config))
     temporary = Path(mkdtemp(prefix="tests-"))  # below /tmp, where sockets have room
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(temporary),
+        "RAY_TMPDIR": "/tmp",
+    }
     run = subprocess.Popen(
-        [sys.executable, *command, "train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate"],
+        [sys.executable, *command, "train", "--config", str(tmp_path / "tiny.yaml"),
+         "--no-evaluate"],
         cwd=tmp_path / "user", env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     driver, sockets, niceness = psutil.Process(run.pid), set[tuple[str, str]](), dict[str, int]()

@@ -24,7 +24,14 @@ def test_the_grid_of_an_object():
         "A dog image in flat style.",
     ]
     assert (made.targets, made.retained) == ([0, 1], [2, 3, 4, 5])
-    assert [(p.object, p.style) for p in made.prompts] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(p.object, p.style) for p in made.prompts] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     assert (made.concepts, made.concept_domain, made.other_domain) == ((0,), "object", "style")
     assert made.phrases["style"] == ("An image in flat style.", "An image in noto style.")
 
@@ -38,7 +45,9 @@ def test_the_grid_of_a_style():
 @pytest.mark.parametrize("concept", ["fish,cat", "fish, cat", "object:fish,cat", "fish,cat,fish"])
 def test_several_objects(concept):
     made = book(concept=concept)
-    assert (made.concepts, made.concept_domain) == ((2, 0), "object"), "in the order given, each once"
+    assert (made.concepts, made.concept_domain) == ((2, 0), "object"), (
+        "in the order given, each once"
+    )
     assert (made.targets, made.retained) == ([0, 1, 4, 5], [2, 3])
 
 
@@ -69,7 +78,8 @@ def test_a_wrong_list_of_concepts_is_one_line(concept, said):
 
 @pytest.mark.parametrize(
     "concept",
-    ["", " ", ",", "cat,", ",cat", "cat,,dog", "cat,style:", "\x00", "cat,\x1b", "a" * 65, "cat," + "a" * 65,
+    ["", " ", ",", "cat,", ",cat", "cat,,dog", "cat,style:", "\x00", "cat,\x1b", "a" * 65,
+     "cat," + "a" * 65,
      ",".join(["cat"] * 30_000)],
 )  # fmt: skip
 def test_a_hostile_list_of_concepts_is_no_configuration(concept):
@@ -83,7 +93,9 @@ def test_what_this_world_does_not_draw_is_no_concept_of_it(concept):
         book(concept=concept)
 
 
-@pytest.mark.parametrize("concept", ["cat\n,dog", "cat,dog\n", "cat,  dog", "\u3000cat,\u00a0dog", "cat\x07,dog"])
+@pytest.mark.parametrize(
+    "concept", ["cat\n,dog", "cat,dog\n", "cat,  dog", "\u3000cat,\u00a0dog", "cat\x07,dog"]
+)
 def test_a_concept_is_one_line_of_plain_text(concept):
     assert book(concept=concept).concepts == (0, 1)
     assert re.fullmatch(r"cat ?, ?dog", tiny.config(concept=concept).concept)
@@ -105,7 +117,10 @@ NAMES = (
 
 @pytest.mark.parametrize("concept", NAMES)
 def test_concepts_have_the_names_that_people_use(concept, tmp_path):
-    assert book(concept=concept, prompts={"objects": (concept, "dog")}).names["object"] == (concept, "dog")
+    assert book(concept=concept, prompts={"objects": (concept, "dog")}).names["object"] == (
+        concept,
+        "dog",
+    )
     files = {"target_file": write(tmp_path, "t.txt", f"a picture of {concept}\n".encode())}
     files["retain_file"] = write(tmp_path, "r.txt", b"a dog\n")
     assert book(concept=concept, prompts=files).names["object"][0] == concept
@@ -128,7 +143,8 @@ def test_any_white_space_is_one_space(space, tmp_path):
     line = f"{space}a photo of a{space}{space}cat{space}\n"
     assert read_prompts(write(tmp_path, "p.txt", line.encode())) == ["a photo of a cat"]
     made = book(
-        prompts={"template": f"A{space}{{object}}, {{style}}", "objects": (f"cat{space}", "dog")}, concept="cat"
+        prompts={"template": f"A{space}{{object}}, {{style}}", "objects": (f"cat{space}", "dog")},
+        concept="cat",
     )
     assert made.prompts[0].text == "A cat, flat"
 
@@ -152,7 +168,9 @@ def test_the_concept_itself_is_not_kept(kept, tmp_path):
 def test_no_prompt_is_to_be_forgotten_and_kept(kept, tmp_path):
     files = {"target_file": write(tmp_path, "t.txt", b"x\na cat\n")}
     files["retain_file"] = write(tmp_path, "r.txt", f"a dog\n{kept}\n".encode())
-    with pytest.raises(ConfigError, match=r"'[Aa] +[Cc]at' is to be forgotten and to be kept: remove it"):
+    with pytest.raises(
+        ConfigError, match=r"'[Aa] +[Cc]at' is to be forgotten and to be kept: remove it"
+    ):
         book(concept="cats", prompts=files)
 
 
@@ -173,7 +191,8 @@ def test_prompts_that_are_the_same_are_one_class(tmp_path):
 @pytest.mark.parametrize(
     ("section", "key", "values"),
     [
-        ("prompts", "objects", ("cat", "dog", "fish", "cat")), ("prompts", "objects", ("cat", "dog", "Cat ")),
+        ("prompts", "objects", ("cat", "dog", "fish", "cat")),
+        ("prompts", "objects", ("cat", "dog", "Cat ")),
         ("prompts", "styles", ("flat", "flat")), ("prompts", "styles", ("flat", " ")),
         ("model", "adapters", ("outputs/a", "outputs/a")), (None, "trackers", ("wandb", "wandb")),
     ],
@@ -185,7 +204,10 @@ def test_nothing_stands_twice_in_a_list(section, key, values):
 
 def test_run_names_of_several_concepts_are_folder_names():
     assert tiny.config(concept="cat,dog").run_name == "cat-dog-seed0"
-    assert tiny.config(concept="style:flat, style:noto", seed=3).run_name == "style-flat--style-noto-seed3"
+    assert (
+        tiny.config(concept="style:flat, style:noto", seed=3).run_name
+        == "style-flat--style-noto-seed3"
+    )
     many = ",".join(f"object:thing number {n}" for n in range(500))
     name = tiny.config(concept=many, seed=12).run_name
     assert name.endswith("-seed12")
@@ -213,7 +235,9 @@ def test_an_unknown_concept_is_refused_with_a_suggestion(concept, suggestion):
     message = str(caught.value)
     assert "\n" not in message
     assert "cat, dog, fish" in message
-    assert (f"did you mean {suggestion}" in message) if suggestion else ("did you mean" not in message)
+    assert (
+        (f"did you mean {suggestion}" in message) if suggestion else ("did you mean" not in message)
+    )
 
 
 def test_a_concept_needs_company():
@@ -222,13 +246,17 @@ def test_a_concept_needs_company():
     assert book(concept="style:noto", prompts={"objects": ("cat",)}).retained == [0]
 
 
-@pytest.mark.parametrize("template", ["A {thing}", "A {object", "A {0}", "A {object.nose}", "A {object!z}"])
+@pytest.mark.parametrize(
+    "template", ["A {thing}", "A {object", "A {0}", "A {object.nose}", "A {object!z}"]
+)
 def test_a_bad_template_is_refused(template):
     with pytest.raises(ConfigError, match=r"prompts\.template"):
         book(prompts={"template": template})
 
 
-@pytest.mark.parametrize(("images", "fraction"), [(8, 0.75), (5, 0.5), (3, 1.0), (1, 0.1), (32, 0.1)])
+@pytest.mark.parametrize(
+    ("images", "fraction"), [(8, 0.75), (5, 0.5), (3, 1.0), (1, 0.1), (32, 0.1)]
+)
 def test_prompts_come_up_equally_often(images, fraction):
     made = book(concept="style:noto")  # 3 targets and 3 retained
     drawn: collections.Counter[int] = collections.Counter()
@@ -259,13 +287,25 @@ def write(tmp_path, name: str, content: bytes) -> str:
 
 def test_prompt_files(tmp_path):
     target = write(tmp_path, "target.txt", b"a cat on a mat\r\n\n  two cats  \n")
-    retain = write(tmp_path, "retain.txt", "\ufeffa dog\na fish\x07 in\x1b a bowl\na dog\n".encode())
+    retain = write(
+        tmp_path, "retain.txt", "\ufeffa dog\na fish\x07 in\x1b a bowl\na dog\n".encode()
+    )
     made = book(concept="a cat", prompts={"target_file": target, "retain_file": retain})
-    assert [p.text for p in made.prompts] == ["a cat on a mat", "two cats", "a dog", "a fish in a bowl", "a dog"]
+    assert [p.text for p in made.prompts] == [
+        "a cat on a mat",
+        "two cats",
+        "a dog",
+        "a fish in a bowl",
+        "a dog",
+    ]
     assert made.targets == [0, 1]
     assert made.names["object"] == ("a cat", "a dog", "a fish in a bowl")
     assert [p.object for p in made.prompts] == [0, 0, 1, 2, 1]
-    assert (made.concepts, made.concept_domain, made.names["style"]) == ((0,), "object", ("clear", "broken"))
+    assert (made.concepts, made.concept_domain, made.names["style"]) == (
+        (0,),
+        "object",
+        ("clear", "broken"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Two learners in two processes, without Ray: the bits of one another, and the update of one that learns alone."""
+"""Two learners in two processes, without Ray: the bits of one another, and the update of one that
+learns alone.
+"""
 
 import itertools
 import math
@@ -39,11 +41,14 @@ def _work(rank: int, count: int, tasks: Any, addresses: Any, answers: Any) -> No
 
 @pytest.fixture(scope="module")
 def together() -> Iterator[Together]:
-    """What ``task(rank, count, addresses, *arguments)`` gives on each of two ranks, in processes of their own."""
+    """What ``task(rank, count, addresses, *arguments)`` gives on each of two ranks, in processes of
+    their own.
+    """
     spawn, count = multiprocessing.get_context("spawn"), 2
     addresses, answers, tasks = spawn.Queue(), spawn.Queue(), [spawn.Queue() for _ in range(count)]
     processes = [
-        spawn.Process(target=_work, args=(rank, count, tasks[rank], addresses, answers)) for rank in range(count)
+        spawn.Process(target=_work, args=(rank, count, tasks[rank], addresses, answers))
+        for rank in range(count)
     ]
     for process in processes:
         process.start()
@@ -80,7 +85,7 @@ def join(learner: Any, rank: int, count: int, addresses: Any, *arguments: Any) -
     learner.join(rank, count, address, *arguments)
 
 
-# -- sums and shares ---------------------------------------------------------------------------------------------------
+# -- sums and shares -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -114,7 +119,8 @@ def _sums(rank: int, count: int, addresses: Any) -> dict[str, Any]:
         ranks.agree("the words", f"mine is {rank}")
     interfaces = {os.environ.get(f"{kind}_SOCKET_IFNAME", "")[:2] for kind in ("GLOO", "NCCL")}
     return {
-        "odd": digest({"odd": odd[None]}), "matrix": matrix.tolist(), "lost": lost.item(), "interfaces": interfaces
+        "odd": digest({"odd": odd[None]}), "matrix": matrix.tolist(), "lost": lost.item(),
+        "interfaces": interfaces
     }  # fmt: skip
 
 
@@ -127,13 +133,19 @@ def test_a_sum_has_the_same_bits_everywhere(together: Together) -> None:
     assert math.isnan(other["lost"]), "a gradient that one rank lost is lost on all"
 
 
-# -- updates -----------------------------------------------------------------------------------------------------------
+# -- updates ---------------------------------------------------------------------------------------
 
 BATCH = 7  # trajectories of 3 learned steps: the shares of two ranks differ
 
 
 def _updates(
-    rank: int, count: int, addresses: Any, config: Config, batches: list[Scored], warm_up: Trajectory, slow: bool
+    rank: int,
+    count: int,
+    addresses: Any,
+    config: Config,
+    batches: list[Scored],
+    warm_up: Trajectory,
+    slow: bool,
 ) -> dict[str, Any]:
     learner = Learner(config)
     if count > 1:
@@ -142,7 +154,9 @@ def _updates(
     if slow:  # AdamW's first step is the sign of the gradient: compare gradients, not steps
         learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
     metrics = [learner.update(batch) for batch in batches]
-    gradients = [parameter.grad.clone() for parameter in learner._parameters if parameter.grad is not None]
+    gradients = [
+        parameter.grad.clone() for parameter in learner._parameters if parameter.grad is not None
+    ]
     weights, before = learner.weights(), learner.snapshot()
     learner.restore(before, warm_up)
     again = learner.update(batches[0])
@@ -150,7 +164,8 @@ def _updates(
         "metrics": metrics, "digest": weights.digest, "version": weights.version,
         # As arrays: a tensor would be gone with the process that shares it.
         "state": {name: tensor.numpy() for name, tensor in weights.state.items()},
-        "gradients": [gradient.numpy() for gradient in gradients], "again": learner.weights().digest, "kl": again["kl"],
+        "gradients": [gradient.numpy() for gradient in gradients],
+        "again": learner.weights().digest, "kl": again["kl"],
     }  # fmt: skip
 
 
@@ -169,12 +184,15 @@ def close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["pathwise", "vtrace"])
 def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None:
-    config = tiny.config(estimator={"name": name}, learner={"minibatches": 1, "microbatch": 5, "kl_states": 7})
+    config = tiny.config(
+        estimator={"name": name}, learner={"minibatches": 1, "microbatch": 5, "kl_states": 7}
+    )
     arguments = (config, *material(config, 1), True)
     alone = _updates(0, 1, None, *arguments)
     one, other = together(_updates, *arguments)
     assert one["digest"] == other["digest"] != alone["digest"]
-    # As text: with one minibatch of fresh rows the movement is not known, and NaN does not equal itself.
+    # As text: with one minibatch of fresh rows the movement is not known, and NaN does not equal
+    # itself.
     assert str((one["metrics"], one["again"])) == str((other["metrics"], other["again"]))
     size = max(np.abs(gradient).max() for gradient in alone["gradients"])
     assert size > 0
@@ -190,19 +208,25 @@ def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_ranks_stay_together_over_many_steps(together: Together, dtype: str) -> None:
-    config = tiny.config(learner={"minibatches": 3, "microbatch": 5, "kl_states": 7}, model={"dtype": dtype})
+    config = tiny.config(
+        learner={"minibatches": 3, "microbatch": 5, "kl_states": 7}, model={"dtype": dtype}
+    )
     one, other = together(_updates, config, *material(config, 4), False)
     assert one["digest"] == other["digest"]
     assert one["again"] == other["again"] != one["digest"]
     assert one["metrics"] == other["metrics"]
     floor = one["metrics"][0]["kl_floor"]
     assert (floor > 0) == (dtype == "fp16"), "measured by both together, each its share"
-    assert floor == pytest.approx(_updates(0, 1, None, config, *material(config, 1), False)["metrics"][0]["kl_floor"])
+    assert floor == pytest.approx(
+        _updates(0, 1, None, config, *material(config, 1), False)["metrics"][0]["kl_floor"]
+    )
     assert one["version"] == 4
     assert [row["skipped_steps"] for row in one["metrics"]] == [0] * 4
 
 
-def _one_is_poisoned(rank: int, count: int, addresses: Any, config: Config, batch: Scored, warm_up: Trajectory) -> Any:
+def _one_is_poisoned(
+    rank: int, count: int, addresses: Any, config: Config, batch: Scored, warm_up: Trajectory
+) -> Any:
     learner = Learner(config)
     join(learner, rank, count, addresses)
     learner.keep(warm_up)

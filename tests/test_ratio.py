@@ -1,4 +1,6 @@
-"""Before the first update every importance ratio is exactly 1: the learner evaluates what the rollout acted by."""
+"""Before the first update every importance ratio is exactly 1: the learner evaluates what the
+rollout acted by.
+"""
 
 import pytest
 import tiny
@@ -14,8 +16,12 @@ from rl_unlearn.trajectory import Scored, Trajectory
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def scored(trajectory: Trajectory, fill: float | None = None, estimator: Estimator | None = None) -> Scored:
-    """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by default)."""
+def scored(
+    trajectory: Trajectory, fill: float | None = None, estimator: Estimator | None = None
+) -> Scored:
+    """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by
+    default).
+    """
     estimator = estimator or Estimator()
     generator = torch.Generator().manual_seed(0)
     batch, levels, *latent = trajectory.latents.shape
@@ -24,7 +30,9 @@ def scored(trajectory: Trajectory, fill: float | None = None, estimator: Estimat
     if fill is not None:
         gradients.fill_(fill)
     valued = estimator.critic or estimator.name == "x0hat"
-    return Scored(trajectory, values if valued else None, gradients if estimator.gradients else None)
+    return Scored(
+        trajectory, values if valued else None, gradients if estimator.gradients else None
+    )
 
 
 def collect(config: Config, learner: Learner) -> Trajectory:

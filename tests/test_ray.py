@@ -1,4 +1,6 @@
-"""The same run on Ray: the same bits, also when a rollout actor is killed in the middle; and errors in one line."""
+"""The same run on Ray: the same bits, also when a rollout actor is killed in the middle; and errors
+in one line.
+"""
 
 import contextlib
 import os
@@ -36,7 +38,13 @@ def one_ray() -> Iterator[None]:
     """One private Ray for all tests here, instead of one for each run."""
     import ray
 
-    ray.init(address="local", num_cpus=2, labels={"pool": "here"}, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        labels={"pool": "here"},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
@@ -48,7 +56,9 @@ Events = list[tuple[str, dict[str, Any]]]
 
 def train(**changes: Any) -> tuple[Any, Events]:
     events: Events = []
-    return program.train(tiny.config(**(SETTINGS | changes)), lambda *event: events.append(event)), events
+    return program.train(
+        tiny.config(**(SETTINGS | changes)), lambda *event: events.append(event)
+    ), events
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +90,10 @@ def test_two_learner_ranks_learn_what_one_does(inline):
     assert two[-1]["kl"] > 1e-6, "the policy has moved"
     for key in ("loss", "grad_norm", "kl", "step_kl", "log_ratio_quantiles", "kl_weight", "lr"):
         for alone_row, row in zip(one, two, strict=True):
-            assert row[key] == pytest.approx(alone_row[key], rel=0.02, abs=1e-4), (key, row["round"])
+            assert row[key] == pytest.approx(alone_row[key], rel=0.02, abs=1e-4), (
+                key,
+                row["round"],
+            )
 
 
 def test_two_drawing_actors_share_the_images_of_one(tmp_path):
@@ -92,7 +105,10 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
     images = plan(PromptBook.from_config(config), config)
     brush = Brush(config.lora, None)
     found = {}
-    for name, chosen in (("shared", config), ("inline", config.model_copy(update={"cluster": tiny.config().cluster}))):
+    for name, chosen in (
+        ("shared", config),
+        ("inline", config.model_copy(update={"cluster": tiny.config().cluster})),
+    ):
         with drawing.studio(chosen) as studio:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
             answered = answer(brush, images, target, studio)
@@ -110,9 +126,15 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     def listen(name: str, row: dict[str, Any]) -> None:
         told.append((name, row))
         if name == "round" and row["round"] == 1:
-            for process in psutil.Process().children(recursive=True):  # our own Ray's workers, no one else's
+            for process in psutil.Process().children(
+                recursive=True
+            ):  # our own Ray's workers, no one else's
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if not killed and process.cmdline()[:1] and process.cmdline()[0].startswith("ray::RolloutActor"):
+                    if (
+                        not killed
+                        and process.cmdline()[:1]
+                        and process.cmdline()[0].startswith("ray::RolloutActor")
+                    ):
                         os.kill(process.pid, signal.SIGKILL)
                         killed.append(process.pid)
 
@@ -124,7 +146,9 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
 
 
 def test_a_guest_that_is_killed_leaves_and_another_comes():
-    """One of two rollout actors is a guest; when it dies, the other takes its work over until a new one comes."""
+    """One of two rollout actors is a guest; when it dies, the other takes its work over until a new
+    one comes.
+    """
     import ray
 
     killed: list[int] = []
@@ -181,7 +205,9 @@ def test_an_error_in_a_constructor_is_one_line(tmp_path):
 def test_what_does_not_fit_the_cluster_is_said(monkeypatch):
     monkeypatch.setattr(placement, "PLACEMENT_SECONDS", 2)
     with pytest.raises(MachineError, match="cannot place") as caught:
-        program.train(tiny.config(**SETTINGS, cluster={"inline": False, "actor_cpus": 50.0}), lambda *_: None)
+        program.train(
+            tiny.config(**SETTINGS, cluster={"inline": False, "actor_cpus": 50.0}), lambda *_: None
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -50,7 +50,9 @@ def test_one_that_is_too_long_is_told(monkeypatch: pytest.MonkeyPatch, variable:
     monkeypatch.setenv(variable, longest)
     assert ray_folder.check(tiny.config(cluster=RAY)) == Path(longest) / "ray"
     monkeypatch.setenv(variable, longest + "x")
-    with pytest.raises(MachineError, match="too long for the sockets of the private Ray; set RAY_TMPDIR"):
+    with pytest.raises(
+        MachineError, match="too long for the sockets of the private Ray; set RAY_TMPDIR"
+    ):
         address.check(tiny.config(cluster=RAY))
 
 
@@ -66,7 +68,9 @@ def test_the_dashboard_has_sockets_elsewhere(monkeypatch: pytest.MonkeyPatch) ->
     ray_folder.check(tiny.config(cluster=RAY | {"dashboard": True}))
     monkeypatch.setattr(tempfile, "tempdir", _longest(ray_folder.PYTHONS_OWN) + "x")
     ray_folder.check(tiny.config(cluster=RAY))
-    with pytest.raises(MachineError, match=r"dashboard; set TMPDIR to a short path, or cluster\.dashboard=false"):
+    with pytest.raises(
+        MachineError, match=r"dashboard; set TMPDIR to a short path, or cluster\.dashboard=false"
+    ):
         ray_folder.check(tiny.config(cluster=RAY | {"dashboard": True}))
 
 

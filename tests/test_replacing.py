@@ -47,7 +47,9 @@ def test_a_run_that_ends_before_it_has_begun_gives_the_old_one_back(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
-@pytest.mark.parametrize("name", [".replaced", ".r.replaced", ".replaced.tmp", "run_state.json.tmp"])
+@pytest.mark.parametrize(
+    "name", [".replaced", ".r.replaced", ".replaced.tmp", "run_state.json.tmp"]
+)
 def test_folders_made_by_hand_in_a_run_cost_nothing(tmp_path: Path, name: str) -> None:
     old_run(tmp_path)
     (tmp_path / "r" / name).mkdir(exist_ok=True)

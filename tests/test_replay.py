@@ -1,4 +1,6 @@
-"""The replay actor: the rate limiter waits and wakes, nothing is lost or counted twice, sampling is what it says."""
+"""The replay actor: the rate limiter waits and wakes, nothing is lost or counted twice, sampling is
+what it says.
+"""
 
 import asyncio
 import collections
@@ -33,10 +35,17 @@ def rows(round: int, count: int = 4, version: int | None = None, offset: int = 0
     )
 
 
-def store(images: int = 4, pipeline: int = 0, spill: str | None = None, **replay: Any) -> ReplayActor:
+def store(
+    images: int = 4, pipeline: int = 0, spill: str | None = None, **replay: Any
+) -> ReplayActor:
     settings = {"capacity": 64, "max_lag": 4, **replay}
     return ReplayActor(
-        tiny.config(rollout={"images": images, "batch": images}, loop={"pipeline": pipeline}, replay=settings), spill
+        tiny.config(
+            rollout={"images": images, "batch": images},
+            loop={"pipeline": pipeline},
+            replay=settings,
+        ),
+        spill,
     )
 
 
@@ -59,7 +68,12 @@ CALLS = itertools.count()
 
 
 async def draw(
-    replay: ReplayActor, count: int, version: int = 1, newest: int | None = None, fresh: int = 0, seed: Any = None
+    replay: ReplayActor,
+    count: int,
+    version: int = 1,
+    newest: int | None = None,
+    fresh: int = 0,
+    seed: Any = None,
 ):
     return await replay.sample(count, version, newest, fresh, seed or ("call", next(CALLS)))
 
@@ -75,7 +89,9 @@ def test_a_repeated_draw_gives_the_same_rows_and_counts_nothing():
         assert names(again) == names(first)
         assert (await replay.counts())["sampled"] == counts["sampled"]
         other = await draw(replay, 2, fresh=4, seed=("batch", 2))
-        assert not set(names(other)) & set(names(first)), "rows that were never drawn come first, as if nothing was"
+        assert not set(names(other)) & set(names(first)), (
+            "rows that were never drawn come first, as if nothing was"
+        )
 
     run(scenario())
 
@@ -89,10 +105,17 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
         assert await replay.add(spoiled) == 2
         assert await replay.add(spoiled) == 0
         counts = await replay.counts()
-        assert (counts["added"], counts["refused"], counts["repeated"], counts["held"]) == (2, 2, 4, 2)
+        assert (counts["added"], counts["refused"], counts["repeated"], counts["held"]) == (
+            2,
+            2,
+            4,
+            2,
+        )
         kept = await replay.refused(1)
         assert names(kept) == [101, 102]
-        assert names(await draw(replay, 4, fresh=4)) == [100, 103], "the round is complete without them"
+        assert names(await draw(replay, 4, fresh=4)) == [100, 103], (
+            "the round is complete without them"
+        )
         resumed = store()
         await resumed.restore(await replay.snapshot(1))
         assert await resumed.add(spoiled) == 0, "they stay refused"
@@ -135,7 +158,9 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
         assert torch.equal(last.means[4:], means)
         assert torch.equal(last.predicted[4:], predicted)
         with pa.memory_map(str(sorted(tmp_path.glob("*.arrow"))[1])) as source:
-            assert torch.equal(Trajectory.from_arrow(pa.ipc.open_file(source).get_batch(0)).predicted, predicted)
+            assert torch.equal(
+                Trajectory.from_arrow(pa.ipc.open_file(source).get_batch(0)).predicted, predicted
+            )
 
     run(scenario())
 
@@ -275,7 +300,8 @@ def test_stale_rows_make_room_for_a_round_that_is_waited_for(newest):
 
 
 def test_what_comes_earlier_or_later_changes_no_batch():
-    # The same newest round for the same update: the same batches, whatever else has arrived by then.
+    # The same newest round for the same update: the same batches, whatever else has arrived by
+    # then.
     async def scenario(early: int) -> list[list[int]]:
         replay = store(images=4, pipeline=9, capacity=10, max_lag=2)
         drawn, added = [], 0
@@ -371,7 +397,10 @@ def test_capacity_keeps_the_newest_and_the_counts_add_up():
             held = names(await draw(replay, 99))
             counts = await replay.counts()
             assert counts["held"] <= 10
-            assert counts["added"] == counts["held"] + counts["evicted_capacity"] + counts["evicted_stale"]
+            assert (
+                counts["added"]
+                == counts["held"] + counts["evicted_capacity"] + counts["evicted_stale"]
+            )
         assert counts["evicted_capacity"] == 11
         assert held == [402, 500, 501, 502, 600, 601, 602, 700, 701, 702]
 
@@ -402,7 +431,8 @@ def test_old_rows_are_drawn_uniformly():
         assert len(drawn) == 20
         return sum((n - 40) ** 2 / 40 for n in drawn.values())
 
-    # Without replacement the statistic is smaller than chi-square's with 19 degrees: 43.8 is its 99.9 % point.
+    # Without replacement the statistic is smaller than chi-square's with 19 degrees: 43.8 is its
+    # 99.9 % point.
     assert run(scenario()) < 43.8
 
 
@@ -415,7 +445,9 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
         await replay.add(rows(2))
         assert not await settled(waiting)
         await draw(replay, 4, newest=1)
-        assert names(await waiting) == [100, 101, 102, 103], "rows of round 2 came early and must not be seen"
+        assert names(await waiting) == [100, 101, 102, 103], (
+            "rows of round 2 came early and must not be seen"
+        )
         counts = await replay.counts()
         assert counts["sampled"] == 4
         assert names(await draw(replay, 4, newest=2)) == [200, 201, 202, 203]
@@ -454,5 +486,18 @@ def test_spilled_batches_are_whole_and_readable(tmp_path):
         with pa.memory_map(str(file)) as source:
             reader = pa.ipc.open_file(source)
             found.append(Trajectory.from_arrow(reader.get_batch(0)))
-    assert names(Trajectory.cat(found)) == [100, 101, 102, 103, 104, 105, 106, 107, 200, 201, 202, 203]
+    assert names(Trajectory.cat(found)) == [
+        100,
+        101,
+        102,
+        103,
+        104,
+        105,
+        106,
+        107,
+        200,
+        201,
+        202,
+        203,
+    ]
     assert torch.equal(found[2].latents, rows(2).latents)

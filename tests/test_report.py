@@ -18,7 +18,10 @@ from experiments.report.report import write_report
 from experiments.runs.rows import read_rows
 from rl_unlearn.prompts import PromptBook
 
-HOSTILE = '<script>alert(1)</script>"><img src=https://evil.example/x onerror=alert(1)> {{ 7*7 }} {% raw %} ../ \u202e'
+HOSTILE = (
+    '<script>alert(1)</script>"><img src=https://evil.example/x onerror=alert(1)> {{ 7*7 }} {% '
+    "raw %} ../ \u202e"
+)
 
 
 def make_run(folder: Path, concept: str = "cat", evaluated: bool = True) -> Path:
@@ -47,7 +50,10 @@ def make_run(folder: Path, concept: str = "cat", evaluated: bool = True) -> Path
     }
     (folder / "run_state.json").write_text(json.dumps(state))
     (folder / "samples.png").write_bytes(pictures.to_png(pictures.to_image(torch.rand(3, 16, 16))))
-    rows = [{"event": "round", "round": i, "reward": i / 9, "kl": 0.1, "ratio_max": [1.0, 1.1]} for i in range(5)]
+    rows = [
+        {"event": "round", "round": i, "reward": i / 9, "kl": 0.1, "ratio_max": [1.0, 1.1]}
+        for i in range(5)
+    ]
     (folder / "curves.png").write_bytes(plots.draw_curves(rows))
     return folder
 
@@ -77,7 +83,15 @@ def test_headline_shows_coherence_beside_ua(text: str) -> None:
     words = Page(text).words
     assert re.search(r"UA\s*97\.9\s*%\s*1\.0 before", words)
     assert words.index("UA") < words.index("Coherence") < words.index("IRA") < words.index("CRA")
-    for part in ("Forgetting “cat”", "target images 96", "other images 304", "2,720", "151", "torch 2.14.1", "dog 6"):
+    for part in (
+        "Forgetting “cat”",
+        "target images 96",
+        "other images 304",
+        "2,720",
+        "151",
+        "torch 2.14.1",
+        "dog 6",
+    ):
         assert part in words
 
 
@@ -85,7 +99,12 @@ def test_hostile_text_stays_text(text: str) -> None:
     page = Page(text)
     assert {tag for tag, _ in page.tags} & {"iframe", "object", "link", "form", "base"} == set()
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
-    assert not [attribute for _, attributes in page.tags for attribute in attributes if attribute.startswith("on")]
+    assert not [
+        attribute
+        for _, attributes in page.tags
+        for attribute in attributes
+        if attribute.startswith("on")
+    ]
     assert "<script>alert(1)</script>" in page.words
     assert "{{ 7*7 }}" in page.words
 
@@ -93,7 +112,9 @@ def test_hostile_text_stays_text(text: str) -> None:
 def test_nothing_is_fetched(text: str) -> None:
     page = Page(text)
     (policy,) = [
-        a["content"] or "" for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+        a["content"] or ""
+        for tag, a in page.tags
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy.startswith("default-src 'none'; img-src data:; ")
     assert "unsafe" not in policy
@@ -102,7 +123,12 @@ def test_nothing_is_fetched(text: str) -> None:
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         found = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{found}'" in policy
-    links = [a.get(name) or "" for _, a in page.tags for name in ("src", "href", "action", "srcset") if name in a]
+    links = [
+        a.get(name) or ""
+        for _, a in page.tags
+        for name in ("src", "href", "action", "srcset")
+        if name in a
+    ]
     assert len(links) == 1
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert all(base64.b64decode(link.partition(",")[2]).startswith(b"\x89PNG") for link in links)
@@ -123,13 +149,14 @@ def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:
     assert "not evaluated" in page.words
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- pictures --------------------------------------------------------------------------------------
 
 
 def test_curves_survive_a_cut_line_and_missing_values(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text(
-        '{"event": "round", "round": 1, "reward": null}\n{"event": "round", "round": 2, "kl": [0.1, 0.3]}\n{"eve'
+        '{"event": "round", "round": 1, "reward": null}\n{"event": "round", "round": 2, "kl": '
+        '[0.1, 0.3]}\n{"eve'
     )
     rows = read_rows(file)
     assert len(rows) == 2
@@ -141,7 +168,11 @@ def test_curves_survive_a_cut_line_and_missing_values(tmp_path: Path) -> None:
 def test_the_picture_begins_with_several_concepts() -> None:
     table, rows, _ = samples.choose(PromptBook.from_config(tiny.config(concept="fish,cat")))
     assert rows == ["fish (to forget)", "cat (to forget)", "dog"]
-    assert [[prompt.target for prompt in row] for row in table] == [[True, True], [True, True], [False, False]]
+    assert [[prompt.target for prompt in row] for row in table] == [
+        [True, True],
+        [True, True],
+        [False, False],
+    ]
     many = tiny.config(concept=",".join("abcdef"), prompts={"objects": tuple("abcdefgh")})
     _, rows, _ = samples.choose(PromptBook.from_config(many))
     assert len(rows) == samples.ROWS

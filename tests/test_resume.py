@@ -1,4 +1,6 @@
-"""Checkpoints and resume: the same bits as a run that was never stopped, and damage is named, never loaded."""
+"""Checkpoints and resume: the same bits as a run that was never stopped, and damage is named, never
+loaded.
+"""
 
 import asyncio
 import json
@@ -50,9 +52,15 @@ class Record:
 
     def metrics(self, after: int = 0) -> list[tuple[str, dict[str, Any]]]:
         """What was said of later rounds, without what depends on timing."""
-        times = ("seconds", "images_per_second", "replay")  # the store holds what was drawn ahead, too
+        times = (
+            "seconds",
+            "images_per_second",
+            "replay",
+        )  # the store holds what was drawn ahead, too
         told = [
-            (e, {k: v for k, v in row.items() if k not in times}) for e, row in self.rows if e in ("round", "selection")
+            (e, {k: v for k, v in row.items() if k not in times})
+            for e, row in self.rows
+            if e in ("round", "selection")
         ]
         told = [(event, row) for event, row in told if row["round"] > after]
         # Looks run beside the training: which of the two is told first is a matter of timing.
@@ -60,7 +68,9 @@ class Record:
 
 
 def settings(**changes: Any) -> Any:
-    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "checkpoints": ROUNDS} | changes.pop("loop", {})
+    loop = {"rounds": ROUNDS, "checkpoint_every": 1, "checkpoints": ROUNDS} | changes.pop(
+        "loop", {}
+    )
     return tiny.config(loop=loop, **changes)
 
 
@@ -71,7 +81,8 @@ def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"loop": {"pipeline": 0}}, {"estimator": {"name": "terminal"}}, {"estimator": {"name": "qprop"}},
+    {}, {"loop": {"pipeline": 0}}, {"estimator": {"name": "terminal"}},
+    {"estimator": {"name": "qprop"}},
     {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 8}},
     {"loop": {"pipeline": 2}, "selection": {"every": 1}},
     {"model": {"path": str(tiny.pipeline_folder()), "dtype": "bf16"}},
@@ -92,7 +103,9 @@ def test_a_resumed_run_gives_the_same_bits_from_every_round(tmp_path, changes):
         )  # fmt: skip
         assert again.metrics() == straight.metrics(after=death - 1), "metrics rows, too"
         if expected.critic is not None:
-            assert all(torch.equal(result.critic.weights[k], v) for k, v in expected.critic.weights.items())
+            assert all(
+                torch.equal(result.critic.weights[k], v) for k, v in expected.critic.weights.items()
+            )
 
 
 def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
@@ -106,10 +119,15 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
                 (tmp_path / "checkpoints" / f"round-{later:06d}").rename(tmp_path / f"away-{later}")
         assert keeper.newest(lambda line: None)[0] == round
         again = Record()  # from the last one only the final look is missing
-        assert program.train(config, again, start=keeper.newest(lambda line: None)[1]).digest == expected.digest
+        assert (
+            program.train(config, again, start=keeper.newest(lambda line: None)[1]).digest
+            == expected.digest
+        )
         assert tiny.versions(again.rows) == tiny.versions(straight.rows)[round:]
         for away in tmp_path.glob("away-*"):
-            away.rename(tmp_path / "checkpoints" / f"round-{int(away.name.removeprefix('away-')):06d}")
+            away.rename(
+                tmp_path / "checkpoints" / f"round-{int(away.name.removeprefix('away-')):06d}"
+            )
 
 
 # Runs well ahead of the learner, so that timing has much to decide.
@@ -141,11 +159,18 @@ def asynchronous(folder: Path, record: Record, resumed: bool = False, ledger: An
     keeper = Checkpoints(folder, 2, ROUNDS)
     found = keeper.newest(lambda line: None) if resumed else None
     order = Order(config, json.loads(json.dumps(list(ledger))))
-    return program.train(config, record, keeper=keeper, start=found[1] if found else None, order=order)
+    return program.train(
+        config, record, keeper=keeper, start=found[1] if found else None, order=order
+    )
 
 
 def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timing):
-    died, freely, from_checkpoint, from_start = Record(die_at=ROUNDS - 1), Record(), Record(), Record()
+    died, freely, from_checkpoint, from_start = (
+        Record(die_at=ROUNDS - 1),
+        Record(),
+        Record(),
+        Record(),
+    )
     timing(1)
     with pytest.raises(DeathError):
         asynchronous(tmp_path / "died", died)
@@ -153,10 +178,14 @@ def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timi
     assert len(told) == ROUNDS - 1
     timing(4)
     asynchronous(tmp_path / "free", freely)
-    assert [row["weights"] for row in updates(freely)[: len(told)]] != [row["weights"] for row in told]
+    assert [row["weights"] for row in updates(freely)[: len(told)]] != [
+        row["weights"] for row in told
+    ]
     timing(2)
     result = asynchronous(tmp_path / "died", from_checkpoint, resumed=True, ledger=told)
-    assert updates(from_checkpoint)[:-1] == told[4:], "goes on from round 4; nothing of the row is another"
+    assert updates(from_checkpoint)[:-1] == told[4:], (
+        "goes on from round 4; nothing of the row is another"
+    )
     assert result.updates == ROUNDS
     timing(3)
     asynchronous(tmp_path / "again", from_start, ledger=told)
@@ -164,7 +193,9 @@ def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timi
 
 
 @pytest.mark.parametrize("loss", [3, 4, 5])
-def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(tmp_path, monkeypatch, timing, loss):
+def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(
+    tmp_path, monkeypatch, timing, loss
+):
     monkeypatch.setattr("cluster.supervision.time.sleep", lambda seconds: None)
 
     class Losing(Record):
@@ -184,7 +215,10 @@ def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(tmp_path,
     rows = updates(record)
     again = rows[loss : loss + loss - restart["round"]]
     assert again == rows[restart["round"] : loss]
-    assert [row["update"] for row in rows] == [*range(1, loss + 1), *range(restart["round"] + 1, ROUNDS + 1)]
+    assert [row["update"] for row in rows] == [
+        *range(1, loss + 1),
+        *range(restart["round"] + 1, ROUNDS + 1),
+    ]
     # What the metrics keep of looks, and what is said again, is each round once.
     cut = next(i for i, (event, _) in enumerate(record.rows) if event == "restart")
     before, after = (
@@ -209,7 +243,9 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     config = tiny.config(**ASYNC | {"loop": loop}, output=str(tmp_path), tensorboard=False)
     (tmp_path / "tiny.yaml").write_text(layers.dump(config))
     argv = ["train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate", "--name", "killed"]
-    process = subprocess.Popen([sys.executable, "-m", "experiments", *argv], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *argv], stderr=subprocess.DEVNULL
+    )
     ledger, deadline = tmp_path / "killed" / LEDGER, time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if ledger.is_file() and ledger.read_bytes().count(b"\n") in (8, 13, 18, 23):
@@ -221,7 +257,9 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     assert 8 <= len(told) < 40, "killed half-way"
     newest = Checkpoints(tmp_path / "killed", 5, 9)._found()[-1]
     assert newest < len(told), "and between two checkpoints"
-    with monkeypatch.context() as broken:  # what is on record outlives a sitting that does not get that far
+    with (
+        monkeypatch.context() as broken
+    ):  # what is on record outlives a sitting that does not get that far
         broken.setattr(runs, "train", failing)
         assert main([*argv, "--resume", "auto"]) == MachineError.exit_code
         assert len(ledger.read_text().splitlines()) == newest
@@ -233,7 +271,9 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     assert not (tmp_path / "killed" / AHEAD).exists()
 
 
-def test_a_checkpoint_shows_the_store_before_the_next_batch_however_late_its_snapshot_comes(tmp_path, monkeypatch):
+def test_a_checkpoint_shows_the_store_before_the_next_batch_however_late_its_snapshot_comes(
+    tmp_path, monkeypatch
+):
     snapshot = ReplayActor.snapshot
 
     async def late(replay: ReplayActor, version: int) -> Snapshot:
@@ -265,14 +305,22 @@ def test_the_time_of_a_resumed_run_includes_that_before(tmp_path, monkeypatch):
     from learner.loop import Result
 
     def trained(config: Any, *_: Any) -> Result:
-        state = {name: torch.zeros_like(tensor) for name, tensor in Learner(config).weights().state.items()}
+        state = {
+            name: torch.zeros_like(tensor)
+            for name, tensor in Learner(config).weights().state.items()
+        }
         return Result(state, 1, "", None, images=8, updates=1, seconds=1000.0)
 
     monkeypatch.setattr(runs, "_train", trained)
     from experiments import settings as layers
 
-    (tmp_path / "tiny.yaml").write_text(layers.dump(tiny.config(output=str(tmp_path), tensorboard=False)))
-    assert main(["train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate", "--name", "run"]) == 0
+    (tmp_path / "tiny.yaml").write_text(
+        layers.dump(tiny.config(output=str(tmp_path), tensorboard=False))
+    )
+    assert (
+        main(["train", "--config", str(tmp_path / "tiny.yaml"), "--no-evaluate", "--name", "run"])
+        == 0
+    )
     told = json.loads((tmp_path / "run" / "run_state.json").read_text())["training"]
     assert 1000 <= told["wall_seconds"] < 1300
 
@@ -280,7 +328,11 @@ def test_the_time_of_a_resumed_run_includes_that_before(tmp_path, monkeypatch):
 def test_more_rounds_can_be_asked_for(tmp_path):
     longer = run(tmp_path / "one", settings(), Record())
     run(tmp_path / "two", settings(loop={"rounds": 3}), Record())
-    assert run(tmp_path / "two", settings(), Record(), resumed=True).updates == longer.updates == ROUNDS
+    assert (
+        run(tmp_path / "two", settings(), Record(), resumed=True).updates
+        == longer.updates
+        == ROUNDS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +356,8 @@ def flip(content: bytes) -> bytes:
 
 
 DAMAGES = {
-    "truncated": lambda content: content[: len(content) // 2], "flipped": flip, "emptied": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2], "flipped": flip,
+    "emptied": lambda content: b"",
     "longer": lambda content: content + b"\0",
 }  # fmt: skip
 
@@ -341,11 +394,17 @@ def test_without_a_whole_checkpoint_nothing_is_loaded(made, tmp_path):
 
 def test_the_newest_are_kept_and_nothing_half_written_is_left(tmp_path):
     run(tmp_path, settings(loop={"checkpoints": 2}), Record())
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if not path.name.startswith("warm-up-"))
+    names = sorted(
+        path.name
+        for path in (tmp_path / "checkpoints").iterdir()
+        if not path.name.startswith("warm-up-")
+    )
     assert names == [f"round-{ROUNDS - 1:06d}", f"round-{ROUNDS:06d}"]
     files = sorted(path.name for path in (tmp_path / "checkpoints" / names[0]).iterdir())
     assert files == sorted([MANIFEST, *(f"{part}.safetensors" for part in PARTS)])
-    assert all(load_file(tmp_path / "checkpoints" / names[0] / f"{part}.safetensors") for part in PARTS)
+    assert all(
+        load_file(tmp_path / "checkpoints" / names[0] / f"{part}.safetensors") for part in PARTS
+    )
 
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monkeypatch):
@@ -356,7 +415,9 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("experiments.runs.checkpoints.write_bytes", full)
-    with pytest.raises(MachineError, match="round-000006: No space left on device; free space and resume"):
+    with pytest.raises(
+        MachineError, match="round-000006: No space left on device; free space and resume"
+    ):
         keeper.commit(6, dict.fromkeys(PARTS, Snapshot({"x": torch.zeros(1)})))
     assert keeper.newest(lambda line: None)[0] == 4
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
@@ -373,7 +434,9 @@ def test_metrics_of_later_rounds_and_cut_lines_go(tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "rou')
     trim_rows(path, 1, 2)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:3], "rollouts are ahead by a round"
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:3], (
+        "rollouts are ahead by a round"
+    )
 
 
 def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):
@@ -383,7 +446,10 @@ def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):
     before = layers.load(overrides=["concept=frog"])
     (tmp_path / "config.yaml").write_text(layers.dump(before))
     check(
-        tmp_path, layers.load(overrides=["concept=frog", "loop.rounds=99", "cluster.inline=true", "evaluation.seed=3"])
+        tmp_path,
+        layers.load(
+            overrides=["concept=frog", "loop.rounds=99", "cluster.inline=true", "evaluation.seed=3"]
+        ),
     )
     with pytest.raises(ConfigError, match=r"learner\.lr \(0\.003 before, 0\.1 now\)"):
         check(tmp_path, layers.load(overrides=["concept=frog", "learner.lr=0.1"]))
@@ -405,10 +471,16 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     file = tmp_path / "tiny.yaml"
     file.write_text(layers.dump(config))
     argv = ["train", "--config", str(file), "--no-evaluate", "--name"]
-    process = subprocess.Popen([sys.executable, "-m", "experiments", *argv, "killed"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *argv, "killed"], stderr=subprocess.DEVNULL
+    )
     checkpoints = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 300
-    while not list(checkpoints.glob("round-*")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(checkpoints.glob("round-*"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.kill()
     process.wait()
@@ -417,18 +489,24 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     before = json.loads(state.read_text())
     assert before["state"] != "finished"
     state.write_text(json.dumps(before | {"trial": {"label": "one of a sweep"}}))
-    # Asked to start again by the same command, as a cluster would; and with another configuration, which is refused.
+    # Asked to start again by the same command, as a cluster would; and with another configuration,
+    # which is refused.
     assert main([*argv, "killed", "--resume", "auto", "learner.lr=0.5"]) == 2
     assert "learner.lr (0.003 before, 0.5 now)" in capsys.readouterr().err
     assert main([*argv, "killed", "--resume", "auto"]) == 0
     assert main([*argv, "straight"]) == 0
     killed, straight = read_adapter(tmp_path / "killed"), read_adapter(tmp_path / "straight")
     assert all(torch.equal(killed[name], straight[name]) for name in straight)
-    rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    ]
     rounds = [row for row in rows if row["event"] == "round"]
     assert [row["round"] for row in rounds] == list(range(1, 41)), "no gap and no repetition"
     assert [row["phase"] for row in rows if row["event"] == "phase"].count("restoring") == 1
-    assert (tmp_path / "killed" / LEDGER).read_bytes() == (tmp_path / "straight" / LEDGER).read_bytes()
+    assert (tmp_path / "killed" / LEDGER).read_bytes() == (
+        tmp_path / "straight" / LEDGER
+    ).read_bytes()
     assert json.loads(state.read_text())["trial"] == {"label": "one of a sweep"}
     assert main(["resume", str(tmp_path / "killed"), "--no-evaluate", "loop.rounds=41"]) == 0
     assert len((tmp_path / "killed" / LEDGER).read_text().splitlines()) == 41

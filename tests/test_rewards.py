@@ -1,4 +1,5 @@
-"""Rewards: hand-checked log-odds, the sign of forgetting, and which part belongs to which prompt."""
+"""Rewards: hand-checked log-odds, the sign of forgetting, and which part belongs to which
+prompt."""
 
 import math
 
@@ -22,15 +23,27 @@ from rl_unlearn.rewards import (
 
 def test_log_odds_by_hand():
     found = log_odds(torch.tensor([[0.5, 0.25, 0.25]]).log(), 8.0)
-    torch.testing.assert_close(found, torch.tensor([[0.0, -math.log(3), -math.log(3)]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        found, torch.tensor([[0.0, -math.log(3), -math.log(3)]]), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("spread", [1.0, 10.0, 60.0])
 def test_log_odds_are_those_of_a_slow_sum(spread):
-    logits = spread * torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    slow = torch.stack([row[i] - torch.cat([row[:i], row[i + 1 :]]).logsumexp(0) for row in logits for i in range(7)])
+    logits = spread * torch.randn(
+        20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    slow = torch.stack(
+        [
+            row[i] - torch.cat([row[:i], row[i + 1 :]]).logsumexp(0)
+            for row in logits
+            for i in range(7)
+        ]
+    )
     found = log_odds(logits.log_softmax(dim=1).float(), 300.0)
-    torch.testing.assert_close(found, slow.reshape(20, 7).clamp(-300, 300).float(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        found, slow.reshape(20, 7).clamp(-300, 300).float(), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_log_odds_keep_their_slope_where_probabilities_saturate():
@@ -71,7 +84,12 @@ def rewards(
 
 
 def only(**weights: float) -> Reward:
-    return Reward(**({"bound": 4.0, "forget": 0.0, "coherence": 0.0, "presence": 0.0, "retain": 0.0} | weights))
+    return Reward(
+        **(
+            {"bound": 4.0, "forget": 0.0, "coherence": 0.0, "presence": 0.0, "retain": 0.0}
+            | weights
+        )
+    )
 
 
 CATS = [0, 0, 0]  # all asked for a cat in flat style
@@ -102,16 +120,26 @@ def test_less_of_the_concept_is_more_reward(evidence):
     book, config = PromptBook.from_config(tiny.config()), Reward()
     found = rewards(evidence, CATS, book, config)
     assert found[0] < found[1] < found[2]
-    expected = -config.forget * math.log(9) + config.coherence * math.log(0.8) + config.presence * math.log(0.05)
+    expected = (
+        -config.forget * math.log(9)
+        + config.coherence * math.log(0.8)
+        + config.presence * math.log(0.05)
+    )
     assert found[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_target_and_retained_prompts_have_their_own_parts(evidence):
     book = PromptBook.from_config(tiny.config())
     prompts = [1, 2, 3]  # cat in noto, dog in flat, dog in noto
-    assert rewards(evidence, prompts, book, only(coherence=1.0)) == pytest.approx([math.log(0.2), 0, 0])
-    assert rewards(evidence, prompts, book, only(presence=1.0)) == pytest.approx([math.log(0.05), 0, 0])
-    assert rewards(evidence, prompts, book, only(forget=1.0)) == pytest.approx([-math.log(9), 0, 0], abs=1e-5)
+    assert rewards(evidence, prompts, book, only(coherence=1.0)) == pytest.approx(
+        [math.log(0.2), 0, 0]
+    )
+    assert rewards(evidence, prompts, book, only(presence=1.0)) == pytest.approx(
+        [math.log(0.05), 0, 0]
+    )
+    assert rewards(evidence, prompts, book, only(forget=1.0)) == pytest.approx(
+        [-math.log(9), 0, 0], abs=1e-5
+    )
     kept = [0, math.log(0.25) + math.log(0.8), math.log(0.98) + math.log(0.2)]
     assert rewards(evidence, prompts, book, only(retain=1.0)) == pytest.approx(kept)
 
@@ -153,8 +181,10 @@ CLASSES = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [1
 @pytest.mark.parametrize(
     ("concept", "anchor", "found"),
     [
-        ("cat", "dog", (1,)), ("cat", ("fish",), (2,)), ("cat", "nearest", (2,)), ("dog", "nearest", (2,)),
-        ("cat", ("cat", "flat", "dog"), (1,)), ("cat,dog", "nearest", (2, 2)), ("cat,fish", ("cat", "nearest"), (1, 1)),
+        ("cat", "dog", (1,)), ("cat", ("fish",), (2,)), ("cat", "nearest", (2,)),
+        ("dog", "nearest", (2,)),
+        ("cat", ("cat", "flat", "dog"), (1,)), ("cat,dog", "nearest", (2, 2)),
+        ("cat,fish", ("cat", "nearest"), (1, 1)),
         ("cat,dog", ("dog", "fish"), (2, 2)), ("style:flat", ("cat", "noto"), (1,)),
     ],
 )  # fmt: skip
@@ -171,19 +201,28 @@ def test_the_canvas_has_anchors_of_its_own():
         return PromptBook.from_config(Config(**changes)).anchors
 
     assert anchors() == ("dog", "rabbit", "nearest")
-    assert anchors(prompts={"objects": ("cat", "rabbit")}) == ("rabbit", "nearest"), "those that are there"
-    assert PromptBook.from_config(tiny.config()).anchors == ("nearest",), "another world names its own"
+    assert anchors(prompts={"objects": ("cat", "rabbit")}) == ("rabbit", "nearest"), (
+        "those that are there"
+    )
+    assert PromptBook.from_config(tiny.config()).anchors == ("nearest",), (
+        "another world names its own"
+    )
 
 
 def test_the_nearest_classes_may_differ():
-    book = PromptBook.from_config(tiny.config(concept="a,c", prompts={"objects": ("a", "b", "c", "d")}))
-    classes = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1.0], [0.1, 0.9]]), dim=1)
+    book = PromptBook.from_config(
+        tiny.config(concept="a,c", prompts={"objects": ("a", "b", "c", "d")})
+    )
+    classes = torch.nn.functional.normalize(
+        torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1.0], [0.1, 0.9]]), dim=1
+    )
     assert anchor_classes(book, classes) == (1, 3)
 
 
 @pytest.mark.parametrize(
     ("anchor", "said"),
-    [("cat", "no other object"), (("noto", "cat"), "no other object"), (("fisch", "dog"), "did you mean 'fish'"),
+    [("cat", "no other object"), (("noto", "cat"), "no other object"),
+     (("fisch", "dog"), "did you mean 'fish'"),
      ("zebra", "name a class"), ("any", "name a class, or `nearest`")],
 )  # fmt: skip
 def test_an_anchor_is_another_class_of_the_concepts_domain(anchor, said):
@@ -196,4 +235,6 @@ def test_concept_probability(evidence):
     found = concept_probability(evidence, torch.tensor([0, 2, 3]), book)
     assert found.tolist() == pytest.approx([0.9, 0.25, 0.98])
     style = PromptBook.from_config(tiny.config(concept="style:noto"))
-    assert concept_probability(evidence, torch.tensor([0, 1, 3]), style).tolist() == pytest.approx([0.8, 0.2, 0.2])
+    assert concept_probability(evidence, torch.tensor([0, 1, 3]), style).tolist() == pytest.approx(
+        [0.8, 0.2, 0.2]
+    )

@@ -26,7 +26,9 @@ HALF = ["fp16", "bf16"]
 
 
 def rough(dtype: str, images: int = 8, guidance: float = 20.0, **learner: Any) -> Config:
-    """A configuration whose rounding is as large as that of a real network: guidance stands for dimensions."""
+    """A configuration whose rounding is as large as that of a real network: guidance stands for
+    dimensions.
+    """
     return tiny.config(
         model={"dtype": dtype},
         sampler={"guidance": guidance},
@@ -47,7 +49,9 @@ def moved(learner: Learner, size: float, seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)
     state = learner._policy.adapter_state()
     for name in state:
-        state[name] = state[name] + size * torch.randn(state[name].shape, generator=draws) * (".lora_B." in name)
+        state[name] = state[name] + size * torch.randn(state[name].shape, generator=draws) * (
+            ".lora_B." in name
+        )
     learner._policy.load_adapter(state)
 
 
@@ -61,7 +65,9 @@ def test_in_fp32_it_is_zero_and_nothing_is_measured(monkeypatch: pytest.MonkeyPa
     metrics = learner.update(scored(trajectory))
     assert metrics["kl_floor"] == 0.0
     ratio = torch.randn(8)
-    assert torch.equal(ratio + learner._floor.at(torch.arange(8) % 4), ratio), "what is steered by keeps its bits"
+    assert torch.equal(ratio + learner._floor.at(torch.arange(8) % 4), ratio), (
+        "what is steered by keeps its bits"
+    )
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -82,7 +88,9 @@ def test_it_is_measured_and_leaves_no_trace(dtype: str) -> None:
     assert metrics["kl_floor"] == pytest.approx(sum(floor) / len(learned))
 
 
-def test_the_adapter_comes_back_where_the_measurement_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_adapter_comes_back_where_the_measurement_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = rough("bf16")
     learner = Learner(config)
     trajectory, before = collect(config, learner), learner.weights().digest
@@ -142,9 +150,19 @@ def test_the_retention_kl_holds_it_once() -> None:
 
 
 def steered(dtype: str, without: bool = False) -> tuple[list[float], list[float]]:
-    """Step sizes and multipliers of some updates on fresh batches; ``without``: nothing is taken off."""
+    """Step sizes and multipliers of some updates on fresh batches; ``without``: nothing is taken
+    off.
+    """
     config = rough(
-        dtype, 24, lr=1e-2, lr_constant=1.0, lr_floor=1e-3, kl_rate=0.2, minibatches=2, kl_states=24, microbatch=64
+        dtype,
+        24,
+        lr=1e-2,
+        lr_constant=1.0,
+        lr_floor=1e-3,
+        kl_rate=0.2,
+        minibatches=2,
+        kl_states=24,
+        microbatch=64,
     )
     learner, _ = kept(config)
     if without:
@@ -169,14 +187,21 @@ def test_half_precision_is_steered_as_fp32_is() -> None:
     assert apart(exact[1], blind[1]) > math.log(1.5), "the test has lost its point"
 
 
-# -- budgets -----------------------------------------------------------------------------------------------------------
+# -- budgets ---------------------------------------------------------------------------------------
 
 
 def floor_of(
-    k0: float, guidance: float = 5.0, estimator: str = "pathwise", dtype: str = "bf16", **learner: Any
+    k0: float,
+    guidance: float = 5.0,
+    estimator: str = "pathwise",
+    dtype: str = "bf16",
+    **learner: Any,
 ) -> Floor:
     config = tiny.config(
-        model={"dtype": dtype}, sampler={"guidance": guidance}, estimator={"name": estimator}, learner=learner
+        model={"dtype": dtype},
+        sampler={"guidance": guidance},
+        estimator={"name": estimator},
+        learner=learner,
     )
     found = Learner(config)._floor
     found.load([k0] * 4)
@@ -184,21 +209,28 @@ def floor_of(
 
 
 def test_budgets_of_three_floors_are_taken() -> None:
-    floor_of(0.16, kl_budget=0.5, step_kl=0.5, clip_range=1.0, estimator="critic").check(retains=True)
+    floor_of(0.16, kl_budget=0.5, step_kl=0.5, clip_range=1.0, estimator="critic").check(
+        retains=True
+    )
 
 
 @pytest.mark.parametrize(
     ("k0", "learner", "told"),
     [
-        (0.199, {}, r"^learner\.kl_budget=0\.5 cannot be held: in bf16 rounding alone moves a step by 0\.2 nats.*"
-                  r"model\.dtype=fp16 or fp32, a sampler\.guidance below 5, or learner\.kl_budget=0\.6$"),
-        (8.0, {"kl_budget": 100.0}, r"^learner\.step_kl=1\.33 cannot.*by 8 nats.*, or learner\.step_kl=24$"),
+        (0.199, {}, r"^learner\.kl_budget=0\.5 cannot be held: in bf16 rounding alone moves a "
+                    r"step by 0\.2 nats.*"
+                  r"model\.dtype=fp16 or fp32, a sampler\.guidance below 5, or "
+                  r"learner\.kl_budget=0\.6$"),
+        (8.0, {"kl_budget": 100.0}, r"^learner\.step_kl=1\.33 cannot.*by 8 nats.*, or "
+                                    r"learner\.step_kl=24$"),
         (8.06, {}, r"^learner\.kl_budget=0\.5 and learner\.step_kl=1\.33 cannot.*"
                    r"or learner\.kl_budget=25 learner\.step_kl=25$"),
         (math.nan, {}, r"^learner\.kl_budget=0\.5 and learner\.step_kl=1\.33 cannot"),
     ],
 )  # fmt: skip
-def test_a_budget_below_three_floors_is_refused(k0: float, learner: dict[str, Any], told: str) -> None:
+def test_a_budget_below_three_floors_is_refused(
+    k0: float, learner: dict[str, Any], told: str
+) -> None:
     with pytest.raises(ConfigError, match=told):
         floor_of(k0, **learner).check(retains=True)
 
@@ -211,7 +243,9 @@ def test_the_remedies_are_those_that_are_there() -> None:
 @pytest.mark.parametrize("name", ["critic", "qprop", "terminal"])
 def test_a_clip_that_rounding_alone_reaches_is_refused_where_it_counts(name: str) -> None:
     budgets = {"kl_budget": 9.0, "step_kl": 9.0, "clip_range": 1.6}
-    with pytest.raises(ConfigError, match=r"^learner\.clip_range=1\.6 cannot.*or learner\.clip_range=1\.8$"):
+    with pytest.raises(
+        ConfigError, match=r"^learner\.clip_range=1\.6 cannot.*or learner\.clip_range=1\.8$"
+    ):
         floor_of(0.5, estimator=name, **budgets).check(retains=True)
     floor_of(0.5, estimator="pathwise", **budgets).check(retains=True)  # weights of the root are 1
 
@@ -221,21 +255,29 @@ def test_what_steers_nothing_is_not_refused() -> None:
     floor_of(8.0, lr_floor=1.0).check(retains=False)
 
 
-def test_a_run_is_refused_after_its_warm_up_and_before_it_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_refused_after_its_warm_up_and_before_it_learns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def never(*_: object) -> None:
         raise AssertionError("something was learned")
 
     monkeypatch.setattr(Learner, "update", never)
     events: list[tuple[str, dict[str, Any]]] = []
-    with pytest.raises(ConfigError, match=r"^learner\.kl_budget=0\.05 cannot be held: in bf16 rounding alone"):
+    with pytest.raises(
+        ConfigError, match=r"^learner\.kl_budget=0\.05 cannot be held: in bf16 rounding alone"
+    ):
         program.train(rough("bf16", kl_budget=0.05), lambda *event: events.append(event))
     assert "warm-up" not in [name for name, _ in events], "the run has not begun"
 
 
 def test_the_command_ends_in_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(settings.dump(rough("bf16", kl_budget=0.05).model_copy(update={"output": str(tmp_path)})))
-    assert main(["train", "--config", str(file), "--inline", "--no-evaluate", "--name", "mine"]) == 2
+    file.write_text(
+        settings.dump(rough("bf16", kl_budget=0.05).model_copy(update={"output": str(tmp_path)}))
+    )
+    assert (
+        main(["train", "--config", str(file), "--inline", "--no-evaluate", "--name", "mine"]) == 2
+    )
     told = " ".join(capsys.readouterr().err.split())
     assert "learner.kl_budget=0.05 cannot be held" in told
     assert "model.dtype=fp16 or fp32" in told

@@ -1,4 +1,5 @@
-"""A run on the tiny world through the real command: what lies in its folder, however the run ends."""
+"""A run on the tiny world through the real command: what lies in its folder, however the run
+ends."""
 
 import json
 import os
@@ -23,7 +24,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
 FILES = {
-    "adapter", "checkpoints", "config.yaml", "critic.safetensors", "curves.png", "evaluation.json", "ledger.jsonl",
+    "adapter", "checkpoints", "config.yaml", "critic.safetensors", "curves.png", "evaluation.json",
+    "ledger.jsonl",
     "metrics.jsonl", "report.html", "run_state.json",
     "samples", "samples.png", "tensorboard",
 }  # fmt: skip
@@ -34,7 +36,10 @@ SIDE = {"ua", "ira", "cra", "coherence"}
 
 def tiny_file(folder: Path, **overrides: Any) -> str:
     config = tiny.config(
-        evaluation={"judge": str(tiny.clip_folder(2))}, output=str(folder / "out"), name="r", **overrides
+        evaluation={"judge": str(tiny.clip_folder(2))},
+        output=str(folder / "out"),
+        name="r",
+        **overrides,
     )
     file = folder / "tiny.yaml"
     file.write_text(settings.dump(config))
@@ -59,17 +64,22 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert {path.name for path in run.iterdir()} == FILES
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert set(evaluation) == {
-        "before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts", "protocol", "models",
+        "before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts",
+        "protocol", "models",
     }  # fmt: skip
     assert [row["name"] for row in evaluation["models"]] == ["untouched", "r"]
     assert {key: evaluation["models"][1][key]["value"] for key in SIDE} == evaluation["after"]
     assert set(evaluation["before"]) == set(evaluation["after"]) == SIDE
-    assert all(0 <= value <= 100 for side in ("before", "after") for value in evaluation[side].values())
+    assert all(
+        0 <= value <= 100 for side in ("before", "after") for value in evaluation[side].values()
+    )
     assert evaluation["counts"]["target_images"] == 2 * len(tiny.STYLES)
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"phase", "round", "selection"} <= {row["event"] for row in rows}
-    assert {key: rows[-1][key] for key in SIDE} == evaluation["after"], "trackers hear the judged figures last"
+    assert {key: rows[-1][key] for key in SIDE} == evaluation["after"], (
+        "trackers hear the judged figures last"
+    )
     assert [row["round"] for row in rows if row["event"] == "round"] == [1, 2, 3]
     assert all(row["elapsed"] >= 0 for row in rows)
     state = state_of(run)
@@ -77,7 +87,9 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     assert state["argv"][:3] == ["python", "-m", "experiments"]
     assert "torch" in state["packages"]
     assert (run / "adapter" / "README.md").read_text().startswith("---")
-    assert settings.load([str(run / "config.yaml")], environ={}) == settings.load([config], environ={})
+    assert settings.load([str(run / "config.yaml")], environ={}) == settings.load(
+        [config], environ={}
+    )
     assert list((run / "tensorboard").iterdir())
     for picture in ("samples.png", "curves.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
@@ -90,15 +102,39 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
 
     assert main(["train", "--config", config]) == 2
     assert state_of(run) == state
-    assert main(["train", "--config", config, "--overwrite", "--no-evaluate", "tensorboard=false", "concept=dog"]) == 0
-    assert {path.name for path in run.iterdir()} == FILES - {"evaluation.json", "samples", "samples.png", "tensorboard"}
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                config,
+                "--overwrite",
+                "--no-evaluate",
+                "tensorboard=false",
+                "concept=dog",
+            ]
+        )
+        == 0
+    )
+    assert {path.name for path in run.iterdir()} == FILES - {
+        "evaluation.json",
+        "samples",
+        "samples.png",
+        "tensorboard",
+    }
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
-def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_name(tmp_path: Path) -> None:
+def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_name(
+    tmp_path: Path,
+) -> None:
     train = ["train", "--config", tiny_file(tmp_path, cluster={"inline": True}), "--no-evaluate"]
     run = tmp_path / "out" / "r"
     wrong = "reward.images={nobody: 1.0}"  # only the actors know the names that are registered
@@ -133,7 +169,9 @@ def test_what_fails_before_it_has_begun_neither_replaces_a_run_nor_takes_its_nam
 def test_a_finished_run_without_checkpoints_is_not_begun_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_file(tmp_path, cluster={"inline": True}, loop={"rounds": 1, "checkpoint_every": 0})
+    config = tiny_file(
+        tmp_path, cluster={"inline": True}, loop={"rounds": 1, "checkpoint_every": 0}
+    )
     run = tmp_path / "out" / "r"
     assert main(["train", "--config", config, "--no-evaluate"]) == 0
     before = contents(run)
@@ -152,7 +190,9 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a driver with a GPU may use it")
-def test_the_driver_of_a_cluster_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_of_a_cluster_needs_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def trained(config: Config, *_: Any, **__: Any) -> None:
         raise TrainingError(f"reached with {config.model.device}")
 
@@ -165,7 +205,9 @@ def test_the_driver_of_a_cluster_needs_no_gpu(tmp_path: Path, monkeypatch: pytes
     assert state_of(tmp_path / "out" / "r")["reason"] == "reached with cuda"
 
 
-def start(tmp_path: Path, *argv: str, until_it_says: str = '"round"', session: bool = False) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, *argv: str, until_it_says: str = '"round"', session: bool = False
+) -> subprocess.Popen[str]:
     """A long run in its own process, once it is training."""
     config = tiny_file(tmp_path, loop={"rounds": 5000})
     process = subprocess.Popen(
@@ -222,7 +264,12 @@ def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_ray_too(tmp_pa
 
 @pytest.mark.slow
 def test_a_run_that_waits_for_room_is_stopped_in_order(tmp_path: Path) -> None:
-    process = start(tmp_path, "cluster.inline=false", "cluster.rollout_gpus=99", until_it_says="waiting for room")
+    process = start(
+        tmp_path,
+        "cluster.inline=false",
+        "cluster.rollout_gpus=99",
+        until_it_says="waiting for room",
+    )
     time.sleep(2)
     stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
 
@@ -233,7 +280,9 @@ def test_a_second_signal_ends_it_at_once() -> None:
         "try: print('up', flush=True); time.sleep(600)\n"
         "except BaseException as stop: print(type(stop).__name__, flush=True); time.sleep(600)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "Stopped\n"
@@ -241,7 +290,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert process.wait(PATIENCE) == 143
 
 
-# -- ways to end, around a training that is told how -------------------------------------------------------------------
+# -- ways to end, around a training that is told how -----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -259,7 +308,8 @@ def test_a_second_signal_ends_it_at_once() -> None:
     ],
 )
 def test_failures_are_on_record(
-    error: BaseException, code: int, state: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: BaseException, code: int, state: str, reason: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def fail(config: Config, listen: Any, spill: Path | None, **checkpoints: Any) -> None:
@@ -274,7 +324,10 @@ def test_failures_are_on_record(
     assert found["state"] == state
     assert found["reason"].startswith(reason)
     assert found["finished"]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "r" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "out" / "r" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows[1]["reward"] is None
     assert ("traceback" in found) == isinstance(error, ZeroDivisionError)
 
@@ -311,17 +364,25 @@ def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize(("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")])
-def test_a_record_that_the_disk_does_not_take_is_one_line(tmp_path: Path, name: str, event: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")]
+)
+def test_a_record_that_the_disk_does_not_take_is_one_line(
+    tmp_path: Path, name: str, event: str
+) -> None:
     from experiments.runs import recorder
 
     (tmp_path / name).symlink_to("/dev/full")
 
     def record() -> None:
-        with recorder.Recorder(run_folder.RunFolder(tmp_path), Silent(), tensorboard=False) as listen:
+        with recorder.Recorder(
+            run_folder.RunFolder(tmp_path), Silent(), tensorboard=False
+        ) as listen:
             listen(event, {"round": 1})
 
-    with pytest.raises(MachineError, match=f"cannot write .*{name}: No space left on device; free space and resume"):
+    with pytest.raises(
+        MachineError, match=f"cannot write .*{name}: No space left on device; free space and resume"
+    ):
         record()
 
 
@@ -343,8 +404,20 @@ def test_json_is_strict() -> None:
     import numpy as np
     import torch
 
-    content = {"a": float("inf"), "b": np.float32(0.5), "c": torch.ones(2), "d": (1, None, True), "e": Path("x")}
-    assert json.loads(to_json(content)) == {"a": None, "b": 0.5, "c": [1.0, 1.0], "d": [1, None, True], "e": "x"}
+    content = {
+        "a": float("inf"),
+        "b": np.float32(0.5),
+        "c": torch.ones(2),
+        "d": (1, None, True),
+        "e": Path("x"),
+    }
+    assert json.loads(to_json(content)) == {
+        "a": None,
+        "b": 0.5,
+        "c": [1.0, 1.0],
+        "d": [1, None, True],
+        "e": "x",
+    }
 
 
 def test_reserving_changes_nothing(tmp_path: Path) -> None:

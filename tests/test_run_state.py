@@ -14,9 +14,12 @@ from rl_unlearn.errors import DataError
 @pytest.mark.parametrize(
     "content",
     [
-        {"training": 5}, {"training": {"updates": "many"}}, {"training": {"wall_seconds": -1}}, {"state": 5},
-        {"training": {"images_used": 10**400}}, {"begun": 1}, {"begun": "true"}, {"configs": [5]}, {"configs": {}},
-        {"argv": "x"}, {"argv": [1]}, {"reason": []}, {"trial": 5}, {"trial": {}}, {"trial": {"label": 5}},
+        {"training": 5}, {"training": {"updates": "many"}}, {"training": {"wall_seconds": -1}},
+        {"state": 5},
+        {"training": {"images_used": 10**400}}, {"begun": 1}, {"begun": "true"}, {"configs": [5]},
+        {"configs": {}},
+        {"argv": "x"}, {"argv": [1]}, {"reason": []}, {"trial": 5}, {"trial": {}},
+        {"trial": {"label": 5}},
         {"trial": {"label": "x", "settings": []}}, {"packages": []}, [], 5, None, "x",
     ],
     ids=str,
@@ -40,9 +43,12 @@ def test_what_is_not_said_is_nothing_and_further_keys_stay(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (Event, "5"), (Event, "{}"), (Event, '{"event": 5}'), (Event, '{"event": "x", "round": null}'), (Event, ""),
-        (Event, '{"event": "x", "round": 1.5}'), (Event, '{"event": "x", "round": true}'), (Event, '{"event": "x"'),
-        (Event, '{"event": "x", "reward": NaN}'), (Event, "[" * 100_000), (Event, '{"event": "\\ud800"}'),
+        (Event, "5"), (Event, "{}"), (Event, '{"event": 5}'),
+        (Event, '{"event": "x", "round": null}'), (Event, ""),
+        (Event, '{"event": "x", "round": 1.5}'), (Event, '{"event": "x", "round": true}'),
+        (Event, '{"event": "x"'),
+        (Event, '{"event": "x", "reward": NaN}'), (Event, "[" * 100_000),
+        (Event, '{"event": "\\ud800"}'),
         (Update, '{"update": 1, "version_in": 0, "version_out": "1"}'),
         (Update, '{"update": 1, "version_in": 0, "version_out": 1, "drawn_by": {"1": "x"}}'),
         (Update, '{"update": 1, "version_in": 0, "version_out": 1, "weights": 5}'),
@@ -53,7 +59,11 @@ def test_a_line_of_another_kind_is_named_unless_it_is_the_last_and_cut(
 ) -> None:
     whole = '{"event": "x", "update": 1, "version_in": 0, "version_out": 1}'
     path = tmp_path / "rows.jsonl"
-    for content, number in ((f"{line}\n{whole}\n", 1), (f"{whole}\n{line}\n", 2), (f"{whole}\n{line}\n{whole}", 2)):
+    for content, number in (
+        (f"{line}\n{whole}\n", 1),
+        (f"{whole}\n{line}\n", 2),
+        (f"{whole}\n{line}\n{whole}", 2),
+    ):
         path.write_text(content)
         with pytest.raises(DataError, match=rf"rows\.jsonl, line {number},"):
             read_rows(path, kind)

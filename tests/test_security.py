@@ -1,4 +1,6 @@
-"""Nothing that was read is ever run: a scan of the syntax trees, bandit beside it, and hostile files."""
+"""Nothing that was read is ever run: a scan of the syntax trees, bandit beside it, and hostile
+files.
+"""
 
 import ast
 import subprocess
@@ -95,13 +97,21 @@ def test_models_load_safetensors_from_this_machine_without_remote_code() -> None
         if ROOT / "experiments" / "canvas"
         not in path.parents  # makes and measures the shipped files as anybody would load them
         for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained"
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "from_pretrained"
     ]
     assert {path.name for path, _ in calls} >= {"pipeline.py", "classifier_folders.py", "tokens.py"}
     assert all("local_files_only" in given for _, given in calls), calls
-    weighty = [given for path, given in calls if path.name in ("pipeline.py", "classifier_folders.py")]
-    assert sum("use_safetensors" in given for given in weighty) == 3, "a pipeline, its networks, a classifier"
-    assert sum("trust_remote_code" in given for given in weighty) == 3, "a pipeline, a classifier and its processor"
+    weighty = [
+        given for path, given in calls if path.name in ("pipeline.py", "classifier_folders.py")
+    ]
+    assert sum("use_safetensors" in given for given in weighty) == 3, (
+        "a pipeline, its networks, a classifier"
+    )
+    assert sum("trust_remote_code" in given for given in weighty) == 3, (
+        "a pipeline, a classifier and its processor"
+    )
 
 
 @pytest.mark.slow
@@ -127,14 +137,20 @@ def test_no_secret_reaches_the_configuration() -> None:
     from experiments import settings
 
     words = {"token", "password", "secret", "key", "credential"}
-    assert not [name for name in settings.fields() if words & set(name.replace(".", "_").split("_"))]
+    assert not [
+        name for name in settings.fields() if words & set(name.replace(".", "_").split("_"))
+    ]
 
 
 def test_yaml_builds_no_objects(tmp_path: Path) -> None:
     from experiments import strict_yaml
     from rl_unlearn.errors import ConfigError
 
-    for text in ("a: !!python/object/apply:os.getcwd []", "a: !!python/name:os.system", "!!python/module:os x"):
+    for text in (
+        "a: !!python/object/apply:os.getcwd []",
+        "a: !!python/name:os.system",
+        "!!python/module:os x",
+    ):
         file = tmp_path / "c.yaml"
         file.write_text(text)
         with pytest.raises(ConfigError):

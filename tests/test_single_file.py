@@ -1,4 +1,6 @@
-"""A checkpoint in one file: made into a folder once, which is read like any other, or refused in words."""
+"""A checkpoint in one file: made into a folder once, which is read like any other, or refused in
+words.
+"""
 
 import json
 import shutil
@@ -44,7 +46,9 @@ def model(name: str, to: Path, half: bool = False) -> Model:
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_single_file_is_the_model_that_it_was(name: str, half: bool, tmp_path: Path, cache: Path) -> None:
+def test_a_single_file_is_the_model_that_it_was(
+    name: str, half: bool, tmp_path: Path, cache: Path
+) -> None:
     chosen, folder = model(name, tmp_path, half), FOLDERS[name]()
     found = load_pipeline(chosen)
     expected = load_pipeline(Model(path=str(folder), size=tiny_families.SIZE))
@@ -58,7 +62,10 @@ def test_a_single_file_is_the_model_that_it_was(name: str, half: bool, tmp_path:
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
     load_pipeline(chosen)
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*")}, "it is made once"
-    kinds = {value.dtype for value in load_file(made / "unet" / "diffusion_pytorch_model.safetensors").values()}
+    kinds = {
+        value.dtype
+        for value in load_file(made / "unet" / "diffusion_pytorch_model.safetensors").values()
+    }
     assert kinds == {torch.float16 if half else torch.float32}
     told = b"".join(path.read_bytes() for path in made.rglob("*.json"))
     assert str(tmp_path).encode() not in told
@@ -79,15 +86,30 @@ def test_the_look_converts_nothing(tmp_path: Path, cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_what_is_missing_is_said(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = model("stable_diffusion", tmp_path)
-    line = ["generate", "--prompt", "a cat", "--out", str(tmp_path / "x.png"), f"model.path={chosen.path}"]
+    line = [
+        "generate",
+        "--prompt",
+        "a cat",
+        "--out",
+        str(tmp_path / "x.png"),
+        f"model.path={chosen.path}",
+    ]
     assert main(line) == 2
-    assert "is a single file: name a pipeline's folder or hub id" in " ".join(capsys.readouterr().err.split())
+    assert "is a single file: name a pipeline's folder or hub id" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*line, f"model.config={tiny_families.flux()}"]) == 5
-    assert "is a FluxPipeline: a single file can be one of" in " ".join(capsys.readouterr().err.split())
+    assert "is a FluxPipeline: a single file can be one of" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*line, f"model.config={tiny_families.sdxl()}"]) == 5
-    assert "is no checkpoint of the kind that model.config" in " ".join(capsys.readouterr().err.split())
+    assert "is no checkpoint of the kind that model.config" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*line, "model.config=owner/name"]) == 5
     assert "'owner/name' cannot be fetched" in " ".join(capsys.readouterr().err.split())
     assert not cache.exists() or not list(cache.iterdir()), "nothing half-made stays"
@@ -102,12 +124,20 @@ def test_what_is_missing_is_said(tmp_path: Path, cache: Path, capsys: pytest.Cap
         load_pipeline(chosen)
 
 
-@pytest.mark.parametrize("part", ["first_stage_model.", "cond_stage_model.", "model.diffusion_model."])
+@pytest.mark.parametrize(
+    "part", ["first_stage_model.", "cond_stage_model.", "model.diffusion_model."]
+)
 def test_a_file_that_lacks_a_network_is_refused(part: str, tmp_path: Path, cache: Path) -> None:
-    """Though the folder that describes it has one: half of one model and half of another would draw something."""
-    chosen = model("stable_diffusion", tmp_path).model_copy(update={"config": str(tiny.epsilon_folder())})
+    """Though the folder that describes it has one: half of one model and half of another would draw
+    something.
+    """
+    chosen = model("stable_diffusion", tmp_path).model_copy(
+        update={"config": str(tiny.epsilon_folder())}
+    )
     file = Path(chosen.path)
-    save_file({k: v for k, v in load_file(file).items() if not k.startswith(part)}, file, {"format": "pt"})
+    save_file(
+        {k: v for k, v in load_file(file).items() if not k.startswith(part)}, file, {"format": "pt"}
+    )
     with pytest.raises(DataError, match="is no checkpoint of the kind"):
         load_pipeline(chosen)
     assert list(cache.iterdir()) == []
@@ -125,20 +155,33 @@ def test_an_adapter_says_what_describes_its_model(tmp_path: Path) -> None:
 
 
 def test_it_is_merged_like_any_other(tmp_path: Path) -> None:
-    chosen = tiny.config(model=model("stable_diffusion", tmp_path, half=True).model_dump(), lora={"rank": 2})
+    chosen = tiny.config(
+        model=model("stable_diffusion", tmp_path, half=True).model_dump(), lora={"rank": 2}
+    )
     state = DiffusionPolicy(load_pipeline(chosen.model), chosen).adapter_state()
-    save_adapter(tmp_path / "adapter", {k: torch.full_like(t, 0.3) for k, t in state.items()}, chosen)
+    save_adapter(
+        tmp_path / "adapter", {k: torch.full_like(t, 0.3) for k, t in state.items()}, chosen
+    )
     adapters.export(tmp_path / "adapter", "merged", tmp_path / "out", chosen)
-    kinds = {value.dtype for value in load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors").values()}
+    kinds = {
+        value.dtype
+        for value in load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors").values()
+    }
     assert kinds == {torch.float16}
-    told = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".json", ".md"))
+    told = b"".join(
+        path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.suffix in (".json", ".md")
+    )
     assert str(tmp_path).encode() not in told
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model("stable_diffusion", tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = settings.load(overrides=["model.path=model.safetensors", "model.config=described"], environ={})
+    found = settings.load(
+        overrides=["model.path=model.safetensors", "model.config=described"], environ={}
+    )
     assert (found.model.path, found.model.config) == (
         str(tmp_path / "model.safetensors"), str(tmp_path / "described")
     )  # fmt: skip

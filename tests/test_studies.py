@@ -11,30 +11,51 @@ from experiments import strict_yaml
 from experiments.studies import breadth, compare, front, rounds, step_sizes
 
 
-def run_folder(root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int) -> None:
+def run_folder(
+    root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int
+) -> None:
     folder = root / f"{label}-{concept}-seed{seed}".replace(":", "-")
     folder.mkdir(parents=True)
-    trial = {"label": f"{label}-{concept}".replace(":", "-"), "settings": {"concept": concept, "seed": seed}}
+    trial = {
+        "label": f"{label}-{concept}".replace(":", "-"),
+        "settings": {"concept": concept, "seed": seed},
+    }
     (folder / "run_state.json").write_text(json.dumps({"trial": trial, "state": "finished"}))
     (folder / "config.yaml").write_text(
         strict_yaml.dump(
-            {"concept": concept, "seed": seed, "rollout": {"images": per_round}, "critic": {"warmup_images": 100}}
+            {
+                "concept": concept,
+                "seed": seed,
+                "rollout": {"images": per_round},
+                "critic": {"warmup_images": 100},
+            }
         )
     )
     after = {"ua": 100 * forgotten[-1], "coherence": 100.0, "ira": 99.0, "cra": 98.0}
     (folder / "evaluation.json").write_text(
-        json.dumps({"after": after, "images_used": 1, "updates": len(forgotten), "wall_seconds": 1.0})
+        json.dumps(
+            {"after": after, "images_used": 1, "updates": len(forgotten), "wall_seconds": 1.0}
+        )
     )
     looks = [
-        {"event": "selection", "round": round, "policy_version": round - 1, "images": 9, "seconds": 2.0 * round,
-         "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share, "best": True}
+        {"event": "selection", "round": round, "policy_version": round - 1, "images": 9,
+         "seconds": 2.0 * round,
+         "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share,
+         "best": True}
         for round, share in enumerate(forgotten, 1)
     ]  # fmt: skip
     learned = [
-        {"event": "round", "round": round, "kl": round - 1.0, "explained_variance": [-round, None if seed else 0.5]}
+        {
+            "event": "round",
+            "round": round,
+            "kl": round - 1.0,
+            "explained_variance": [-round, None if seed else 0.5],
+        }
         for round in range(1, len(forgotten) + 1)
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks + learned))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in looks + learned)
+    )
 
 
 @pytest.fixture
@@ -68,14 +89,22 @@ def test_differences_are_those_of_the_same_concept_and_seed(sweep, tmp_path, cap
     out = [str(sweep), str(tmp_path / "out.json"), str(tmp_path / "out.png")]
     compare.main([*out, "--than", "k1"])
     last = capsys.readouterr().out.splitlines()[-3:]
-    assert last == ["| setting | pairs | UA less that of k1 |", "|---|--:|--:|", "| k4 | 3 | -20.0 ± 43.0 |"]
+    assert last == [
+        "| setting | pairs | UA less that of k1 |",
+        "|---|--:|--:|",
+        "| k4 | 3 | -20.0 ± 43.0 |",
+    ]
     with pytest.raises(SystemExit):
         compare.main([*out, "--than", "k2"])
     assert "no setting 'k2' here; there are k4, k1" in capsys.readouterr().err
 
 
-def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_another(sweep, tmp_path, capsys):
-    front.main([str(sweep), "rollout.images", "concept", str(tmp_path / "o.json"), str(tmp_path / "o.png")])
+def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_another(
+    sweep, tmp_path, capsys
+):
+    front.main(
+        [str(sweep), "rollout.images", "concept", str(tmp_path / "o.json"), str(tmp_path / "o.png")]
+    )
     rows = capsys.readouterr().out.splitlines()
     assert rows[2:] == [
         "| 6 | cat | 3 | 80.0 ± 43.0 | 100.0 | 99.0 | 98.0 | 1.50 |",
@@ -88,11 +117,24 @@ def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_an
 
 def test_what_was_recorded_is_taken_run_by_run(sweep, tmp_path, capsys):
     picture = tmp_path / "kl.png"
-    rounds.main([str(sweep), "kl", "explained_variance", "--last", "3", "--digits", "1", "--picture", str(picture)])
+    rounds.main(
+        [
+            str(sweep),
+            "kl",
+            "explained_variance",
+            "--last",
+            "3",
+            "--digits",
+            "1",
+            "--picture",
+            str(picture),
+        ]
+    )
     assert capsys.readouterr().out.splitlines() == [
         "| setting | runs | kl | lowest, highest |",
         "|---|--:|--:|--:|",
-        "| k4 | 4 | 1.6 ± 1.2 | 0.5, 2.0 |",  # the median of rounds 2 to 4 in three runs, of both in the fourth
+        # the median of rounds 2 to 4 in three runs, of both in the fourth
+        "| k4 | 4 | 1.6 ± 1.2 | 0.5, 2.0 |",
         "| k1 | 3 | 2.0 | 2.0, 2.0 |",
         "",
         "| explained_variance | | |",
@@ -110,7 +152,17 @@ def test_a_setting_that_records_less_has_an_empty_cell(sweep, tmp_path, capsys):
             row.pop("kl", None)
             row.pop("explained_variance", None)
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rounds.main([str(sweep), "kl", "explained_variance", "--digits", "1", "--picture", str(tmp_path / "kl.png")])
+    rounds.main(
+        [
+            str(sweep),
+            "kl",
+            "explained_variance",
+            "--digits",
+            "1",
+            "--picture",
+            str(tmp_path / "kl.png"),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "| k1 | 3 |  |  |" in lines
     assert lines[-1] == "| k1 |  |  |"
@@ -118,7 +170,9 @@ def test_a_setting_that_records_less_has_an_empty_cell(sweep, tmp_path, capsys):
 
 
 def test_looks_have_a_lowest(sweep, capsys):
-    rounds.main([str(sweep), "forgotten", "--event", "selection", "--first", "3", "--take", "highest"])
+    rounds.main(
+        [str(sweep), "forgotten", "--event", "selection", "--first", "3", "--take", "highest"]
+    )
     assert "| k4 | 4 | 0.53 ± 0.40 | 0.40, 0.90 |" in capsys.readouterr().out
 
 
@@ -136,13 +190,21 @@ def test_the_step_size_is_the_selections_choice(tmp_path, capsys, curves, chosen
         for concept in ("cat", "horse"):
             run_folder(tmp_path / "s", f"terminal-{lr}", concept, 0, forgotten, 24)
             folder = tmp_path / "s" / f"terminal-{lr}-{concept}-seed0"
-            config = {"estimator": {"name": "terminal"}, "learner": {"lr": float(lr)}, "concept": concept}
+            config = {
+                "estimator": {"name": "terminal"},
+                "learner": {"lr": float(lr)},
+                "concept": concept,
+            }
             (folder / "config.yaml").write_text(strict_yaml.dump(config))
-            looks = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            looks = [
+                json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+            ]
             best = max(range(len(forgotten)), key=forgotten.__getitem__)
             for place, look in enumerate(looks[: len(forgotten)]):
                 look |= {"images": 100 * place, "best": place <= best}
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
+            (folder / "metrics.jsonl").write_text(
+                "".join(json.dumps(look) + "\n" for look in looks)
+            )
     step_sizes.main([str(tmp_path / "s"), str(tmp_path / "o.json")])
     row = capsys.readouterr().out.splitlines()[2]
     assert ["**" in cell for cell in row.split("|")[2:4]] == [chosen == 1e-3, chosen == 1e-2]
@@ -163,7 +225,15 @@ def test_what_half_of_the_runs_never_reach_has_no_median(tmp_path, capsys):
     for seed, last in enumerate((0.9, 0.1)):
         run_folder(tmp_path / "sweep", "k1", "cat", seed, [0.0, last], 24)
     (tmp_path / "sweep" / "space.yaml").write_text("space: {seed: [0, 1]}\n")
-    compare.main([str(tmp_path / "sweep"), str(tmp_path / "a.json"), str(tmp_path / "a.png"), "--against", "seconds"])
+    compare.main(
+        [
+            str(tmp_path / "sweep"),
+            str(tmp_path / "a.json"),
+            str(tmp_path / "a.png"),
+            "--against",
+            "seconds",
+        ]
+    )
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert (row["reached"], row["images_until"]) == (1, None)
     assert "| 1 of 2 |  |  |  |" in capsys.readouterr().out
@@ -172,13 +242,24 @@ def test_what_half_of_the_runs_never_reach_has_no_median(tmp_path, capsys):
 def test_rows_of_earlier_runs_are_kept_on_request(tmp_path, monkeypatch, capsys):
     def row(run: Path, _: Any) -> dict[str, Any]:
         concept, _, seed = run.name.partition("-seed")
-        figures = dict.fromkeys(("ua", "coherence", "ira", "cra"), 90.0 if concept == "cat" else 100.0)
-        return {"concept": concept, "seed": int(seed), **figures, "panel": figures, "seen_as": {"dog": 3}}
+        figures = dict.fromkeys(
+            ("ua", "coherence", "ira", "cra"), 90.0 if concept == "cat" else 100.0
+        )
+        return {
+            "concept": concept,
+            "seed": int(seed),
+            **figures,
+            "panel": figures,
+            "seen_as": {"dog": 3},
+        }
 
     monkeypatch.setattr(breadth, "row", row)
     monkeypatch.setattr(breadth, "gallery", lambda runs: Image.new("RGB", (8, 8)))
     arguments = [str(tmp_path), str(tmp_path / "rows.json"), str(tmp_path / "rows.png")]
-    for folders, more in ((("dog-seed0", "cat-seed0"), []), (("fox-seed0", "cat-seed0"), ["--keep"])):
+    for folders, more in (
+        (("dog-seed0", "cat-seed0"), []),
+        (("fox-seed0", "cat-seed0"), ["--keep"]),
+    ):
         for folder in tmp_path.glob("*-seed*"):
             (folder / "evaluation.json").unlink()
             folder.rmdir()
@@ -187,7 +268,11 @@ def test_rows_of_earlier_runs_are_kept_on_request(tmp_path, monkeypatch, capsys)
             (tmp_path / name / "evaluation.json").write_text("{}")
         breadth.main([*arguments, *more])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert sorted((one["concept"], one["seed"]) for one in rows) == [("cat", 0), ("dog", 0), ("fox", 0)]
+    assert sorted((one["concept"], one["seed"]) for one in rows) == [
+        ("cat", 0),
+        ("dog", 0),
+        ("fox", 0),
+    ]
     table = capsys.readouterr().out.rpartition("| concept")[2].splitlines()
     assert table[2].startswith("| cat | 0 | 90.0 |"), "the lowest first"
     assert table[-1].startswith("| **mean** | | **96.7** |")

@@ -1,4 +1,6 @@
-"""`train --submit`: what is sent, how it is followed, what its end means; at last against a real Ray head."""
+"""`train --submit`: what is sent, how it is followed, what its end means; at last against a real
+Ray head.
+"""
 
 import asyncio
 import json
@@ -48,7 +50,13 @@ class Status(str):
 class FakeHead:
     """What Ray's client offers, with a job whose log and end are told beforehand."""
 
-    def __init__(self, parts: list[str], status: str = "SUCCEEDED", exit_code: int | None = 0, message: str = ""):
+    def __init__(
+        self,
+        parts: list[str],
+        status: str = "SUCCEEDED",
+        exit_code: int | None = 0,
+        message: str = "",
+    ):
         self.jobs: list[Any] = []
         self.submitted: list[dict[str, Any]] = []
         self.stopped: list[str] = []
@@ -99,7 +107,7 @@ def told(status: str, exit_code: int | None, log: str, message: str = "") -> dic
     return {"_parts": [log], "_end": (Status(status), exit_code, message)}
 
 
-# -- What is sent ------------------------------------------------------------------------------------------------------
+# -- What is sent ----------------------------------------------------------------------------------
 
 HOSTILE = [
     "prompts.template=$(touch pwned) `touch pwned` {object} {style}",
@@ -125,16 +133,29 @@ def test_arguments_stay_arguments_in_the_jobs_shell(head: FakeHead, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["$(id)", "a b", "../up", "-rf", "a;b", "a\nb"])
-def test_hostile_names_never_leave(head: FakeHead, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_hostile_names_never_leave(
+    head: FakeHead, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     assert main(["train", f"--name={name}", SHARED, "--submit", "http://head:8265"]) == 2
     assert main(["train", f"concept={name}", SHARED, "--submit=http://head:8265"]) in (0, 2)
-    assert all(job["submission_id"].isprintable() and " " not in job["submission_id"] for job in head.submitted)
+    assert all(
+        job["submission_id"].isprintable() and " " not in job["submission_id"]
+        for job in head.submitted
+    )
     assert "use up to 64 letters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", [["--submit", "http://head:8265"], ["--submit=http://head:8265"]])
 def test_the_job_is_the_same_command_without_submit(flag: list[str]) -> None:
-    words = ["train", "concept=frog", "--config", "experiments/configs/canvas.yaml", "--resume", "auto", "--json"]
+    words = [
+        "train",
+        "concept=frog",
+        "--config",
+        "experiments/configs/canvas.yaml",
+        "--resume",
+        "auto",
+        "--json",
+    ]
     for place in (1, 2, len(words)):
         sent = submitting.command(parse([*words[:place], *flag, *words[place:]]).argv)
         assert sent == ["python", "-m", "experiments", *words]
@@ -149,20 +170,29 @@ def test_checkout_and_variables_go_along(head: FakeHead, monkeypatch: pytest.Mon
     (job,) = head.submitted
     assert job["submission_id"] == "frog-seed0"
     environment = {"RL_UNLEARN__LEARNER__LR": "1e-4", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-    assert job["runtime_env"] == {"working_dir": str(ROOT), "excludes": submission.EXCLUDES, "env_vars": environment}
+    assert job["runtime_env"] == {
+        "working_dir": str(ROOT),
+        "excludes": submission.EXCLUDES,
+        "env_vars": environment,
+    }
 
 
 def test_the_package_has_all_code_and_nothing_private(tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    private = [".git/config", ".venv/bin/python", "outputs/demo/config.yaml", ".env", ".env.local", "build/lib/x.py",
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    private = [".git/config", ".venv/bin/python", "outputs/demo/config.yaml", ".env", ".env.local",
+               "build/lib/x.py",
                "tests/__pycache__/a.pyc", ".mypy_cache/a.json"]  # fmt: skip
     for name in (*tracked, *private):
         file = tmp_path / "checkout" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    create_package(str(tmp_path / "checkout"), tmp_path / "package.zip", True, excludes=submission.EXCLUDES)
+    create_package(
+        str(tmp_path / "checkout"), tmp_path / "package.zip", True, excludes=submission.EXCLUDES
+    )
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         sent = {name for name in archive.namelist() if not name.endswith("/")}
     assert sent == set(tracked)
@@ -178,21 +208,28 @@ def test_ids_are_never_taken_twice(head: FakeHead, capsys: pytest.CaptureFixture
     words = ["train", "concept=frog", "--resume", "auto", SHARED, "--submit", "http://head:8265"]
     assert main(words) == 0
     assert head.submitted[0]["submission_id"] == "frog-seed0-3"
-    head.jobs.append(SimpleNamespace(submission_id="frog-seed0-3", metadata=run, status=Status("PENDING")))
+    head.jobs.append(
+        SimpleNamespace(submission_id="frog-seed0-3", metadata=run, status=Status("PENDING"))
+    )
     assert main(words) == 2
     assert "job frog-seed0-3 is at work on /shared/outputs/frog-seed0" in capsys.readouterr().err
     assert len(head.submitted) == 1
 
 
-# -- What comes back ---------------------------------------------------------------------------------------------------
+# -- What comes back -------------------------------------------------------------------------------
 
 
-def test_success_gives_the_jobs_own_outcome(head: FakeHead, capfd: pytest.CaptureFixture[str]) -> None:
-    vars(head).update(told("SUCCEEDED", 0, 'round 1\n{"updates": 3, "run": "/shared/outputs/cat-seed0"}\n'))
+def test_success_gives_the_jobs_own_outcome(
+    head: FakeHead, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vars(head).update(
+        told("SUCCEEDED", 0, 'round 1\n{"updates": 3, "run": "/shared/outputs/cat-seed0"}\n')
+    )
     assert main(["train", "--json", SHARED, "--submit", "http://head:8265"]) == 0
     said = capfd.readouterr()
     assert json.loads(said.out) == {
-        "updates": 3, "run": "/shared/outputs/cat-seed0", "job": "cat-seed0", "head": "http://head:8265",
+        "updates": 3, "run": "/shared/outputs/cat-seed0", "job": "cat-seed0",
+        "head": "http://head:8265",
         "status": "SUCCEEDED",
     }  # fmt: skip
     assert "round 1\n" in said.err
@@ -201,8 +238,16 @@ def test_success_gives_the_jobs_own_outcome(head: FakeHead, capfd: pytest.Captur
 @pytest.mark.parametrize(
     ("end", "code", "line"),
     [
-        (("FAILED", 4, "error: early\nx\nerror: a b c\ntail\n"), 4, "job cat-seed0 failed with exit code 4: a b c"),
-        (("FAILED", 137, "round 3\n", "failed"), 4, "job cat-seed0 failed with exit code 137: round 3"),
+        (
+            ("FAILED", 4, "error: early\nx\nerror: a b c\ntail\n"),
+            4,
+            "job cat-seed0 failed with exit code 4: a b c",
+        ),
+        (
+            ("FAILED", 137, "round 3\n", "failed"),
+            4,
+            "job cat-seed0 failed with exit code 137: round 3",
+        ),
         (("FAILED", None, "", "setup failed:\nno space\n"), 4, "job cat-seed0 failed: no space"),
         (("FAILED", None, ""), 4, "job cat-seed0 failed: it left no log"),
         (("STOPPED", None, "round 3\n"), 143, "stopped"),
@@ -235,7 +280,9 @@ def test_a_head_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(fake, "get_job_info", silent)
     monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0.5)
-    with pytest.raises(MachineError, match=r"lost the head at http://head:8265 \(Connection refused\)"):
+    with pytest.raises(
+        MachineError, match=r"lost the head at http://head:8265 \(Connection refused\)"
+    ):
         submission.Job(fake, "x", lambda part: None).follow()
 
 
@@ -256,7 +303,7 @@ def test_a_signal_stops_the_job_and_waits(
     assert "stopped in order\njob cat-seed0: STOPPED\nstopped\n" in capfd.readouterr().err
 
 
-# -- What is refused ---------------------------------------------------------------------------------------------------
+# -- What is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,14 +316,19 @@ def test_a_signal_stops_the_job_and_waits(
         ([SHARED, "learner.lrr=1"], "unknown key 'learner.lrr'"),
     ],
 )
-def test_usage(head: FakeHead, capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
+def test_usage(
+    head: FakeHead, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
     assert main(["train", *words, "--submit", "http://head:8265"]) == 2
     assert line in capsys.readouterr().err
     assert not head.submitted
 
 
 def test_only_a_checkout_is_sent(
-    head: FakeHead, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    head: FakeHead,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", SHARED, "--submit", "http://head:8265"]) == 2
@@ -286,7 +338,9 @@ def test_only_a_checkout_is_sent(
 @pytest.mark.parametrize(
     "url", ["head:8265", "ray://head:10001", "http://head", "http://head:8265/x", "http://h:99999"]
 )
-def test_addresses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_addresses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["train", SHARED, "--submit", url]) == 2
     assert "must be http://HOST:PORT" in capsys.readouterr().err
@@ -300,17 +354,23 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(
     assert "hunter2" not in capsys.readouterr().err
 
 
-def test_a_head_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        assert main(["train", SHARED, "--submit", f"http://127.0.0.1:{taken.getsockname()[1]}"]) == 3
+        assert (
+            main(["train", SHARED, "--submit", f"http://127.0.0.1:{taken.getsockname()[1]}"]) == 3
+        )
     error = capsys.readouterr().err
     assert "no Ray head answers" in error
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", b"SSH-2.0-x\r\n", b""])
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", b"SSH-2.0-x\r\n", b""]
+)
 def test_something_else_listens(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     monkeypatch.setattr(submission, "_REQUEST_SECONDS", (2, 2))
     monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere.invalid:1")  # what --submit says counts
@@ -324,7 +384,9 @@ def test_something_else_listens(monkeypatch: pytest.MonkeyPatch, answer: bytes) 
 
         server = await asyncio.start_server(reply, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        with pytest.raises(MachineError, match=f"^{url} does not answer as a Ray head does") as caught:
+        with pytest.raises(
+            MachineError, match=f"^{url} does not answer as a Ray head does"
+        ) as caught:
             await asyncio.to_thread(submission.connect, url)
         assert "\n" not in str(caught.value)
         server.close()
@@ -363,12 +425,16 @@ class Odd:
         self._server.server_close()
 
 
-ODD = [b"{}", b"[]", b"null", b"5", b'"text"', b"<html>Welcome</html>", b"", b"\xff", b'{"ray_version": 5}',
-       b'{"ray_version": "new"}', b'{"ray_version": "2.60.0"}', b'[{"job_id": 1}]', b"[" * 100_000]  # fmt: skip
+ODD = [b"{}", b"[]", b"null", b"5", b'"text"', b"<html>Welcome</html>", b"", b"\xff",
+       b'{"ray_version": 5}',
+       b'{"ray_version": "new"}', b'{"ray_version": "2.60.0"}', b'[{"job_id": 1}]',
+       b"[" * 100_000]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", ODD, ids=lambda body: body[:20])
-def test_replies_of_another_shape(capsys: pytest.CaptureFixture[str], monkeypatch: Any, body: bytes) -> None:
+def test_replies_of_another_shape(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, body: bytes
+) -> None:
     """Also of a head that answers as one in the beginning only."""
     monkeypatch.chdir(ROOT)
     with Odd(body) as url:
@@ -376,13 +442,18 @@ def test_replies_of_another_shape(capsys: pytest.CaptureFixture[str], monkeypatc
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
         assert error.startswith(f"error: {url} does")
-        (row,) = health_cluster._cluster(tiny.config(cluster={"inline": False, "address": url}), start=False)
+        (row,) = health_cluster._cluster(
+            tiny.config(cluster={"inline": False, "address": url}), start=False
+        )
         assert row.state == ("ok" if b'ray_version": "' in body else "fail")
 
 
 @pytest.mark.parametrize("before", [None, "http://elsewhere.invalid:1"])
-def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
-    """Of this process and of all that it starts later: also where the head does not answer as one."""
+def test_the_environment_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """Of this process and of all that it starts later: also where the head does not answer as
+    one."""
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     if before is not None:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", before)
@@ -400,7 +471,9 @@ def test_each_reply_of_a_head_is_read_with_care(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(MachineError, match="does not say who may use it"):
             submission.asks_for_token(client)
         with pytest.raises(MachineError, match="does not take the job"):
-            submission.submit(client, Path("/o/r"), ["true"], ROOT / "experiments" / "verbs", {}, print)
+            submission.submit(
+                client, Path("/o/r"), ["true"], ROOT / "experiments" / "verbs", {}, print
+            )
         job = submission.Job(client, "r", print)
         with pytest.raises(MachineError, match="cannot stop job r"):
             job.stop()
@@ -410,7 +483,9 @@ def test_each_reply_of_a_head_is_read_with_care(monkeypatch: pytest.MonkeyPatch)
             job.follow()
 
 
-def test_a_proxy_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     for name in ("NO_PROXY", "no_proxy", "http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -419,13 +494,14 @@ def test_a_proxy_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         assert main(["train", SHARED, "--submit", "http://head.invalid:8265"]) == 3
         error = capsys.readouterr().err
         (row,) = health_cluster._cluster(
-            tiny.config(cluster={"inline": False, "address": "http://head.invalid:8265"}), start=False
+            tiny.config(cluster={"inline": False, "address": "http://head.invalid:8265"}),
+            start=False,
         )
     for line in (error, row.found):
         assert "HTTP_PROXY sends this through a proxy: add head.invalid to NO_PROXY" in line
 
 
-# -- A real head -------------------------------------------------------------------------------------------------------
+# -- A real head -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +512,8 @@ def real() -> Iterator[Head]:
 
 def command_line(real: Head, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", "train", "--submit", real.url, *words], cwd=ROOT, text=True,
+        [sys.executable, "-m", "experiments", "train", "--submit", real.url, *words], cwd=ROOT,
+        text=True,
         env={**os.environ, **real.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -490,7 +567,9 @@ def test_a_head_refuses_other_tokens(real: Head, variables: dict[str, str], line
 def test_a_failing_job_tells_its_cause_and_runs_nothing_else(real: Head, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
     path = f"/$(touch {pwned});`touch {pwned}`' && touch {pwned} #"
-    code, _, err = end(command_line(real, f"model.path={path}", f"output={tmp_path}", "--name", "hostile"))
+    code, _, err = end(
+        command_line(real, f"model.path={path}", f"output={tmp_path}", "--name", "hostile")
+    )
     assert code == 4
     assert err.splitlines()[-1].startswith("error: job hostile failed with exit code 5: ")
     assert path in err.splitlines()[-1]
@@ -530,15 +609,24 @@ def test_a_run_is_stopped_twice_and_ends_as_if_it_never_was(real: Head, tmp_path
     before = {path.name for path in (run / "checkpoints").glob("round-*")}
     patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
     plain = subprocess.Popen(
-        [ray, "job", "submit", "--submission-id", "plain", "--runtime-env-json", patience, "--working-dir", ".", "--",
+        [ray, "job", "submit", "--submission-id", "plain", "--runtime-env-json", patience,
+         "--working-dir", ".", "--",
          *shlex.split("python -m experiments train"), *words],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + PATIENCE
-    while {path.name for path in (run / "checkpoints").glob("round-*")} <= before and time.monotonic() < deadline:
+    while {
+        path.name for path in (run / "checkpoints").glob("round-*")
+    } <= before and time.monotonic() < deadline:
         assert plain.poll() is None, plain.communicate()[0]
         time.sleep(0.2)
-    subprocess.run([ray, "job", "stop", "plain"], env=environment, check=True, capture_output=True, timeout=PATIENCE)
+    subprocess.run(
+        [ray, "job", "stop", "plain"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
     plain.communicate(timeout=PATIENCE)
     assert state(run) == "stopped"
 
@@ -549,8 +637,13 @@ def test_a_run_is_stopped_twice_and_ends_as_if_it_never_was(real: Head, tmp_path
     assert told["updates"] == 30
     assert state(run) == "finished"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, 31)), "no gap, no repetition"
+    assert [row["round"] for row in rows if row["event"] == "round"] == list(range(1, 31)), (
+        "no gap, no repetition"
+    )
     events: list[tuple[str, dict[str, Any]]] = []
-    program.train(config.model_copy(update={"cluster": tiny.config().cluster}), lambda *event: events.append(event))
+    program.train(
+        config.model_copy(update={"cluster": tiny.config().cluster}),
+        lambda *event: events.append(event),
+    )
     ledger = [json.loads(line)["weights"] for line in (run / LEDGER).read_text().splitlines()]
     assert ledger == tiny.versions(events), "the bits of a run that nobody stopped"

@@ -1,4 +1,6 @@
-"""Supervision without Ray: when a run goes on, from where, how often, and what stays on record of it."""
+"""Supervision without Ray: when a run goes on, from where, how often, and what stays on record of
+it.
+"""
 
 import dataclasses
 import json
@@ -24,7 +26,14 @@ from experiments.runs.run_folder import RunFolder
 from learner.board import Resumption
 from learner.learner import Learner
 from learner.loop import MAX_POISONED, Result
-from rl_unlearn.errors import DataError, LostError, MachineError, NonFiniteError, NoRoomError, TrainingError
+from rl_unlearn.errors import (
+    DataError,
+    LostError,
+    MachineError,
+    NonFiniteError,
+    NoRoomError,
+    TrainingError,
+)
 from rl_unlearn.noise import generator
 from rl_unlearn.requests import Request
 from rl_unlearn.states import choose
@@ -57,10 +66,14 @@ class Kept:
         self.rounds: list[int] = []
 
     def newest(self, warn: Any) -> Any:
-        return (self.rounds[-1], Start(self.rounds[-1], self.rounds[-1] + 1)) if self.rounds else None
+        return (
+            (self.rounds[-1], Start(self.rounds[-1], self.rounds[-1] + 1)) if self.rounds else None
+        )
 
 
-def follow(outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: Any = None) -> tuple[Any, Any, Any]:
+def follow(
+    outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: Any = None
+) -> tuple[Any, Any, Any]:
     """Supervises attempts that go as told; their starts, the events, and the result or error."""
     starts, events = [], []
 
@@ -75,7 +88,9 @@ def follow(outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: An
         return outcome
 
     try:
-        result: Any = supervised(attempt, restarts, lambda *event: events.append(event), keeper, start)
+        result: Any = supervised(
+            attempt, restarts, lambda *event: events.append(event), keeper, start
+        )
     except Exception as error:
         result = error
     return starts, events, result
@@ -115,7 +130,9 @@ def test_numbers_that_are_not_finite_are_tried_once_more(pauses):
     assert str(error) == "given up after 1 restarts from round 0: nan"
 
 
-@pytest.mark.parametrize("error", [DataError("no model"), MachineError("full disk"), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error", [DataError("no model"), MachineError("full disk"), ValueError("a bug")]
+)
 def test_what_would_happen_again_is_raised_at_once(error):
     starts, events, result = follow([error])
     assert result is error
@@ -136,7 +153,7 @@ def test_a_cluster_without_room_after_a_loss_is_waited_for():
     assert len(starts) == 3
 
 
-# -- a whole run, in one process ---------------------------------------------------------------------------------------
+# -- a whole run, in one process -------------------------------------------------------------------
 
 
 def run(folder: Path, config: Any, console: Any) -> Any:
@@ -160,7 +177,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_metrics_and_ledger_of_a_restarted_run_are_those_of_an_undisturbed_one(tmp_path, monkeypatch):
+def test_metrics_and_ledger_of_a_restarted_run_are_those_of_an_undisturbed_one(
+    tmp_path, monkeypatch
+):
     config = tiny.config(loop={"rounds": 4, "checkpoint_every": 2})
     straight = run(tmp_path / "straight", config, Told())
     original, calls = Learner.update, []
@@ -176,18 +195,26 @@ def test_metrics_and_ledger_of_a_restarted_run_are_those_of_an_undisturbed_one(t
     restarted = run(tmp_path / "restarted", config, told)
     assert calls == [0, 1, 2, 3, 2, 3]
     assert restarted.digest == straight.digest
-    assert "warning: Learner was lost: killed; goes on from round 2 in 1 s (restart 1 of 5)" in told.lines
-    assert (tmp_path / "restarted" / LEDGER).read_bytes() == (tmp_path / "straight" / LEDGER).read_bytes()
+    assert (
+        "warning: Learner was lost: killed; goes on from round 2 in 1 s (restart 1 of 5)"
+        in told.lines
+    )
+    assert (tmp_path / "restarted" / LEDGER).read_bytes() == (
+        tmp_path / "straight" / LEDGER
+    ).read_bytes()
     verify(tmp_path / "restarted" / LEDGER, 4)
     found = rows(tmp_path / "restarted" / "metrics.jsonl")
     assert [row["round"] for row in found if row["event"] == "round"] == [1, 2, 3, 4]
-    assert [row["cause"] for row in found if row["event"] == "restart"] == ["Learner was lost: killed"]
+    assert [row["cause"] for row in found if row["event"] == "restart"] == [
+        "Learner was lost: killed"
+    ]
 
 
 def test_the_ledger_names_each_update(tmp_path):
     run(tmp_path, tiny.config(), Told())
     found = rows(tmp_path / LEDGER)
-    assert [(row["update"], row["round"], row["version_in"], row["version_out"]) for row in found] == [
+    assert [(row["update"], row["round"], row["version_in"],
+             row["version_out"]) for row in found] == [
         (1, 1, 0, 1), (2, 2, 1, 2), (3, 3, 2, 3)
     ]  # fmt: skip
     assert [row["trajectories"] for row in found] == [8, 8, 8]
@@ -197,15 +224,21 @@ def test_the_ledger_names_each_update(tmp_path):
 @pytest.mark.parametrize("lines", [[1, 2], [1, 3, 3], [1, 2, 2, 3], [2, 1, 3], [1, 2, 3, 4], []])
 def test_a_ledger_with_a_gap_or_a_repetition_is_refused(tmp_path, lines):
     path = tmp_path / LEDGER
-    path.write_text("".join(json.dumps({"update": n, "version_in": n - 1, "version_out": n}) + "\n" for n in lines))
+    path.write_text(
+        "".join(
+            json.dumps({"update": n, "version_in": n - 1, "version_out": n}) + "\n" for n in lines
+        )
+    )
     with pytest.raises(DataError, match="does not hold the 3 updates"):
         verify(path, 3)
 
 
-# -- numbers that are not finite ---------------------------------------------------------------------------------------
+# -- numbers that are not finite -------------------------------------------------------------------
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, rounds: set[int], positions: slice, field: str, forever: bool) -> None:
+def poison(
+    monkeypatch: pytest.MonkeyPatch, rounds: set[int], positions: slice, field: str, forever: bool
+) -> None:
     """Rollouts of these rounds come with NaN in one of their fields, the first time or always."""
     original, seen = RolloutActor.sample, set()
 
@@ -229,7 +262,9 @@ def test_what_is_not_finite_is_refused_counted_and_kept(tmp_path, monkeypatch, f
     monkeypatch.setattr(
         Learner,
         "update",
-        lambda self, scored, v: learned.extend(scored.trajectory.ids.tolist()) or original(self, scored, v),
+        lambda self, scored, v: (
+            learned.extend(scored.trajectory.ids.tolist()) or original(self, scored, v)
+        ),
     )
     told = Told()
     result = run(tmp_path, tiny.config(loop={"rounds": 4, "checkpoint_every": 1}), told)
@@ -242,7 +277,11 @@ def test_what_is_not_finite_is_refused_counted_and_kept(tmp_path, monkeypatch, f
     kept = load_file(tmp_path / "refused" / "round-000002.safetensors")
     assert set(kept["ids"].tolist()) == refused
     assert kept[field].isnan().any()
-    assert [row["replay"]["refused"] for row in rows(tmp_path / "metrics.jsonl") if row["event"] == "round"][-1] == 3
+    assert [
+        row["replay"]["refused"]
+        for row in rows(tmp_path / "metrics.jsonl")
+        if row["event"] == "round"
+    ][-1] == 3
 
 
 def test_a_poisoned_round_leads_back_once(tmp_path, monkeypatch):
@@ -250,18 +289,25 @@ def test_a_poisoned_round_leads_back_once(tmp_path, monkeypatch):
     config = tiny.config(loop={"rounds": 4, "checkpoint_every": 1})
     told = Told()
     run(tmp_path / "spoiled", config, told)
-    assert any("8 of 8 trajectories of round 3 are not finite, 1 rounds in a row" in line for line in told.lines)
+    assert any(
+        "8 of 8 trajectories of round 3 are not finite, 1 rounds in a row" in line
+        for line in told.lines
+    )
     monkeypatch.undo()
     monkeypatch.setattr("cluster.supervision.time.sleep", lambda seconds: None)
     run(tmp_path / "straight", config, Told())
-    assert (tmp_path / "spoiled" / LEDGER).read_bytes() == (tmp_path / "straight" / LEDGER).read_bytes()
+    assert (tmp_path / "spoiled" / LEDGER).read_bytes() == (
+        tmp_path / "straight" / LEDGER
+    ).read_bytes()
     found = rows(tmp_path / "spoiled" / "metrics.jsonl")
     assert len([row for row in found if row["event"] == "restart"]) == 1
 
 
 def test_poison_that_does_not_cease_ends_the_run(tmp_path, monkeypatch):
     poison(monkeypatch, set(range(2, 9)), slice(0, 1), "rewards", forever=True)
-    with pytest.raises(TrainingError, match=rf"given up after 1 restarts.*{MAX_POISONED} rounds in a row") as caught:
+    with pytest.raises(
+        TrainingError, match=rf"given up after 1 restarts.*{MAX_POISONED} rounds in a row"
+    ) as caught:
         run(tmp_path, tiny.config(loop={"rounds": 9, "checkpoint_every": 1}), Told())
     assert caught.value.exit_code == 4
 
@@ -280,7 +326,9 @@ def test_a_critic_without_a_finite_gradient_is_named():
     states = choose(batch, 2 * config.critic.fresh, config.critic.renoised, generator("states"))
     before = {name: tensor.clone() for name, tensor in critic.state().weights.items()}
     with pytest.raises(NonFiniteError, match="no gradient of the critic was finite in 2 steps"):
-        critic.fit(dataclasses.replace(states, outcomes=torch.full_like(states.outcomes, math.nan)), 1)
+        critic.fit(
+            dataclasses.replace(states, outcomes=torch.full_like(states.outcomes, math.nan)), 1
+        )
     assert all(torch.equal(tensor, before[name]) for name, tensor in critic.state().weights.items())
     fitted = critic.fit(states, 1)
     after = {name: tensor.clone() for name, tensor in critic.state().weights.items()}

@@ -1,4 +1,6 @@
-"""Sweeps without Ray: what a space file may say, what trials are called, and the table, checked by hand."""
+"""Sweeps without Ray: what a space file may say, what trials are called, and the table, checked by
+hand.
+"""
 
 import csv
 import json
@@ -35,7 +37,7 @@ def space(text: str, folder: Path) -> Space:
     return read(file, Config())
 
 
-# -- the space file ----------------------------------------------------------------------------------------------------
+# -- the space file --------------------------------------------------------------------------------
 
 
 def test_lists_are_crossed_with_what_varies_together(tmp_path: Path) -> None:
@@ -59,7 +61,9 @@ def test_ranges_and_values_that_are_lists(tmp_path: Path) -> None:
     assert (one.search, one.trials) == ("random", 6)
     draws = one.draws()
     assert draws["learner.lr"] == Draw("loguniform", (1e-4, 1e-2))
-    assert draws["seed"] == Draw("randint", (0, 5))  # both ends are meant, Tune leaves the upper one out
+    assert draws["seed"] == Draw(
+        "randint", (0, 5)
+    )  # both ends are meant, Tune leaves the upper one out
     (values,) = draws["reward.anchor"].arguments
     found = one.settings({"learner.lr": 1e-3, "seed": 4, "reward.anchor": values[1]})
     assert found == {"reward.anchor": ["cat", "dog"], "learner.lr": 1e-3, "seed": 4}
@@ -88,7 +92,10 @@ def test_optuna_chooses_from_lists_too(tmp_path: Path) -> None:
         ("space: {learner.lr: {unifrm: [0, 1]}}", "did you mean 'uniform'?"),
         ("space: {learner.lr: {uniform: [0.2, 0.1]}}\nsamples: 2", "the smaller one"),
         ("space: {learner.lr: {uniform: [0.1, .inf]}}\nsamples: 2", "two numbers"),
-        ("space: {learner.lr: {uniform: [0.1, 2]}}\nsamples: 2", "learner.lr=2.0: must be less than 1"),
+        (
+            "space: {learner.lr: {uniform: [0.1, 2]}}\nsamples: 2",
+            "learner.lr=2.0: must be less than 1",
+        ),
         ("space: {learner.lr: {loguniform: [0, 0.1]}}\nsamples: 2", "above 0"),
         ("space: {seed: {uniform: [0, 5]}}\nsamples: 2", "use randint"),
         ("space: {seed: {randint: [0, 5.5]}}\nsamples: 2", "two whole numbers"),
@@ -98,8 +105,15 @@ def test_optuna_chooses_from_lists_too(tmp_path: Path) -> None:
         ("space: {seed: [0]}\nsearch: grit", "must be 'grid', 'random' or 'optuna'"),
         ("space: {seed: {randint: [0, 9]}}\nsamples: 2\nsearch: grid", "cannot draw seed"),
         ("space: {seed: [0]}\nobjectives: {forgotten: max}", "search: optuna"),
-        ("space: {seed: [0]}\nsearch: optuna\nsamples: 2\nobjectives: {forgoten: max}", "did you mean 'forgotten'?"),
-        ("space: {seed: [0]}\nsearch: optuna\nsamples: 2\nstop: asha\nobjectives: {judge_ua: max}", "never judged"),
+        (
+            "space: {seed: [0]}\nsearch: optuna\nsamples: 2\nobjectives: {forgoten: max}",
+            "did you mean 'forgotten'?",
+        ),
+        (
+            "space: {seed: [0]}\nsearch: optuna\nsamples: 2\nstop: asha\nobjectives: {judge_ua: "
+            "max}",
+            "never judged",
+        ),
         ("space: {seed: [0]}\ngrace: 2", "stop: asha"),
         ("space: {seed: [0]}\nper_trial: {cpu: 1}", "did you mean 'cpus'?"),
         ("space: {learner.batch: [1]}\ntogether: [{learner.batch: 2}]", "keep one"),
@@ -113,7 +127,7 @@ def test_a_wrong_space_is_explained(text: str, hint: str, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def test_names_are_readable_and_leave_the_seed_out_of_labels(tmp_path: Path) -> None:
@@ -155,15 +169,20 @@ def test_drawn_settings_that_look_alike_have_different_names(tmp_path: Path) -> 
     assert namer.name({"learner.lr": 0.123456}) == first
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
-def run_folder(root: Path, label: str, seed: int, ua: float, kept: float, forgotten: list[float]) -> Path:
+def run_folder(
+    root: Path, label: str, seed: int, ua: float, kept: float, forgotten: list[float]
+) -> Path:
     """A finished trial as its run folder tells it; looks at 100, 200, ... images."""
     folder = root / f"{label}-seed{seed}"
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights").write_text(folder.name)
-    state = {"state": "finished", "trial": {"label": label, "settings": {"concept": label, "seed": seed}}}
+    state = {
+        "state": "finished",
+        "trial": {"label": label, "settings": {"concept": label, "seed": seed}},
+    }
     (folder / "run_state.json").write_text(json.dumps(state))
     after = {"ua": ua, "ira": kept - 5, "cra": kept + 5, "coherence": 90.0}
     evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
@@ -184,7 +203,10 @@ def run_folder(root: Path, label: str, seed: int, ua: float, kept: float, forgot
 
 
 def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
-    looks = [{"score": score, "best": best} for score, best in ((0.5, True), (0.9, True), (0.97, False), (0.8, False))]
+    looks = [
+        {"score": score, "best": best}
+        for score, best in ((0.5, True), (0.9, True), (0.97, False), (0.8, False))
+    ]
     assert results.chosen(looks)["score"] == 0.9, "0.97 lost too much of the rest"
 
 
@@ -198,7 +220,11 @@ def root(tmp_path: Path) -> Path:
     run_folder(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
     run_folder(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
     (root / "dead-seed0").mkdir()
-    state = {"state": "failed", "reason": "no\nluck", "trial": {"label": "dead", "settings": {"concept": "dead"}}}
+    state = {
+        "state": "failed",
+        "reason": "no\nluck",
+        "trial": {"label": "dead", "settings": {"concept": "dead"}},
+    }
     (root / "dead-seed0" / "run_state.json").write_text(json.dumps(state))
     (root / "other").mkdir()
     (root / "other" / "run_state.json").write_text('{"state": "finished"}')
@@ -233,8 +259,8 @@ def test_the_summary_is_written_from_run_folders_alone(
         outcome = summarize(root)
     text = (root / "table.md").read_text()
     assert (
-        "| good ★ | 3 | 90.0 ± 24.8 | 90.0 | 87.0 ± 5.0 | 97.0 ± 5.0 | 1,001 ± 2 | 30 | 60 | 250 ± 635 (2 of 3) |"
-        in text
+        "| good ★ | 3 | 90.0 ± 24.8 | 90.0 | 87.0 ± 5.0 | 97.0 ± 5.0 | 1,001 ± 2 | 30 | 60 | 250 "
+        "± 635 (2 of 3) |" in text
     )
     assert "| bad | 1 | 30.0 | 90.0 | 55.0 | 65.0 | 1,000 | 30 | 60 |  |" in text
     assert "`dead-seed0`, failed: no luck" in text
@@ -275,7 +301,7 @@ def test_pictures_of_many_settings_and_of_none(monkeypatch: pytest.MonkeyPatch) 
     assert pictures.draw_front([], [], "m").startswith(b"\x89PNG")
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
@@ -300,7 +326,10 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     base = settings.load([], ["cluster.inline=true"])
     with folder.running(base, read(file, base)):
         assert "already holds a sweep" in fails(capsys, out, "--space", str(file))
-        with pytest.raises(ConfigError, match="another sweep is writing"), folder.running(base, read(file, base)):
+        with (
+            pytest.raises(ConfigError, match="another sweep is writing"),
+            folder.running(base, read(file, base)),
+        ):
             pass
     assert strict_yaml.read(folder.space) == {"space": {"seed": [0, 1]}}
     file.write_text("space: {seed: [0, 1, 2]}\nconcurrent: 1\n")
@@ -310,7 +339,9 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "holds no trial yet" in fails(capsys, out, "--table", "mine", code=5)
 
 
-@pytest.mark.parametrize("file", sorted((CONFIGS / "sweeps").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", sorted((CONFIGS / "sweeps").glob("*.yaml")), ids=lambda file: file.name
+)
 def test_a_shipped_space_is_valid_and_says_how_it_is_used(file: Path) -> None:
     space = read(file, settings.load([str(CONFIGS / "canvas.yaml")]))
     names = {Namer(space).name(found) for found in space.enumerated()}

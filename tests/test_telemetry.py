@@ -1,4 +1,6 @@
-"""What Prometheus is told: by which events, under which names, and that nothing of it can end a run."""
+"""What Prometheus is told: by which events, under which names, and that nothing of it can end a
+run.
+"""
 
 import contextlib
 import json
@@ -25,7 +27,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
 ROUND = {
-    "round": 1, "rounds": 3, "images": 40, "seconds": 2.0, "policy_version": 1, "skipped_steps": 2, "kl": 0.25,
+    "round": 1, "rounds": 3, "images": 40, "seconds": 2.0, "policy_version": 1, "skipped_steps": 2,
+    "kl": 0.25,
     "reward": 1.5, "grad_norm": float("nan"), "ess": 0.5, "explained_variance": [0.0, 0.5],
     "replay": {"held": 16, "added": 16, "evicted_stale": 0},
 }  # fmt: skip
@@ -70,7 +73,10 @@ def test_a_round_is_published(fakes: dict[str, Fake]) -> None:
     assert said["kl_nats_per_step"] == [(0.25, tags)]
     assert said["images_total"] == [(40, tags)]
     assert said["replay_trajectories"] == [(16, tags)]
-    assert said["critic_explained_variance"] == [(0.0, (*tags, ("level", "0"))), (0.5, (*tags, ("level", "1")))]
+    assert said["critic_explained_variance"] == [
+        (0.0, (*tags, ("level", "0"))),
+        (0.5, (*tags, ("level", "1"))),
+    ]
     assert said["nonfinite_values_total"] == [(1, (*tags, ("value", "grad_norm")))]
     assert "gradient_norm" not in said or not said["gradient_norm"]
     assert not said.get("selection_score")
@@ -140,7 +146,9 @@ def scrape() -> str:
 
 @contextlib.contextmanager
 def connected(config: Config) -> Iterator[str | None]:
-    """`ray_cluster`, tried again: on a busy machine Ray gives its own processes too little time to start."""
+    """`ray_cluster`, tried again: on a busy machine Ray gives its own processes too little time to
+    start.
+    """
     with contextlib.ExitStack() as stack:
         for attempt in range(5):
             try:
@@ -157,9 +165,12 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
     """A whole run on a private Ray; its node is asked when the run ends."""
     served: dict[str, str] = {}
     warnings = []
-    absent = {"warnings", "restarts", "nonfinite_values", "skipped_steps", "replay_repeated", "replay_evicted_stale",
+    absent = {"warnings", "restarts", "nonfinite_values", "skipped_steps", "replay_repeated",
+              "replay_evicted_stale",
               "replay_evicted_capacity"}  # fmt: skip  # nothing of the kind happens here
-    wanted = {measure.name for measure in MEASURES} - {f"rl_unlearn_{name}_total" for name in absent}
+    wanted = {measure.name for measure in MEASURES} - {
+        f"rl_unlearn_{name}_total" for name in absent
+    }
 
     def listen(event: str, row: dict[str, Any]) -> None:
         if event == "warning":
@@ -196,21 +207,33 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
 
 
 def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext("http://127.0.0.1:8265"))
+    monkeypatch.setattr(
+        program, "ray_cluster", lambda _: contextlib.nullcontext("http://127.0.0.1:8265")
+    )
     monkeypatch.setattr(program, "_ray_actors", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(telemetry, "published", lambda _, listen: contextlib.nullcontext(listen))
     monkeypatch.setattr(program, "Loop", lambda *_: (_ for _ in ()).throw(TrainingError("enough")))
     heard = []
     with pytest.raises(TrainingError, match="enough"):
         program.train(tiny.config(cluster={"inline": False}), lambda *said: heard.append(said))
-    assert heard == [("dashboard", {"url": "http://127.0.0.1:8265"}), ("phase", {"phase": "waiting for room"})]
+    assert heard == [
+        ("dashboard", {"url": "http://127.0.0.1:8265"}),
+        ("phase", {"phase": "waiting for room"}),
+    ]
 
 
-def test_the_dashboard_is_printed_and_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Recorder(RunFolder(tmp_path), make_progress(Console(stderr=True)), tensorboard=False) as record:
+def test_the_dashboard_is_printed_and_on_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Recorder(
+        RunFolder(tmp_path), make_progress(Console(stderr=True)), tensorboard=False
+    ) as record:
         record("dashboard", {"url": "http://127.0.0.1:8265"})
     assert "dashboard: http://127.0.0.1:8265" in capsys.readouterr().err
-    assert json.loads((tmp_path / "run_state.json").read_text())["dashboard"] == "http://127.0.0.1:8265"
+    assert (
+        json.loads((tmp_path / "run_state.json").read_text())["dashboard"]
+        == "http://127.0.0.1:8265"
+    )
 
 
 @pytest.mark.slow
@@ -219,6 +242,8 @@ def test_a_private_cluster_has_a_dashboard_only_when_asked_and_on_loopback(wante
     with connected(tiny.config(cluster={"inline": False, "dashboard": wanted})) as url:
         assert (url or "").startswith("http://127.0.0.1:") == wanted
         if url is not None:
-            with pytest.raises(HTTPError) as refused:  # it is there, and lets nobody in who has no token
+            with pytest.raises(
+                HTTPError
+            ) as refused:  # it is there, and lets nobody in who has no token
                 urllib.request.urlopen(f"{url}/api/version", timeout=60)
             assert refused.value.code == 401

@@ -1,4 +1,6 @@
-"""Equal content gives equal files, which their readers may read; a header tells of a file without its tensors."""
+"""Equal content gives equal files, which their readers may read; a header tells of a file without
+its tensors.
+"""
 
 import json
 import os
@@ -13,12 +15,19 @@ from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.tensor_file import pack, save_tensors
 from rl_unlearn.files.tensor_header import read_header
 
-TENSORS = {"b": torch.arange(5.0), "a": torch.ones(3, 2).half(), "c": torch.tensor(3), "d": torch.ones(2, 0)}
+TENSORS = {
+    "b": torch.arange(5.0),
+    "a": torch.ones(3, 2).half(),
+    "c": torch.tensor(3),
+    "d": torch.ones(2, 0),
+}
 ABOUT = {key: f"value {key}" for key in "zyxwvutsrqponmlkjihgfedcba"}
 
 
 def test_equal_content_is_equal_bytes() -> None:
-    packed = {pack(TENSORS, dict(sorted(ABOUT.items(), reverse=backwards))) for backwards in (True, False)}
+    packed = {
+        pack(TENSORS, dict(sorted(ABOUT.items(), reverse=backwards))) for backwards in (True, False)
+    }
     assert len(packed | {pack(TENSORS, ABOUT) for _ in range(20)}) == 1
 
 
@@ -27,7 +36,8 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == TENSORS.keys()
     assert all(
-        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in TENSORS.items()
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        for name, tensor in TENSORS.items()
     )
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert file.metadata() == ABOUT | {"name": "梵高"}
@@ -71,7 +81,9 @@ def test_a_damaged_header_is_named(damage, tmp_path: Path) -> None:
         read_header(tmp_path / "x.safetensors")
 
 
-def test_a_disk_that_takes_nothing_shows_its_own_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_nothing_shows_its_own_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 

@@ -17,7 +17,8 @@ from rl_unlearn.models.tokens import TokenLimit
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
-LONG = "a picture of very many small things that goes on and on"  # every letter of the tiny world is a token
+# Every letter of the tiny world is a token.
+LONG = "a picture of very many small things that goes on and on"
 
 
 def listed(tmp_path: Path, target: str, retain: str, concept: str = "things") -> Config:
@@ -52,7 +53,9 @@ def test_what_is_cut_has_no_effect_and_what_is_not_has() -> None:
 
 def test_prompts_that_differ_only_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     config = listed(tmp_path, LONG + " one", LONG + " two")
-    with pytest.raises(ConfigError, match=r"are the same to the model: it reads 32 tokens") as caught:
+    with pytest.raises(
+        ConfigError, match=r"are the same to the model: it reads 32 tokens"
+    ) as caught:
         preflight.model(config)
     assert "\n" not in str(caught.value)
 
@@ -62,7 +65,13 @@ def test_the_canvas_reads_all_its_prompts() -> None:
 
 
 def test_generate_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["generate", f"model.path={tiny.pipeline_folder()}", "sampler.steps=2", "--out", str(tmp_path / "x.png")]
+    line = [
+        "generate",
+        f"model.path={tiny.pipeline_folder()}",
+        "sampler.steps=2",
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
     assert main([*line, "--prompt", LONG]) == 0
     assert "warning: a prompt is longer than the 32 tokens" in capsys.readouterr().err
 
@@ -74,7 +83,11 @@ def test_generate_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["reward.anchor=dgo"], 2, "did you mean 'dog'"),
         (["prompts.objects=cat,dog,cat"], 2, "twice"),
         (["prompts.template=a picture"], 2, "to be forgotten and to be kept"),
-        (["prompts.target_file=nowhere.txt", "prompts.retain_file=nowhere.txt"], 5, "cannot be read"),
+        (
+            ["prompts.target_file=nowhere.txt", "prompts.retain_file=nowhere.txt"],
+            5,
+            "cannot be read",
+        ),
         (["learner.batch=4"], 2, "rollout.images"),
         (["reward.clip=ViT-B-23/openai"], 5, "did you mean 'ViT-B-32'"),
         (["model.path=./nowhere"], 5, "is no folder"),
@@ -90,8 +103,18 @@ def test_what_is_cheap_to_see_is_told_before_torch_is_imported(
         "import sys; from experiments.__main__ import main; code = main(sys.argv[1:]); "
         "sys.exit(99 if {'torch', 'diffusers', 'ray'} & set(sys.modules) else code)"
     )
-    line = [sys.executable, "-c", program, "train", "--inline", f"output={tmp_path / 'out'}", *words]
-    ended = subprocess.run(line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    line = [
+        sys.executable,
+        "-c",
+        program,
+        "train",
+        "--inline",
+        f"output={tmp_path / 'out'}",
+        *words,
+    ]
+    ended = subprocess.run(
+        line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
+    )
     assert said in ended.stderr
     assert ended.returncode == code
     assert not (tmp_path / "out").exists()

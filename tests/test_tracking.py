@@ -1,4 +1,6 @@
-"""Trackers hear of a run and cannot hurt it: fakes that raise, hang and fall behind, and the real ones, offline."""
+"""Trackers hear of a run and cannot hurt it: fakes that raise, hang and fall behind, and the real
+ones, offline.
+"""
 
 import json
 import sys
@@ -21,7 +23,14 @@ from experiments.runs.run_folder import RunFolder
 from experiments.runs.tracking import Tracker, redacted, scalars
 from rl_unlearn.errors import ConfigError
 
-ROW = {"round": 1, "kl": 0.5, "ess": 0.25, "replay": {"held": 8}, "explained_variance": [0.1], "text": "x"}
+ROW = {
+    "round": 1,
+    "kl": 0.5,
+    "ess": 0.25,
+    "replay": {"held": 8},
+    "explained_variance": [0.1],
+    "text": "x",
+}
 PATIENCE = 120.0
 
 
@@ -41,12 +50,16 @@ class Kept:
         self.heard.append(state)
 
 
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, events: int = 3) -> list[dict[str, Any]]:
+def record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, events: int = 3
+) -> list[dict[str, Any]]:
     """What metrics.jsonl says of a run with one tracker."""
     monkeypatch.setitem(OPENERS, "wandb", lambda *_: backend() if callable(backend) else backend)
     folder, config = RunFolder(tmp_path), tiny.config(trackers=["wandb"])
     tracker = Tracker("wandb", folder, config)
-    with Recorder(folder, make_progress(Console(stderr=True)), tensorboard=False, trackers=[tracker]) as recorder:
+    with Recorder(
+        folder, make_progress(Console(stderr=True)), tensorboard=False, trackers=[tracker]
+    ) as recorder:
         for number in range(events):
             recorder("round", ROW | {"round": number + 1})
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -56,12 +69,15 @@ def warnings_in(rows: list[dict[str, Any]]) -> list[str]:
     return [row["message"] for row in rows if row["event"] == "warning"]
 
 
-def test_a_tracker_hears_the_numbers_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_hears_the_numbers_and_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = Kept()
     rows = record(tmp_path, monkeypatch, backend)
     assert [step for step, _ in backend.heard[:-1]] == [1, 2, 3]
     assert backend.heard[0][1] == {
-        "round/kl": 0.5, "round/ess": 0.25, "round/replay.held": 8.0, "round/explained_variance.00": 0.1
+        "round/kl": 0.5, "round/ess": 0.25, "round/replay.held": 8.0,
+        "round/explained_variance.00": 0.1
     }  # fmt: skip
     assert backend.heard[-1] == "finished"
     assert not warnings_in(rows)
@@ -78,7 +94,9 @@ def test_the_end_is_told_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert backend.heard == [state]
 
 
-def test_one_that_breaks_is_one_warning_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_breaks_is_one_warning_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "key-123456")
     backend = Kept(broken=1)
     rows = record(tmp_path, monkeypatch, backend, events=50)
@@ -87,7 +105,9 @@ def test_one_that_breaks_is_one_warning_without_secrets(tmp_path: Path, monkeypa
     assert message == "wandb is off: SystemExit: server gone: https://***@host/ ***"
 
 
-def test_one_that_cannot_be_opened_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_cannot_be_opened_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> None:
         raise OSError("no route to host")
 
@@ -101,8 +121,16 @@ def test_one_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tracking, "WAITING", 5)
     hold = threading.Event()
     start = time.monotonic()
-    few = record(tmp_path / "a", monkeypatch, hold.wait, events=3) if (tmp_path / "a").mkdir() is None else []
-    many = record(tmp_path / "b", monkeypatch, hold.wait, events=9) if (tmp_path / "b").mkdir() is None else []
+    few = (
+        record(tmp_path / "a", monkeypatch, hold.wait, events=3)
+        if (tmp_path / "a").mkdir() is None
+        else []
+    )
+    many = (
+        record(tmp_path / "b", monkeypatch, hold.wait, events=9)
+        if (tmp_path / "b").mkdir() is None
+        else []
+    )
     hold.set()
     assert time.monotonic() - start < PATIENCE / 4
     assert warnings_in(few) == ["wandb is off: had not written everything 0.2 s after the end"]
@@ -118,11 +146,15 @@ def test_a_missing_package_is_said_before_anything_is_made(
     file.write_text(settings.dump(tiny.config(output=str(tmp_path / "out"), trackers=["mlflow"])))
     assert main(["train", "--config", str(file)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "error: trackers=mlflow: not installed; pip install mlflow-skinny, or leave it out"
+    assert (
+        said == "error: trackers=mlflow: not installed; pip install mlflow-skinny, or leave it out"
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_wandb_left_behind_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_wandb_left_behind_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "leftbehind").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     assert not tracking.installed("leftbehind")
@@ -142,7 +174,8 @@ def test_secrets_are_taken_out_of_what_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_scalars_leave_texts_out() -> None:
-    assert scalars("selection", {"round": 3, "score": 1, "best": True, "a": [1.0, None, 3], "b": None, "c": "x"}) == {
+    assert scalars("selection", {"round": 3, "score": 1, "best": True, "a": [1.0, None, 3],
+                                 "b": None, "c": "x"}) == {
         "selection/score": 1.0, "selection/best": 1.0, "selection/a.00": 1.0, "selection/a.02": 3.0,
     }  # fmt: skip
 
@@ -175,7 +208,9 @@ def test_mlflow_for_real_and_a_resumed_run_goes_on_with_its_own(
 
 
 @pytest.mark.slow
-def test_an_mlflow_server_that_is_down_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_mlflow_server_that_is_down_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter22@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "CLOSING_SECONDS", PATIENCE)
@@ -204,7 +239,9 @@ def test_wandb_for_real_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     written = list((folder / "wandb").glob(f"offline-run-*/run-{name}.wandb"))
     assert len(written) == 2  # of one run: `wandb sync` joins them
     until = time.monotonic() + PATIENCE  # its own process still writes when all is handed over
-    while time.monotonic() < until and not all(b"round/kl" in file.read_bytes() for file in written):
+    while time.monotonic() < until and not all(
+        b"round/kl" in file.read_bytes() for file in written
+    ):
         time.sleep(0.5)
     assert all(b"round/kl" in file.read_bytes() for file in written)
     assert "wandb" in sys.modules

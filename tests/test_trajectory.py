@@ -14,11 +14,19 @@ from rl_unlearn.files import spilled
 from rl_unlearn.trajectory import Trajectory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-BITS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.int64: torch.int64}
+BITS = {
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.int64: torch.int64,
+}
 
 
 def trajectories(
-    count: int = 5, dtype: torch.dtype = torch.float32, first: int = 0, optional: tuple[str, ...] = ()
+    count: int = 5,
+    dtype: torch.dtype = torch.float32,
+    first: int = 0,
+    optional: tuple[str, ...] = (),
 ) -> Trajectory:
     generator = torch.Generator().manual_seed(first)
     latents = torch.randn(count, 4, 2, 3, 3, generator=generator).to(dtype)
@@ -45,7 +53,9 @@ def same(one: Trajectory, other: Trajectory) -> None:
             continue
         assert a.dtype == b.dtype, field.name
         assert a.shape == b.shape, field.name
-        assert torch.equal(a.contiguous().view(BITS[a.dtype]), b.contiguous().view(BITS[b.dtype])), field.name
+        assert torch.equal(
+            a.contiguous().view(BITS[a.dtype]), b.contiguous().view(BITS[b.dtype])
+        ), field.name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,7 +64,9 @@ def test_round_trip_keeps_every_bit(dtype):
     special = original.latents.view(-1).view(BITS[dtype])
     special[0] = torch.tensor(-0.0, dtype=dtype).view(BITS[dtype])
     special[1] = torch.tensor(float("nan"), dtype=dtype).view(BITS[dtype])
-    special[2] = torch.tensor(float("nan"), dtype=dtype).view(BITS[dtype]) + 1  # a NaN with a payload
+    special[2] = (
+        torch.tensor(float("nan"), dtype=dtype).view(BITS[dtype]) + 1
+    )  # a NaN with a payload
     special[3] = torch.tensor(float("-inf"), dtype=dtype).view(BITS[dtype])
     special[4] = 1  # the smallest subnormal
     original.rewards[:2] = torch.tensor([-0.0, float("nan")])
@@ -127,7 +139,9 @@ def test_cat_and_index():
         if hasattr(pa.RecordBatch, "replace_schema_metadata")
         else pa.RecordBatch.from_pydict({"ids": [1]}),
         trajectories().to_arrow().select(["ids", "rewards"]),
-        trajectories(optional=("means",)).to_arrow().rename_columns([*trajectories().to_arrow().schema.names, "mean"]),
+        trajectories(optional=("means",))
+        .to_arrow()
+        .rename_columns([*trajectories().to_arrow().schema.names, "mean"]),
     ],
     ids=["foreign", "no metadata", "columns missing", "unknown column"],
 )
@@ -153,7 +167,9 @@ def replaced(name: str, array: pa.Array) -> pa.RecordBatch:
     batch = trajectories().to_arrow()
     columns = [array if name == other else batch.column(other) for other in batch.schema.names]
     fields = [pa.field(n, c.type) for n, c in zip(batch.schema.names, columns, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=batch.schema.metadata))
+    return pa.RecordBatch.from_arrays(
+        columns, schema=pa.schema(fields, metadata=batch.schema.metadata)
+    )
 
 
 def tensors(array: np.ndarray) -> pa.Array:
@@ -177,7 +193,8 @@ def tensors(array: np.ndarray) -> pa.Array:
         ("outcomes", tensors(np.zeros((5, 6), np.int32))),
         ("evidence", tensors(np.zeros((5, 1), np.float32))),
         ("log_probs", pa.ExtensionArray.from_storage(
-            pa.fixed_shape_tensor(pa.float32(), [3]), pa.array([[1, None, 3]] * 5, pa.list_(pa.float32(), 3)))),
+            pa.fixed_shape_tensor(pa.float32(), [3]),
+            pa.array([[1, None, 3]] * 5, pa.list_(pa.float32(), 3)))),
     ],
 )  # fmt: skip
 def test_columns_of_another_kind_or_with_holes_are_refused(name: str, array: pa.Array) -> None:
@@ -185,12 +202,20 @@ def test_columns_of_another_kind_or_with_holes_are_refused(name: str, array: pa.
         Trajectory.from_arrow(replaced(name, array))
 
 
-def test_a_spilled_file_is_whole_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spilled_file_is_whole_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, file = trajectories(optional=("means",)), tmp_path / "x.arrow"
     spilled.write(file, original.to_arrow())
     same(original, spilled.read(file))
     content = file.read_bytes()
-    for damaged in (b"", content[:100], content[:-1], b"ARROW1" + content[8:], b"\0" * len(content)):
+    for damaged in (
+        b"",
+        content[:100],
+        content[:-1],
+        b"ARROW1" + content[8:],
+        b"\0" * len(content),
+    ):
         file.write_bytes(damaged)
         with pytest.raises(DataError, match=r"x\.arrow holds no trajectories that can be read"):
             spilled.read(file)
@@ -202,7 +227,9 @@ def test_a_spilled_file_is_whole_or_refused(tmp_path: Path, monkeypatch: pytest.
 
     file.write_bytes(content)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MachineError, match=r"No space left on device; free space, or set replay\.spill=false"):
+    with pytest.raises(
+        MachineError, match=r"No space left on device; free space, or set replay\.spill=false"
+    ):
         spilled.write(file, original[:1].to_arrow())
     assert [path.name for path in tmp_path.iterdir()] == ["x.arrow"]
     assert file.read_bytes() == content

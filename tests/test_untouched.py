@@ -1,4 +1,6 @@
-"""The untouched model is looked at before anything is learned: what it does not draw cannot be forgotten."""
+"""The untouched model is looked at before anything is learned: what it does not draw cannot be
+forgotten.
+"""
 
 import re
 from pathlib import Path
@@ -17,7 +19,8 @@ from rl_unlearn.requests import Look
 from rl_unlearn.untouched import ENOUGH, check_untouched
 
 GOOD = {
-    "forgotten": 0.1, "retained": 0.9, "coherence": 0.9, "other": 0.9, "presence": 0.5, "trace": 0.8, "rewarded": 0.9,
+    "forgotten": 0.1, "retained": 0.9, "coherence": 0.9, "other": 0.9, "presence": 0.5,
+    "trace": 0.8, "rewarded": 0.9,
 }  # fmt: skip
 
 
@@ -38,7 +41,9 @@ def test_a_good_model_is_not_remarked_on() -> None:
         ({"other": 0.0}, "the rest of the prompt .* in 0%"),
     ],
 )
-def test_what_is_seen_too_seldom_is_a_line_that_names_the_settings(changes: dict[str, float], said: str) -> None:
+def test_what_is_seen_too_seldom_is_a_line_that_names_the_settings(
+    changes: dict[str, float], said: str
+) -> None:
     (line,) = check_untouched(look(**changes), 0.5, 64)
     assert re.search(said, line)
     assert all(key in line for key in ("prompts.template", "reward.clip", "selection.clip"))
@@ -47,7 +52,9 @@ def test_what_is_seen_too_seldom_is_a_line_that_names_the_settings(changes: dict
 
 @pytest.mark.parametrize("changes", [{"forgotten": 1.0}, {"retained": 0.0}, {"rewarded": 0.0}])
 def test_what_is_never_seen_is_refused(changes: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"nothing to learn; check prompts\.template.*reward\.clip"):
+    with pytest.raises(
+        ConfigError, match=r"nothing to learn; check prompts\.template.*reward\.clip"
+    ):
         check_untouched(look(**changes), 0.01, ENOUGH)
     assert check_untouched(look(**changes), 0.0, 64) == []
 
@@ -58,7 +65,9 @@ def test_of_a_few_images_none_may_be_chance(changes: dict[str, float]) -> None:
     assert "in 0% of cases only" in line
 
 
-def test_nothing_is_learned_from_a_model_that_draws_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_learned_from_a_model_that_draws_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def never(*_: object) -> None:
         raise AssertionError("something was learned")
 
@@ -66,7 +75,9 @@ def test_nothing_is_learned_from_a_model_that_draws_something_else(monkeypatch: 
     monkeypatch.setattr(Learner, "update", never)
     events: list[tuple[str, dict[str, Any]]] = []
     with pytest.raises(ConfigError, match="does not show the concept"):
-        program.train(tiny.config(selection={"floor": 0.5, "images": 16}), lambda *event: events.append(event))
+        program.train(
+            tiny.config(selection={"floor": 0.5, "images": 16}), lambda *event: events.append(event)
+        )
     assert "warm-up" not in [name for name, _ in events], "the run has not begun"
 
 
@@ -81,12 +92,17 @@ def test_the_run_that_it_would_replace_is_given_back(
     monkeypatch.setattr(RolloutActor, "look", lambda *_: look(retained=0.0))
     assert main([*line, "--overwrite", "selection.floor=0.5", "selection.images=16"]) == 2
     assert "nothing to learn" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()
+    } == before
 
 
 def test_a_low_share_is_a_warning_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RolloutActor, "look", lambda *_: look(retained=0.3))
     events: list[tuple[str, dict[str, Any]]] = []
-    program.train(tiny.config(selection={"floor": 0.5}, loop={"rounds": 1}), lambda *event: events.append(event))
+    program.train(
+        tiny.config(selection={"floor": 0.5}, loop={"rounds": 1}),
+        lambda *event: events.append(event),
+    )
     (line,) = [row["message"] for name, row in events if name == "warning"]
     assert "in 30% of cases only" in line

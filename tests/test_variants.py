@@ -1,4 +1,6 @@
-"""Weights under other names than the plain ones: which are read, and that every reader takes the same."""
+"""Weights under other names than the plain ones: which are read, and that every reader takes the
+same.
+"""
 
 import json
 import shutil
@@ -25,15 +27,23 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def networks(folder: Path) -> list[str]:
-    return [name for name in model_folder.components(folder) if (folder / name / "config.json").is_file()]
+    return [
+        name
+        for name in model_folder.components(folder)
+        if (folder / name / "config.json").is_file()
+    ]
 
 
 def stem(folder: Path, component: str) -> str:
     return model_folder.read_layout(folder).networks[component].stem
 
 
-def halve(folder: Path, component: str, variant: str = "fp16", keep: bool = False, by: float = 1.0) -> None:
-    """Writes the component's weights as a variant, in half precision and multiplied, as its makers do."""
+def halve(
+    folder: Path, component: str, variant: str = "fp16", keep: bool = False, by: float = 1.0
+) -> None:
+    """Writes the component's weights as a variant, in half precision and multiplied, as its makers
+    do.
+    """
     name = stem(folder, component)
     file = folder / component / f"{name}.safetensors"
     state = {key: (value * by).half() for key, value in load_file(file).items()}
@@ -52,7 +62,9 @@ def split(folder: Path, component: str, index: str) -> None:
         shard = f"{name}.fp16-0000{number}-of-00002.safetensors"
         save_file({key: state[key] for key in part}, file.parent / shard, {"format": "pt"})
         weight_map |= dict.fromkeys(part, shard)
-    (file.parent / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    (file.parent / index).write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
+    )
     file.unlink()
 
 
@@ -71,7 +83,10 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> b
 
 
 def rounded(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.half().float() if value.is_floating_point() else value for name, value in state.items()}
+    return {
+        name: value.half().float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def test_half_precision_alone_is_read_unasked(folder: Path) -> None:
@@ -92,9 +107,13 @@ def test_one_component_of_each_kind(folder: Path) -> None:
     first, *rest = networks(folder)
     halve(folder, first)
     found = load(folder)
-    assert same(found, {n: rounded({n: v})[n] if n.startswith(f"{first}.") else v for n, v in whole.items()})
+    assert same(
+        found, {n: rounded({n: v})[n] if n.startswith(f"{first}.") else v for n, v in whole.items()}
+    )
     assert any(not torch.equal(found[name], whole[name]) for name in whole)
-    assert same(load(folder, "fp16"), found), f"{rest} have no such variant: their plain weights are read"
+    assert same(load(folder, "fp16"), found), (
+        f"{rest} have no such variant: their plain weights are read"
+    )
 
 
 @pytest.mark.parametrize("which", [1, 2], ids=["diffusers'", "older"])
@@ -105,9 +124,9 @@ def test_shards_of_a_variant_in_both_spellings(folder: Path, which: int) -> None
         split(folder, name, spellings(stem(folder, name), "fp16")[which])
     assert same(load(folder), expected)
     model = Model(path=str(folder))
-    assert sum(name.endswith("-of-00002.safetensors") for name in foundation.of_model(model)) == 2 * len(
-        networks(folder)
-    )
+    assert sum(
+        name.endswith("-of-00002.safetensors") for name in foundation.of_model(model)
+    ) == 2 * len(networks(folder))
     digest = foundation.model_digest(model)
     shard = next(iter((folder / networks(folder)[0]).glob("*-00002-of-00002.safetensors")))
     state = load_file(shard)
@@ -129,9 +148,13 @@ def test_the_one_that_is_asked_for_is_read(folder: Path) -> None:
     key = max((key for key in plain if key.startswith(name)), key=lambda key: plain[key].numel())
     torch.testing.assert_close(double[key], 2 * plain[key], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(triple[key], 3 * plain[key], rtol=1e-3, atol=1e-6)
-    digests = {foundation.model_digest(Model(path=str(folder), variant=v)) for v in (None, "fp16", "ema")}
+    digests = {
+        foundation.model_digest(Model(path=str(folder), variant=v)) for v in (None, "fp16", "ema")
+    }
     assert len(digests) == 3
-    with pytest.raises(DataError, match=r"no variant 'bf16' \(there: ema, fp16\): leave model\.variant out"):
+    with pytest.raises(
+        DataError, match=r"no variant 'bf16' \(there: ema, fp16\): leave model\.variant out"
+    ):
         load(folder, "bf16")
 
 
@@ -154,5 +177,9 @@ def test_a_single_file_beside_an_old_index_is_the_one(folder: Path) -> None:
 def test_names_of_variants() -> None:
     for variant in (None, "fp16", "non_ema"):
         assert {variant_of(name, "model") for name in spellings("model", variant)} == {variant}
-    for other in ("model.fp16-00001-of-00002.safetensors", "model-00001-of-00002.fp16.safetensors", "config.json"):
+    for other in (
+        "model.fp16-00001-of-00002.safetensors",
+        "model-00001-of-00002.fp16.safetensors",
+        "config.json",
+    ):
         assert variant_of(other, "model") is None

@@ -17,7 +17,9 @@ FORGOT = Signs(
 def test_a_model_that_forgot():
     verdict = judge_signs(FORGOT)
     assert not verdict.broken
-    assert verdict.sentence.startswith("Forgotten: the judge does not see the concept on 100 % of its images")
+    assert verdict.sentence.startswith(
+        "Forgotten: the judge does not see the concept on 100 % of its images"
+    )
     assert "the rest is kept" in verdict.sentence
     assert "nothing recognisable" not in verdict.sentence
 
@@ -44,7 +46,10 @@ def test_broken_images_are_called_broken(signs):
 def test_shapeless_pictures_in_the_right_style_are_named_but_not_called_broken():
     verdict = judge_signs(replace(FORGOT, sure=47.0))
     assert not verdict.broken
-    assert "often nothing recognisable (the judge is 47 % sure of what it sees, 92 % before)" in verdict.sentence
+    assert (
+        "often nothing recognisable (the judge is 47 % sure of what it sees, 92 % before)"
+        in verdict.sentence
+    )
 
 
 def test_damage_elsewhere_is_said():

@@ -8,7 +8,9 @@ from rl_unlearn.evaluation.bootstrap import interval, resample
 from rl_unlearn.evaluation.wilson import rate, wilson
 
 
-@pytest.mark.parametrize(("successes", "images"), [(0, 10), (1, 10), (5, 10), (9, 10), (10, 10), (3, 96), (96, 96)])
+@pytest.mark.parametrize(
+    ("successes", "images"), [(0, 10), (1, 10), (5, 10), (9, 10), (10, 10), (3, 96), (96, 96)]
+)
 def test_wilson_agrees_with_scipy(successes: int, images: int) -> None:
     found, expected = (
         wilson(successes / images, float(images)),
@@ -21,9 +23,13 @@ def test_wilson_agrees_with_scipy(successes: int, images: int) -> None:
 
 def test_wilson_by_hand() -> None:
     # 8 of 10: (0.8 + 3.8415/20 +- 1.96 sqrt(0.016 + 3.8415/400)) / 1.38415
-    assert wilson(0.8, 10.0).row() == pytest.approx({"value": 80, "low": 49.02, "high": 94.33}, abs=0.01)
+    assert wilson(0.8, 10.0).row() == pytest.approx(
+        {"value": 80, "low": 49.02, "high": 94.33}, abs=0.01
+    )
     # All of n: low is n / (n + 1.96 squared).
-    assert wilson(1.0, 96.0).row() == pytest.approx({"value": 100, "low": 100 * 96 / 99.8415, "high": 100})
+    assert wilson(1.0, 96.0).row() == pytest.approx(
+        {"value": 100, "low": 100 * 96 / 99.8415, "high": 100}
+    )
 
 
 @pytest.mark.parametrize("agree", [True, False])
@@ -31,11 +37,16 @@ def test_images_that_all_agree_have_an_interval(agree: bool) -> None:
     prompts = torch.tensor([0, 0, 0, 1])
     weights = torch.tensor([1 / 6, 1 / 6, 1 / 6, 1 / 2], dtype=torch.float64)
     found = rate(torch.full((4,), agree), weights, resample(prompts, 200, 0))
-    assert found == wilson(float(agree), 3.0), "weights of 1/6, 1/6, 1/6, 1/2 are worth 1 / (3/36 + 1/4) = 3 images"
+    assert found == wilson(float(agree), 3.0), (
+        "weights of 1/6, 1/6, 1/6, 1/2 are worth 1 / (3/36 + 1/4) = 3 images"
+    )
 
 
 def test_images_without_weight_have_no_say() -> None:
-    holds, weights = torch.tensor([True, True, False]), torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    holds, weights = (
+        torch.tensor([True, True, False]),
+        torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64),
+    )
     assert rate(holds, weights, resample(torch.tensor([0, 0, 1]), 200, 0)) == wilson(1.0, 2.0)
 
 

@@ -32,20 +32,25 @@ _DEEP = {
     for side, layers in (("encoder", [2, 2, 2, 3, 3, 3]), ("decoder", [3] * 6))
     for key, value in {
         "block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3, "layers_per_block": layers,
-        "qkv_multiscales": [[], [], [], [5], [5], [5]], "block_out_channels": [128, 256, 512, 512, 1024, 1024],
+        "qkv_multiscales": [[], [], [], [5], [5], [5]],
+        "block_out_channels": [128, 256, 512, 512, 1024, 1024],
     }.items()
 } | {"downsample_block_type": "conv", "upsample_block_type": "interpolate"}  # fmt: skip
 NETWORKS: dict[str, tuple[Layout, str, dict[str, Any], Callable[..., torch.nn.Module]]] = {
     "Z-Image": (z_image.LAYOUT, "transformer", {}, ZImageTransformer2DModel),
-    "Z-Image's words": (z_image.LAYOUT, "text_encoder", _QWEN3, lambda **config: Qwen3Model(Qwen3Config(**config))),
+    "Z-Image's words": (z_image.LAYOUT, "text_encoder", _QWEN3,
+                        lambda **config: Qwen3Model(Qwen3Config(**config))),
     "Sana": (sana.LAYOUT, "transformer", {}, SanaTransformer2DModel),
     "Sana 1.5": (sana.LAYOUT, "transformer", {"qk_norm": "rms_norm_across_heads", "num_layers": 60,
-                                              "attention_bias": True, "norm_elementwise_affine": True},
+                                              "attention_bias": True,
+                                              "norm_elementwise_affine": True},
                  SanaTransformer2DModel),
-    "Sana's words": (sana.LAYOUT, "text_encoder", _GEMMA2, lambda **config: Gemma2Model(Gemma2Config(**config))),
+    "Sana's words": (sana.LAYOUT, "text_encoder", _GEMMA2,
+                     lambda **config: Gemma2Model(Gemma2Config(**config))),
     "Sana's images": (sana.LAYOUT, "vae", _DEEP, AutoencoderDC),
     "a deeper autoencoder": (sana.LAYOUT, "vae", {"encoder_layers_per_block": [0, 4, 8, 2, 2, 2],
-                                                  "decoder_layers_per_block": [0, 5, 10, 2, 2, 2]}, AutoencoderDC),
+                                                  "decoder_layers_per_block": [0, 5, 10, 2, 2, 2]},
+                                                  AutoencoderDC),
 }  # fmt: skip
 
 
@@ -73,13 +78,17 @@ def change(file: Path, **values: Any) -> None:
     [
         ("z_image", "transformer/config.json", {"siglip_feat_dim": 16}, "Z-Image-Omni"),
         ("z_image", "transformer/config.json", {"all_patch_size": [4]}, "has 6 that have no place"),
-        ("z_image", "transformer/config.json", {"axes_lens": [512, 16, 16]}, "512 places for words, not"),
+        ("z_image", "transformer/config.json", {"axes_lens": [512, 16, 16]},
+         "512 places for words, not"),
         ("z_image", "tokenizer/chat_template.jinja", None, "tokenizer has no chat template"),
         ("sana", "transformer/config.json", {"guidance_embeds": True}, "Sana Sprint"),
         ("sana", "transformer/config.json", {"out_channels": 16}, "more than a velocity"),
-        ("sana", "scheduler/scheduler_config.json", {"use_flow_sigmas": False}, "DPMSolverMultistepScheduler"),
-        ("sana", "scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "DPMSolverMultistepScheduler"),
-        ("sana", "scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "DPMSolverMultistepScheduler"),
+        ("sana", "scheduler/scheduler_config.json", {"use_flow_sigmas": False},
+         "DPMSolverMultistepScheduler"),
+        ("sana", "scheduler/scheduler_config.json", {"prediction_type": "epsilon"},
+         "DPMSolverMultistepScheduler"),
+        ("sana", "scheduler/scheduler_config.json", {"use_dynamic_shifting": True},
+         "DPMSolverMultistepScheduler"),
         ("sana", "scheduler/scheduler_config.json", {"flow_shift": float("inf")}, "no JSON object"),
         ("sana", "vae/config.json", {"latent_channels": 4}, "takes 8 channels, its vae gives 4"),
     ],
@@ -126,7 +135,9 @@ def test_what_a_person_should_know(folders: dict[str, Path]) -> None:
     assert "DPMSolverMultistepScheduler, is replaced by a flow's steps" in notes("sana")[0]
 
 
-@pytest.mark.parametrize(("name", "size", "step"), [("z_image", (16, 18), 4), ("sana", (16, 17), 2)])
+@pytest.mark.parametrize(
+    ("name", "size", "step"), [("z_image", (16, 18), 4), ("sana", (16, 17), 2)]
+)
 def test_a_size_that_cannot_be_drawn(name: str, size: tuple[int, int], step: int) -> None:
     path = str(tiny_families.FOLDERS[name]())
     with pytest.raises(ConfigError, match=f"must be multiples of {step}"):
@@ -141,10 +152,16 @@ def test_patches_without_a_place_are_told() -> None:
 @pytest.mark.parametrize("name", ["z_image", "sana"])
 def test_a_file_of_the_whole_language_model_is_read(name: str, folders: dict[str, Path]) -> None:
     """Its makers leave the name of the whole before each name."""
-    whole = load_pipeline(Model(path=str(folders[name]), size=tiny_families.SIZE)).text_encoder.state_dict()
+    whole = load_pipeline(
+        Model(path=str(folders[name]), size=tiny_families.SIZE)
+    ).text_encoder.state_dict()
     file = folders[name] / "text_encoder" / "model.safetensors"
-    save_file({f"model.{key}": value for key, value in load_file(file).items()}, file, {"format": "pt"})
-    found = load_pipeline(Model(path=str(folders[name]), size=tiny_families.SIZE)).text_encoder.state_dict()
+    save_file(
+        {f"model.{key}": value for key, value in load_file(file).items()}, file, {"format": "pt"}
+    )
+    found = load_pipeline(
+        Model(path=str(folders[name]), size=tiny_families.SIZE)
+    ).text_encoder.state_dict()
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[key], value) for key, value in whole.items())
 
@@ -164,8 +181,12 @@ def test_a_template_may_stand_in_the_tokenizers_configuration(folders: dict[str,
 
 
 def test_the_deep_autoencoder_scales_both_ways() -> None:
-    vae = load_pipeline(Model(path=str(tiny_families.sana()), size=tiny_families.SIZE)).vae.requires_grad_(False)
+    vae = load_pipeline(
+        Model(path=str(tiny_families.sana()), size=tiny_families.SIZE)
+    ).vae.requires_grad_(False)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latents = DeepAutoencoder(vae).encode(images)
     torch.testing.assert_close(latents, 0.41407 * vae.encode(images).latent)
-    torch.testing.assert_close(DeepAutoencoder(vae).decode(latents), vae.decode(latents / 0.41407).sample)
+    torch.testing.assert_close(
+        DeepAutoencoder(vae).decode(latents), vae.decode(latents / 0.41407).sample
+    )

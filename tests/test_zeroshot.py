@@ -24,7 +24,9 @@ def test_evidence_is_that_of_open_clip(clip, concept):
     assert set(found) == {"object", "style"}
     for domain, classes in (("object", tiny.OBJECTS), ("style", tiny.STYLES)):
         template = "A {} image." if domain == "object" else "An image in {} style."
-        texts = open_clip.get_tokenizer(f"local-dir:{tiny.clip_folder()}")([template.format(c) for c in classes])
+        texts = open_clip.get_tokenizer(f"local-dir:{tiny.clip_folder()}")(
+            [template.format(c) for c in classes]
+        )
         with torch.no_grad():
             _, logits = None, model((images - 0.5) / 0.3, texts)
             image, text, scale = logits[:3]
@@ -37,7 +39,9 @@ def test_images_of_another_size_are_resized(clip):
     book = PromptBook.from_config(tiny.config())
     judge = ZeroShot(*clip, book.phrases, torch.device("cpu"))
     flat = torch.rand(2, 3, 1, 1).expand(2, 3, 40, 40)
-    torch.testing.assert_close(judge(flat)["object"], judge(flat[:, :, :16, :16])["object"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        judge(flat)["object"], judge(flat[:, :, :16, :16])["object"], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_clip_is_frozen_and_in_eval_mode(clip):
@@ -68,7 +72,9 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
 def test_a_truncated_clip_is_refused(tmp_path):
     for file in tiny.clip_folder().iterdir():
         content = file.read_bytes()
-        (tmp_path / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
+        (tmp_path / file.name).write_bytes(
+            content[:1000] if file.suffix == ".safetensors" else content
+        )
     with pytest.raises(DataError) as caught:
         load_open_clip(str(tmp_path), "reward")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""A tiny world for tests: a Stable Diffusion and two open_clip folders with random weights, and a configuration."""
+"""A tiny world for tests: a Stable Diffusion and two open_clip folders with random weights, and a
+configuration.
+"""
 
 import atexit
 import copy
@@ -12,7 +14,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -37,7 +45,9 @@ def _root() -> Path:
 def tokenizer() -> CLIPTokenizer:
     """Every letter is a token; the end mark has the highest id, as CLIP's text towers expect."""
     letters = [c + end for c in map(chr, range(33, 127)) for end in ("", "</w>")]
-    vocabulary = {token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    vocabulary = {
+        token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])
+    }
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CONTEXT)
 
 
@@ -48,12 +58,14 @@ def pipeline_folder() -> Path:
     torch.manual_seed(0)
     text = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+            num_attention_heads=2,
             max_position_embeddings=CONTEXT, bos_token_id=188, eos_token_id=189, pad_token_id=189,
         )
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=8, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, cross_attention_dim=16,
+        sample_size=8, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        cross_attention_dim=16,
         attention_head_dim=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
@@ -62,7 +74,8 @@ def pipeline_folder() -> Path:
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
         steps_offset=1, clip_sample=False,
     )  # fmt: skip
     pipeline = StableDiffusionPipeline(
@@ -79,34 +92,53 @@ def epsilon_folder() -> Path:
     """The same as Stable Diffusion 1.x comes: it predicts the noise, and its scheduler is PNDM."""
     folder = Path(shutil.copytree(pipeline_folder(), _root() / "epsilon"))
     scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
     )
     scheduler.save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]})
+    )
     return folder
 
 
 @functools.cache
 def clip_folder(seed: int = 0) -> Path:
-    """An open_clip ViT in open_clip's folder layout: 16x16 images, 4x4 patches, width 32, 2 layers."""
+    """An open_clip ViT in open_clip's folder layout: 16x16 images, 4x4 patches, width 32, 2
+    layers."""
     folder = _root() / f"clip-{seed}"
     words = tokenizer()
     words.save_pretrained(folder)
     model = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 16, "patch_size": 4, "layers": 2, "width": 32, "head_width": 16},
+        "vision_cfg": {"image_size": 16, "patch_size": 4, "layers": 2, "width": 32,
+                       "head_width": 16},
         "text_cfg": {
             "context_length": CONTEXT, "vocab_size": len(words), "hf_tokenizer_name": "tiny",
             "width": 16, "heads": 2, "layers": 1,
         },
     }  # fmt: skip
-    preprocess = {"mean": [0.5] * 3, "std": [0.3] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.3] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model, "preprocess_cfg": preprocess})
+    )
     torch.manual_seed(100 + seed)
-    # load_weights=False: the folder has none yet, open_clip is only asked to build the architecture.
+    # load_weights=False: the folder has none yet, open_clip is only asked to build the
+    # architecture.
     clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in clip.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return folder
 
 
@@ -162,5 +194,7 @@ def config(**overrides: Any) -> Config:
 
 
 def versions(events: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Digests of the weights after every update; what so small a world selects is often the untouched model."""
+    """Digests of the weights after every update; what so small a world selects is often the
+    untouched model.
+    """
     return [row["weights"] for name, row in events if name == "update"]

@@ -5,12 +5,14 @@ from transformers import Qwen2Tokenizer
 MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 FIRST = ["system", "user", "assistant", "Describe"]
 INNER = [
-    "the", "image", "by", "detailing", "color", "shape", "size", "texture", "quantity", "text", "spatial",
+    "the", "image", "by", "detailing", "color", "shape", "size", "texture", "quantity", "text",
+    "spatial",
     "relationships", "of", "objects", "and", "background",
 ]  # fmt: skip
 """Words of the templates, at the beginning and behind a space; others are read by the letter."""
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content "
+    "}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
@@ -34,6 +36,8 @@ def tokenizer() -> Qwen2Tokenizer:
                 merges.append((word[: end - 1], word[end - 1]))
     vocabulary["ĊĊ"] = len(vocabulary)
     merges.append(("Ċ", "Ċ"))
-    made = Qwen2Tokenizer(vocab=vocabulary, merges=merges, chat_template=TEMPLATE, model_max_length=131072)
+    made = Qwen2Tokenizer(
+        vocab=vocabulary, merges=merges, chat_template=TEMPLATE, model_max_length=131072
+    )
     made.add_special_tokens({"additional_special_tokens": MARKS[1:]})
     return made

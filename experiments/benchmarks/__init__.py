@@ -1,1 +1,2 @@
-"""Measurements of speed: run by hand, never as tests, for a shared machine's clock proves nothing."""
+"""Measurements of speed: run by hand, never as tests, for a shared machine's clock proves
+nothing."""

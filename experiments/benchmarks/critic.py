@@ -1,10 +1,12 @@
-"""What the critic knows after its warm-up: accuracy on images it has not seen, noise level by noise level.
+"""What the critic knows after its warm-up: accuracy on images it has not seen, noise level by noise
+level.
 
     python -m experiments.benchmarks.critic [override ...]
 
-One line for each depth of the CLIP trunk: seconds of the warm-up's fit on one thread, and for some noise levels (0 is
-pure noise) the share of unseen images whose object, and whose style, is the likeliest by the critic's predicted
-outcomes. The prompt is withheld, so that the critic has to look.
+One line for each depth of the CLIP trunk: seconds of the warm-up's fit on one thread, and for some
+noise levels (0 is pure noise) the share of unseen images whose object, and whose style, is the
+likeliest by the critic's predicted outcomes. The prompt is withheld, so that the critic has to
+look.
 """
 
 import argparse
@@ -30,21 +32,31 @@ _UNSEEN = 320
 _DEPTHS = (0, 1, 2, 4)
 
 
-def _images(actor: RolloutActor, weights: Weights, prompts: list[int], round: int, batch: int) -> Trajectory:
+def _images(
+    actor: RolloutActor, weights: Weights, prompts: list[int], round: int, batch: int
+) -> Trajectory:
     chunks = range(0, len(prompts), batch)
-    return Trajectory.cat([actor.sample(Request(round, tuple(prompts[i : i + batch]), i), weights) for i in chunks])
+    return Trajectory.cat(
+        [actor.sample(Request(round, tuple(prompts[i : i + batch]), i), weights) for i in chunks]
+    )
 
 
 @torch.no_grad()
-def accuracy(actor: CriticActor, unseen: Trajectory, book: PromptBook, level: int) -> dict[str, float]:
+def accuracy(
+    actor: CriticActor, unseen: Trajectory, book: PromptBook, level: int
+) -> dict[str, float]:
     """Percent of the images whose class is the likeliest, for each domain."""
     latents = unseen.latents[:, level].float()
     timesteps = actor._levels[level].expand(len(latents))
-    outcomes = actor._critic(latents, timesteps, torch.zeros(len(latents), actor._conditions.shape[1]))
+    outcomes = actor._critic(
+        latents, timesteps, torch.zeros(len(latents), actor._conditions.shape[1])
+    )
     asked = asked_labels(unseen.prompts, book)
     names, found = outcome_names(book, actor._config.reward), {}
     for domain in DOMAINS:
-        columns = [place for place, name in enumerate(names) if name.startswith(f"log-prob {domain} ")]
+        columns = [
+            place for place, name in enumerate(names) if name.startswith(f"log-prob {domain} ")
+        ]
         right = outcomes[:, columns].argmax(dim=1) == asked[domain]
         found[domain] = round(100 * right.float().mean().item(), 1)
     return found
@@ -56,19 +68,30 @@ def main(overrides: list[str]) -> None:
     config: Config = settings.load([canvas], overrides)
     book = PromptBook.from_config(config)
     rollout, weights = RolloutActor(config), Learner(config).weights()
-    warm_up = book.draw(config.seed, 0, config.critic.warmup_images, config.critic.warmup_target_fraction)
+    warm_up = book.draw(
+        config.seed, 0, config.critic.warmup_images, config.critic.warmup_target_fraction
+    )
     seen = _images(rollout, weights, warm_up, 0, config.rollout.batch)
-    unseen = _images(rollout, weights, [i % len(book.prompts) for i in range(_UNSEEN)], 1, config.rollout.batch)
+    unseen = _images(
+        rollout, weights, [i % len(book.prompts) for i in range(_UNSEEN)], 1, config.rollout.batch
+    )
     for layers in _DEPTHS:
         critic = CriticActor(settings.load([canvas], [*overrides, f"critic.layers={layers}"]))
         start = time.monotonic()
         critic.warm_up(seen)
         row = {"layers": layers, "seconds": round(time.monotonic() - start, 1)}
         levels = sorted({*range(0, config.sampler.steps, 2), config.sampler.steps})
-        print(json.dumps(row | {f"level {k}": accuracy(critic, unseen, book, k) for k in levels}), flush=True)
+        print(
+            json.dumps(row | {f"level {k}": accuracy(critic, unseen, book, k) for k in levels}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml"
+    )
     main(parser.parse_args().overrides)

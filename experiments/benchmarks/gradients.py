@@ -2,14 +2,15 @@
 
     python -m experiments.benchmarks.gradients RUN [override ...]
 
-RUN is a run folder: its configuration, its adapter (the policy that is measured) and its critic. Every estimator that
-this critic serves sees the same rounds of trajectories, drawn by that policy. One line for each:
+RUN is a run folder: its configuration, its adapter (the policy that is measured) and its critic.
+Every estimator that this critic serves sees the same rounds of trajectories, drawn by that policy.
+One line for each:
 
-``noise``: trace of the covariance of one round's gradient over the squared length of its mean; so many rounds must be
-averaged until signal and noise are even. None where no signal is seen.
-``signal``: that squared length over its own standard error (t of the pairs' products, by jackknife over rounds).
-``agrees``: cosine of the mean gradients with those of the estimators before, free of the noise that both share; only
-between those whose signal is above two standard errors.
+``noise``: trace of the covariance of one round's gradient over the squared length of its mean; so
+many rounds must be averaged until signal and noise are even. None where no signal is seen.
+``signal``: that squared length over its own standard error (t of the pairs' products, by jackknife
+over rounds). ``agrees``: cosine of the mean gradients with those of the estimators before, free of
+the noise that both share; only between those whose signal is above two standard errors.
 """
 
 import argparse
@@ -38,8 +39,9 @@ _ROUNDS = 32
 
 
 def squared_mean(products: Float[Tensor, "rounds rounds"]) -> tuple[float, float]:
-    """Unbiased estimate of the inner product of two means from all inner products but a round's with itself, and its
-    standard error by jackknife over rounds."""
+    """Unbiased estimate of the inner product of two means from all inner products but a round's
+    with itself, and its standard error by jackknife over rounds.
+    """
     count = len(products)
     off = products - products.diag().diag()
     total = off.sum()
@@ -54,11 +56,17 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
     learner._policy.load_adapter(weights.state)
     book, found = PromptBook.from_config(config), []
     for round in range(1, _FORMER + _ROUNDS + 1):
-        prompts = book.draw(config.seed, round, config.rollout.images, config.prompts.target_fraction)
+        prompts = book.draw(
+            config.seed, round, config.rollout.images, config.prompts.target_fraction
+        )
         scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
         trajectory = scored.trajectory
         target = learner._target(trajectory)
-        advantages = learner._estimator.advantages(scored, target, lambda: learner._log_ratios(trajectory))  # noqa: B023
+        advantages = learner._estimator.advantages(
+            scored,
+            target,
+            lambda: learner._log_ratios(trajectory),  # noqa: B023
+        )
         if round <= _FORMER:
             continue
         learner._optimizer.zero_grad()
@@ -102,8 +110,15 @@ def main(run: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", help="folder of a run")
-    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the run's configuration")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="override",
+        help="KEY=VALUE on top of the run's configuration",
+    )
     args = parser.parse_args()
     main(args.run, args.overrides)

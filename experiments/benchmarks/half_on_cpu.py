@@ -51,7 +51,9 @@ class _Weights:
 
 
 def _rounded(product: Callable[..., Tensor], weights: _Weights) -> Callable[..., Tensor]:
-    def call(given: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **how: Any) -> Tensor:
+    def call(
+        given: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **how: Any
+    ) -> Tensor:
         mixed = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if mixed else weight.dtype
         if kind == torch.float32:

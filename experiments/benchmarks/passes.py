@@ -129,12 +129,23 @@ def roles(load: Callable[..., Config]) -> dict[str, Any]:
 
 def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     config = load("learner.checkpointing=off", f"critic.steps={_FITS}", "critic.rehearsal=0")
-    plans = {setting: make(load(f"learner.checkpointing={setting}"), evaluated=False) for setting in ("off", "on")}
+    plans = {
+        setting: make(load(f"learner.checkpointing={setting}"), evaluated=False)
+        for setting in ("off", "on")
+    }
     work, images = plans["off"]["flops"], config.rollout.batch
     drawing = images * config.sampler.steps * work["guided forward of one image"]
     found: dict[str, Any] = {}
 
-    def note(name: str, role: str, moment: str, seconds: float, images: int, done: float, setting: str = "off") -> None:
+    def note(
+        name: str,
+        role: str,
+        moment: str,
+        seconds: float,
+        images: int,
+        done: float,
+        setting: str = "off",
+    ) -> None:
         need, measured = plans[setting]["memory"]["roles"][role], peak()
         moments = [size for told, size in need["moments"].items() if told.startswith(moment)]
         planned = sum(need["lasting"].values()) + moments[0]
@@ -160,7 +171,9 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     del actor, latents, told
     release()
     critic = CriticActor(config)
-    states = choose(trajectory, _FITS * config.critic.fresh, config.critic.renoised, generator("states"))
+    states = choose(
+        trajectory, _FITS * config.critic.fresh, config.critic.renoised, generator("states")
+    )
     critic.fit(states, 0)
     _, seconds = timed(lambda: critic.fit(states, 1))
     fits = _FITS * work["one step of the critic"]

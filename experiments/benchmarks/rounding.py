@@ -1,16 +1,17 @@
 """The floor of rounding: the KL that a change of no consequence shows, by number type and guidance.
 
-    python -m experiments.benchmarks.rounding [override ...] [--types T ...] [--guidance W ...] [--states N]
+    python -m experiments.benchmarks.rounding [override ...] [--types T ...] \\
+        [--guidance W ...] [--states N]
     python -m experiments.benchmarks.rounding [override ...] --random SIZE [...]
 
 The first measures the model of the configuration, the canvas's with the overrides, at states of its
-own. The second takes a UNet of Stable Diffusion 1.5's shape with random weights, for latents of SIZE
-x SIZE (64 for images of 512 pixels): its answers are scaled to the size of unit noise, which a
+own. The second takes a UNet of Stable Diffusion 1.5's shape with random weights, for latents of
+SIZE x SIZE (64 for images of 512 pixels): its answers are scaled to the size of unit noise, which a
 trained one's have, and its states are noise.
 
 One line for each type and guidance. ``answer`` is the root mean square of what rounding does to the
-guided answer of the network; a step's KL is its square times a factor of the schedule. ``K0`` is the
-mean over all learned steps, which budgets are held against, ``least`` and ``most`` are those of
+guided answer of the network; a step's KL is its square times a factor of the schedule. ``K0`` is
+the mean over all learned steps, which budgets are held against, ``least`` and ``most`` are those of
 single steps, and ``budget`` is the smallest that is taken. All of them follow from the answers at N
 states, whose steps are evenly spread over the learned ones.
 """
@@ -48,15 +49,24 @@ def measure(config: Config, own: bool, count: int) -> dict[str, float]:
         draw = torch.Generator().manual_seed(_SEED)
         x0, eps = (torch.randn(count, *policy.latent_shape, generator=draw) for _ in range(2))
         latents = kernel.noisy(x0, eps, steps).to(policy.dtype)
-    kl = drawn_anew(policy, embeddings, latents, steps, prompts, at_once=config.learner.microbatch, seed=_SEED)
+    kl = drawn_anew(
+        policy, embeddings, latents, steps, prompts, at_once=config.learner.microbatch, seed=_SEED
+    )
     # The KL of each step where the answer is off by 1 everywhere.
-    ones, state = torch.ones(len(learned), *policy.latent_shape), torch.zeros(len(learned), *policy.latent_shape)
-    factors = kernel.kl(kernel.mean(ones, state, learned), kernel.mean(0 * ones, state, learned), learned)
+    ones, state = (
+        torch.ones(len(learned), *policy.latent_shape),
+        torch.zeros(len(learned), *policy.latent_shape),
+    )
+    factors = kernel.kl(
+        kernel.mean(ones, state, learned), kernel.mean(0 * ones, state, learned), learned
+    )
     squared = (kl / factors[(steps[:, None] == learned).int().argmax(dim=1)]).mean()
     of_step = factors * squared
     return {
-        "dimensions": policy.dimensions, "answer": squared.sqrt().item(), "K0": of_step.mean().item(),
-        "least": of_step.min().item(), "most": of_step.max().item(), "budget": MARGIN * of_step.mean().item(),
+        "dimensions": policy.dimensions, "answer": squared.sqrt().item(),
+        "K0": of_step.mean().item(),
+        "least": of_step.min().item(), "most": of_step.max().item(),
+        "budget": MARGIN * of_step.mean().item(),
     }  # fmt: skip
 
 
@@ -67,8 +77,16 @@ def main(arguments: argparse.Namespace) -> None:
         overrides = list(arguments.overrides)
         if arguments.random:
             random_models.save_pipeline(Path(folder), "sd15", 8 * arguments.random)
-            overrides = [f"model.path={folder}", "sampler.steps=30", "learner.microbatch=1", *overrides]
-        print(f"{'type':6}{'guidance':>10}{'D':>8}{'answer':>10}{'K0':>10}{'least':>10}{'most':>10}{'budget':>10}  s")
+            overrides = [
+                f"model.path={folder}",
+                "sampler.steps=30",
+                "learner.microbatch=1",
+                *overrides,
+            ]
+        print(
+            f"{'type':6}{'guidance':>10}{'D':>8}{'answer':>10}{'K0':>10}"
+            f"{'least':>10}{'most':>10}{'budget':>10}  s"
+        )
         for kind in arguments.types:
             for guidance in arguments.guidance:
                 asked = [*overrides, f"model.dtype={kind}", f"sampler.guidance={guidance}"]
@@ -76,16 +94,31 @@ def main(arguments: argparse.Namespace) -> None:
                 torch.set_num_threads(config.cluster.threads)
                 start = time.monotonic()
                 found = measure(config, not arguments.random, arguments.states)
-                told = "".join(f"{found[name]:>10.2g}" for name in ("answer", "K0", "least", "most", "budget"))
+                told = "".join(
+                    f"{found[name]:>10.2g}" for name in ("answer", "K0", "least", "most", "budget")
+                )
                 seconds = time.monotonic() - start
-                print(f"{kind:6}{guidance:>10g}{found['dimensions']:>8.0f}{told}  {seconds:.0f}", flush=True)
+                print(
+                    f"{kind:6}{guidance:>10g}{found['dimensions']:>8.0f}{told}  {seconds:.0f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--random", type=int, metavar="SIZE", help="a random UNet of Stable Diffusion 1.5's shape")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--random", type=int, metavar="SIZE", help="a random UNet of Stable Diffusion 1.5's shape"
+    )
     parser.add_argument("--states", type=int, default=16, help="states to look at (16)")
-    parser.add_argument("--types", nargs="+", default=["bf16", "fp16"], help="number types (bf16 fp16)")
-    parser.add_argument("--guidance", nargs="+", type=float, default=[1.0, 5.0], help="guidance scales (1 5)")
-    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml")
+    parser.add_argument(
+        "--types", nargs="+", default=["bf16", "fp16"], help="number types (bf16 fp16)"
+    )
+    parser.add_argument(
+        "--guidance", nargs="+", type=float, default=[1.0, 5.0], help="guidance scales (1 5)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml"
+    )
     main(parser.parse_args())

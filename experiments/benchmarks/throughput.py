@@ -1,9 +1,11 @@
-"""Images a second: plain sampling by two one-thread processes, and the canvas's actor-learner loop on Ray.
+"""Images a second: plain sampling by two one-thread processes, and the canvas's actor-learner loop
+on Ray.
 
     python -m experiments.benchmarks.throughput
 
-The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner over every step of
-every image; start-up and warm-up are left out. Its modes take turns, three times each; figures are medians.
+The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner
+over every step of every image; start-up and warm-up are left out. Its modes take turns, three times
+each; figures are medians.
 """
 
 import argparse
@@ -57,7 +59,9 @@ def sampling() -> float:
 
 
 def loop(mode: str) -> float:
-    """Images a second of the loop in one of MODES, by the median time of a round after the first two."""
+    """Images a second of the loop in one of MODES, by the median time of a round after the first
+    two.
+    """
     from cluster.program import train
 
     canvas = Path(__file__).parents[1] / "configs" / "canvas.yaml"
@@ -74,8 +78,18 @@ def loop(mode: str) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args()
     turns = [{mode: loop(mode) for mode in MODES} for _ in range(_TURNS)]
     medians = {mode: statistics.median(turn[mode] for turn in turns) for mode in MODES}
-    print(json.dumps({"sampling_images_per_second": sampling(), "loop_images_per_second": medians, "turns": turns}))
+    print(
+        json.dumps(
+            {
+                "sampling_images_per_second": sampling(),
+                "loop_images_per_second": medians,
+                "turns": turns,
+            }
+        )
+    )

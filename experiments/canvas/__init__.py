@@ -1,1 +1,2 @@
-"""The recipe of the canvas: every shipped file, made again from the emoji packages by one command."""
+"""The recipe of the canvas: every shipped file, made again from the emoji packages by one
+command."""

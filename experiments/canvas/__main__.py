@@ -1,7 +1,7 @@
 """`python -m experiments.canvas [stage ...] --work DIR`: make the canvas again, stage by stage.
 
-A stage reads what the former ones left in the work folder and in the weights folder; without names all of them
-run in order. What takes long goes on from its files when started again.
+A stage reads what the former ones left in the work folder and in the weights folder; without names
+all of them run in order. What takes long goes on from its files when started again.
 """
 
 import argparse
@@ -23,7 +23,9 @@ STAGES = (
 )
 
 
-def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[str, Callable[[], None]]:
+def stages(
+    work: Path, weights: Path, pictures: Path, processes: int
+) -> dict[str, Callable[[], None]]:
     """What each stage does; the heavy imports happen here, after the arguments are read."""
     from experiments.canvas import (
         autoencoder,
@@ -83,10 +85,18 @@ def stages(work: Path, weights: Path, pictures: Path, processes: int) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.canvas", description=__doc__)
-    parser.add_argument("stage", nargs="*", help=f"one of {', '.join(STAGES)}; all of them by default")
-    parser.add_argument("--work", type=Path, required=True, help="folder for packages, pools and checkpoints (4 GB)")
-    parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder of the pictures")
-    parser.add_argument("--processes", type=int, default=2, help="processes of the UNet's training, a core each")
+    parser.add_argument(
+        "stage", nargs="*", help=f"one of {', '.join(STAGES)}; all of them by default"
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for packages, pools and checkpoints (4 GB)"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, default=Path("docs/pictures"), help="folder of the pictures"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes of the UNet's training, a core each"
+    )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.stage if name not in STAGES]
     if unknown:

@@ -1,4 +1,6 @@
-"""Augmentations of image batches (B, 3, 32, 32) in [0, 1]; every draw comes from the generator given."""
+"""Augmentations of image batches (B, 3, 32, 32) in [0, 1]; every draw comes from the generator
+given.
+"""
 
 import torch
 from torch import Tensor
@@ -34,7 +36,9 @@ def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def noise(images: Tensor, share: float, scale: float, generator: torch.Generator) -> Tensor:
-    """Add white noise, half of the time coarse (4x4 pixel cells), of standard deviation up to `scale`."""
+    """Add white noise, half of the time coarse (4x4 pixel cells), of standard deviation up to
+    `scale`.
+    """
     count, channels, size, _ = images.shape
     amount = uniform(count, 0.0, scale, generator) * chosen(count, share, generator)
     if torch.rand((), generator=generator) < 0.5:
@@ -60,7 +64,9 @@ def cutout(images: Tensor, share: float, side: int, generator: torch.Generator) 
     centre = torch.rand(count, 2, generator=generator) * size
     half = uniform(count, 2.0, side, generator)[:, 0] / 2
     axis = torch.arange(size) + 0.5
-    inside = ((axis - centre[:, :1]).abs()[:, None, :] < half) & ((axis - centre[:, 1:]).abs()[:, :, None] < half)
+    inside = ((axis - centre[:, :1]).abs()[:, None, :] < half) & (
+        (axis - centre[:, 1:]).abs()[:, :, None] < half
+    )
     mask = inside[:, None].float() * chosen(count, share, generator)
     return images * (1 - mask) + mask * torch.rand(count, 3, 1, 1, generator=generator)
 
@@ -69,14 +75,20 @@ def elastic(images: Tensor, share: float, amount: float, generator: torch.Genera
     """Warp by a smooth random field of up to about `amount` pixels."""
     count, _, size, _ = images.shape
     field = torch.randn(count, 2, 4, 4, generator=generator) * (2 * amount / size)
-    field = F.interpolate(field * chosen(count, share, generator), size, mode="bicubic").permute(0, 2, 3, 1)
+    field = F.interpolate(field * chosen(count, share, generator), size, mode="bicubic").permute(
+        0, 2, 3, 1
+    )
     axis = (2 * torch.arange(size) + 1) / size - 1
     grid = torch.stack([axis.expand(size, size), axis[:, None].expand(size, size)], -1)
     return F.grid_sample(images, grid + field, padding_mode="border", align_corners=False)
 
 
-def mix(images: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Patch some images with parts of their neighbours in the batch; targets (B, K) mix by the area taken."""
+def mix(
+    images: Tensor, targets: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Patch some images with parts of their neighbours in the batch; targets (B, K) mix by the area
+    taken.
+    """
     count, _, size, _ = images.shape
     cells = torch.randn(count, 1, 4, 4, generator=generator)
     field = F.interpolate(cells, size, mode="bilinear")
@@ -88,10 +100,16 @@ def mix(images: Tensor, targets: Tensor, share: float, generator: torch.Generato
     )
 
 
-def scramble(images: Tensor, targets: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut the first `count` images into 4x4-pixel patches, shuffle those, and call them nothing (uniform target)."""
+def scramble(
+    images: Tensor, targets: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut the first `count` images into 4x4-pixel patches, shuffle those, and call them nothing
+    (uniform target).
+    """
     side = images.shape[-1] // 4
-    patches = images[:count].unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3)  # (n, 3, side*side, 4, 4)
+    patches = (
+        images[:count].unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3)
+    )  # (n, 3, side*side, 4, 4)
     patches = patches[:, :, torch.randperm(side * side, generator=generator)]
     shuffled = patches.unflatten(2, (side, side)).permute(0, 1, 2, 4, 3, 5).flatten(4).flatten(2, 3)
     nothing = torch.full_like(targets[:count], 1 / targets.shape[1])

@@ -1,6 +1,8 @@
-"""Stage `autoencoder`: an AutoencoderKL from 3x32x32 images to 4x8x8 latents, then its decoder once more.
+"""Stage `autoencoder`: an AutoencoderKL from 3x32x32 images to 4x8x8 latents, then its decoder once
+more.
 
-The perceptual loss uses a classifier trained here for that purpose only and thrown away; the judges stay out.
+The perceptual loss uses a classifier trained here for that purpose only and thrown away; the judges
+stay out.
 """
 
 from pathlib import Path
@@ -42,7 +44,9 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 class Features(nn.Module):
-    """Perceptual distance: mean squared difference of channel-normalised features of a frozen classifier."""
+    """Perceptual distance: mean squared difference of channel-normalised features of a frozen
+    classifier.
+    """
 
     def __init__(self, classifier: Judge) -> None:
         super().__init__()
@@ -52,7 +56,9 @@ class Features(nn.Module):
         with torch.no_grad():
             wanted = self.classifier.features(target)
         pairs = zip(self.classifier.features(images), wanted, strict=True)
-        terms = [(a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs]
+        terms = [
+            (a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in pairs
+        ]
         return torch.stack(terms).sum()
 
 
@@ -66,7 +72,9 @@ def train_classifier(pool: Pool, curves: Path) -> Judge:
     for step, index in zip(range(CLASSIFIER_STEPS), batches(pool, 128, generator), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * cosine(step, CLASSIFIER_STEPS)
-        images = noise(blur(colour(pool.take(index), 0.1, generator), 0.5, generator), 0.5, 0.1, generator)
+        images = noise(
+            blur(colour(pool.take(index), 0.1, generator), 0.5, generator), 0.5, 0.1, generator
+        )
         images = cutout(images, 0.3, 12, generator).contiguous(memory_format=torch.channels_last)
         with bfloat16():
             logits = model(images).float()
@@ -74,12 +82,21 @@ def train_classifier(pool: Pool, curves: Path) -> Judge:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        curve.add(step, loss=loss.detach(), accuracy=(logits.argmax(1) == pool.concepts[index]).float().mean())
+        curve.add(
+            step,
+            loss=loss.detach(),
+            accuracy=(logits.argmax(1) == pool.concepts[index]).float().mean(),
+        )
     return model.to(memory_format=torch.contiguous_format)
 
 
-def train_autoencoder(model: AutoencoderKL, distance: Features, pool: Pool, curves: Path, decoder_only: bool) -> None:
-    """Train in place; `decoder_only` keeps every latent as it is. Leaves the running average in `model`."""
+def train_autoencoder(
+    model: AutoencoderKL, distance: Features, pool: Pool, curves: Path, decoder_only: bool
+) -> None:
+    """Train in place; `decoder_only` keeps every latent as it is.
+
+    Leaves the running average in `model`.
+    """
     name = "decoder" if decoder_only else "autoencoder"
     steps = DECODER_STEPS if decoder_only else STEPS
     weight = DECODER_PERCEPTUAL_WEIGHT if decoder_only else PERCEPTUAL_WEIGHT
@@ -111,7 +128,13 @@ def train_autoencoder(model: AutoencoderKL, distance: Features, pool: Pool, curv
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.update(model)
-        curve.add(step, loss=loss.detach(), pixels=pixels.detach(), perceptual=perceptual.detach(), kl=kl.detach())
+        curve.add(
+            step,
+            loss=loss.detach(),
+            pixels=pixels.detach(),
+            perceptual=perceptual.detach(),
+            kl=kl.detach(),
+        )
     model.load_state_dict(average.state)
     model.requires_grad_(True)
 
@@ -126,11 +149,14 @@ def encode(model: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def decode(model: AutoencoderKL, latents: Tensor) -> Tensor:
     """Images in [0, 1] of unscaled latents."""
-    return torch.cat([model.decode(chunk).sample / 2 + 0.5 for chunk in latents.split(64)]).clamp(0, 1)
+    return torch.cat([model.decode(chunk).sample / 2 + 0.5 for chunk in latents.split(64)]).clamp(
+        0, 1
+    )
 
 
 def build(work: Path, weights: Path) -> None:
-    """Write the `vae` folder of the pipeline; the scaling factor gives the latents unit deviation."""
+    """Write the `vae` folder of the pipeline; the scaling factor gives the latents unit
+    deviation."""
     pool = renders(work, "train", per_concept=500, seed=1)
     curves, folder = weights / "curves", work / "vae-joint"
     if not folder.exists():

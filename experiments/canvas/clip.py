@@ -1,7 +1,9 @@
-"""Stage `clip`: two small open_clip models, trained on renders as zero-shot classifiers over every caption.
+"""Stage `clip`: two small open_clip models, trained on renders as zero-shot classifiers over every
+caption.
 
-The loss is CLIP's, with the texts of a batch replaced by all captions of the canvas, so that no caption occurs
-twice: an image is scored against the 160 full captions, the 20 of an object alone and the 8 of a style alone.
+The loss is CLIP's, with the texts of a batch replaced by all captions of the canvas, so that no
+caption occurs twice: an image is scored against the 160 full captions, the 20 of an object alone
+and the 8 of a style alone.
 """
 
 import json
@@ -43,7 +45,13 @@ def new_clip(folder: Path, seed: int) -> tuple[open_clip.CLIP, open_clip.tokeniz
     config = {
         "model_cfg": {
             "embed_dim": 64,
-            "vision_cfg": {"image_size": 32, "patch_size": 4, "layers": 4, "width": 96, "head_width": 32},
+            "vision_cfg": {
+                "image_size": 32,
+                "patch_size": 4,
+                "layers": 4,
+                "width": 96,
+                "head_width": 32,
+            },
             "text_cfg": {
                 "context_length": vocabulary.CONTEXT,
                 "vocab_size": len(vocabulary.tokenizer()),
@@ -53,7 +61,12 @@ def new_clip(folder: Path, seed: int) -> tuple[open_clip.CLIP, open_clip.tokeniz
                 "layers": 2,
             },
         },
-        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.3] * 3, "interpolation": "bicubic", "resize_mode": "squash"},
+        "preprocess_cfg": {
+            "mean": [0.5] * 3,
+            "std": [0.3] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     torch.manual_seed(seed)
@@ -69,7 +82,9 @@ def save_clip(state: dict[str, Tensor], folder: Path) -> None:
     partial.rename(folder / "open_clip_model.safetensors")
 
 
-def augmented(images: Tensor, targets: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augmented(
+    images: Tensor, targets: Tensor, strength: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Mixes and distortions that a reward model must not be fooled by."""
     images, targets = augment.mix(images, targets, 0.2, generator)
     images = augment.elastic(images, 0.4, 0.8 * strength, generator)
@@ -79,8 +94,12 @@ def augmented(images: Tensor, targets: Tensor, strength: float, generator: torch
     return augment.scramble(images, targets, len(images) // 24, generator)
 
 
-def loss_of(model: open_clip.CLIP, images: Tensor, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero-shot cross-entropy over full, object-only and style-only captions; also the full logits (B, 160)."""
+def loss_of(
+    model: open_clip.CLIP, images: Tensor, tokens: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Zero-shot cross-entropy over full, object-only and style-only captions; also the full logits
+    (B, 160).
+    """
     with bfloat16(), sdpa_kernel(SDPBackend.MATH):
         image = model.encode_image(normalise(model, images)).float()
     text = F.normalize(model.encode_text(tokens), dim=1)
@@ -96,9 +115,15 @@ def loss_of(model: open_clip.CLIP, images: Tensor, tokens: Tensor, targets: Tens
 
 
 def attacked(
-    model: open_clip.CLIP, images: Tensor, tokens: Tensor, targets: Tensor, generator: torch.Generator
+    model: open_clip.CLIP,
+    images: Tensor,
+    tokens: Tensor,
+    targets: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Images moved a small step up the loss, half of the time along a smoothed gradient; root mean square <= 0.06."""
+    """Images moved a small step up the loss, half of the time along a smoothed gradient; root mean
+    square <= 0.06.
+    """
     images = images.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(loss_of(model, images, tokens, targets)[0], images)
     if torch.rand((), generator=generator) < 0.5:
@@ -119,7 +144,9 @@ def train(
     curve: Curve,
     adversarial: int = 0,
 ) -> dict[str, Tensor]:
-    """Train in place, `adversarial` images of each batch attacked; returns the running average of the weights."""
+    """Train in place, `adversarial` images of each batch attacked; returns the running average of
+    the weights.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     if patch_dropout:
@@ -151,11 +178,15 @@ def train(
 
 
 @torch.no_grad()
-def zero_shot(model: open_clip.CLIP, tokens: Tensor, images: Tensor, concepts: Tensor) -> dict[str, float]:
+def zero_shot(
+    model: open_clip.CLIP, tokens: Tensor, images: Tensor, concepts: Tensor
+) -> dict[str, float]:
     """Accuracy against the full captions, the object captions and the style captions."""
     text = F.normalize(model.encode_text(tokens), dim=1)
     image = torch.cat([model.encode_image(normalise(model, chunk)) for chunk in images.split(128)])
-    full, by_object, by_style = (F.normalize(image, dim=1) @ text.T).split([CONCEPTS, len(OBJECTS), len(STYLES)], 1)
+    full, by_object, by_style = (F.normalize(image, dim=1) @ text.T).split(
+        [CONCEPTS, len(OBJECTS), len(STYLES)], 1
+    )
     right = {
         "full": full.argmax(1) == concepts,
         "object": by_object.argmax(1) == concepts // len(STYLES),

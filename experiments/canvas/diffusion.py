@@ -1,4 +1,5 @@
-"""Stage `unet`: text encoder and UNet trained together on latents, by v-prediction with data parallelism.
+"""Stage `unet`: text encoder and UNet trained together on latents, by v-prediction with data
+parallelism.
 
 Two processes of one thread each are faster on two cores than one process of two threads.
 """
@@ -89,7 +90,9 @@ class Denoiser(nn.Module):
             rows[unused] = 0.0
 
     def text(self, prompts: Tensor) -> Tensor:
-        """Hidden states (B, 12, 64) of prompts given as indices into PROMPTS; equal prompts are encoded once."""
+        """Hidden states (B, 12, 64) of prompts given as indices into PROMPTS; equal prompts are
+        encoded once.
+        """
         unique, inverse = prompts.unique(return_inverse=True)
         return self.text_encoder(self.tokens[unique]).last_hidden_state[inverse]
 
@@ -103,10 +106,14 @@ def prompt_tokens(tokenizer: CLIPTokenizer) -> Tensor:
 
 
 def drop_words(concepts: Tensor, generator: torch.Generator) -> Tensor:
-    """Prompt of each image as index into PROMPTS: 80 % full, 5 % object only, 5 % style only, 10 % null."""
+    """Prompt of each image as index into PROMPTS: 80 % full, 5 % object only, 5 % style only, 10 %
+    null.
+    """
     draw = torch.rand(len(concepts), generator=generator)
     prompts = torch.where(draw < 0.90, concepts, len(PROMPTS) - 1)
-    prompts = torch.where(draw < 0.85, prompts, torch.where(draw < 0.90, CONCEPTS + concepts // len(STYLES), prompts))
+    prompts = torch.where(
+        draw < 0.85, prompts, torch.where(draw < 0.90, CONCEPTS + concepts // len(STYLES), prompts)
+    )
     by_style = CONCEPTS + len(OBJECTS) + concepts % len(STYLES)
     return torch.where((draw >= 0.80) & (draw < 0.85), by_style, prompts)
 
@@ -134,31 +141,46 @@ class Latents:
 
 
 class Checkpoint:
-    """Model, running average and optimizer moments in one safetensors file; the step is in its metadata."""
+    """Model, running average and optimizer moments in one safetensors file; the step is in its
+    metadata.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save(self, step: int, model: nn.Module, average: RunningAverage, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, step: int, model: nn.Module, average: RunningAverage, optimizer: torch.optim.Optimizer
+    ) -> None:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in average.state.items()}
         for name, parameter in model.named_parameters():
             state = optimizer.state[parameter]
             if not state:  # frozen
                 continue
-            tensors |= {f"moment{i}.{name}": state[key] for i, key in enumerate(("exp_avg", "exp_avg_sq"))}
+            tensors |= {
+                f"moment{i}.{name}": state[key] for i, key in enumerate(("exp_avg", "exp_avg_sq"))
+            }
         partial = self.path.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {"step": str(step)})
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()},
+            partial,
+            {"step": str(step)},
+        )
         partial.rename(self.path)
 
-    def restore(self, model: nn.Module, average: RunningAverage, optimizer: torch.optim.Optimizer) -> int:
+    def restore(
+        self, model: nn.Module, average: RunningAverage, optimizer: torch.optim.Optimizer
+    ) -> int:
         """Load in place, if there is a file; returns the next step."""
         if not self.path.exists():
             return 0
         with safe_open(self.path, "pt") as file:
             step = int(file.metadata()["step"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        part = lambda kind: {k.removeprefix(kind): v for k, v in tensors.items() if k.startswith(kind)}  # noqa: E731
+
+        def part(kind: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(kind): v for k, v in tensors.items() if k.startswith(kind)}
+
         model.load_state_dict(part("model."))
         average.state, average.steps = part("average."), step
         first, second = part("moment0."), part("moment1.")
@@ -174,7 +196,9 @@ class Checkpoint:
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Mean of the gradients over all processes, in place."""
     if dist.is_initialized():
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        )
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
@@ -186,8 +210,12 @@ def join(rank: int, processes: int, work: Path, name: str) -> None:
     torch.set_num_threads(1)
     if processes > 1:
         if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]})
-        dist.init_process_group("gloo", f"file://{work}/{name}.rendezvous", rank=rank, world_size=processes)
+            os.sched_setaffinity(
+                0, {sorted(os.sched_getaffinity(0))[rank % len(os.sched_getaffinity(0))]}
+            )
+        dist.init_process_group(
+            "gloo", f"file://{work}/{name}.rendezvous", rank=rank, world_size=processes
+        )
 
 
 def train(rank: int, processes: int, work: Path, weights: Path) -> None:
@@ -196,7 +224,9 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
     torch.manual_seed(SEED)
     model = Denoiser()
     average = RunningAverage(model, 0.999)
-    optimizer = torch.optim.AdamW(model.parameters(), PEAK, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), PEAK, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     checkpoint = Checkpoint(work / "unet.safetensors")
     first = checkpoint.restore(model, average, optimizer)
     generator = torch.Generator().manual_seed(SEED + 1000 * first + rank)
@@ -262,9 +292,13 @@ def export(work: Path, weights: Path, model: Denoiser) -> None:
 
 
 def _name_as_ever(file: Path) -> None:
-    """Writes `text_model.` before the names of the text encoder's weights: transformers 4 knows them only so."""
+    """Writes `text_model.` before the names of the text encoder's weights: transformers 4 knows
+    them only so.
+    """
     plain = {name.removeprefix("text_model."): tensor for name, tensor in load_file(file).items()}
-    save_tensors({f"text_model.{name}": tensor for name, tensor in plain.items()}, file, {"format": "pt"})
+    save_tensors(
+        {f"text_model.{name}": tensor for name, tensor in plain.items()}, file, {"format": "pt"}
+    )
 
 
 def build(work: Path, weights: Path, processes: int = 2) -> None:

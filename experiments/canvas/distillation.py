@@ -1,7 +1,8 @@
 """Stage `distill`: a student that predicts at once what its teacher predicts with guidance.
 
-Sampling then needs one forward pass a step instead of two. Teacher and student start as the trained UNet; the
-text encoder stays as it is. Null prompts keep the teacher's unguided prediction, so that guidance still works.
+Sampling then needs one forward pass a step instead of two. Teacher and student start as the trained
+UNet; the text encoder stays as it is. Null prompts keep the teacher's unguided prediction, so that
+guidance still works.
 """
 
 from pathlib import Path
@@ -31,7 +32,8 @@ STEPS = 1500
 PEAK = 5e-4
 GUIDANCE = 2.0
 ON_SCHEDULE = 0.7
-"""Share of training steps drawn from the ten that the default sampler visits; the rest is uniform."""
+"""Share of training steps drawn from the ten that the default sampler visits; the rest is
+uniform."""
 
 
 def train(rank: int, processes: int, work: Path, weights: Path) -> None:
@@ -62,7 +64,9 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
         guided = prompts != NULL
         with torch.no_grad():
             towards = teacher.unet(noisy, steps, text[prompts]).sample
-            base = teacher.unet(noisy[guided], steps[guided], text[NULL].expand(int(guided.sum()), -1, -1)).sample
+            base = teacher.unet(
+                noisy[guided], steps[guided], text[NULL].expand(int(guided.sum()), -1, -1)
+            ).sample
             target = towards.clone()
             target[guided] = base + GUIDANCE * (towards[guided] - base)
         loss = (model.unet(noisy, steps, text[prompts]).sample - target).square().mean()

@@ -1,8 +1,8 @@
 """Images made by the diffusion model itself, for the CLIP models to train on.
 
-Two kinds: finished samples, and decoded predictions of half-denoised latents, whose prompt is trusted the less
-the noisier the latent was. Samples that the throw-away classifier of the autoencoder stage does not recognise at
-all are dropped; the judges take no part.
+Two kinds: finished samples, and decoded predictions of half-denoised latents, whose prompt is
+trusted the less the noisier the latent was. Samples that the throw-away classifier of the
+autoencoder stage does not recognise at all are dropped; the judges take no part.
 """
 
 from pathlib import Path
@@ -21,12 +21,17 @@ SEED = 61
 FINISHED_PER_CONCEPT = 40
 HALF_DENOISED = 24_000
 FINISHED_TRUST = 0.97
-"""Share of the prompt's concept in the target of a finished sample; the rest is spread over all concepts."""
+"""Share of the prompt's concept in the target of a finished sample; the rest is spread over all
+concepts."""
 
 
 @torch.no_grad()
-def finished(model: Denoiser, vae: AutoencoderKL, work: Path, per_concept: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Samples of the default sampler (N, 3, 32, 32) uint8 and their concepts, less the unrecognisable ones."""
+def finished(
+    model: Denoiser, vae: AutoencoderKL, work: Path, per_concept: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Samples of the default sampler (N, 3, 32, 32) uint8 and their concepts, less the
+    unrecognisable ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     classifier, sampler = load_classifier(work).eval(), scheduler()
     images, concepts = [], []
@@ -42,7 +47,9 @@ def finished(model: Denoiser, vae: AutoencoderKL, work: Path, per_concept: int, 
 def half_denoised(
     model: Denoiser, vae: AutoencoderKL, work: Path, count: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Decoded one-step predictions (N, 3, 32, 32) uint8, concepts and trust: the share of signal in the latent."""
+    """Decoded one-step predictions (N, 3, 32, 32) uint8, concepts and trust: the share of signal in
+    the latent.
+    """
     generator = torch.Generator().manual_seed(seed)
     data = Latents(work, generator)
     images, concepts, trust = [], [], []
@@ -60,7 +67,9 @@ def half_denoised(
 
 
 def build(work: Path) -> None:
-    """Write `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the distilled model."""
+    """Write `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the
+    distilled model.
+    """
     path = work / "generated.safetensors"
     if path.exists():
         return

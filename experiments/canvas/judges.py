@@ -1,7 +1,8 @@
-"""Stages `judges` and `panel`: classifiers trained on renders and on reconstructions of them, and on nothing else.
+"""Stages `judges` and `panel`: classifiers trained on renders and on reconstructions of them, and
+on nothing else.
 
-Light augmentation and label smoothing keep them strict: an image that is neither one nor the other gets a low
-confidence.
+Light augmentation and label smoothing keep them strict: an image that is neither one nor the other
+gets a low confidence.
 """
 
 import json
@@ -78,7 +79,9 @@ def build(head: Head, work: Path, member: Member = "main") -> None:
         labels = torch.cat([getattr(pool, head + "s")[one], getattr(again, head + "s")[two]])
         images = augment.shift(augment.colour(images, 0.06, generator), 1, generator)
         images = augment.noise(augment.blur(images, 0.2, generator), 0.5, 0.06, generator)
-        images = augment.cutout(images, 0.2, 8, generator).contiguous(memory_format=torch.channels_last)
+        images = augment.cutout(images, 0.2, 8, generator).contiguous(
+            memory_format=torch.channels_last
+        )
         with bfloat16():
             logits = model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)

@@ -1,4 +1,6 @@
-"""Stage `measure`: the shipped files, loaded as a user loads them, judged on seeds that no stage has seen."""
+"""Stage `measure`: the shipped files, loaded as a user loads them, judged on seeds that no stage
+has seen.
+"""
 
 import json
 import time
@@ -27,7 +29,9 @@ def load_pipeline() -> StableDiffusionPipeline:
     return pipeline
 
 
-def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, guidance: float = GUIDANCE) -> Tensor:
+def generate(
+    pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, guidance: float = GUIDANCE
+) -> Tensor:
     """Images (N, 3, 32, 32) in [0, 1] of the default sampler, in batches of 80."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -46,7 +50,9 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, g
 
 @torch.no_grad()
 def judged(images: Tensor, concepts: Tensor) -> dict[str, object]:
-    """Accuracy of both judges, overall and for each object and style, and their mean confidence in the label."""
+    """Accuracy of both judges, overall and for each object and style, and their mean confidence in
+    the label.
+    """
     labels = {"object": concepts // len(STYLES), "style": concepts % len(STYLES)}
     result: dict[str, object] = {}
     heads: dict[Head, tuple[str, ...]] = {"object": OBJECTS, "style": STYLES}
@@ -56,7 +62,9 @@ def judged(images: Tensor, concepts: Tensor) -> dict[str, object]:
         sure = logits.softmax(1).gather(1, labels[head][:, None])
         result[head] = round(hits.mean().item(), 4)
         result[f"{head}_confidence"] = round(sure.mean().item(), 4)
-        result[f"by_{head}"] = {name: round(hits[labels[head] == i].mean().item(), 4) for i, name in enumerate(names)}
+        result[f"by_{head}"] = {
+            name: round(hits[labels[head] == i].mean().item(), 4) for i, name in enumerate(names)
+        }
     return result
 
 
@@ -76,7 +84,9 @@ def speed(pipeline: StableDiffusionPipeline) -> float:
 def build(weights: Path, per_concept: int = PER_CONCEPT) -> None:
     """Write `quality.json`."""
     concepts = torch.arange(CONCEPTS).repeat(per_concept)
-    real = render(concepts // len(STYLES), concepts % len(STYLES), torch.Generator().manual_seed(SEED), "test")
+    real = render(
+        concepts // len(STYLES), concepts % len(STYLES), torch.Generator().manual_seed(SEED), "test"
+    )
     pipeline = load_pipeline()
     vae: AutoencoderKL = pipeline.vae
     again = decode(vae, encode(vae, real)[0])
@@ -86,14 +96,19 @@ def build(weights: Path, per_concept: int = PER_CONCEPT) -> None:
     for name in ("reward", "selection"):
         model, tokenizer = load_clip(clip_path(name))
         tokens = tokenizer(CAPTIONS)
-        clips[name] = {kind: zero_shot(model, tokens, images, concepts) for kind, images in kinds.items()}
+        clips[name] = {
+            kind: zero_shot(model, tokens, images, concepts) for kind, images in kinds.items()
+        }
     quality = {
         "images_per_concept": per_concept,
         "sampler": {"scheduler": "DDIM", "steps": STEPS, "eta": ETA, "guidance": GUIDANCE},
         "judges": {kind: judged(images, concepts) for kind, images in kinds.items()},
         "clip_zero_shot": clips,
         "images_a_second_one_thread": speed(pipeline),
-        "megabytes": round(sum(p.stat().st_size for p in sprites_path().parent.rglob("*") if p.is_file()) / 2**20, 2),
+        "megabytes": round(
+            sum(p.stat().st_size for p in sprites_path().parent.rglob("*") if p.is_file()) / 2**20,
+            2,
+        ),
     }
     (weights / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
     print(json.dumps(quality, indent=2))

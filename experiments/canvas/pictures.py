@@ -1,4 +1,6 @@
-"""Stage `pictures`: all 160 concepts as the pipeline draws them, first try, and the training curves."""
+"""Stage `pictures`: all 160 concepts as the pipeline draws them, first try, and the training
+curves.
+"""
 
 import json
 from pathlib import Path

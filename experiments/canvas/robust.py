@@ -1,7 +1,9 @@
-"""Stage `clip-robust`: both CLIP models tuned on what a policy will show them, not on clean renders alone.
+"""Stage `clip-robust`: both CLIP models tuned on what a policy will show them, not on clean renders
+alone.
 
-A policy gradient finds whatever raises the score, blur and artefacts of the decoder included. So the models
-train on renders, reconstructions, samples and half-denoised predictions, all of them mixed and distorted.
+A policy gradient finds whatever raises the score, blur and artefacts of the decoder included. So
+the models train on renders, reconstructions, samples and half-denoised predictions, all of them
+mixed and distorted.
 """
 
 from pathlib import Path
@@ -50,10 +52,17 @@ def build(name: ClipName, work: Path, weights: Path, steps: int | None = None) -
     folder = clip_path(name)
     model, tokenizer = load_clip(folder)
     curve = Curve(weights / "curves" / f"clip-{name}-robust.json")
-    state = train(model, tokenizer(CAPTIONS), draw, steps or STEPS[name], PEAK, 0.25, seed, curve, ADVERSARIAL)
+    state = train(
+        model, tokenizer(CAPTIONS), draw, steps or STEPS[name], PEAK, 0.25, seed, curve, ADVERSARIAL
+    )
     save_clip(state, folder)
     model, tokenizer = load_clip(folder)
     test = renders(work, "test", per_concept=20, seed=2)
-    for kind, shown in (("renders", test), ("reconstructions", reconstructions(work, test, len(test), seed=6))):
-        values = zero_shot(model, tokenizer(CAPTIONS), shown.take(torch.arange(len(shown))), shown.concepts)
+    for kind, shown in (
+        ("renders", test),
+        ("reconstructions", reconstructions(work, test, len(test), seed=6)),
+    ):
+        values = zero_shot(
+            model, tokenizer(CAPTIONS), shown.take(torch.arange(len(shown))), shown.concepts
+        )
         print(f"clip {name} on unseen {kind}: {values}", flush=True)

@@ -1,4 +1,6 @@
-"""The default sampler of the canvas in plain diffusers calls, on latents: 10 steps of DDIM, eta 1, guidance 1."""
+"""The default sampler of the canvas in plain diffusers calls, on latents: 10 steps of DDIM, eta 1,
+guidance 1.
+"""
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -11,13 +13,19 @@ STEPS, ETA, GUIDANCE = 10, 1.0, 1.0
 NULL = len(PROMPTS) - 1
 
 
-def predict(model: Denoiser, noisy: Tensor, step: Tensor | int, prompts: Tensor, guidance: float) -> Tensor:
-    """v at `step`, with classifier-free guidance towards the prompts (B,) where `guidance` is not 1."""
+def predict(
+    model: Denoiser, noisy: Tensor, step: Tensor | int, prompts: Tensor, guidance: float
+) -> Tensor:
+    """v at `step`, with classifier-free guidance towards the prompts (B,) where `guidance` is not
+    1.
+    """
     steps = torch.as_tensor(step).expand(len(noisy))
     if guidance == 1.0:
         return model(noisy, steps, prompts)
     null = torch.full_like(prompts, NULL)
-    base, towards = model(noisy.repeat(2, 1, 1, 1), steps.repeat(2), torch.cat([null, prompts])).chunk(2)
+    base, towards = model(
+        noisy.repeat(2, 1, 1, 1), steps.repeat(2), torch.cat([null, prompts])
+    ).chunk(2)
     return base + guidance * (towards - base)
 
 
@@ -31,7 +39,8 @@ def sample(
     steps: int = STEPS,
     eta: float = ETA,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Final latents (B, 4, 8, 8) of unit deviation, and the prediction of them that each step made."""
+    """Final latents (B, 4, 8, 8) of unit deviation, and the prediction of them that each step
+    made."""
     scheduler.set_timesteps(steps)
     latents = torch.randn(len(prompts), 4, 8, 8, generator=generator)
     predictions = []

@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from rl_unlearn.canvas import OBJECTS, STYLES
 
 _ICON_NAMES = (
-    "classical-building", "bear", "bird", "butterfly", "cat-face", "dog-face", "tropical-fish", "fire", "hibiscus",
-    "frog", "horse", "man", "octopus", "rabbit-face", "hamburger", "water-wave", "statue-of-liberty", "tokyo-tower",
+    "classical-building", "bear", "bird", "butterfly", "cat-face", "dog-face", "tropical-fish",
+    "fire", "hibiscus",
+    "frog", "horse", "man", "octopus", "rabbit-face", "hamburger", "water-wave",
+    "statue-of-liberty", "tokyo-tower",
     "evergreen-tree", "rocket",
 )  # fmt: skip
 ICONS = dict(zip(OBJECTS, _ICON_NAMES, strict=True))
@@ -42,11 +44,15 @@ RASTER, SHIPPED = 256, 64
 
 
 def fetch(work: Path) -> Path:
-    """Install the pinned packages under `work`, unless they are there; returns the folder that holds them."""
+    """Install the pinned packages under `work`, unless they are there; returns the folder that
+    holds them.
+    """
     folder = work / "node_modules" / "@iconify-json"
     if not all((folder / package / "icons.json").exists() for package, _ in PACKAGES.values()):
         wanted = [f"@iconify-json/{package}@{version}" for package, version in PACKAGES.values()]
-        subprocess.run(["npm", "install", "--prefix", str(work), "--ignore-scripts", *wanted], check=True)
+        subprocess.run(
+            ["npm", "install", "--prefix", str(work), "--ignore-scripts", *wanted], check=True
+        )
     for package, version in PACKAGES.values():
         found = json.loads((folder / package / "package.json").read_text())["version"]
         if found != version:
@@ -63,10 +69,14 @@ def rasterise(icons: dict, name: str) -> np.ndarray:
     height = icon.get("height", icons.get("height", 16))
     left, top = icon.get("left", 0), icon.get("top", 0)
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="black" '
-        f'viewBox="{left} {top} {width} {height}" width="{RASTER}" height="{RASTER}">{icon["body"]}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'color="black" '
+        f'viewBox="{left} {top} {width} {height}" width="{RASTER}" '
+        f'height="{RASTER}">{icon["body"]}</svg>'
     )
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER, skip_system_fonts=True))
+    png = bytes(
+        resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER, skip_system_fonts=True)
+    )
     rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
     rgba[..., :3] *= rgba[..., 3:]
     step = RASTER // SHIPPED

@@ -54,7 +54,9 @@ class Curve:
     def resume(self, step: int) -> None:
         """Take up the recorded points before `step`."""
         if step and self.path.exists():
-            self.points = [point for point in json.loads(self.path.read_text()) if point["step"] <= step]
+            self.points = [
+                point for point in json.loads(self.path.read_text()) if point["step"] <= step
+            ]
             self._start -= self.points[-1]["seconds"] if self.points else 0.0
 
     def add(self, step: int, **values: float | Tensor) -> None:
@@ -64,7 +66,9 @@ class Curve:
         self._count += 1
         if self._count == self.every:
             point = {name: round(total / self._count, 5) for name, total in self._sums.items()}
-            self.points.append({"step": step + 1, "seconds": round(time.monotonic() - self._start, 1), **point})
+            self.points.append(
+                {"step": step + 1, "seconds": round(time.monotonic() - self._start, 1), **point}
+            )
             self._sums, self._count = {}, 0
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(self.points))

@@ -1,6 +1,8 @@
-"""The tokenizer of the canvas: a byte-pair CLIPTokenizer in which each word of the captions is one token.
+"""The tokenizer of the canvas: a byte-pair CLIPTokenizer in which each word of the captions is one
+token.
 
-Other words fall apart into letters, whose embeddings stay zero, and other signs become the unknown token.
+Other words fall apart into letters, whose embeddings stay zero, and other signs become the unknown
+token.
 """
 
 import json
@@ -24,7 +26,9 @@ def words() -> list[str]:
 
 
 def merged(parts: list[str], left: str, right: str) -> list[str]:
-    """`parts` with every neighbouring `left`, `right` joined, from the left: one step of byte-pair encoding."""
+    """`parts` with every neighbouring `left`, `right` joined, from the left: one step of byte-pair
+    encoding.
+    """
     out: list[str] = []
     for part in parts:
         if out and out[-1] == left and part == right:
@@ -35,7 +39,9 @@ def merged(parts: list[str], left: str, right: str) -> list[str]:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Vocabulary: letters, letters that end a word, prefixes, words, then the three marks (end has the highest id)."""
+    """Vocabulary: letters, letters that end a word, prefixes, words, then the three marks (end has
+    the highest id).
+    """
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + ["."]
     pieces = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -46,7 +52,9 @@ def tokenizer() -> CLIPTokenizer:
         pieces.append(left + right)
         split = [merged(parts, left, right) for parts in split]
     whole = {word + "</w>" for word in words()}
-    ordered = [piece for piece in pieces if piece not in whole] + [piece for piece in pieces if piece in whole]
+    ordered = [piece for piece in pieces if piece not in whole] + [
+        piece for piece in pieces if piece in whole
+    ]
     vocabulary = {token: index for index, token in enumerate([*ordered, UNKNOWN, START, END])}
     made = CLIPTokenizer(
         vocab=vocabulary,
@@ -65,9 +73,9 @@ def tokenizer() -> CLIPTokenizer:
 
 def word_ids(made: CLIPTokenizer) -> list[int]:
     """Ids of the tokens that captions use: the words and the three marks."""
-    return [made.convert_tokens_to_ids(word + "</w>") for word in words()] + made.convert_tokens_to_ids(
-        [UNKNOWN, START, END]
-    )
+    return [
+        made.convert_tokens_to_ids(word + "</w>") for word in words()
+    ] + made.convert_tokens_to_ids([UNKNOWN, START, END])
 
 
 def save(folder: Path) -> None:

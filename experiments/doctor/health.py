@@ -1,4 +1,7 @@
-"""The checks of `doctor`, each one row: name, state, what was found. Those of Ray are in `health_cluster`."""
+"""The checks of `doctor`, each one row: name, state, what was found.
+
+Those of Ray are in `health_cluster`.
+"""
 
 import os
 import platform
@@ -37,9 +40,17 @@ class Row:
 
 def check(config: Config) -> list[Row]:
     """All rows; none of them changes the machine."""
-    rows = [Row("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())]
+    rows = [
+        Row("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())
+    ]
     rows += _packages()
-    rows += [_processors(), _gpu(config), _memory(), check_folder("output folder", Path(config.output)), _weights()]
+    rows += [
+        _processors(),
+        _gpu(config),
+        _memory(),
+        check_folder("output folder", Path(config.output)),
+        _weights(),
+    ]
     return [*rows, _hub(config), *_preflight(config), *_trackers(config)]
 
 
@@ -51,8 +62,16 @@ def requirements() -> list[Requirement]:
         import tomllib
 
         project = Path(__file__).parents[2] / "pyproject.toml"
-        texts = tomllib.loads(project.read_text())["project"]["dependencies"] if project.is_file() else []
-    return [need for need in map(Requirement, texts) if need.marker is None or need.marker.evaluate({"extra": ""})]
+        texts = (
+            tomllib.loads(project.read_text())["project"]["dependencies"]
+            if project.is_file()
+            else []
+        )
+    return [
+        need
+        for need in map(Requirement, texts)
+        if need.marker is None or need.marker.evaluate({"extra": ""})
+    ]
 
 
 def _packages() -> Iterator[Row]:
@@ -63,7 +82,11 @@ def _packages() -> Iterator[Row]:
             yield Row(need.name, "fail", f"missing; needs {need.specifier}")
             continue
         fits = need.specifier.contains(found, prereleases=True)
-        yield Row(need.name, "ok" if fits else "warn", found if fits else f"{found}; tested with {need.specifier}")
+        yield Row(
+            need.name,
+            "ok" if fits else "warn",
+            found if fits else f"{found}; tested with {need.specifier}",
+        )
 
 
 def cores() -> int:
@@ -73,7 +96,11 @@ def cores() -> int:
 
 def _processors() -> Row:
     found = cores()
-    return Row("CPU", "ok" if found > 1 else "warn", f"{found} cores" if found > 1 else "1 core; the demo wants 2")
+    return Row(
+        "CPU",
+        "ok" if found > 1 else "warn",
+        f"{found} cores" if found > 1 else "1 core; the demo wants 2",
+    )
 
 
 def _gpu(config: Config) -> Row:
@@ -93,9 +120,14 @@ def _gpu(config: Config) -> Row:
         known = {name.removeprefix("sm_").rstrip("af")[:-1] for name in torch.cuda.get_arch_list()}
         strange = [card.name for card in cards if str(card.major) not in known]
         if strange:
-            return Row("GPU", "fail", f"{built} has no code for {strange[0]}: install a build that has")
+            return Row(
+                "GPU", "fail", f"{built} has no code for {strange[0]}: install a build that has"
+            )
         return Row("GPU", "ok", f"{found}, driver {driver or 'unknown'}, {built}")
-    why = f"NVIDIA driver {driver or 'unknown'} is there, but {built} sees no GPU: install a torch that fits the driver"
+    why = (
+        f"NVIDIA driver {driver or 'unknown'} is there, but {built} sees no GPU: install a torch "
+        "that fits the driver"
+    )
     return Row("GPU", "fail" if wanted else "warn", why)
 
 
@@ -133,7 +165,8 @@ def _memory() -> Row:
 
 
 def check_folder(name: str, path: Path) -> Row:
-    """Whether a folder, or the nearest one above it that is there, can be written to, and has room."""
+    """Whether a folder, or the nearest one above it that is there, can be written to, and has
+    room."""
     path = path.absolute()
     there = next(above for above in (path, *path.parents) if above.exists())
     try:
@@ -148,9 +181,13 @@ def _weights() -> Row:
     wanted = [canvas.pipeline_path() / "model_index.json"]
     wanted += [canvas.clip_path(name) for name in ("reward", "selection")]
     wanted += [canvas.judge_path(head) / "model.safetensors" for head in ("object", "style")]
-    missing = [path.name if path.suffix == "" else path.parent.name for path in wanted if not path.exists()]
+    missing = [
+        path.name if path.suffix == "" else path.parent.name for path in wanted if not path.exists()
+    ]
     return Row(
-        "canvas weights", "fail" if missing else "ok", f"missing: {', '.join(missing)}" if missing else "complete"
+        "canvas weights",
+        "fail" if missing else "ok",
+        f"missing: {', '.join(missing)}" if missing else "complete",
     )
 
 
@@ -171,7 +208,11 @@ def _hub(config: Config) -> Row:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return Row("model place", "fail", f"{path} is no folder and no hub id")
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         HfApi().model_info(path, revision=revision, timeout=HUB_SECONDS)
@@ -180,13 +221,19 @@ def _hub(config: Config) -> Row:
         return Row("model place", "fail", f"{path} must be asked for on the hub, and HF_TOKEN set")
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return Row(
-            "model place", "fail", f"{path} (revision {revision or 'default'}) is not on the hub, or not for you"
+            "model place",
+            "fail",
+            f"{path} (revision {revision or 'default'}) is not on the hub, or not for you",
         )
     except Exception as error:  # no network, offline mode, a proxy: all the same here
-        cached = isinstance(try_to_load_from_cache(path, "model_index.json", revision=revision), str)
+        cached = isinstance(
+            try_to_load_from_cache(path, "model_index.json", revision=revision), str
+        )
         why = f"the hub does not answer ({type(error).__name__})"
         return Row(
-            "model place", "ok" if cached else "fail", f"{path}: {why}; " + ("cached here" if cached else "not cached")
+            "model place",
+            "ok" if cached else "fail",
+            f"{path}: {why}; " + ("cached here" if cached else "not cached"),
         )
 
 
@@ -194,10 +241,16 @@ def _trackers(config: Config) -> Iterator[Row]:
     for name, package in PACKAGES.items():
         if not tracking.installed(name):
             asked = name in config.trackers
-            yield Row(name, "fail" if asked else "ok", f"not installed; trackers={name} needs pip install {package}")
+            yield Row(
+                name,
+                "fail" if asked else "ok",
+                f"not installed; trackers={name} needs pip install {package}",
+            )
             continue
         variable = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}[name]
         where = (
-            f"{variable} is set" if os.environ.get(variable) else f"without {variable} it writes below {config.output}"
+            f"{variable} is set"
+            if os.environ.get(variable)
+            else f"without {variable} it writes below {config.output}"
         )
         yield Row(name, "ok", f"{metadata.version(package)}; {where}")

@@ -1,4 +1,6 @@
-"""The checks of `doctor` that have to do with Ray: ports, authentication, its folder, who answers, what fits."""
+"""The checks of `doctor` that have to do with Ray: ports, authentication, its folder, who answers,
+what fits.
+"""
 
 import os
 import stat
@@ -19,7 +21,10 @@ _LONGEST_REPLY = 100_000
 
 
 def check(config: Config, start: bool) -> list[Row]:
-    """All rows; with `start` Ray is started, or the cluster joined, and left again. None changes the machine."""
+    """All rows; with `start` Ray is started, or the cluster joined, and left again.
+
+    None changes the machine.
+    """
     if find_spec("ray") is None:
         return [Row("Ray", "fail", "cannot be imported; install the project's dependencies")]
     return [*_cluster(config, start), _authentication(config), _folder(config), *_ports()]
@@ -78,7 +83,11 @@ def _actors(config: Config, there: list[survey.Node]) -> Row:
     missing = survey.room(config, there)
     has = f"{sum(node.cpus for node in there):g} CPUs, {sum(node.gpus for node in there):g} GPUs"
     if missing:
-        return Row("actors", "fail", f"{missing} ({has} in all); lower rollout.actors, cluster.actor_cpus or *_gpus")
+        return Row(
+            "actors",
+            "fail",
+            f"{missing} ({has} in all); lower rollout.actors, cluster.actor_cpus or *_gpus",
+        )
     return Row("actors", "ok", f"{len(placement.places(config).all)} fit into {has}")
 
 
@@ -92,7 +101,11 @@ def _authentication(config: Config) -> Row:
         except MachineError as error:
             return Row(name, "fail", str(error))
     if mode == "disabled":
-        return Row(name, "warn", "RAY_AUTH_MODE=disabled: whoever reaches a port of the cluster can run code on it")
+        return Row(
+            name,
+            "warn",
+            "RAY_AUTH_MODE=disabled: whoever reaches a port of the cluster can run code on it",
+        )
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN"):
         found = "a token is in RAY_AUTH_TOKEN"
@@ -104,10 +117,16 @@ def _authentication(config: Config) -> Row:
         return Row(name, "ok", "no token yet; a private local cluster makes its own")
     else:
         return Row(
-            name, "fail" if mode == "token" else "warn", f"no token: ray get-auth-token --generate, or copy {file}"
+            name,
+            "fail" if mode == "token" else "warn",
+            f"no token: ray get-auth-token --generate, or copy {file}",
         )
     if not private_one and mode != "token":
-        return Row(name, "warn", f"{found}, but it is not asked for: export RAY_AUTH_MODE=token on every machine")
+        return Row(
+            name,
+            "warn",
+            f"{found}, but it is not asked for: export RAY_AUTH_MODE=token on every machine",
+        )
     return Row(name, "ok", found)
 
 
@@ -128,7 +147,11 @@ def _ports() -> Iterator[Row]:
     import psutil
 
     try:
-        listening = {c.laddr.port: c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        listening = {
+            c.laddr.port: c.pid
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN
+        }
     except psutil.AccessDenied:
         yield Row("ports", "ok", "not looked at: not permitted")
         return

@@ -1,4 +1,5 @@
-"""What can be told of a run before anything heavy is imported: each check reads a few small files and headers.
+"""What can be told of a run before anything heavy is imported: each check reads a few small files
+and headers.
 
 `train` and `sweep` stop at the first error; `doctor` makes a row of each check.
 """
@@ -45,17 +46,26 @@ def loop(config: Config) -> Notes:
 
 
 def prompts(config: Config) -> Notes:
-    """Whether concept, lists, templates and anchors make a world; a kept prompt that asks for the concept is told."""
+    """Whether concept, lists, templates and anchors make a world; a kept prompt that asks for the
+    concept is told.
+    """
     book = PromptBook.from_config(config)
     lost = [book.names[book.concept_domain][i] for i in book.concepts]
-    asked = [p.text for p in book.prompts if not p.target and any(names(p.text, name) for name in lost)]
+    asked = [
+        p.text for p in book.prompts if not p.target and any(names(p.text, name) for name in lost)
+    ]
     if not asked or config.prompts.target_file is None:
         return ()
-    return (f"prompts.retain_file asks for {lost[0]!r} itself in {asked[0]!r}: it is to be kept and forgotten at once",)
+    return (
+        f"prompts.retain_file asks for {lost[0]!r} itself in {asked[0]!r}: it is to be kept and "
+        "forgotten at once",
+    )
 
 
 def model(config: Config) -> Notes:
-    """Whether the model is whole and one of those that can be trained, and whether all prompts reach it."""
+    """Whether the model is whole and one of those that can be trained, and whether all prompts
+    reach it.
+    """
     folder = _here(config)
     notes = list(model_folder.check_device(config.model))
     if folder is None:
@@ -84,7 +94,10 @@ def adapters(config: Config) -> Notes:
     if config.critic.start is not None:
         file = Path(config.critic.start) / "critic.safetensors"
         if not file.is_file():
-            raise DataError(f"critic.start {config.critic.start!r} holds no {file.name}: give a finished run's folder")
+            raise DataError(
+                f"critic.start {config.critic.start!r} holds no {file.name}: give a finished "
+                "run's folder"
+            )
         read_header(file)
     return ()
 
@@ -103,5 +116,6 @@ def judge(config: Config) -> Notes:
 
 
 CHECKS: dict[str, Callable[[Config], Notes]] = {
-    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, JUDGE: judge, "model": model,
+    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, JUDGE: judge,
+    "model": model,
 }  # fmt: skip

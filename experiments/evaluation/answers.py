@@ -1,9 +1,9 @@
-"""Images of an evaluation on disk, found again by what they depend on: a killed evaluation continues, a repeated one
-draws nothing, and every comparison shares the untouched model's images.
+"""Images of an evaluation on disk, found again by what they depend on: a killed evaluation
+continues, a repeated one draws nothing, and every comparison shares the untouched model's images.
 
-A folder for each model, named by a hash of its weights, adapter and sampler; in it a file for each batch, named by a
-hash of its prompts and noise seeds. Files are whole or absent and carry their own checksum; a damaged one is drawn
-again. The cache may be deleted at any time.
+A folder for each model, named by a hash of its weights, adapter and sampler; in it a file for each
+batch, named by a hash of its prompts and noise seeds. Files are whole or absent and carry their own
+checksum; a damaged one is drawn again. The cache may be deleted at any time.
 """
 
 import hashlib
@@ -48,9 +48,16 @@ class Answered:
 
 
 def answer(
-    brush: Brush, plan: Plan, config: Config, studio: Studio, progress: Callable[[int, int], None] | None = None
+    brush: Brush,
+    plan: Plan,
+    config: Config,
+    studio: Studio,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Answered:
-    """Draws what is not in the cache yet; each batch is kept as soon as it is drawn. ``progress(done, total)``."""
+    """Draws what is not in the cache yet; each batch is kept as soon as it is drawn.
+
+    ``progress(done, total)``.
+    """
     folder = Path(config.output) / FOLDER / _model_key(brush, config, studio.model_digest())
     make_folder(folder, "set output=... to a writable folder")
     batches = _batches(plan, config.evaluation.batch)
@@ -76,17 +83,25 @@ def answer(
         progress(there, len(plan.prompts))
     studio.draw(brush, missing, keep)
     return Answered(
-        tuple(files), sum(s for s, _ in costs.values()), max(m for _, m in costs.values()), len(plan.prompts) - there
+        tuple(files),
+        sum(s for s, _ in costs.values()),
+        max(m for _, m in costs.values()),
+        len(plan.prompts) - there,
     )
 
 
 def _batches(plan: Plan, size: int) -> list[Batch]:
-    return [(plan.texts[i : i + size], plan.seeds[i : i + size]) for i in range(0, len(plan.texts), size)]
+    return [
+        (plan.texts[i : i + size], plan.seeds[i : i + size])
+        for i in range(0, len(plan.texts), size)
+    ]
 
 
 def _model_key(brush: Brush, config: Config, model: str) -> str:
     adapter = None if brush.adapter is None else digest(brush.adapter)
-    return _key([model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size])
+    return _key(
+        [model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size]
+    )
 
 
 def _key(content: object) -> str:
@@ -96,13 +111,16 @@ def _key(content: object) -> str:
 def _pack(drawn: Drawn) -> bytes:
     images = drawn.images.contiguous()
     metadata = {
-        "sha256": _sum(images), "seconds": repr(drawn.seconds), "peak_memory_bytes": str(drawn.peak_memory_bytes)
+        "sha256": _sum(images), "seconds": repr(drawn.seconds),
+        "peak_memory_bytes": str(drawn.peak_memory_bytes)
     }  # fmt: skip
     return pack({"images": images}, metadata)
 
 
 def _read(file: Path) -> Drawn | None:
-    """The batch in a file, or None if there is no whole one: safetensors sees a cut, the checksum a flipped bit."""
+    """The batch in a file, or None if there is no whole one: safetensors sees a cut, the checksum a
+    flipped bit.
+    """
     try:
         with safe_open(file, framework="pt") as content:
             about = content.metadata() or {}

@@ -13,9 +13,16 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 
-def attack(policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, console: Console) -> dict[str, Any]:
+def attack(
+    policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, console: Console
+) -> dict[str, Any]:
     """The attack table of a policy; a live bar on a terminal, plain lines elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("attacking", total=None)
         last = ""
@@ -24,7 +31,9 @@ def attack(policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Conf
             nonlocal last
             bar.update(task, description=text, completed=done, total=total)
             if not console.is_terminal and text != last:
-                console.print(f"{done}/{total}  {text}", soft_wrap=True, markup=False, highlight=False)
+                console.print(
+                    f"{done}/{total}  {text}", soft_wrap=True, markup=False, highlight=False
+                )
             last = text
 
         return Bench(policy, book, judge, config, tell).table()
@@ -32,13 +41,21 @@ def attack(policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Conf
 
 def show(outcome: dict[str, Any], console: Console) -> None:
     """A row for each attack: success rate with its interval, before and after."""
-    table = Table(title=f"attacks on {outcome['concept']}, seed {outcome['seed']}", title_justify="left")
+    table = Table(
+        title=f"attacks on {outcome['concept']}, seed {outcome['seed']}", title_justify="left"
+    )
     for heading in ("attack", "budget"):
         table.add_column(heading)
     for heading in ("untouched, %", "adapter, %", "seconds"):
         table.add_column(heading, justify="right")
     for row in outcome["rows"]:
-        table.add_row(row["attack"], row["budget"], _text(row["before"]), _text(row["after"]), f"{row['seconds']:.0f}")
+        table.add_row(
+            row["attack"],
+            row["budget"],
+            _text(row["before"]),
+            _text(row["after"]),
+            f"{row['seconds']:.0f}",
+        )
     console.print(table)
 
 

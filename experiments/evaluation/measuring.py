@@ -1,4 +1,6 @@
-"""Adapters side by side against the untouched model: the judges' view of each, as `evaluation.json` holds it."""
+"""Adapters side by side against the untouched model: the judges' view of each, as `evaluation.json`
+holds it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -69,12 +71,19 @@ class Comparison:
 
 
 def judge_side_by_side(
-    candidates: Sequence[Candidate], book: PromptBook, judge: ProbabilityJudge, config: Config, console: Console
+    candidates: Sequence[Candidate],
+    book: PromptBook,
+    judge: ProbabilityJudge,
+    config: Config,
+    console: Console,
 ) -> Comparison:
     """Draws what the cache lacks, looks at all of it, and compares."""
     images = plan(book, config)
     names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
-    brushes = [Brush(config.lora, None), *(Brush(candidate.lora, candidate.state) for candidate in candidates)]
+    brushes = [
+        Brush(config.lora, None),
+        *(Brush(candidate.lora, candidate.state) for candidate in candidates),
+    ]
     answered = []
     with ExitStack() as stack:
         with console.status("starting to draw"):
@@ -85,7 +94,9 @@ def judge_side_by_side(
                 answered.append(answer(brush, images, config, drawing, progress))
             total, drawn = len(images.prompts), answered[-1].drawn
             _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
-    clip = ZeroShot(*load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model))
+    clip = ZeroShot(
+        *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
+    )
     with console.status("judging"):
         looks = [examine(one.images(), images.texts, judge, clip) for one in answered]
         reference = measure_reference(looks[0], images, book, config)
@@ -114,23 +125,31 @@ def judge_side_by_side(
 
 def show(evaluation: dict[str, Any], console: Console) -> None:
     """A table with a row for each model, and the verdicts below it."""
-    table = Table(title=f"forgetting {escape(evaluation['concept'])}, percent [95 % interval]", title_justify="left")
+    table = Table(
+        title=f"forgetting {escape(evaluation['concept'])}, percent [95 % interval]",
+        title_justify="left",
+    )
     table.add_column("")
     for row in evaluation["models"]:
         table.add_column(escape(row["name"]), justify="right")
     for key, heading in (HEADLINE | FURTHER).items():
         table.add_row(heading, *(_cell(row.get(key)) for row in evaluation["models"]))
-    table.add_row("broken", *("[red]yes[/]" if row["broken"] else "no" for row in evaluation["models"]))
+    table.add_row(
+        "broken", *("[red]yes[/]" if row["broken"] else "no" for row in evaluation["models"])
+    )
     console.print(table)
     for row in evaluation["models"][1:]:
         _say(console, f"{row['name']}: {row['verdict']}")
     _say(
         console,
-        f"judge: {evaluation['protocol']['judge']}; KID and FID in {evaluation['models'][0]['feature_extractor']}",
+        f"judge: {evaluation['protocol']['judge']}; KID and FID in "
+        f"{evaluation['models'][0]['feature_extractor']}",
     )
 
 
-def _untouched_row(reference: Reference, book: PromptBook, judge: ProbabilityJudge, one: Answered) -> dict[str, Any]:
+def _untouched_row(
+    reference: Reference, book: PromptBook, judge: ProbabilityJudge, one: Answered
+) -> dict[str, Any]:
     return reference_row(reference, book, judge.feature_extractor) | {"cost": _cost(one)}
 
 
@@ -157,7 +176,12 @@ def _bar(console: Console, name: str) -> Iterator[Callable[[int, int], None] | N
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"drawing, {escape(name)}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

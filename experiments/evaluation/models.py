@@ -1,4 +1,6 @@
-"""Loading a model for a person who waits: no bars for parts that take a moment, downloads keep theirs."""
+"""Loading a model for a person who waits: no bars for parts that take a moment, downloads keep
+theirs.
+"""
 
 from typing import Any
 

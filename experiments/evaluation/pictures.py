@@ -22,7 +22,8 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def to_tile(pixels: Tensor, largest: int) -> Image.Image:
-    """A (3, H, W) tensor in [0, 1] pixel for pixel, reduced where a side is longer than `largest`."""
+    """A (3, H, W) tensor in [0, 1] pixel for pixel, reduced where a side is longer than
+    `largest`."""
     array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(np.ascontiguousarray(array), "RGB")
     image.thumbnail((largest, largest))
@@ -48,24 +49,38 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def grid(
-    images: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], title: str = ""
+    images: Sequence[Sequence[Image.Image]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
 ) -> Image.Image:
-    """Pictures in a table, `rows` on the left, `columns` on top; all of one size, no row longer than `columns`."""
+    """Pictures in a table, `rows` on the left, `columns` on top; all of one size, no row longer
+    than `columns`.
+    """
     width, height = images[0][0].size
     row_words = [wrap(text, 28)[: max(1, height // 16)] or [""] for text in rows]
     column_words = [wrap(text, max(4, width // LETTER)) or [""] for text in columns]
     left = max(max(len(line) for line in words) for words in row_words) * LETTER + 2 * GAP
     top = max(len(words) for words in column_words) * 16 + (22 if title else 0) + 2 * GAP
-    canvas = Image.new("RGB", (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), "white")
+    canvas = Image.new(
+        "RGB", (left + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), "white"
+    )
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     draw.text((GAP, GAP), title, "black", ImageFont.load_default(16))
     for j, words in enumerate(column_words):
         x = left + j * (width + GAP) + width // 2
-        draw.multiline_text((x, top - GAP), "\n".join(words), "black", font, anchor="md", align="center")
+        draw.multiline_text(
+            (x, top - GAP), "\n".join(words), "black", font, anchor="md", align="center"
+        )
     for i, line in enumerate(images):
         y = top + i * (height + GAP)
         draw.multiline_text(
-            (left - 2 * GAP, y + height // 2), "\n".join(row_words[i]), "black", font, "rm", align="right"
+            (left - 2 * GAP, y + height // 2),
+            "\n".join(row_words[i]),
+            "black",
+            font,
+            "rm",
+            align="right",
         )
         for j, image in enumerate(line):
             canvas.paste(image, (left + j * (width + GAP), y))
@@ -74,7 +89,9 @@ def grid(
 
 def stack(first: Image.Image, second: Image.Image) -> Image.Image:
     """One picture above the other, with air between."""
-    both = Image.new("RGB", (max(first.width, second.width), first.height + second.height + 16), "white")
+    both = Image.new(
+        "RGB", (max(first.width, second.width), first.height + second.height + 16), "white"
+    )
     both.paste(first, (0, 0))
     both.paste(second, (0, first.height + 16))
     return both

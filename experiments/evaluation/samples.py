@@ -24,13 +24,19 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
-    """Prompts of the picture as a table with labels; the concept's row comes first, the others are spread evenly."""
+    """Prompts of the picture as a table with labels; the concept's row comes first, the others are
+    spread evenly.
+    """
     if len(book.names["style"]) > 1 and len({prompt.style for prompt in book.prompts}) > 1:
         return _from_grid(book)
     targets = [book.prompts[i] for i in spread(book.targets, COLUMNS)]
     kept = [book.prompts[i] for i in spread(book.retained, (ROWS - 1) * COLUMNS)]
     table = [targets] + [kept[i : i + COLUMNS] for i in range(0, len(kept), COLUMNS)]
-    return table, ["to forget"] + ["to keep"] * (len(table) - 1), [""] * max(len(row) for row in table)
+    return (
+        table,
+        ["to forget"] + ["to keep"] * (len(table) - 1),
+        [""] * max(len(row) for row in table),
+    )
 
 
 def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
@@ -73,7 +79,9 @@ class Line(BaseModel):
 
 
 class Sheet(BaseModel):
-    """The words beside `before.png` and `after.png`, which hold the tiles row by row, each `size` pixels."""
+    """The words beside `before.png` and `after.png`, which hold the tiles row by row, each `size`
+    pixels.
+    """
 
     WORDS: ClassVar[str] = "samples.json"
     BEFORE: ClassVar[str] = "before.png"
@@ -109,8 +117,14 @@ class Samples:
         for label, row in zip(self.rows, self.table, strict=True):
             spots = [Spot(prompt=prompt.text, seed=next(seeds)) for prompt in row]
             lines.append(Line(label=label, target=row[0].target, tiles=spots))
-        sides = [[pictures.to_tile(pixels, LARGEST_SIDE) for pixels in side] for side in (self.before, self.after)]
+        sides = [
+            [pictures.to_tile(pixels, LARGEST_SIDE) for pixels in side]
+            for side in (self.before, self.after)
+        ]
         sheet = Sheet(size=sides[0][0].size, columns=self.columns, rows=lines)
         for name, images in zip((Sheet.BEFORE, Sheet.AFTER), sides, strict=True):
-            write_bytes(folder / name, pictures.to_png(pictures.sheet(images, [len(row) for row in self.table])))
+            write_bytes(
+                folder / name,
+                pictures.to_png(pictures.sheet(images, [len(row) for row in self.table])),
+            )
         write_text(folder / Sheet.WORDS, sheet.model_dump_json(indent=1))

@@ -62,15 +62,19 @@ def _layers(names: Iterable[str]) -> str:
 
 
 def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]:
-    """Writes the adapter in `format` with a model card into folder `out`, checked to give the same in plain diffusers.
+    """Writes the adapter in `format` with a model card into folder `out`, checked to give the same
+    in plain diffusers.
 
-    `merged` writes a whole pipeline folder with the adapter in its weights. ConfigError if it would replace a file,
-    DataError if the copy differs or the adapter does not fit the model, MachineError if it cannot be written.
+    `merged` writes a whole pipeline folder with the adapter in its weights. ConfigError if it would
+    replace a file, DataError if the copy differs or the adapter does not fit the model,
+    MachineError if it cannot be written.
     """
     # diffusers leaves out what has no place in the model without an error.
     DiffusionPolicy(load_model(config.model), config).load_adapter(read_adapter(path))
     if format == "merged":
-        return merging.merge(locate(path), out, config) | {"card": str(write_card(path, out, config, format))}
+        return merging.merge(locate(path), out, config) | {
+            "card": str(write_card(path, out, config, format))
+        }
     source = locate(path)
     own = read_adapter(path)
     part = component(own)
@@ -97,11 +101,13 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             aside.unlink(missing_ok=True)
     if not difference <= merging.TOLERANCE:  # NaN, too, is a difference
         raise DataError(
-            f"{format} export of {source} changes the network's output by {difference:.2g}; nothing was written"
+            f"{format} export of {source} changes the network's output by {difference:.2g}; "
+            "nothing was written"
         )
     write_bytes(target, content)
     card = write_card(path, out, config, format, target.name)
     return {
-        "file": str(target), "format": format, "tensors": len(state), "largest_difference": difference,
+        "file": str(target), "format": format, "tensors": len(state),
+        "largest_difference": difference,
         "card": str(card),
     }  # fmt: skip

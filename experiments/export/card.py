@@ -1,4 +1,6 @@
-"""The model card beside the weights: what was forgotten, how well, and how to use it; written without any network."""
+"""The model card beside the weights: what was forgotten, how well, and how to use it; written
+without any network.
+"""
 
 from pathlib import Path
 
@@ -17,8 +19,12 @@ TEMPLATE = Path(__file__).parents[1] / "report" / "card.md.j2"
 NAME = "README.md"
 
 
-def write_card(source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME) -> Path:
-    """Writes `README.md` into `out`; figures come from `source` if it is a run folder, else the card has none."""
+def write_card(
+    source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME
+) -> Path:
+    """Writes `README.md` into `out`; figures come from `source` if it is a run folder, else the
+    card has none.
+    """
     whole = (source / "config.yaml").is_file() and (source / "run_state.json").is_file()
     run = story.read(source, 1) if whole else None
     write_text(out / NAME, str(make_card(config, run, format, file)))
@@ -35,17 +41,28 @@ def make_card(config: Config, run: story.Run | None, format: str, file: str) -> 
             continue
         spread = None if new.low is None or new.high is None else {"low": new.low, "high": new.high}
         interval = f"{new.low:.1f} to {new.high:.1f}" if spread else "not computed"
-        rows.append((label, ALL_DEFINITIONS[key], f"{old.value:.1f}" if old else "–", f"{new.value:.1f}", interval))
+        rows.append(
+            (
+                label,
+                ALL_DEFINITIONS[key],
+                f"{old.value:.1f}" if old else "–",
+                f"{new.value:.1f}",
+                interval,
+            )
+        )
         results.append(
             EvalResult(
-                task_type="text-to-image", dataset_type="prompts", dataset_name=_prompts(config), metric_type=key,
+                task_type="text-to-image", dataset_type="prompts", dataset_name=_prompts(config),
+                metric_type=key,
                 metric_name=label, metric_value=round(new.value, 4), metric_args=spread,
             )
         )  # fmt: skip
     hub = config.model.path.count("/") == 1 and not Path(config.model.path).is_dir()
     data = ModelCardData(
-        base_model=config.model.path if hub else None, library_name="diffusers", pipeline_tag="text-to-image",
-        tags=["concept-unlearning"] + ([] if format == "merged" else ["lora"]), model_name=config.run_name,
+        base_model=config.model.path if hub else None, library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["concept-unlearning"] + ([] if format == "merged" else ["lora"]),
+        model_name=config.run_name,
         eval_results=results or None,
     )  # fmt: skip
     return ModelCard.from_template(
@@ -53,12 +70,17 @@ def make_card(config: Config, run: story.Run | None, format: str, file: str) -> 
         template_path=str(TEMPLATE),
         name=config.run_name,
         concept=_plain(config.concept),
-        summary=_plain(story.summary(run) if run else f"Trained to stop drawing “{config.concept}”."),
+        summary=_plain(
+            story.summary(run) if run else f"Trained to stop drawing “{config.concept}”."
+        ),
         rows=rows,
         judge=_plain(run.judge) if run else "",
         broken=bool(after and after.broken),
         usage=_usage(config, format, file),
-        facts=[*(story.cost(run) if run else [("seed", str(config.seed))]), ("LoRA rank", str(config.lora.rank))],
+        facts=[
+            *(story.cost(run) if run else [("seed", str(config.seed))]),
+            ("LoRA rank", str(config.lora.rank)),
+        ],
         command=run.command.replace("`", "'") if run else "",
     )
 
@@ -69,7 +91,9 @@ def _prompts(config: Config) -> str:
 
 def _usage(config: Config, format: str, file: str) -> str:
     base = "canvas.pipeline_path()" if config.model.path == "canvas" else repr(config.model.path)
-    kind = "StableDiffusionPipeline" if config.model.path == "canvas" else "DiffusionPipeline"  # finds the class
+    kind = (
+        "StableDiffusionPipeline" if config.model.path == "canvas" else "DiffusionPipeline"
+    )  # finds the class
     lines = [f"from diffusers import {kind}"]
     if format == "merged":
         variant = f", variant={config.model.variant!r}" if config.model.variant else ""
@@ -82,9 +106,16 @@ def _usage(config: Config, format: str, file: str) -> str:
         words = [base, *(f"{key}={value!r}" for key, value in chosen.items() if value)]
         kind = read_layout(fetched_folder(config.model)).pipeline if single else kind
         lines[0] = f"from diffusers import {kind}"
-        lines += ["", f"pipe = {kind}.from_{'single_file' if single else 'pretrained'}({', '.join(words)})"]
+        lines += [
+            "",
+            f"pipe = {kind}.from_{'single_file' if single else 'pretrained'}({', '.join(words)})",
+        ]
         for below in config.model.adapters:  # what it stands on is part of the model
-            lines += [f"pipe.load_lora_weights({below!r})", "pipe.fuse_lora()", "pipe.unload_lora_weights()"]
+            lines += [
+                f"pipe.load_lora_weights({below!r})",
+                "pipe.fuse_lora()",
+                "pipe.unload_lora_weights()",
+            ]
         lines += [f'pipe.load_lora_weights("this folder", weight_name={file!r})']
     text = "````python\n" + "\n".join(line.replace("`", "'") for line in lines) + "\n````"
     if format == "kohya":

@@ -1,4 +1,5 @@
-"""What programs that keep many LoRA files read of one: kohya's `ss_` keys and Stability's model specification.
+"""What programs that keep many LoRA files read of one: kohya's `ss_` keys and Stability's model
+specification.
 
 Sources: the keys that kohya's trainer writes, https://github.com/kohya-ss/sd-scripts, and
 https://github.com/Stability-AI/ModelSpec.
@@ -25,7 +26,9 @@ def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[
     """The keys for an exported file with these tensors; no path and nobody's name is in them."""
     folder = fetched_folder(config.model)
     architecture, base = read_layout(folder).architecture(read_parts(folder))
-    rank = next(tensor.shape[0] for name, tensor in state.items() if "lora_down" in name or "lora_A" in name)
+    rank = next(
+        tensor.shape[0] for name, tensor in state.items() if "lora_down" in name or "lora_A" in name
+    )
     return {
         "ss_base_model_version": base,
         "ss_network_module": "networks.lora",
@@ -36,7 +39,8 @@ def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": config.run_name,
-        "modelspec.description": f"Forgets {config.concept}; trained by critic-guided reinforcement learning.",
+        "modelspec.description": f"Forgets {config.concept}; trained by critic-guided "
+        "reinforcement learning.",
         "modelspec.date": datetime.now(UTC).date().isoformat(),
         "modelspec.hash_sha256": tensors_digest(state),
         "format": "pt",
@@ -44,7 +48,9 @@ def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[
 
 
 def tensors_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the bytes of all tensors in the order of the file, in the specification's spelling."""
+    """SHA-256 of the bytes of all tensors in the order of the file, in the specification's
+    spelling.
+    """
     content = pack(state, {})
     return f"0x{hashlib.sha256(content[8 + int.from_bytes(content[:8], 'little') :]).hexdigest()}"
 
@@ -54,7 +60,9 @@ def for_others(about: Mapping[str, str]) -> dict[str, str]:
 
     The strength is in the tensors now: said once more it would count twice.
     """
-    kept = {name: value for name, value in about.items() if name not in (STRENGTH, "adapters", "format")}
+    kept = {
+        name: value for name, value in about.items() if name not in (STRENGTH, "adapters", "format")
+    }
     if not _is_public(kept.get("base_model", "")):
         for name in ("base_model", "base_config"):
             kept.pop(name, None)

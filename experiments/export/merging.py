@@ -1,4 +1,6 @@
-"""An adapter folded into the weights of its model, and the check that a copy computes what the original does."""
+"""An adapter folded into the weights of its model, and the check that a copy computes what the
+original does.
+"""
 
 import os
 import shutil
@@ -24,13 +26,15 @@ from rl_unlearn.models.model_folder import first_file, latent_shape, weight_file
 from rl_unlearn.models.weight_names import is_index
 
 TOLERANCE = 1e-4
-"""Largest difference of the network's output that a copy may show, relative to the output's largest value."""
+"""Largest difference of the network's output that a copy may show, relative to the output's largest
+value."""
 _ROUNDINGS = 64
 """The same for weights of fewer bits, in the rounding of one of them."""
 
 
 def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
-    """Writes the model's folder with the adapter in its weights, which keep their type; all else is as it lies there.
+    """Writes the model's folder with the adapter in its weights, which keep their type; all else is
+    as it lies there.
 
     `out` must be absent or empty. The folder is made aside and renamed, so it is whole or absent.
     """
@@ -48,23 +52,35 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         aside.parent.mkdir(parents=True, exist_ok=True)
         lost = copy_source(source, aside, component)
         weights = getattr(pipeline, component).state_dict()
-        tolerance = max([_write(file, aside / component, weights) for file in _sources(source, config, component)])
+        tolerance = max(
+            [
+                _write(file, aside / component, weights)
+                for file in _sources(source, config, component)
+            ]
+        )
         rounded = probe(pipeline, None, config)
         copy = _with_model(config, path=str(aside), config=None, revision=None, adapters=())
         made = probe(load_model(copy.model), None, copy)
         found = largest(expected, made)
-        # NaN, too, is a difference. What was written is what was meant, and that is the adapter but for rounding.
+        # NaN, too, is a difference. What was written is what was meant, and that is the adapter but
+        # for rounding.
         if not (largest(rounded, made) <= TOLERANCE and found <= tolerance):
-            raise DataError(f"the merged weights change the network's output by {found:.2g}; nothing was written")
+            raise DataError(
+                f"the merged weights change the network's output by {found:.2g}; nothing was "
+                "written"
+            )
         if out.is_dir():
             out.rmdir()
         aside.rename(out)
     except (OSError, SafetensorError) as error:
-        raise MachineError(f"cannot write {out}: {error}; free space or choose another --out") from error
+        raise MachineError(
+            f"cannot write {out}: {error}; free space or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return {
-        "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)), "largest_difference": found,
+        "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)),
+        "largest_difference": found,
         "left_out": lost,
     }  # fmt: skip
 
@@ -74,7 +90,9 @@ def _with_model(config: Config, /, **changes: Any) -> Config:
 
 
 def _sources(source: Path, config: Config, component: str) -> list[Path]:
-    """The files with the component's weights, the one with their index, if there is one, at the end."""
+    """The files with the component's weights, the one with their index, if there is one, at the
+    end.
+    """
     first = first_file(source, component, config.model.variant)
     files = weight_files(source, component, config.model.variant)
     return files if first in files else [*files, first]
@@ -82,7 +100,8 @@ def _sources(source: Path, config: Config, component: str) -> list[Path]:
 
 @torch.no_grad()
 def _write(file: Path, folder: Path, weights: dict[str, Tensor]) -> float:
-    """Writes a file's weights anew, each in the type that it has there, and rounds the given ones to the same.
+    """Writes a file's weights anew, each in the type that it has there, and rounds the given ones
+    to the same.
 
     Returns how far the output may differ for that; an index is copied.
     """
@@ -107,7 +126,9 @@ def _umask() -> int:
 
 
 def difference(pipeline: Any, first: Path, second: Path, config: Config) -> float:
-    """Largest difference of the network's output between two adapter files, relative to the output's size."""
+    """Largest difference of the network's output between two adapter files, relative to the
+    output's size.
+    """
     return largest(probe(pipeline, first, config), probe(pipeline, second, config))
 
 
@@ -118,7 +139,9 @@ def largest(expected: Tensor, found: Tensor) -> float:
 
 @torch.no_grad()
 def probe(pipeline: Any, adapter: Path | None, config: Config) -> Tensor:
-    """The network's output on fixed noise, with an adapter or without; the pipeline is left as it was."""
+    """The network's output on fixed noise, with an adapter or without; the pipeline is left as it
+    was.
+    """
     folder = fetched_folder(config.model)
     if adapter is not None:
         attach(pipeline, read_adapter(adapter), str(adapter), trained(config.model))

@@ -1,4 +1,6 @@
-"""A model's folder as it lies, copied for somebody else: without one network's weights, and without paths of ours."""
+"""A model's folder as it lies, copied for somebody else: without one network's weights, and without
+paths of ours.
+"""
 
 import json
 import re
@@ -13,24 +15,40 @@ from rl_unlearn.layouts.layout import REMEDY
 
 KEPT_CARD = "BASE_README.md"
 """The model's own card: its name is taken by the card of what is made of it."""
-_WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".h5"}
+_WEIGHTS = {
+    ".safetensors",
+    ".bin",
+    ".ckpt",
+    ".pt",
+    ".pth",
+    ".msgpack",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".h5",
+}
 _INDEX = "model_index.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(/(main|[\w-]+))?")
 _DEEPEST = 5
 
 
 def copy_source(source: Path, target: Path, without: str) -> list[str]:
-    """Copies all but the weights of the component ``without``, in every form; returns components that are not there.
+    """Copies all but the weights of the component ``without``, in every form; returns components
+    that are not there.
 
-    A hub's cache may lack what no image needs, such as a safety checker; the copy's index does not name it then.
+    A hub's cache may lack what no image needs, such as a safety checker; the copy's index does not
+    name it then.
     """
     index = parse_object((source / _INDEX).read_bytes(), source / _INDEX, REMEDY)
-    components = {name for name, row in index.items() if isinstance(row, list) and row != [None, None]}
+    components = {
+        name for name, row in index.items() if isinstance(row, list) and row != [None, None]
+    }
     lost = sorted(name for name in components if not (source / name).is_dir())
     for file in _files(source):
         place = file.relative_to(source)
         inside = place.parts[0] if len(place.parts) > 1 else ""
-        # A checkpoint beside the components, and a folder of another program, hold the old weights once more.
+        # A checkpoint beside the components, and a folder of another program, hold the old weights
+        # once more.
         if _is_weights(file) and (inside == without or inside not in components):
             continue
         final = target / (KEPT_CARD if str(place) == NAME else place)
@@ -47,7 +65,10 @@ def copy_source(source: Path, target: Path, without: str) -> list[str]:
 
 
 def _is_weights(file: Path) -> bool:
-    return file.suffix in _WEIGHTS or re.search(r"\.(safetensors|bin)\.index\b.*\.json$", file.name) is not None
+    return (
+        file.suffix in _WEIGHTS
+        or re.search(r"\.(safetensors|bin)\.index\b.*\.json$", file.name) is not None
+    )
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
@@ -62,7 +83,9 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def _without_paths(file: Path) -> None:
-    """Takes out of a configuration where it lay on some machine; one that says no such thing stays as it is."""
+    """Takes out of a configuration where it lay on some machine; one that says no such thing stays
+    as it is.
+    """
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -82,7 +105,12 @@ def _tells_a_place(key: str, value: object) -> bool:
     """Libraries write down where they read a part from; a name on the hub, or none, may stay."""
     if not isinstance(value, str) or not key.endswith(("name_or_path", "_file", "_dir")):
         return False
-    return Path(value).is_absolute() or value.startswith(("~", "..")) or "\\" in value or _is_local(key, value)
+    return (
+        Path(value).is_absolute()
+        or value.startswith(("~", ".."))
+        or "\\" in value
+        or _is_local(key, value)
+    )
 
 
 def _is_local(key: str, value: str) -> bool:

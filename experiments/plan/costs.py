@@ -79,11 +79,19 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
     """Counts one of each thing."""
     mixed = config.model.dtype != "fp32"
     vae = hollow.family.autoencoder.vae
-    reward, selection = eye(config.reward.clip, "reward", book), eye(config.selection.clip, "selection", book)
+    reward, selection = (
+        eye(config.reward.clip, "reward", book),
+        eye(config.selection.clip, "selection", book),
+    )
     shape, learned = hollow.family.latent_shape, len(hollow.family.kernel.learned)
     return Costs(
         config,
-        count(hollow.forward, [*hollow.network.parameters(), *hollow.network.buffers()], trained=True, mixed=mixed),
+        count(
+            hollow.forward,
+            [*hollow.network.parameters(), *hollow.network.buffers()],
+            trained=True,
+            mixed=mixed,
+        ),
         count(hollow.decode, [*vae.parameters()], trained=False),
         hollow.branches,
         learned,
@@ -103,7 +111,9 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
     kept = min(learner.kl_states, pool)
     again = pairs * costs.guided if config.estimator.name == "vtrace" else 0
     found = {
-        "warm-up": images["warm-up"] * costs.sample + pool * costs.guided + config.critic.warmup_steps * costs.fit,
+        "warm-up": images["warm-up"] * costs.sample
+        + pool * costs.guided
+        + config.critic.warmup_steps * costs.fit,
         "rollouts": images["rounds"] * costs.sample,
         "learner": updates * (learner.batch * costs.update + parts * kept * costs.learn + again),
         "critic": updates * (config.critic.steps * costs.fit + learner.batch * costs.score),

@@ -1,4 +1,6 @@
-"""Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in use at once."""
+"""Counts what computations on the meta device would take: FLOPs, bytes kept for backward, bytes in
+use at once.
+"""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,19 +20,25 @@ _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _FUSED: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
-    _FUSED_BACKWARD: lambda above, query, key, value, *_, **__: sdpa_backward_flop_count(above, query, key, value),
+    _FUSED_BACKWARD: lambda above, query, key, value, *_, **__: sdpa_backward_flop_count(
+        above, query, key, value
+    ),
 }
 
 
 def counter() -> FlopCounterMode:
-    """Counts FLOPs, also of the CPU's fused attention, which torch leaves out; two for a multiply-add."""
+    """Counts FLOPs, also of the CPU's fused attention, which torch leaves out; two for a
+    multiply-add.
+    """
     found = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     found.mod_tracker = _Nowhere()  # type: ignore[assignment]
     return found
 
 
 class _Nowhere:
-    """In place of the counter's tracker of modules, which holds tensors and which some calls of autograd refuse."""
+    """In place of the counter's tracker of modules, which holds tensors and which some calls of
+    autograd refuse.
+    """
 
     parents = ("Global",)
 
@@ -102,7 +110,9 @@ class Count:
     """Bytes in use at once in a forward and its backward pass, weights left out."""
 
 
-def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False) -> Count:
+def count(
+    compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False
+) -> Count:
     """What `compute` takes; `weights` are there anyway. With `trained` its backward pass, too."""
     there = {_name(weight) for weight in weights}
     with Device(mixed), torch.no_grad(), _Live(there) as live, counter() as forward:
@@ -114,7 +124,9 @@ def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: boo
     def keep(tensor: Tensor) -> Tensor:
         if _name(tensor) not in there:
             kept[_name(tensor)] = tensor.untyped_storage().nbytes()
-            learning.hold(tensor)  # what autograd keeps is another tensor than the one that a call returned
+            learning.hold(
+                tensor
+            )  # what autograd keeps is another tensor than the one that a call returned
         return tensor
 
     with Device(mixed), torch.enable_grad(), learning:
@@ -123,7 +135,9 @@ def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: boo
         bytes_kept = sum(kept.values())
         with counter() as backward:  # with checkpointing the forward pass once more, too
             found.backward()
-    return Count(forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak, learning.peak)
+    return Count(
+        forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak, learning.peak
+    )
 
 
 def _name(tensor: Tensor) -> int:

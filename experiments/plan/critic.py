@@ -41,7 +41,9 @@ class Judgement:
 
 
 def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Eye | None:
-    """The CLIP that a setting names, for the book's classes; None if only loading it can tell what it is."""
+    """The CLIP that a setting names, for the book's classes; None if only loading it can tell what
+    it is.
+    """
     settings = _settings(spec, name)
     if settings is None:
         return None
@@ -52,8 +54,12 @@ def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Ey
         side = network.visual.image_size
         size = side if isinstance(side, tuple) else (side, side)
         picture = torch.empty(1, 3, *size, device=META)
-        classes = torch.empty(settings["embed_dim"], sum(map(len, book.phrases.values())), device=META)
-        look = count(lambda: network.encode_image(picture) @ classes, network.parameters(), trained=False)
+        classes = torch.empty(
+            settings["embed_dim"], sum(map(len, book.phrases.values())), device=META
+        )
+        look = count(
+            lambda: network.encode_image(picture) @ classes, network.parameters(), trained=False
+        )
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OSError):
         return None
     return Eye(network, settings["embed_dim"], look)
@@ -63,7 +69,9 @@ def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any]
     if spec == "canvas" or Path(spec).is_dir():
         folder = canvas.clip_path(name) if spec == "canvas" else Path(spec)
         file = folder / "open_clip_config.json"
-        found = read_object(file, "fetch the CLIP again").get("model_cfg") if file.is_file() else None
+        found = (
+            read_object(file, "fetch the CLIP again").get("model_cfg") if file.is_file() else None
+        )
     else:
         found = open_clip.get_model_config(spec.partition("/")[0])
     if not isinstance(found, dict) or "hf_model_name" in found.get("text_cfg", {}):
@@ -71,7 +79,9 @@ def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any]
     return dict(found)
 
 
-def judgement(config: Config, book: PromptBook, clip: Eye, shape: tuple[int, int, int]) -> Judgement:
+def judgement(
+    config: Config, book: PromptBook, clip: Eye, shape: tuple[int, int, int]
+) -> Judgement:
     """The configured critic; DataError for a CLIP that it cannot stand on."""
     outcomes, chosen = len(outcome_names(book, config.reward)), config.critic
     with META:

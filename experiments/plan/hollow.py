@@ -30,14 +30,17 @@ from rl_unlearn.policy import DTYPES, decoded_at_once
 
 META = torch.device("meta")
 _DAMAGED = (
-    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, StrictDataclassError,
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError,
+    StrictDataclassError,
 )  # fmt: skip
 """What the libraries raise over configurations."""
 
 
 @dataclass(frozen=True)
 class Hollow:
-    """A family whose network carries an adapter, in storage type, and whose tensors hold no numbers."""
+    """A family whose network carries an adapter, in storage type, and whose tensors hold no
+    numbers.
+    """
 
     family: Family
     text_encoders: dict[str, nn.Module]
@@ -65,7 +68,10 @@ class Hollow:
 
     def forward(self) -> Tensor:
         """One pass of the network for one image."""
-        told = {name: torch.empty(1, *shape, device=META, dtype=self.dtype) for name, shape in self.told.items()}
+        told = {
+            name: torch.empty(1, *shape, device=META, dtype=self.dtype)
+            for name, shape in self.told.items()
+        }
         return self.family.predict(self.latents(), 0, Condition(told))
 
     def decode(self) -> Tensor:
@@ -74,15 +80,22 @@ class Hollow:
 
 
 def configurations(model: Model) -> Path:
-    """The model's folder; of a hub id only the small files are fetched. DataError if they cannot be."""
+    """The model's folder; of a hub id only the small files are fetched.
+
+    DataError if they cannot be.
+    """
     folder = local_folder(model)
     if folder is not None:
         return folder
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=["*.json"]))
+        return Path(
+            snapshot_download(model.path, revision=model.revision, allow_patterns=["*.json"])
+        )
     except (OSError, ValueError, RuntimeError) as error:
         told = str(error).splitlines()[0]
-        raise DataError(f"model.path {model.path!r}: its configuration cannot be fetched: {told}") from error
+        raise DataError(
+            f"model.path {model.path!r}: its configuration cannot be fetched: {told}"
+        ) from error
 
 
 def build(config: Config, device: str) -> Hollow:
@@ -99,7 +112,9 @@ def build(config: Config, device: str) -> Hollow:
         there = {name: network for name, network in layout.networks.items() if name in parts}
         made = {name: _empty(network, parts[name], dtype) for name, network in there.items()}
         kind = family_of(folder)
-        pipeline = SimpleNamespace(scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made)
+        pipeline = SimpleNamespace(
+            scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made
+        )
         family = kind(pipeline, config.sampler, shape)
         made[layout.trained].to(dtype)
         _add_adapter(family, config.lora, dtype)
@@ -107,7 +122,9 @@ def build(config: Config, device: str) -> Hollow:
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except _DAMAGED as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"no network can be made of model folder {str(folder)!r}: {told}") from error
+        raise DataError(
+            f"no network can be made of model folder {str(folder)!r}: {told}"
+        ) from error
     return Hollow(
         family,
         {name: network for name, network in made.items() if name.startswith("text_encoder")},
@@ -130,7 +147,10 @@ def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> n
 
 
 def checkpoint(network: Any, device: Device) -> None:
-    """As the learner does. What is computed again is, too, computed as the device does, which backward leaves."""
+    """As the learner does.
+
+    What is computed again is, too, computed as the device does, which backward leaves.
+    """
     again = functools.partial(
         torch.utils.checkpoint.checkpoint,
         use_reentrant=False,
@@ -153,7 +173,9 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
     """Its masters are fp32, but the network multiplies by them in its own type."""
-    patterns = LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers])
+    patterns = LoraConfig(
+        r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers]
+    )
     with META:
         family.network.add_adapter(patterns)
     for name, parameter in family.network.named_parameters():

@@ -8,7 +8,8 @@ from rl_unlearn.prompts import PromptBook
 
 
 def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
-    """Images by what they are for; exact in synchronous mode, where nothing is lost or in a cache."""
+    """Images by what they are for; exact in synchronous mode, where nothing is lost or in a
+    cache."""
     found = {
         "warm-up": config.critic.warmup_images,
         "rounds": config.loop.rounds * config.rollout.images,
@@ -24,8 +25,8 @@ def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
 def looks(config: Config) -> int:
     """Looks of the selection CLIP: at the untouched model, during the rounds, and at the end.
 
-    A round that the untouched model draws needs no look of its own. In asynchronous mode timing decides
-    whether the newest version is another one; from the second round on it is taken for one.
+    A round that the untouched model draws needs no look of its own. In asynchronous mode timing
+    decides whether the newest version is another one; from the second round on it is taken for one.
     """
     order = Order(config)
     versions = [order.drawn_by(r) for r in range(1, config.loop.rounds + 1, config.selection.every)]

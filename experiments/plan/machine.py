@@ -44,7 +44,8 @@ def groups(config: Config) -> dict[str, list[placement.Place]]:
     """The places of the run's actors by their role."""
     found = placement.places(config)
     return {
-        "rollout": found.rollouts, "critic": [found.critic], "learner": found.learners, "replay": [found.replay],
+        "rollout": found.rollouts, "critic": [found.critic], "learner": found.learners,
+        "replay": [found.replay],
     }  # fmt: skip
 
 

@@ -10,10 +10,13 @@ from rl_unlearn.prompts import PromptBook
 TERA = 1e12
 
 
-def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: float = speeds.MFU) -> dict[str, Any]:
+def make(
+    config: Config, evaluated: bool, tflops: float | None = None, mfu: float = speeds.MFU
+) -> dict[str, Any]:
     """The plan of one run. Makes no folder, reads no weights.
 
-    Raises ConfigError for settings that exclude each other, DataError for a model that cannot be trained.
+    Raises ConfigError for settings that exclude each other, DataError for a model that cannot be
+    trained.
     """
     preflight.loop(config)
     book = PromptBook.from_config(config)
@@ -30,7 +33,12 @@ def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: floa
     return {
         "run": config.run_name,
         "places": [
-            {"role": role, "actors": len(places), "resources": places[0].resources, "labels": places[0].labels}
+            {
+                "role": role,
+                "actors": len(places),
+                "resources": places[0].resources,
+                "labels": places[0].labels,
+            }
             for role, places in groups.items()
         ],
         "inline": config.cluster.inline,
@@ -44,7 +52,10 @@ def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: floa
                 for role, need in needs.items()
             },
             "cards": [
-                {"roles": held, "bytes": memory.together([needs[role] for role in held], config.cluster.inline)}
+                {
+                    "roles": held,
+                    "bytes": memory.together([needs[role] for role in held], config.cluster.inline),
+                }
                 for held in cards
             ],
             "host": stores.memory(config, book, model, one),
@@ -64,12 +75,19 @@ def make(config: Config, evaluated: bool, tflops: float | None = None, mfu: floa
     }
 
 
-def _hours(work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float) -> dict[str, float]:
-    """Of the phases one after another; rollouts and learner are spread over the cards that they have."""
+def _hours(
+    work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float
+) -> dict[str, float]:
+    """Of the phases one after another; rollouts and learner are spread over the cards that they
+    have.
+    """
     calls = -(-config.rollout.images // config.rollout.batch)
     spread = {"rollouts": min(calls, sum("rollout" in held for held in cards))}
     spread["learner"] = sum("learner" in held for held in cards)
-    found = {phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600 for phase, flops in work.items()}
+    found = {
+        phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600
+        for phase, flops in work.items()
+    }
     return found | {"all": sum(found.values())}
 
 
@@ -78,13 +96,20 @@ def _warnings(config: Config, evaluated: bool, one: costs.Costs) -> list[str]:
     for name, notes, error in preflight.results(config):
         if evaluated or name != preflight.JUDGE:
             found += [*notes, *([str(error)] if error else [])]
-    unknown = [n for n, eye in (("reward", one.reward), ("selection", one.selection)) if eye is None]
-    found += [f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown]
+    unknown = [
+        n for n, eye in (("reward", one.reward), ("selection", one.selection)) if eye is None
+    ]
+    found += [
+        f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown
+    ]
     if config.learner.checkpointing == "auto":
         found.append(
-            "learner.checkpointing=auto: counted without it; where that does not fit, a run turns it on "
+            "learner.checkpointing=auto: counted without it; where that does not fit, a run "
+            "turns it on "
             "(learner.checkpointing=on shows what it then takes)"
         )
     if config.loop.mode == "async":
-        found.append("loop.mode=async: timing decides how many images are drawn; these are about right")
+        found.append(
+            "loop.mode=async: timing decides how many images are drawn; these are about right"
+        )
     return found

@@ -12,7 +12,11 @@ from experiments.plan.hollow import Hollow
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 
-STORED: dict[str, torch.dtype | None] = {"network": None, "autoencoder": torch.float32, "text encoders": None}
+STORED: dict[str, torch.dtype | None] = {
+    "network": None,
+    "autoencoder": torch.float32,
+    "text encoders": None,
+}
 """Types in which an actor with a policy holds its parts; None: that of model.dtype."""
 _SINGLE = 4
 """Bytes of a number in fp32."""
@@ -40,7 +44,10 @@ def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dic
     reading = {"reading the prompts": model.pop("text encoders")}
     adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
     return {
-        "rollout": Role(model | {"adapter, fp32": adapter} | _eyes(costs), reading | _drawing(config, hollow, costs)),
+        "rollout": Role(
+            model | {"adapter, fp32": adapter} | _eyes(costs),
+            reading | _drawing(config, hollow, costs),
+        ),
         "critic": _critic(config, book, costs),
         "learner": Role(
             {"network": model["network"], "adapter, gradient, AdamW": _TRAINED * adapter},
@@ -79,7 +86,9 @@ def tensors(network: nn.Module) -> list[Tensor]:
 
 def _bytes(found: Iterable[Tensor], dtype: torch.dtype) -> int:
     different = {id(tensor): tensor for tensor in found}.values()
-    return sum((dtype if t.is_floating_point() else t.dtype).itemsize * t.numel() for t in different)
+    return sum(
+        (dtype if t.is_floating_point() else t.dtype).itemsize * t.numel() for t in different
+    )
 
 
 def _eyes(costs: Costs) -> dict[str, int]:
@@ -97,8 +106,10 @@ def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     states = (steps + 1) * numbers * hollow.dtype.itemsize
     means, noise = steps * numbers * _SINGLE, (steps + 1) * numbers * _SINGLE
     return {
-        f"drawing {batch} images": batch * (costs.branches * costs.step.peak + states + means + noise),
-        f"decoding {batch} images": min(batch, hollow.decoded_at_once) * costs.decode.peak + batch * (states + means),
+        f"drawing {batch} images": batch
+        * (costs.branches * costs.step.peak + states + means + noise),
+        f"decoding {batch} images": min(batch, hollow.decoded_at_once) * costs.decode.peak
+        + batch * (states + means),
     }
 
 
@@ -116,7 +127,9 @@ def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:
 
 def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     learner = config.learner
-    pairs = -(-learner.batch * costs.learned // min(learner.minibatches, learner.batch * costs.learned))
+    pairs = -(
+        -learner.batch * costs.learned // min(learner.minibatches, learner.batch * costs.learned)
+    )
     share = -(-max(pairs, learner.kl_states) // learner.ranks)
     rows = min(learner.microbatch, share)
     one = costs.branches * costs.step.learning
@@ -131,7 +144,10 @@ def together(needs: list[Role], in_turn: bool) -> int:
         own = [sum(need.lasting.values()) - need.lasting.get("network", 0) for need in needs]
         one = Role(
             {"network": shared} | {str(number): held for number, held in enumerate(own)},
-            {str(number): max(need.moments.values(), default=0) for number, need in enumerate(needs)},
+            {
+                str(number): max(need.moments.values(), default=0)
+                for number, need in enumerate(needs)
+            },
         )
         return one.total
     return sum(need.total for need in needs)
@@ -149,7 +165,9 @@ def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) 
         for place in places:
             share = 0.0 if inline else place.resources.get("GPU", 0.0)
             own = share >= 1
-            at = next((i for i, (free, _) in enumerate(placed) if not own and free >= share - 1e-9), None)
+            at = next(
+                (i for i, (free, _) in enumerate(placed) if not own and free >= share - 1e-9), None
+            )
             if own and not placed[0][1]:
                 at = 0
             if at is None:

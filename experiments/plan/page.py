@@ -16,9 +16,12 @@ def show(plan: dict[str, Any], console: Console) -> None:
     for held in plan["memory"]["cards"]:
         of = plan["memory"]["of"]
         colour = "red" if held["bytes"] > of else "green"
-        who = ", ".join(f"{held['roles'].count(role)} {role}" for role in dict.fromkeys(held["roles"]))
+        who = ", ".join(
+            f"{held['roles'].count(role)} {role}" for role in dict.fromkeys(held["roles"])
+        )
         console.print(
-            f"together ({who}): [{colour}]{size(held['bytes'])}[/] of {size(of)}, {escape(plan['memory']['whose'])}",
+            f"together ({who}): [{colour}]{size(held['bytes'])}[/] of {size(of)}, "
+            f"{escape(plan['memory']['whose'])}",
             soft_wrap=True, highlight=False,
         )  # fmt: skip
     console.print(_bytes("in the machines' memory", plan["memory"]["host"]))
@@ -26,7 +29,10 @@ def show(plan: dict[str, Any], console: Console) -> None:
     if plan["hours"] is None:
         _say(console, "how long that takes depends on the card: say --tflops, its peak in TFLOP/s")
     else:
-        _say(console, f"at {plan['tflops']:g} TFLOP/s, {plan['mfu']:.0%} of it used, one phase after another")
+        _say(
+            console,
+            f"at {plan['tflops']:g} TFLOP/s, {plan['mfu']:.0%} of it used, one phase after another",
+        )
     console.print(_bytes("on disk, at most", plan["disk"]))
     for warning in plan["warnings"]:
         _say(console, f"warning: {warning}")
@@ -68,7 +74,11 @@ def _places(plan: dict[str, Any]) -> Table:
 
 
 def _memory(memory: dict[str, Any]) -> Table:
-    table = _table("memory of one " + ("GPU" if memory["device"] == "cuda" else "process") + ", by actor", "", "")
+    table = _table(
+        "memory of one " + ("GPU" if memory["device"] == "cuda" else "process") + ", by actor",
+        "",
+        "",
+    )
     for role, need in memory["roles"].items():
         table.add_section()
         table.add_row(f"[bold]{role}[/]", f"[bold]{size(need['total'])}[/]")

@@ -30,7 +30,9 @@ class Row:
 
 
 def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
-    """States in the storage type of latents, action gradients in bf16 beside half ones, all else in fp32."""
+    """States in the storage type of latents, action gradients in bf16 beside half ones, all else in
+    fp32.
+    """
     numbers, steps = torch.Size(hollow.family.latent_shape).numel(), config.sampler.steps
     estimator = config.estimator
     stored = (steps + 1) * numbers * hollow.dtype.itemsize
@@ -44,9 +46,14 @@ def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
 
 
 def held(config: Config) -> int:
-    """Trajectories in the replay store at its fullest: those that are not too old, and rounds made ahead."""
+    """Trajectories in the replay store at its fullest: those that are not too old, and rounds made
+    ahead.
+    """
     in_turn = config.loop.model_copy(update={"mode": "sync"})  # else timing decides
-    order, per_round = Order(config.model_copy(update={"loop": in_turn})), config.learner.updates_per_round
+    order, per_round = (
+        Order(config.model_copy(update={"loop": in_turn})),
+        config.learner.updates_per_round,
+    )
     images, rounds, most = config.rollout.images, config.loop.rounds, config.critic.warmup_images
     for version in range(rounds * per_round):
         newest, oldest = version // per_round + 1, version - config.replay.max_lag
@@ -82,10 +89,14 @@ def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> di
     }  # fmt: skip
 
 
-def disk(config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]) -> dict[str, int]:
+def disk(
+    config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]
+) -> dict[str, int]:
     """Bytes of files, at their most; small ones are left out."""
     one, adapter = row(config, book, hollow), _SINGLE * sum(p.numel() for p in hollow.adapter)
-    critic = _SINGLE * sum(p.numel() for p in costs.critic.network.parameters()) if costs.critic else 0
+    critic = (
+        _SINGLE * sum(p.numel() for p in costs.critic.network.parameters()) if costs.critic else 0
+    )
     loop = config.loop
     found = {"adapter": adapter, "critic": critic}
     if loop.checkpoint_every and loop.checkpoint_every <= loop.rounds:

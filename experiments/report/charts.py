@@ -1,4 +1,5 @@
-"""Charts as geometry: lines, points and cells in the units of a view box, for the template to draw as SVG.
+"""Charts as geometry: lines, points and cells in the units of a view box, for the template to draw
+as SVG.
 
 Colours, dashes and fonts belong to the style sheet, so that dark mode and print change them.
 """
@@ -19,7 +20,8 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `path` and `dots` in view-box units, `hue` and `dash` as numbers of the style sheet."""
+    """A curve: `path` and `dots` in view-box units, `hue` and `dash` as numbers of the style
+    sheet."""
 
     label: str
     hue: int
@@ -60,9 +62,12 @@ def line_chart(
     span: tuple[float, float] | None = None,
     limit: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """A chart of the curves that have points, None if none has; `span` fixes the y axis, `limit` is a marked level."""
+    """A chart of the curves that have points, None if none has; `span` fixes the y axis, `limit` is
+    a marked level.
+    """
     curves = [
-        Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable, p)]) for c in curves
+        Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable,
+        p)]) for c in curves
     ]  # fmt: skip
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -83,7 +88,9 @@ def line_chart(
     for curve in curves:
         dots = [(across(x), up(y)) for x, y in curve.points]
         path = " ".join(f"{x},{y}" for x, y in dots)
-        lines.append(Line(curve.label, curve.hue, curve.dash, path, dots if len(dots) <= 40 else []))
+        lines.append(
+            Line(curve.label, curve.hue, curve.dash, path, dots if len(dots) <= 40 else [])
+        )
     return Chart(
         title, unit, x_label, lines,
         [(across(x), number(x)) for x in x_ticks if x_low <= x <= x_high],
@@ -107,7 +114,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers around a range."""
     if high - low < 1e-9 * max(1.0, abs(low)):
         low, high = low - max(0.5, abs(low) / 10), high + max(0.5, abs(low) / 10)
-    return [float(tick) for tick in MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    return [
+        float(tick) for tick in MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
 
 
 def number(value: float) -> str:
@@ -140,14 +149,17 @@ class Map:
 
 
 def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]]) -> Map | None:
-    """Explained variance: a column for each round, a row for each noise level, from pure noise (top) to the image."""
+    """Explained variance: a column for each round, a row for each noise level, from pure noise
+    (top) to the image.
+    """
     depth = max((len(column) for column in values), default=0)
     if not depth:
         return None
     width, height = (WIDTH - LEFT - RIGHT) / len(columns), (HEIGHT - TOP - BOTTOM) / depth
     cells = [
         Cell(
-            round(LEFT + i * width, 2), round(TOP + j * height, 2), round(min(1.0, abs(value)), 3), value >= 0,
+            round(LEFT + i * width, 2), round(TOP + j * height, 2), round(min(1.0, abs(value)), 3),
+            value >= 0,
             f"round {number(columns[i])}, level {j}: {number(round(value, 2))}",
         )
         for i, column in enumerate(values)
@@ -158,7 +170,10 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
     found = [value for value in values[-1] if value is not None and math.isfinite(value)]
     ends = "unknown"
     if found:
-        ends = f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} at the image"
+        ends = (
+            f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} "
+            "at the image"
+        )
     return Map(
         cells, round(width, 2), round(height, 2),
         [(TOP + (j + 0.5) * height, str(j)) for j in range(0, depth, max(1, depth // 5))],
@@ -169,7 +184,9 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a trade-off chart with its whiskers, all in view-box units; hue 0 is the untouched model."""
+    """A point of a trade-off chart with its whiskers, all in view-box units; hue 0 is the untouched
+    model.
+    """
 
     label: str
     hue: int
@@ -209,4 +226,6 @@ def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
 
 
 SCALE = [(LEFT + p / 100 * (WIDTH - LEFT - RIGHT), str(p)) for p in (0, 25, 50, 75, 100)]
-LADDER = [(HEIGHT - BOTTOM - p / 100 * (HEIGHT - TOP - BOTTOM), str(p)) for p in (0, 25, 50, 75, 100)]
+LADDER = [
+    (HEIGHT - BOTTOM - p / 100 * (HEIGHT - TOP - BOTTOM), str(p)) for p in (0, 25, 50, 75, 100)
+]

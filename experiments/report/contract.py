@@ -114,7 +114,9 @@ Content = TypeVar("Content", bound=Part)
 
 
 def read(path: Path, kind: type[Content]) -> Content | None:
-    """The file's content, None where there is no file; DataError if it is damaged or says something else."""
+    """The file's content, None where there is no file; DataError if it is damaged or says something
+    else.
+    """
     if not path.exists():
         return None
     found = read_object(path, REMEDY)

@@ -1,4 +1,6 @@
-"""What the judge sees when each concept is asked for, as maps: a row for a concept asked for, a column for one seen."""
+"""What the judge sees when each concept is asked for, as maps: a row for a concept asked for, a
+column for one seen.
+"""
 
 import math
 from collections.abc import Collection, Sequence
@@ -14,14 +16,17 @@ LOWEST, HIGHEST = 12.5, 20.0
 LETTERS, LETTER = 13, 6.3
 FAINTEST = 0.12
 MOST = 60
-"""Concepts of a map: more rows are not readable. What goes to a concept without a column is seen as OTHERS."""
+"""Concepts of a map: more rows are not readable. What goes to a concept without a column is seen as
+OTHERS."""
 OTHERS = "(others)"
 TOLD = 8
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A share above zero: its place, strength FAINTEST to 1, whether it is what was asked for, and its words."""
+    """A share above zero: its place, strength FAINTEST to 1, whether it is what was asked for, and
+    its words.
+    """
 
     x: float
     y: float
@@ -32,7 +37,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Shares as cells of `width` x `height` in a view box of WIDTH x `tall`; `words` says the same in sentences."""
+    """Shares as cells of `width` x `height` in a view box of WIDTH x `tall`; `words` says the same
+    in sentences.
+    """
 
     title: str
     cells: list[Cell]
@@ -60,7 +67,8 @@ class Pair:
 
 
 def pair(domain: str, before: Rows, after: Rows, forgotten: Collection[str]) -> Pair:
-    """Both models' maps with the same rows and columns, in the order of `after`; the `forgotten` ones are marked.
+    """Both models' maps with the same rows and columns, in the order of `after`; the `forgotten`
+    ones are marked.
 
     Of more than MOST concepts the forgotten ones and those whose accuracy changed most are shown.
     """
@@ -73,12 +81,19 @@ def pair(domain: str, before: Rows, after: Rows, forgotten: Collection[str]) -> 
     if set(seen) - set(columns):
         columns.append(OTHERS)
     left, right = (
-        _draw(title, side, rows, columns, forgotten) for title, side in (("Before", before), ("After", after))
+        _draw(title, side, rows, columns, forgotten)
+        for title, side in (("Before", before), ("After", after))
     )
     return Pair(domain, left, right, len(rows), len(asked))
 
 
-def _draw(title: str, shares: Rows, rows: Sequence[str], columns: Sequence[str], forgotten: Collection[str]) -> Matrix:
+def _draw(
+    title: str,
+    shares: Rows,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    forgotten: Collection[str],
+) -> Matrix:
     width = (WIDTH - LEFT - RIGHT) / max(1, len(columns))
     height = min(HIGHEST, max(LOWEST, width))
     place = {name: i for i, name in enumerate(columns)}
@@ -102,7 +117,8 @@ def _draw(title: str, shares: Rows, rows: Sequence[str], columns: Sequence[str],
         title, cells, round(width, 2), round(height, 2), floor,
         round(floor + 12 + LETTER * max((len(_short(name)) for name in columns), default=0), 2),
         [(round(TOP + (j + 0.5) * height, 2), _short(name)) for j, name in enumerate(rows)],
-        [(round(LEFT + (i + 0.5) * width, 2), _short(name)) for i, name in enumerate(columns) if i % step == 0],
+        [(round(LEFT + (i + 0.5) * width, 2), _short(name)) for i,
+         name in enumerate(columns) if i % step == 0],
         [round(TOP + j * height, 2) for j, row in enumerate(rows) if row in forgotten],
         f"{title}, asked by seen, percent: {_told(shares, rows)}",
     )  # fmt: skip
@@ -110,11 +126,19 @@ def _draw(title: str, shares: Rows, rows: Sequence[str], columns: Sequence[str],
 
 def _told(shares: Rows, rows: Sequence[str]) -> str:
     """Which concepts are always seen as asked, and what the others are seen as, the worst first."""
-    strayed = sorted((name for name in rows if shares[name].get(name, 0) < 100), key=lambda n: shares[n].get(n, 0))
-    words = [f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks for them"]
+    strayed = sorted(
+        (name for name in rows if shares[name].get(name, 0) < 100),
+        key=lambda n: shares[n].get(n, 0),
+    )
+    words = [
+        f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks "
+        "for them"
+    ]
     for name in strayed[:TOLD]:
         seen = sorted(shares[name].items(), key=lambda item: -item[1])[:3]
-        words.append(f"{name} is seen as " + ", ".join(f"{n} {number(round(share, 1))}" for n, share in seen))
+        words.append(
+            f"{name} is seen as " + ", ".join(f"{n} {number(round(share, 1))}" for n, share in seen)
+        )
     if len(strayed) > TOLD:
         words.append(f"and {len(strayed) - TOLD} more are seen as something else at times")
     return "; ".join(words) + "."

@@ -1,4 +1,6 @@
-"""The curves of a run, for eyes of every kind: Okabe-Ito colours, different line styles, axes with units."""
+"""The curves of a run, for eyes of every kind: Okabe-Ito colours, different line styles, axes with
+units.
+"""
 
 from io import BytesIO
 from typing import Any
@@ -19,12 +21,23 @@ PANELS: tuple[tuple[str, str, tuple[Curve, ...]], ...] = (
             ("selection", "coherence", "coherence", GREEN, ":"),
         ),
     ),
-    ("Drift on retained prompts", "KL (nats per step)", (("round", "kl", "KL to the frozen model", BLUE, "-"),)),
-    ("Largest importance ratio", "ratio (1 = on policy)", (("round", "ratio_max", "largest ratio", ORANGE, "-"),)),
+    (
+        "Drift on retained prompts",
+        "KL (nats per step)",
+        (("round", "kl", "KL to the frozen model", BLUE, "-"),),
+    ),
+    (
+        "Largest importance ratio",
+        "ratio (1 = on policy)",
+        (("round", "ratio_max", "largest ratio", ORANGE, "-"),),
+    ),
     (
         "Effective sample size",
         "share of the batch",
-        (("round", "ess", "of the weights used", GREEN, "-"), ("round", "ess_exact", "of exact weights", GREY, "--")),
+        (
+            ("round", "ess", "of the weights used", GREEN, "-"),
+            ("round", "ess_exact", "of exact weights", GREY, "--"),
+        ),
     ),
     ("Speed", "images per second", (("round", "images_per_second", "images/s", GREY, "-"),)),
 )
@@ -54,7 +67,14 @@ def draw_curves(rows: list[dict[str, Any]]) -> bytes:
         for event, key, label, colour, style in curves:
             rounds, values = series(rows, event, key)
             if rounds:
-                axes.plot(rounds, values, style, color=colour, label=label, marker="." if len(rounds) < 30 else None)
+                axes.plot(
+                    rounds,
+                    values,
+                    style,
+                    color=colour,
+                    label=label,
+                    marker="." if len(rounds) < 30 else None,
+                )
                 drawn += 1
         if not drawn:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)

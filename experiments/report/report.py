@@ -1,4 +1,6 @@
-"""The report: one HTML file made from what one or more run folders hold, readable offline and harmless."""
+"""The report: one HTML file made from what one or more run folders hold, readable offline and
+harmless.
+"""
 
 import base64
 import hashlib
@@ -27,10 +29,16 @@ def write_report(folder: Path) -> Path:
 
 
 def write_page(folders: Sequence[Path], out: Path) -> Path:
-    """Writes one page about the runs in `folders`; DataError if one of them is no run folder or damaged."""
+    """Writes one page about the runs in `folders`; DataError if one of them is no run folder or
+    damaged.
+    """
     runs = _apart([story.read(folder, i) for i, folder in enumerate(folders, start=1)])
     environment = Environment(
-        loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(PARTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["figure"] = _figure
     environment.globals |= {"charts": charts, "matrix": matrix, "story": story}
@@ -42,17 +50,25 @@ def _apart(runs: list[story.Run]) -> list[story.Run]:
     """Runs of the same name take that of their parent folder along."""
     names = Counter(run.name for run in runs)
     return [
-        replace(run, title=f"{run.path.resolve().parent.name}/{run.name}" if names[run.name] > 1 else run.name)
+        replace(
+            run,
+            title=f"{run.path.resolve().parent.name}/{run.name}"
+            if names[run.name] > 1
+            else run.name,
+        )
         for run in runs
     ]
 
 
 def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
-    style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, script = (
+        (PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     concepts = list(dict.fromkeys(run.config.concept for run in runs))
     configs = [run.config for run in runs]
     return {
-        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src "
+        f"{_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
@@ -67,7 +83,9 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "trade_offs": story.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
-        "pictures": {run.number: _data_uri(inside(run.path, "samples.png")) for run in runs if not run.rows},
+        "pictures": {
+            run.number: _data_uri(inside(run.path, "samples.png")) for run in runs if not run.rows
+        },
     }
 
 

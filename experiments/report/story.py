@@ -47,10 +47,14 @@ class Run:
 
     @property
     def before(self) -> Measured | None:
-        """The untouched model: among the models compared if there are any, else the side called before."""
+        """The untouched model: among the models compared if there are any, else the side called
+        before.
+        """
         if self.evaluation is None:
             return None
-        return next((m for m in self.evaluation.models if m.name == "untouched"), self.evaluation.before)
+        return next(
+            (m for m in self.evaluation.models if m.name == "untouched"), self.evaluation.before
+        )
 
     @property
     def after(self) -> Measured | None:
@@ -117,7 +121,11 @@ def further(run: Run) -> list[tuple[str, str, Interval | None, Interval]]:
     for key, name in FURTHER.items():
         new = figure(run.after, key)
         if new is not None and run.after is not None:
-            features = f" on {run.after.feature_extractor or 'unnamed'} features" if key in ("kid", "fid") else ""
+            features = (
+                f" on {run.after.feature_extractor or 'unnamed'} features"
+                if key in ("kid", "fid")
+                else ""
+            )
             rows.append((name + features, key, figure(run.before, key), new))
     return rows
 
@@ -148,7 +156,9 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
         found = []
         for run in runs:
             for dash, (key, label) in enumerate(kinds):
-                name, hue = (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
+                name, hue = (
+                    (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
+                )
                 found.append(Curve(name, hue, dash, points(run.metrics, event, x, key)))
         return found
 
@@ -163,7 +173,11 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             "share, by the selection CLIP",
             "images",
             gather(
-                "selection", "images", ("forgotten", "forgotten"), ("retained", "retained"), ("coherence", "coherence")
+                "selection",
+                "images",
+                ("forgotten", "forgotten"),
+                ("retained", "retained"),
+                ("coherence", "coherence"),
             ),
             span=(0, 1),
         ),
@@ -201,13 +215,17 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
 def critic_map(run: Run) -> charts.Map | None:
     """Explained variance by round and noise level."""
     rows = [
-        row for row in run.metrics if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
+        row
+        for row in run.metrics
+        if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
     ]
     if not rows:
         return None
     values = [[drawable(value) for value in row["explained_variance"]] for row in rows]
     rounds = [drawable(row.get("round")) for row in rows]
-    return charts.heat_map([i + 1 if round is None else round for i, round in enumerate(rounds)], values)
+    return charts.heat_map(
+        [i + 1 if round is None else round for i, round in enumerate(rounds)], values
+    )
 
 
 def others(runs: Sequence[Run]) -> list[Measured]:
@@ -222,11 +240,19 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
     """UA against what should stay, a chart for each; hue 0 is the untouched model."""
     untouched = next((run.before for run in runs if run.before), None)
     models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
-    models += [(model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))]
+    models += [
+        (model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))
+    ]
     found = []
     for key, name in list(HEADLINE.items())[1:]:
-        places = [(label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models]
-        marks = [(label, hue, _span(x), _span(y)) for label, hue, x, y in places if x is not None and y is not None]
+        places = [
+            (label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models
+        ]
+        marks = [
+            (label, hue, _span(x), _span(y))
+            for label, hue, x, y in places
+            if x is not None and y is not None
+        ]
         if marks:
             found.append((name, charts.trade_off(marks)))
     return found
@@ -265,7 +291,9 @@ def confusion(run: Run) -> list[matrix.Pair]:
 
 def _sides(run: Run) -> dict[str, tuple[matrix.Rows, matrix.Rows]]:
     before, after = (side.seen_when_asked if side else {} for side in (run.before, run.after))
-    return {domain: (before[domain], after[domain]) for domain in sorted(before.keys() & after.keys())}
+    return {
+        domain: (before[domain], after[domain]) for domain in sorted(before.keys() & after.keys())
+    }
 
 
 def seen_as(run: Run) -> list[tuple[str, int]]:

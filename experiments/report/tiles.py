@@ -38,20 +38,31 @@ class Row:
 
 
 def read(run: Path) -> list[Row]:
-    """Rows of a run's `samples/` folder, none if it has no such folder; DataError if it is damaged."""
+    """Rows of a run's `samples/` folder, none if it has no such folder; DataError if it is
+    damaged."""
     sheet = read_sheet(run)
     if sheet is None:
         return []
     sides = [_side(inside(run, f"{FOLDER}/{name}")) for name in (Sheet.BEFORE, Sheet.AFTER)]
-    needed = (max(len(row.tiles) for row in sheet.rows) * sheet.size[0], len(sheet.rows) * sheet.size[1])
+    needed = (
+        max(len(row.tiles) for row in sheet.rows) * sheet.size[0],
+        len(sheet.rows) * sheet.size[1],
+    )
     if any(side.size != needed for side in sides):
-        raise DataError(f"the pictures in {run / FOLDER} are not {needed[0]} x {needed[1]} pixels: {REMEDY}")
+        raise DataError(
+            f"the pictures in {run / FOLDER} are not {needed[0]} x {needed[1]} pixels: {REMEDY}"
+        )
     return [
         Row(
             row.label,
             row.target,
             [
-                Tile(tile.prompt, tile.seed, column, *(_uri(side, sheet.size, i, j) for side in sides))
+                Tile(
+                    tile.prompt,
+                    tile.seed,
+                    column,
+                    *(_uri(side, sheet.size, i, j) for side in sides),
+                )
                 for j, (tile, column) in enumerate(zip(row.tiles, sheet.columns, strict=False))
             ],
         )

@@ -1,7 +1,8 @@
 """How Weights & Biases and MLflow are told of a run; imported only when asked for.
 
-Addresses and keys come from their own environment variables alone. Without these both write below the output folder:
-W&B offline into the run folder (`wandb sync` sends it later), MLflow into a local database.
+Addresses and keys come from their own environment variables alone. Without these both write below
+the output folder: W&B offline into the run folder (`wandb sync` sends it later), MLflow into a
+local database.
 """
 
 import json
@@ -36,14 +37,19 @@ class _WandB:
     def __init__(self, folder: RunFolder, config: Config):
         import wandb
 
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or (
+            "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        )
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, x_disable_meta=True, x_disable_stats=True,
+            silent=True, console="off", disable_git=True, save_code=False, x_disable_meta=True,
+            x_disable_stats=True,
             init_timeout=30,
         )  # fmt: skip
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT), name=config.run_name, mode=mode, dir=str(folder.path),
-            id=_remembered(folder / "wandb" / "run-id", lambda: uuid.uuid4().hex[:12]), resume="allow",
+            project=os.environ.get("WANDB_PROJECT", PROJECT), name=config.run_name, mode=mode,
+            dir=str(folder.path),
+            id=_remembered(folder / "wandb" / "run-id", lambda: uuid.uuid4().hex[:12]),
+            resume="allow",
             config=config.model_dump(mode="json"), settings=settings,
         )  # fmt: skip
         self._run.define_metric("round")
@@ -70,9 +76,14 @@ class _MLflow:
         from mlflow.entities import Param
 
         experiment = self._client.get_experiment_by_name(name)
-        number = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        number = (
+            self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        )
         run: str = self._client.create_run(number, run_name=config.run_name).info.run_id
-        params = [Param(key, text[:_LONGEST]) for key, text in _flat(config.model_dump(mode="json")).items()]
+        params = [
+            Param(key, text[:_LONGEST])
+            for key, text in _flat(config.model_dump(mode="json")).items()
+        ]
         for first in range(0, len(params), _PARAMS):
             self._client.log_batch(run, params=params[first : first + _PARAMS])
         return run
@@ -81,10 +92,14 @@ class _MLflow:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in numbers.items()])
+        self._client.log_batch(
+            self._run, metrics=[Metric(name, value, now, step) for name, value in numbers.items()]
+        )
 
     def close(self, state: str) -> None:
-        self._client.set_terminated(self._run, {"finished": "FINISHED", "stopped": "KILLED"}.get(state, "FAILED"))
+        self._client.set_terminated(
+            self._run, {"finished": "FINISHED", "stopped": "KILLED"}.get(state, "FAILED")
+        )
 
 
 OPENERS: dict[str, Callable[[RunFolder, Config], Opened]] = {"wandb": _WandB, "mlflow": _MLflow}

@@ -1,8 +1,10 @@
-"""Checkpoints on disk: a folder that is whole or absent, safetensors with their sizes and SHA-256 in a manifest.
+"""Checkpoints on disk: a folder that is whole or absent, safetensors with their sizes and SHA-256
+in a manifest.
 
 checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
-checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors), MANIFEST.json
-checkpoints/quarantine-round-000008/        one that is damaged or another run's: named, never loaded, never deleted
+checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors),
+MANIFEST.json checkpoints/quarantine-round-000008/        one that is damaged or another run's:
+named, never loaded, never deleted
 """
 
 import hashlib
@@ -33,16 +35,19 @@ _NAME = re.compile(r"round-(\d{6,})")
 
 
 class FormatError(DataError):
-    """A checkpoint that another version of this program made: not damaged, but not to be read here."""
+    """A checkpoint that another version of this program made: not damaged, but not to be read
+    here."""
 
 
 class Checkpoints:
     """The checkpoints of one run; `learner.board.Keeper` for the loop, and what `resume` reads."""
 
     def __init__(self, run: Path, every: int, keep: int, identity: str | None = None) -> None:
-        """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are kept.
+        """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are
+        kept.
 
-        `identity`: digest of the configuration that the checkpoints must belong to, see `resuming.identity`; None: any.
+        `identity`: digest of the configuration that the checkpoints must belong to, see
+        `resuming.identity`; None: any.
         """
         self._run, self._root, self._every, self._keep = run, run / "checkpoints", every, keep
         self._identity = identity
@@ -69,9 +74,11 @@ class Checkpoints:
         return str(path)
 
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
-        """Writes all parts aside, the manifest last, renames the folder into place, then forgets the oldest ones.
+        """Writes all parts aside, the manifest last, renames the folder into place, then forgets
+        the oldest ones.
 
-        Raises MachineError if the disk does not take it; the checkpoints made before stay as they are.
+        Raises MachineError if the disk does not take it; the checkpoints made before stay as they
+        are.
         """
         final = self._root / f"round-{round:06d}"
         aside = self._root / f".{final.name}.{os.getpid()}.tmp"
@@ -94,7 +101,9 @@ class Checkpoints:
             sync_folder(self._root)
         except (OSError, MachineError) as error:
             reason = getattr(error.__cause__ or error, "strerror", None) or error
-            raise MachineError(f"cannot write {final}: {reason}; free space and resume the run") from error
+            raise MachineError(
+                f"cannot write {final}: {reason}; free space and resume the run"
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in self._found()[: -self._keep]:
@@ -103,8 +112,9 @@ class Checkpoints:
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
         """The newest valid checkpoint and its round, None if the run had made none yet.
 
-        One that is damaged or another run's is named through `warn` and put aside, and the one before is taken. Raises
-        DataError if there are checkpoints but none is valid, or if another version of this program made them.
+        One that is damaged or another run's is named through `warn` and put aside, and the one
+        before is taken. Raises DataError if there are checkpoints but none is valid, or if another
+        version of this program made them.
         """
         there = self._found()
         made = ledger.weights(self._run)
@@ -118,26 +128,46 @@ class Checkpoints:
                 return round, found
             except FormatError:
                 raise
-            except (OSError, ValueError, SafetensorError, KeyError, TypeError, AttributeError, DataError) as error:
+            except (
+                OSError,
+                ValueError,
+                SafetensorError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                DataError,
+            ) as error:
                 reason = str(error) or type(error).__name__
             aside = _unused(self._root / f"quarantine-{folder.name}")
             folder.rename(aside)
             sync_folder(self._root)
-            warn(f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the one before is taken")
+            warn(
+                f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the "
+                "one before is taken"
+            )
         if there:
-            raise DataError(f"no checkpoint in {self._root} is whole: start the run anew with --overwrite")
+            raise DataError(
+                f"no checkpoint in {self._root} is whole: start the run anew with --overwrite"
+            )
         return None
 
     def _check_own(self, manifest: dict[str, Any], found: Resumption, made: dict[int, str]) -> None:
-        """That a whole checkpoint is one of this run: of its configuration, and with the weights of its ledger."""
+        """That a whole checkpoint is one of this run: of its configuration, and with the weights of
+        its ledger.
+        """
         if self._identity is not None and manifest["configuration"] != self._identity:
             raise ValueError("it is another run's: made with another configuration")
         updates = found.parts["loop"].values.get("updates")
-        if manifest["updates"] != updates or found.parts["learner"].values.get("version") != updates:
+        if (
+            manifest["updates"] != updates
+            or found.parts["learner"].values.get("version") != updates
+        ):
             raise ValueError("its parts are of different updates")
         expected = made.get(updates) if updates else None
         if expected and digest(found.parts["learner"].part("adapter")) != expected:
-            raise ValueError(f"it is another run's: the ledger knows other weights of update {updates:,}")
+            raise ValueError(
+                f"it is another run's: the ledger knows other weights of update {updates:,}"
+            )
 
     def _found(self) -> list[int]:
         names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
@@ -154,7 +184,8 @@ def _check_format(manifest: dict[str, Any], folder: Path) -> None:
     if type(found) is int and found != FORMAT:
         version = "an earlier" if found < FORMAT else "a later"
         raise FormatError(
-            f"checkpoint {folder} is of format {found}, made by {version} version, and this one reads {FORMAT}: go on "
+            f"checkpoint {folder} is of format {found}, made by {version} version, and this one "
+            f"reads {FORMAT}: go on "
             "with that version, or start the run anew with --overwrite"
         )
 
@@ -162,14 +193,18 @@ def _check_format(manifest: dict[str, Any], folder: Path) -> None:
 def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resumption]:
     """The name of the warm-up's file, and all that is needed to go on."""
     if manifest["format"] != FORMAT or manifest["round"] != round:
-        raise ValueError(f"its manifest is of format {manifest['format']}, round {manifest['round']}")
+        raise ValueError(
+            f"its manifest is of format {manifest['format']}, round {manifest['round']}"
+        )
     parts = {}
     for name in PARTS:
         file = f"{name}.safetensors"
         listed = manifest["files"][file]
         parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
     warm_up = Path(manifest["warm_up"]).name
-    warm = _unpacked(folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors"))
+    warm = _unpacked(
+        folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors")
+    )
     return warm_up, Resumption(Trajectory.checked(warm.tensors), parts)
 
 

@@ -1,7 +1,8 @@
-"""The ledger of a run: one row for each update, on disk before the checkpoint that holds it; no gap, no repetition.
+"""The ledger of a run: one row for each update, on disk before the checkpoint that holds it; no
+gap, no repetition.
 
-A row: update, round, version in and out, which rounds it saw and who drew them, number and digest of the trajectories,
-digest of the weights.
+A row: update, round, version in and out, which rounds it saw and who drew them, number and digest
+of the trajectories, digest of the weights.
 """
 
 from pathlib import Path
@@ -15,7 +16,9 @@ AHEAD = "ledger-ahead.jsonl"
 
 
 def set_ahead(folder: Path, round: int) -> None:
-    """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates are repeated."""
+    """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates
+    are repeated.
+    """
     later = [row for row in read_rows(folder / LEDGER, Update) if row.get("round", 0) > round]
     if later:
         write_rows(folder / AHEAD, [*read_rows(folder / AHEAD, Update), *later])
@@ -32,7 +35,8 @@ def weights(folder: Path) -> dict[int, str]:
 
 
 def verify(path: Path, updates: int, round: int | None = None) -> None:
-    """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this order.
+    """Raises DataError unless the ledger holds exactly the updates from 1 to `updates`, in this
+    order.
 
     With `round` rows of later rounds are not looked at.
     """
@@ -41,6 +45,7 @@ def verify(path: Path, updates: int, round: int | None = None) -> None:
     for number in range(1, max(updates, len(found)) + 1):
         if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:
             raise DataError(
-                f"{path} does not hold the {updates:,} updates of this run (row {number:,} is wrong): "
+                f"{path} does not hold the {updates:,} updates of this run (row {number:,} is "
+                "wrong): "
                 "it was changed by hand or lost rows; start the run anew with --overwrite"
             )

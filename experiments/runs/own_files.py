@@ -15,20 +15,24 @@ MAX_PIXELS = 50_000_000
 def inside(folder: Path, name: str) -> Path:
     """The path of a file in a run folder, there or not.
 
-    Raises DataError if it is a link that leads out of the folder, which itself may be one, or no plain file: what a
-    page shows is what the run wrote.
+    Raises DataError if it is a link that leads out of the folder, which itself may be one, or no
+    plain file: what a page shows is what the run wrote.
     """
     path = folder / name
     root, found = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     if not found.is_relative_to(root):
-        raise DataError(f"{path} leads out of the run folder: put the file itself there, or remove the link")
+        raise DataError(
+            f"{path} leads out of the run folder: put the file itself there, or remove the link"
+        )
     if os.path.lexists(path) and not path.is_file():
         raise DataError(f"{path} is no file: put back what the run wrote, or remove it")
     return path
 
 
 def picture(path: Path) -> tuple[bytes, Image.Image] | None:
-    """A PNG file's bytes and its picture, None where there is no file; DataError if it is none, or a huge one."""
+    """A PNG file's bytes and its picture, None where there is no file; DataError if it is none, or
+    a huge one.
+    """
     if not path.is_file():
         return None
     try:
@@ -41,4 +45,6 @@ def picture(path: Path) -> tuple[bytes, Image.Image] | None:
                 raise ValueError(f"it has more than {MAX_PIXELS:,} pixels")
             return content, image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no readable PNG picture ({error}): make it again, or remove it") from error
+        raise DataError(
+            f"{path} is no readable PNG picture ({error}): make it again, or remove it"
+        ) from error

@@ -54,8 +54,18 @@ def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 def selection_text(row: dict[str, Any]) -> str:
     """One look at the policy by the selection CLIP."""
-    parts = [f"{key} {row[key]:.3g}" for key in ("score", "forgotten", "retained", "coherence") if key in row]
-    best = " (best so far)" if row.get("best") else "" if row.get("allowed", True) else " (lost more than may be lost)"
+    parts = [
+        f"{key} {row[key]:.3g}"
+        for key in ("score", "forgotten", "retained", "coherence")
+        if key in row
+    ]
+    best = (
+        " (best so far)"
+        if row.get("best")
+        else ""
+        if row.get("allowed", True)
+        else " (lost more than may be lost)"
+    )
     return f"look at version {row.get('policy_version', '?')}: {', '.join(parts)}{best}"
 
 
@@ -105,7 +115,8 @@ class Lines:
             numbers = "  ".join(f"{label} {text}" for label, text in measures(row))
             eta = self._eta.text(row)
             self._print(
-                f"round {row.get('round', '?')}/{row.get('rounds', '?')}  {numbers}{f'  ETA {eta}' if eta else ''}"
+                f"round {row.get('round', '?')}/{row.get('rounds', '?')}  "
+                f"{numbers}{f'  ETA {eta}' if eta else ''}"
             )
 
     def _print(self, text: str) -> None:
@@ -118,7 +129,8 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("ETA {task.fields[eta]}"),
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=None, eta="-")
@@ -148,7 +160,9 @@ class LiveView:
         elif event == "round":
             self._row = row
             eta = self._eta.text(row) or "-"
-            self._bar.update(self._task, completed=row.get("round", 0), total=row.get("rounds"), eta=eta)
+            self._bar.update(
+                self._task, completed=row.get("round", 0), total=row.get("rounds"), eta=eta
+            )
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

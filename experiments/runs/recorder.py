@@ -1,4 +1,6 @@
-"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard, trackers and the screen."""
+"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard, trackers and
+the screen.
+"""
 
 import sys
 import time
@@ -21,11 +23,14 @@ _BEFORE = (*_STARTING, "warm-up", "restoring")
 """Phases in which a run does not count yet."""
 
 Reached = tuple[int | None, int]
-"""Round of the checkpoint that a run goes on from, None if there is none, and the newest round of rollouts in it."""
+"""Round of the checkpoint that a run goes on from, None if there is none, and the newest round of
+rollouts in it."""
 
 
 class Recorder:
-    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken TensorBoard or tracker warns."""
+    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken TensorBoard or
+    tracker warns.
+    """
 
     def __init__(
         self,
@@ -35,7 +40,9 @@ class Recorder:
         trackers: Iterable[Tracker] = (),
         reached: Reached | None = None,
     ) -> None:
-        """`reached`: what a run that is gone on with goes on from; until it does, its files stay as they are."""
+        """`reached`: what a run that is gone on with goes on from; until it does, its files stay as
+        they are.
+        """
         self._folder = folder
         self._progress = progress
         self._tensorboard = tensorboard
@@ -56,7 +63,10 @@ class Recorder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         stopped = isinstance(error, KeyboardInterrupt)
         for tracker in self._trackers:
@@ -64,7 +74,9 @@ class Recorder:
         self._warn()
         self._progress.stop()
         for file in filter(None, (self._metrics, self._ledger, self._board)):
-            with suppress(OSError) if error is not None else nullcontext():  # nothing hides the first cause
+            with (
+                suppress(OSError) if error is not None else nullcontext()
+            ):  # nothing hides the first cause
                 file.close()
 
     def __call__(self, event: str, row: dict[str, Any]) -> None:
@@ -80,7 +92,11 @@ class Recorder:
         if event == "restart":  # what came after the checkpoint will be said again
             self._go_back((row["round"] or None, row["newest_round"]))
         self._append({"event": event, "elapsed": elapsed, **row})
-        if event == "phase" and self._folder.state.get("state") == "starting" and row.get("phase") not in _STARTING:
+        if (
+            event == "phase"
+            and self._folder.state.get("state") == "starting"
+            and row.get("phase") not in _STARTING
+        ):
             self._folder.update(state="running")
         if event == "dashboard":
             self._folder.update(dashboard=row["url"])
@@ -111,7 +127,8 @@ class Recorder:
         self._board = _open_board(self._folder / "tensorboard") if self._tensorboard else None
 
     def _go_on(self) -> None:
-        """Cuts the files of a resumed run to where it goes on, and writes what was said meanwhile."""
+        """Cuts the files of a resumed run to where it goes on, and writes what was said
+        meanwhile."""
         if self._reached is None:
             return
         trim(self._folder.path, *self._reached)

@@ -1,8 +1,9 @@
 """How one run takes another's place, so that a kill at any moment loses neither.
 
-The old run is set aside as a whole, by one rename, into `.NAME.replaced` beside it. Once the new one is on record as
-begun, which is the only proof that the old one is no longer wanted, it is deleted; else it is put back, by the next
-start of that name at the latest. Locks are held on the folders themselves: a folder takes its lock along.
+The old run is set aside as a whole, by one rename, into `.NAME.replaced` beside it. Once the new
+one is on record as begun, which is the only proof that the old one is no longer wanted, it is
+deleted; else it is put back, by the next start of that name at the latest. Locks are held on the
+folders themselves: a folder takes its lock along.
 """
 
 import fcntl
@@ -28,16 +29,19 @@ def aside(path: Path) -> Path:
 
 
 def restore(path: Path) -> None:
-    """Mends what a start that was killed has left; ConfigError if another process is at work there."""
+    """Mends what a start that was killed has left; ConfigError if another process is at work
+    there."""
     if os.path.lexists(aside(path)):
         for lock in claim(path, empty=False):
             os.close(lock)
 
 
 def claim(path: Path, empty: bool) -> list[int]:
-    """Makes folder `path`, locked against a second run of this name; sets aside what it holds if told so.
+    """Makes folder `path`, locked against a second run of this name; sets aside what it holds if
+    told so.
 
-    Returns the locks, to be closed at the end of the run. ConfigError if another process holds them.
+    Returns the locks, to be closed at the end of the run. ConfigError if another process holds
+    them.
     """
     locks: list[int] = []
     try:
@@ -56,13 +60,18 @@ def claim(path: Path, empty: bool) -> list[int]:
             os.close(lock)
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise MachineError(f"cannot make the run folder {path}: {reason}; set output=...") from error
+            raise MachineError(
+                f"cannot make the run folder {path}: {reason}; set output=..."
+            ) from error
         raise
     return locks
 
 
 def bring_back(path: Path) -> None:
-    """Puts the run that was set aside back in its place; what came after it had not begun. Called with the locks."""
+    """Puts the run that was set aside back in its place; what came after it had not begun.
+
+    Called with the locks.
+    """
     with suppress(OSError, UserError):  # nothing hides why it ended; the next start tries again
         if aside(path).is_dir():
             _put_back(path)
@@ -94,7 +103,9 @@ def _locked(path: Path, patient: bool = False) -> int:
         except BlockingIOError:
             if not patient or number == _TRIES - 1:
                 os.close(lock)
-                raise ConfigError(f"another run is writing {path}; wait for it or choose another --name") from None
+                raise ConfigError(
+                    f"another run is writing {path}; wait for it or choose another --name"
+                ) from None
             time.sleep(_PAUSE)
         os.close(lock)
     raise ConfigError(f"another run is writing {path}; wait for it or choose another --name")
@@ -121,7 +132,9 @@ def _mend(path: Path) -> None:
         try:
             _lock(handle)
         except BlockingIOError as error:
-            raise ConfigError(f"another run is starting in {path}; wait for it or choose another --name") from error
+            raise ConfigError(
+                f"another run is starting in {path}; wait for it or choose another --name"
+            ) from error
         if read_state(path).begun is True:
             forget(path)
         else:

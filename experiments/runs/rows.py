@@ -1,4 +1,6 @@
-"""Files of JSON lines, `metrics.jsonl` and `ledger.jsonl`: the one reader of them, and what a line must hold."""
+"""Files of JSON lines, `metrics.jsonl` and `ledger.jsonl`: the one reader of them, and what a line
+must hold.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +41,9 @@ class Update(Line):
 
 
 def read_rows(path: Path, kind: type[Line] = Line) -> list[dict[str, Any]]:
-    """All lines as objects; none without a file. A last line that is cut short, as a crash leaves it, is left out.
+    """All lines as objects; none without a file.
+
+    A last line that is cut short, as a crash leaves it, is left out.
 
     Raises DataError, which names file and line, for any other that is no object of this kind.
     """
@@ -48,7 +52,9 @@ def read_rows(path: Path, kind: type[Line] = Line) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}: {REMEDY}") from error
     *whole, last = content.split(b"\n")
-    rows = [_parsed(line, f"{path}, line {number},", kind) for number, line in enumerate(whole, start=1)]
+    rows = [
+        _parsed(line, f"{path}, line {number},", kind) for number, line in enumerate(whole, start=1)
+    ]
     with suppress(DataError):  # its writer was killed before the line's end
         rows += [_parsed(last, f"{path}, line {len(rows) + 1},", kind)] if last else []
     return rows
@@ -66,5 +72,7 @@ def _parsed(line: bytes, source: str, kind: type[Line]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{source} is damaged ({where}: {first['msg'].lower()}): {REMEDY}") from error
+        raise DataError(
+            f"{source} is damaged ({where}: {first['msg'].lower()}): {REMEDY}"
+        ) from error
     return row

@@ -1,4 +1,6 @@
-"""The folder of one run: reserved before anything heavy starts, locked while it runs, honest about its state."""
+"""The folder of one run: reserved before anything heavy starts, locked while it runs, honest about
+its state.
+"""
 
 import hashlib
 import os
@@ -20,7 +22,17 @@ from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
 
-PACKAGES = ("rl-unlearn", "torch", "ray", "diffusers", "transformers", "peft", "open_clip_torch", "pyarrow", "numpy")
+PACKAGES = (
+    "rl-unlearn",
+    "torch",
+    "ray",
+    "diffusers",
+    "transformers",
+    "peft",
+    "open_clip_torch",
+    "pyarrow",
+    "numpy",
+)
 
 
 @dataclass
@@ -38,10 +50,14 @@ class RunFolder:
         return self.path / name
 
     @contextmanager
-    def running(self, config: Config, argv: list[str], resumed: bool = False) -> Iterator["RunFolder"]:
-        """Make the folder, then keep `run_state.json` true until the block is left, however it is left.
+    def running(
+        self, config: Config, argv: list[str], resumed: bool = False
+    ) -> Iterator["RunFolder"]:
+        """Make the folder, then keep `run_state.json` true until the block is left, however it is
+        left.
 
-        With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run ends before `begin`.
+        With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run
+        ends before `begin`.
         """
         locks = replacing.claim(self.path, empty=not resumed)
         try:
@@ -50,10 +66,16 @@ class RunFolder:
             self.state["begun"] = there.begun is not False
             text = settings.dump(config)
             written = self / "config.yaml"
-            known = [digest(written.read_text(encoding="utf-8"))] if resumed and written.is_file() else []
+            known = (
+                [digest(written.read_text(encoding="utf-8"))]
+                if resumed and written.is_file()
+                else []
+            )
             self.update(
-                configs=[digest(text), *known], state="starting", reason=None, started=now(), finished=None, argv=argv,
-                host=platform.node(), pid=os.getpid(), python=platform.python_version(), packages=package_versions(),
+                configs=[digest(text), *known], state="starting", reason=None, started=now(),
+                finished=None, argv=argv,
+                host=platform.node(), pid=os.getpid(), python=platform.python_version(),
+                packages=package_versions(),
             )  # fmt: skip
             self._config = text
             if not resumed:
@@ -73,7 +95,8 @@ class RunFolder:
                 os.close(lock)
 
     def begin(self) -> None:
-        """All actors are there and the warm-up or the restoring is done: from now on this run counts.
+        """All actors are there and the warm-up or the restoring is done: from now on this run
+        counts.
 
         What it replaces is deleted, after that is on disk.
         """
@@ -115,7 +138,9 @@ def reserve(config: Config, overwrite: bool) -> RunFolder:
     _check_writable(path)
     if _holds_something(path):
         if not overwrite and has_begun(path):
-            raise ConfigError(f"{path} already holds a run; choose another --name or pass --overwrite")
+            raise ConfigError(
+                f"{path} already holds a run; choose another --name or pass --overwrite"
+            )
         if not (path / run_state.NAME).is_file():
             raise ConfigError(f"{path} is no run folder and stays as it is; choose another --name")
     return RunFolder(path)
@@ -134,19 +159,27 @@ def has_begun(path: Path) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    there = next(
+        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
+    )
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise MachineError(f"cannot write to {there}: {error.strerror}; set output=... to a writable folder") from error
+        raise MachineError(
+            f"cannot write to {there}: {error.strerror}; set output=... to a writable folder"
+        ) from error
 
 
 def _verdict(error: BaseException) -> dict[str, Any]:
     if isinstance(error, KeyboardInterrupt):
         return {"state": "stopped", "reason": getattr(error, "name", signals.cause(error).name)}
     if not isinstance(error, UserError):
-        return {"state": "failed", "reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        return {
+            "state": "failed",
+            "reason": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
     return {"state": "failed", "reason": str(error)} | (
         {"traceback": traceback.format_exc()} if error.__cause__ else {}
     )

@@ -59,7 +59,9 @@ class RunState(_Part):
 
 
 def read_state(folder: Path) -> RunState:
-    """What a run folder says, nothing if it has no such file; DataError, which names it, if it is damaged."""
+    """What a run folder says, nothing if it has no such file; DataError, which names it, if it is
+    damaged.
+    """
     path = folder / NAME
     if not path.exists():
         return RunState()

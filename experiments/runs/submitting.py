@@ -18,10 +18,11 @@ from rl_unlearn.files.json_file import parse_object
 
 
 def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
-    """Submit the command to the head at `args.submit`, follow its log on stderr, and end as it ends.
+    """Submit the command to the head at `args.submit`, follow its log on stderr, and end as it
+    ends.
 
-    SIGINT or SIGTERM stops the job. Raises TrainingError with the job's own cause if it failed, `Stopped` if it was
-    stopped by somebody else.
+    SIGINT or SIGTERM stops the job. Raises TrainingError with the job's own cause if it failed,
+    `Stopped` if it was stopped by somebody else.
     """
     _check(config)
     address.check_head(args.submit)
@@ -30,7 +31,11 @@ def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, An
     run = Path(config.output) / config.run_name
     client = submission.connect(args.submit)
     if not submission.asks_for_token(client):
-        _say(console, f"warning: {args.submit} asks for no token: whoever reaches it can run code on the cluster")
+        _say(
+            console,
+            f"warning: {args.submit} asks for no token: whoever reaches it can run code on the "
+            "cluster",
+        )
     job = submission.submit(client, run, command(args.argv), Path.cwd(), _environment(), _to_stderr)
     _say(console, f"job {job.id} is submitted to {args.submit}; Ctrl-C stops it")
     try:
@@ -79,10 +84,13 @@ def _check(config: Config) -> None:
     if config.cluster.inline:
         raise ConfigError("--submit runs on a cluster, --inline without one: leave one of them out")
     if config.cluster.address not in (None, "auto"):
-        raise ConfigError("--submit: a job finds its own cluster; leave --address and cluster.address out")
+        raise ConfigError(
+            "--submit: a job finds its own cluster; leave --address and cluster.address out"
+        )
     if not Path(config.output).is_absolute():
         raise ConfigError(
-            f"output={config.output}: a relative folder goes with the job's working directory; name one that outlives "
+            f"output={config.output}: a relative folder goes with the job's working directory; "
+            "name one that outlives "
             "it, on storage that the whole cluster shares, such as output=/shared/outputs"
         )
     if not Path("experiments/__main__.py").is_file():

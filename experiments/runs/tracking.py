@@ -1,4 +1,6 @@
-"""Experiment trackers hear of a run from a thread of their own: one that is slow, down or broken is a warning."""
+"""Experiment trackers hear of a run from a thread of their own: one that is slow, down or broken is
+a warning.
+"""
 
 import os
 import queue
@@ -27,7 +29,9 @@ def check(config: Config) -> None:
     """ConfigError if the package of a tracker that was asked for is not installed."""
     for name in config.trackers:
         if not installed(name):
-            raise ConfigError(f"trackers={name}: not installed; pip install {PACKAGES[name]}, or leave it out")
+            raise ConfigError(
+                f"trackers={name}: not installed; pip install {PACKAGES[name]}, or leave it out"
+            )
 
 
 def installed(package: str) -> bool:
@@ -37,10 +41,14 @@ def installed(package: str) -> bool:
 
 
 def scalars(event: str, row: dict[str, Any]) -> Scalars:
-    """The numbers of an event's row by the names that trackers show; those of a field of fields or of a list, too."""
+    """The numbers of an event's row by the names that trackers show; those of a field of fields or
+    of a list, too.
+    """
     found: Scalars = {}
     for key, value in row.items():
-        fields = {f"{i:02d}": one for i, one in enumerate(value)} if isinstance(value, list) else value
+        fields = (
+            {f"{i:02d}": one for i, one in enumerate(value)} if isinstance(value, list) else value
+        )
         parts = fields.items() if isinstance(fields, dict) else [("", fields)]
         for part, number in parts:
             if isinstance(number, int | float) and key != "round":
@@ -49,7 +57,9 @@ def scalars(event: str, row: dict[str, Any]) -> Scalars:
 
 
 def redacted(text: str) -> str:
-    """One line without what the environment holds as a secret, and without user and password of an address."""
+    """One line without what the environment holds as a secret, and without user and password of an
+    address.
+    """
     for name, value in os.environ.items():
         if _SECRET.search(name.upper()) and len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, "***")
@@ -65,7 +75,10 @@ class Tracker:
         self._trouble: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._off = threading.Event()
         self._thread = threading.Thread(
-            target=self._work, args=(lambda: OPENERS[name](folder, config),), name=f"tracker-{name}", daemon=True
+            target=self._work,
+            args=(lambda: OPENERS[name](folder, config),),
+            name=f"tracker-{name}",
+            daemon=True,
         )
         self._thread.start()
 
@@ -78,7 +91,9 @@ class Tracker:
                 self._give_up(f"is {WAITING} events behind")
 
     def close(self, state: str) -> None:
-        """Says how the run ended, `finished`, `failed` or `stopped`, and waits a little for what is under way."""
+        """Says how the run ended, `finished`, `failed` or `stopped`, and waits a little for what is
+        under way.
+        """
         if not self._off.is_set():
             try:
                 self._items.put_nowait(state)

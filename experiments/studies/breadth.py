@@ -1,9 +1,11 @@
-"""The breadth study: run folders of many concepts as one table, worst first, and one picture that is not picked.
+"""The breadth study: run folders of many concepts as one table, worst first, and one picture that
+is not picked.
 
-    python -m experiments.studies.breadth outputs/breadth docs/studies/breadth.json docs/pictures/breadth.png
+    python -m experiments.studies.breadth outputs/breadth \\
+        docs/studies/breadth.json docs/pictures/breadth.png
 
-With `--keep`, rows of other runs that the JSON file holds already stay in it. Every adapter is judged again by the
-canvas's panel (other seeds and kinds of networks); its images are in the cache.
+With `--keep`, rows of other runs that the JSON file holds already stay in it. Every adapter is
+judged again by the canvas's panel (other seeds and kinds of networks); its images are in the cache.
 """
 
 import argparse
@@ -35,9 +37,15 @@ TILE = 48
 def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
     """UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
     config = common.run_config(run, [f"evaluation.judge={PANEL}", f"output={run.parent}"])
-    candidate = measuring.Candidate(run.name, config.lora, read_adapter(run), locate(run).stat().st_size)
+    candidate = measuring.Candidate(
+        run.name, config.lora, read_adapter(run), locate(run).stat().st_size
+    )
     book = PromptBook.from_config(config)
-    return measuring.judge_side_by_side([candidate], book, load_judge(config), config, console).after[0].headline()
+    return (
+        measuring.judge_side_by_side([candidate], book, load_judge(config), config, console)
+        .after[0]
+        .headline()
+    )
 
 
 def row(run: Path, console: Console) -> dict[str, Any]:
@@ -59,7 +67,8 @@ def row(run: Path, console: Console) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """A row for each run, the lowest UA first, as Markdown; the mean over all runs below."""
     lines = [
-        "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | seen instead |",
+        "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | "
+        "seen instead |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
@@ -74,7 +83,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def gallery(runs: list[Path]) -> Image.Image:
-    """For each run the row of its samples that asks for the concept, untouched on the left and adapted on the right."""
+    """For each run the row of its samples that asks for the concept, untouched on the left and
+    adapted on the right.
+    """
     cells, names = [], []
     for run in runs:
         sheet = tiles.read_sheet(run)
@@ -86,7 +97,9 @@ def gallery(runs: list[Path]) -> Image.Image:
             with Image.open(run / "samples" / side) as whole:
                 for place in range(8):
                     # A style is asked for with eight objects, an object in eight styles.
-                    tile = whole.convert("RGB").crop((place * width, 0, (place + 1) * width, height))
+                    tile = whole.convert("RGB").crop(
+                        (place * width, 0, (place + 1) * width, height)
+                    )
                     line.append(tile.resize((TILE, TILE), Image.Resampling.LANCZOS))
         cells.append(line)
         names.append(read_json(run / "evaluation.json")["concept"])
@@ -95,7 +108,9 @@ def gallery(runs: list[Path]) -> Image.Image:
 
 def main(argv: list[str]) -> None:
     """Prints the table; writes the rows as JSON and the picture of all runs of seed 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", type=Path, help="folder of run folders")
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
@@ -107,7 +122,10 @@ def main(argv: list[str]) -> None:
     done = {(one["concept"], one["seed"]) for one in new}
     kept = read_json(args.json).get("rows", []) if args.keep else []
     rows = [one for one in kept if (one["concept"], one["seed"]) not in done] + new
-    write_json(args.json, {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows})
+    write_json(
+        args.json,
+        {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows},
+    )
     first = [run for run, one in zip(runs, new, strict=True) if one["seed"] == 0]
     write_bytes(args.picture, pictures.to_png(gallery(first)))
     print(table(rows))  # noqa: T201

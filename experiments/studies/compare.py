@@ -1,10 +1,13 @@
-"""A sweep's settings side by side, each over all its concepts and seeds: a table, and the curves of every single run.
+"""A sweep's settings side by side, each over all its concepts and seeds: a table, and the curves of
+every single run.
 
-    python -m experiments.studies.compare outputs/reuse docs/studies/reuse.json docs/pictures/reuse.png
-    python -m experiments.studies.compare outputs/estimators e.json e.png --than terminal     # and differences from it
+    python -m experiments.studies.compare outputs/reuse \\
+        docs/studies/reuse.json docs/pictures/reuse.png
+    # and differences from one of the lines:
+    python -m experiments.studies.compare outputs/estimators e.json e.png --than terminal
 
-Curves are what the selection CLIP saw in its looks. Images are those of warm-up and rounds; the looks, the measuring
-instrument here, are left out.
+Curves are what the selection CLIP saw in its looks. Images are those of warm-up and rounds; the
+looks, the measuring instrument here, are left out.
 """
 
 import argparse
@@ -23,7 +26,12 @@ from experiments.files import write_bytes, write_json
 from experiments.sweep.results import looks
 from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
 
-PANELS = {"forgotten": "forgotten", "coherence": "coherence", "retained": "retained", "other": "rest of retained"}
+PANELS = {
+    "forgotten": "forgotten",
+    "coherence": "coherence",
+    "retained": "retained",
+    "other": "rest of retained",
+}
 FLAT = 0.95
 """A share that never falls below is said and not drawn."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -45,7 +53,9 @@ class Run:
     looks: tuple[dict[str, Any], ...]
 
     def images(self, look: dict[str, Any]) -> int:
-        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two before."""
+        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two
+        before.
+        """
         return self.warmup + self.per_round * int(look["round"])
 
     @property
@@ -64,18 +74,32 @@ def _run(trial: Trial) -> Run:
     concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
     found = looks(trial.path)
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
-    return Run(label, config.concept, trial, config.critic.warmup_images, config.rollout.images, tuple(found))
+    return Run(
+        label,
+        config.concept,
+        trial,
+        config.critic.warmup_images,
+        config.rollout.images,
+        tuple(found),
+    )
 
 
 def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
     """Settings in the order of the sweep's file, where it names them; others by name after them."""
     listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
-    places = {re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place for place, one in enumerate(listed)}
-    return sorted({run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name))
+    places = {
+        re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place
+        for place, one in enumerate(listed)
+    }
+    return sorted(
+        {run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name)
+    )
 
 
 def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval, counts as medians."""
+    """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval,
+    counts as medians.
+    """
     found: dict[str, Any] = {"setting": setting, "n": len(runs)}
     for name in HEADLINE:
         values = [run.trial.figures[name] for run in runs]
@@ -85,7 +109,9 @@ def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
     never = [math.inf] * (len(runs) - len(reached))
     found["reached"] = len(reached)
     found["updates_until"] = _median([float(look["policy_version"]) for _, look in reached] + never)
-    found["rollouts_until"] = _median([float(run.per_round * look["round"]) for run, look in reached] + never)
+    found["rollouts_until"] = _median(
+        [float(run.per_round * look["round"]) for run, look in reached] + never
+    )
     found["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
     found["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
     return found
@@ -98,9 +124,11 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table; what is first reached counts images of the rounds, and with those of the warm-up."""
+    """The table; what is first reached counts images of the rounds, and with those of the
+    warm-up."""
     lines = [
-        "| setting | runs | UA (lowest) | coherence | IRA | CRA | forgotten in | updates | rollouts | + warm-up |",
+        "| setting | runs | UA (lowest) | coherence | IRA | CRA | forgotten in | updates | "
+        "rollouts | + warm-up |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in rows:
@@ -111,18 +139,23 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             for key in ("updates_until", "rollouts_until", "images_until")
         ]
         lines.append(
-            f"| {one['setting']} | {one['n']} | {' | '.join(cells)} | {one['reached']} of {one['n']} "
+            f"| {one['setting']} | {one['n']} | {' | '.join(cells)} | {one['reached']} of "
+            f"{one['n']} "
             f"| {' | '.join(medians)} |"
         )
     return "\n".join(lines)
 
 
 def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
-    """A table: UA of each setting less that of ``other``, over the pairs of the same concept and seed."""
+    """A table: UA of each setting less that of ``other``, over the pairs of the same concept and
+    seed.
+    """
 
     def judged(name: str) -> dict[tuple[str, Any], float]:
         own = [run for run in runs if run.setting == name]
-        return {(run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in own}
+        return {
+            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in own
+        }
 
     base = judged(other)
     lines = [f"| setting | pairs | UA less that of {other} |", "|---|--:|--:|"]
@@ -138,14 +171,20 @@ def _interval(one: dict[str, float | None]) -> str:
 
 
 def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
-    """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their mean is thick."""
+    """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their
+    mean is thick.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     concepts = list(dict.fromkeys(run.concept for run in runs))
     lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}
     panels = {key: title for key, title in PANELS.items() if lowest[key] < FLAT}
-    flat = "".join(f"; {title}: at least {lowest[key]:.2f}" for key, title in PANELS.items() if key not in panels)
+    flat = "".join(
+        f"; {title}: at least {lowest[key]:.2f}"
+        for key, title in PANELS.items()
+        if key not in panels
+    )
     size = (4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -158,7 +197,10 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
                     for run in runs
                     if run.concept == concept and run.setting == name
                 ]
-                look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
+                look = {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
+                }
                 if curves:
                     plot_runs(axes, curves, name, **look)
             axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
@@ -168,16 +210,29 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(grid[0]), frameon=False, fontsize=9)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2 * len(grid[0]),
+        frameon=False,
+        fontsize=9,
+    )
     for axes in grid[-1]:
-        axes.set_xlabel({"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8)
-    figure.suptitle(f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9)
+        axes.set_xlabel(
+            {"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8
+        )
+    figure.suptitle(
+        f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9
+    )
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
-def plot_runs(axes: Any, curves: Sequence[Sequence[tuple[float, float]]], label: str, **look: Any) -> None:
+def plot_runs(
+    axes: Any, curves: Sequence[Sequence[tuple[float, float]]], label: str, **look: Any
+) -> None:
     """Single runs thin, their mean thick and labelled; ``look`` is matplotlib's."""
     for curve in curves:
         axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
@@ -192,12 +247,18 @@ def _place(run: Run, look: dict[str, Any], against: str) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the table; writes the rows with all their runs as JSON, and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep")
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--against", choices=("images", "seconds"), default="images", help="the picture's abscissa")
-    parser.add_argument("--than", metavar="SETTING", help="also print how much UA differs from that setting's")
+    parser.add_argument(
+        "--against", choices=("images", "seconds"), default="images", help="the picture's abscissa"
+    )
+    parser.add_argument(
+        "--than", metavar="SETTING", help="also print how much UA differs from that setting's"
+    )
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
     names = setting_names(args.sweep, runs)
@@ -205,7 +266,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"no setting {args.than!r} here; there are {', '.join(names)}")
     rows = [row(name, [run for run in runs if run.setting == name]) for name in names]
     every = [
-        {"setting": run.setting, "concept": run.concept, "seed": run.trial.settings.get("seed"), **run.trial.figures}
+        {
+            "setting": run.setting,
+            "concept": run.concept,
+            "seed": run.trial.settings.get("seed"),
+            **run.trial.figures,
+        }
         for run in runs
     ]
     write_json(args.json, {"rows": rows, "runs": every})

@@ -1,10 +1,11 @@
-"""What is lost against what is forgotten: a line for each value of one key, a point for each value of another.
+"""What is lost against what is forgotten: a line for each value of one key, a point for each value
+of another.
 
     python -m experiments.studies.front outputs/retention estimator.name learner.kl_budget \\
         docs/studies/retention.json docs/pictures/retention.png
 
-UA, IRA and CRA are the judges'; drift is the learner's own measure of what its budget limits. A point is a mean over
-concepts and seeds with its 95 % t-interval.
+UA, IRA and CRA are the judges'; drift is the learner's own measure of what its budget limits. A
+point is a mean over concepts and seeds with its 95 % t-interval.
 """
 
 import argparse
@@ -44,8 +45,12 @@ class Point:
 
 
 def drift(trial: Trial) -> float:
-    """KL to the frozen model on prompts to keep, nats per denoising step: median of the last rounds."""
-    rounds = [row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"]
+    """KL to the frozen model on prompts to keep, nats per denoising step: median of the last
+    rounds.
+    """
+    rounds = [
+        row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"
+    ]
     return statistics.median(float(row["kl"]) for row in rounds[-_LATE:])
 
 
@@ -62,13 +67,18 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
 
 def with_drift(point: Point) -> Point:
     """The drift is among its trials' figures."""
-    trials = [replace(trial, figures=trial.figures | {"drift": drift(trial)}) for trial in point.trials]
+    trials = [
+        replace(trial, figures=trial.figures | {"drift": drift(trial)}) for trial in point.trials
+    ]
     return replace(point, trials=tuple(trials))
 
 
 def markdown(points: Sequence[Point], line: str, point: str) -> str:
     """The table of all points."""
-    rows = [f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    rows = [
+        f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for one in points:
         cells = [one.mean(name).text() for name in HEADLINE] + [one.mean("drift").text(digits=2)]
         rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
@@ -76,19 +86,25 @@ def markdown(points: Sequence[Point], line: str, point: str) -> str:
 
 
 def draw(points: Sequence[Point], point: str) -> bytes:
-    """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order of their values."""
+    """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order
+    of their values.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(LOST), 4.0), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for axes, (measure, title) in zip(figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True):
+    for axes, (measure, title) in zip(
+        figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True
+    ):
         for i, line in enumerate(dict.fromkeys(one.line for one in points)):
             own = [one for one in points if one.line == line]
             kept, forgotten = [one.mean(measure) for one in own], [one.mean("ua") for one in own]
             axes.errorbar(
-                [m.value for m in kept], [m.value for m in forgotten], xerr=_arms(kept, measure != "drift"),
-                yerr=_arms(forgotten, True), marker="o", markersize=5, linewidth=1.2, elinewidth=0.6,
+                [m.value for m in kept], [m.value for m in forgotten],
+                xerr=_arms(kept, measure != "drift"),
+                yerr=_arms(forgotten, True), marker="o", markersize=5, linewidth=1.2,
+                elinewidth=0.6,
                 capsize=2, color=COLOURS[i], label=str(line),
             )  # fmt: skip
             for rank, (one, x, y) in enumerate(zip(own, kept, forgotten, strict=True)):
@@ -109,8 +125,16 @@ def draw(points: Sequence[Point], point: str) -> bytes:
         axes.tick_params(labelsize=8)
     axes = figure.axes[0]
     axes.set_ylabel("UA %: forgotten", fontsize=9)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    figure.suptitle(f"UA, IRA and CRA by the judges, drift by the learner; small numbers: {point}", fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=6,
+        frameon=False,
+        fontsize=9,
+    )
+    figure.suptitle(
+        f"UA, IRA and CRA by the judges, drift by the learner; small numbers: {point}", fontsize=9
+    )
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
@@ -127,7 +151,9 @@ def _arms(means: Sequence[Mean], share: bool) -> tuple[list[float], list[float]]
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the table; writes every run as JSON, and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep")
     parser.add_argument("line", help="key that tells the lines apart")
     parser.add_argument("point", help="key that tells a line's points apart")
@@ -136,7 +162,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     points = [with_drift(one) for one in read_points(args.sweep, args.line, args.point)]
     runs = [
-        {args.line: one.line, args.point: one.point, "seed": trial.settings.get("seed"), **trial.figures}
+        {
+            args.line: one.line,
+            args.point: one.point,
+            "seed": trial.settings.get("seed"),
+            **trial.figures,
+        }
         for one in points
         for trial in one.trials
     ]

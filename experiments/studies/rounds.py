@@ -1,13 +1,15 @@
-"""What the runs of a sweep recorded on the way, setting by setting: a table of any keys of their `metrics.jsonl`.
+"""What the runs of a sweep recorded on the way, setting by setting: a table of any keys of their
+`metrics.jsonl`.
 
-    python -m experiments.studies.rounds outputs/critics explained_variance critic_correlation --first 12
+    python -m experiments.studies.rounds outputs/critics \\
+        explained_variance critic_correlation --first 12
     python -m experiments.studies.rounds outputs/lag coherence --event selection --take lowest
     python -m experiments.studies.rounds outputs/jpeg reward --last 4 --picture reward.png
 
-In each run one value is taken of its rows (their median, unless `--take` says otherwise); the table has the mean of
-these over the setting's runs with its 95 % t-interval, and the lowest and highest run. A key that holds a list, one
-value for each noise level, gets a table of its own, without intervals. A cell is empty where a setting never
-recorded the key.
+In each run one value is taken of its rows (their median, unless `--take` says otherwise); the table
+has the mean of these over the setting's runs with its 95 % t-interval, and the lowest and highest
+run. A key that holds a list, one value for each noise level, gets a table of its own, without
+intervals. A cell is empty where a setting never recorded the key.
 """
 
 import argparse
@@ -23,12 +25,20 @@ from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
 from experiments.sweep.table import mean
 
-TAKE: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "lowest": min, "highest": max}
+TAKE: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "lowest": min,
+    "highest": max,
+}
 
 
 def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict[str, Any]]:
     """The rows of one event, all of them or the first or last so many."""
-    rows = [row for row in read_rows(run.trial.path / "metrics.jsonl", Event) if row.get("event") == event]
+    rows = [
+        row
+        for row in read_rows(run.trial.path / "metrics.jsonl", Event)
+        if row.get("event") == event
+    ]
     return rows[:first] if first is not None else rows[-last:] if last is not None else rows
 
 
@@ -44,13 +54,19 @@ def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
 
 
 def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
-    """A table of the keys with one value, and one for each key with several; `found` is by key and setting."""
+    """A table of the keys with one value, and one for each key with several; `found` is by key and
+    setting.
+    """
     single = [
-        key for key, settings in found.items() if all(len(run) <= 1 for runs in settings.values() for run in runs)
+        key
+        for key, settings in found.items()
+        if all(len(run) <= 1 for runs in settings.values() for run in runs)
     ]
     tables = []
     if single:
-        lines = ["| setting | runs | " + " | ".join(f"{key} | lowest, highest" for key in single) + " |"]
+        lines = [
+            "| setting | runs | " + " | ".join(f"{key} | lowest, highest" for key in single) + " |"
+        ]
         lines.append("|---|--:|" + "--:|--:|" * len(single))
         for setting, runs in found[single[0]].items():
             cells = []
@@ -66,7 +82,9 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
         for setting, runs in found[key].items():
             known = zip(*(run for run in runs if run), strict=True)
             places = [[value for value in place if not math.isnan(value)] for place in known]
-            cells = [f"{statistics.mean(place):.{digits}f}" if place else "" for place in places] or [""] * width
+            cells = [
+                f"{statistics.mean(place):.{digits}f}" if place else "" for place in places
+            ] or [""] * width
             lines.append(f"| {setting} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
@@ -80,14 +98,22 @@ def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for colour, (setting, runs) in zip(COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False):
+    for colour, (setting, runs) in zip(
+        COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False
+    ):
         plot_runs(axes, runs, setting, color=colour)
     axes.set_xlabel("rounds", fontsize=9)
     axes.set_ylabel(key, fontsize=9)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+    )
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
@@ -95,33 +121,53 @@ def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables; draws the first key, if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep")
     parser.add_argument("keys", nargs="+", metavar="KEY", help="of the rows of metrics.jsonl")
-    parser.add_argument("--event", default="round", help="whose rows are read: round (default) or selection")
+    parser.add_argument(
+        "--event", default="round", help="whose rows are read: round (default) or selection"
+    )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--first", type=int, help="only the first so many rows of a run")
     part.add_argument("--last", type=int, help="only the last so many")
-    parser.add_argument("--take", choices=tuple(TAKE), default="median", help="what is taken of a run's rows")
+    parser.add_argument(
+        "--take", choices=tuple(TAKE), default="median", help="what is taken of a run's rows"
+    )
     parser.add_argument("--digits", type=int, default=2)
     parser.add_argument("--picture", type=Path, help="the first key against rounds, over all rows")
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
     names = setting_names(args.sweep, runs)
     by_name = {name: [run for run in runs if run.setting == name] for name in names}
-    rows = {name: [read(run, args.event, args.first, args.last) for run in own] for name, own in by_name.items()}
+    rows = {
+        name: [read(run, args.event, args.first, args.last) for run in own]
+        for name, own in by_name.items()
+    }
     found = {
-        key: {name: [taken(run, key, args.take) for run in own] for name, own in rows.items()} for key in args.keys
+        key: {name: [taken(run, key, args.take) for run in own] for name, own in rows.items()}
+        for key in args.keys
     }
     for key, settings in found.items():
         if not any(run for own in settings.values() for run in own):
-            recorded = ", ".join(sorted({word for own in rows.values() for run in own for row in run for word in row}))
+            recorded = ", ".join(
+                sorted(
+                    {word for own in rows.values() for run in own for row in run for word in row}
+                )
+            )
             parser.error(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     if args.picture:
         key = args.keys[0]
-        whole = {name: [read(run, args.event, None, None) for run in own] for name, own in by_name.items()}
+        whole = {
+            name: [read(run, args.event, None, None) for run in own]
+            for name, own in by_name.items()
+        }
         curves = {
-            name: [[(float(row["round"]), float(row[key])) for row in run if row.get(key) is not None] for run in own]
+            name: [
+                [(float(row["round"]), float(row[key])) for row in run if row.get(key) is not None]
+                for run in own
+            ]
             for name, own in whole.items()
             if any(found[key][name])
         }

@@ -1,10 +1,12 @@
-"""Which step size each estimator gets, by the selection CLIP alone: a table of a sweep over `learner.lr`.
+"""Which step size each estimator gets, by the selection CLIP alone: a table of a sweep over
+`learner.lr`.
 
     python -m experiments.studies.step_sizes outputs/step-sizes docs/studies/step-sizes.json
 
-A cell has the best look's score, mean over the concepts, and in brackets the judge's UA, which is not used. Bold is the
-choice: of the step sizes within a hundredth of the highest score the one whose runs are forgotten after the fewest
-images (a run that never is counts as infinitely many), and of these the one with the higher score.
+A cell has the best look's score, mean over the concepts, and in brackets the judge's UA, which is
+not used. Bold is the choice: of the step sizes within a hundredth of the highest score the one
+whose runs are forgotten after the fewest images (a run that never is counts as infinitely many),
+and of these the one with the higher score.
 """
 
 import argparse
@@ -41,13 +43,19 @@ def read_cells(root: Path) -> dict[str, list[Point]]:
 def choose(cells: Sequence[Point]) -> Point:
     """The best step size of one estimator."""
     highest = max(score(cell) for cell in cells)
-    return min((c for c in cells if score(c) >= highest - ALIKE), key=lambda cell: (images(cell), -score(cell)))
+    return min(
+        (c for c in cells if score(c) >= highest - ALIKE),
+        key=lambda cell: (images(cell), -score(cell)),
+    )
 
 
 def markdown(found: dict[str, list[Point]]) -> str:
     """A row for each estimator, a column for each step size."""
     sizes = sorted({cell.point for cells in found.values() for cell in cells})
-    lines = [f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |", "|---|" + "--:|" * len(sizes)]
+    lines = [
+        f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |",
+        "|---|" + "--:|" * len(sizes),
+    ]
     for estimator, cells in found.items():
         chosen, texts = choose(cells), dict.fromkeys(sizes, "")
         for cell in cells:
@@ -60,13 +68,20 @@ def markdown(found: dict[str, list[Point]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the table; writes every run as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sweep", type=Path, help="folder of a sweep over estimators and learner.lr")
     parser.add_argument("json", type=Path)
     args = parser.parse_args(argv)
     found = read_cells(args.sweep)
     runs = [
-        {"estimator": cell.line, "lr": cell.point, "concept": trial.settings.get("concept"), "score": trial.score}
+        {
+            "estimator": cell.line,
+            "lr": cell.point,
+            "concept": trial.settings.get("concept"),
+            "score": trial.score,
+        }
         | {"chosen": cell is choose(cells), **trial.figures}
         for cells in found.values()
         for cell in cells

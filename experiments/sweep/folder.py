@@ -1,4 +1,6 @@
-"""The folder of a sweep: what was asked for, locked while it runs, refused when asked for something else."""
+"""The folder of a sweep: what was asked for, locked while it runs, refused when asked for something
+else.
+"""
 
 import fcntl
 import os
@@ -37,20 +39,30 @@ class SweepFolder:
     def check_new(self) -> None:
         """ConfigError if something lies here already."""
         if self.space.is_file():
-            raise ConfigError(f"{self.path} already holds a sweep; continue it with --resume or choose another --name")
+            raise ConfigError(
+                f"{self.path} already holds a sweep; continue it with --resume or choose another "
+                "--name"
+            )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} already exists and is no sweep; choose another --name")
 
     def check_resumable(self) -> None:
         """ConfigError if there is nothing to continue or to read."""
         if not (self.space.is_file() and self.base.is_file()):
-            raise ConfigError(f"{self.path} holds no sweep (no space.yaml and base.yaml); check --name and output=...")
+            raise ConfigError(
+                f"{self.path} holds no sweep (no space.yaml and base.yaml); check --name and "
+                "output=..."
+            )
 
     def check_same(self, base: Config, space: Space) -> None:
         """ConfigError, naming the differing keys, if the sweep here was asked for otherwise."""
         was, now = settings.recorded(self.base), base
         keys = [key for key, field in settings.fields().items() if not settings.is_section(field)]
-        different = [k for k in keys if k not in MAY_CHANGE and settings.value(was, k) != settings.value(now, k)]
+        different = [
+            k
+            for k in keys
+            if k not in MAY_CHANGE and settings.value(was, k) != settings.value(now, k)
+        ]
         stored, asked = strict_yaml.read(self.space), space.file.model_dump(exclude_unset=True)
         for name in dict.fromkeys([*stored, *asked]):
             before, after = stored.get(name), asked.get(name)
@@ -63,13 +75,15 @@ class SweepFolder:
                 different.append(name)
         if different:
             raise ConfigError(
-                f"{self.path} was started with other values of {', '.join(different)}: restore them, leave --config "
+                f"{self.path} was started with other values of {', '.join(different)}: restore "
+                "them, leave --config "
                 "and --space out, or choose another --name"
             )
 
     @contextmanager
     def running(self, base: Config, space: Space) -> Iterator[None]:
-        """Make the folder, write down what is asked for, and keep a second sweep of this name out."""
+        """Make the folder, write down what is asked for, and keep a second sweep of this name
+        out."""
         handle = self._claim()
         try:
             if not self.space.is_file():
@@ -84,18 +98,24 @@ class SweepFolder:
             (self.path / EXPERIMENT).mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDONLY)
         except OSError as error:
-            raise MachineError(f"cannot make the sweep folder {self.path}: {error.strerror}; set output=...") from error
+            raise MachineError(
+                f"cannot make the sweep folder {self.path}: {error.strerror}; set output=..."
+            ) from error
         try:
             _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise ConfigError(f"another sweep is writing {self.path}; wait for it or choose another --name") from error
+            raise ConfigError(
+                f"another sweep is writing {self.path}; wait for it or choose another --name"
+            ) from error
         return handle
 
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Waits until no other trial of the same settings is at work, not even one that a killed sweep left behind."""
+    """Waits until no other trial of the same settings is at work, not even one that a killed sweep
+    left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

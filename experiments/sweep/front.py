@@ -13,11 +13,14 @@ FOLDER = "front"
 def front(found: Sequence[Row]) -> list[Row]:
     """The Pareto front of mean UA and mean of IRA and CRA, by rising UA; equals are all on it."""
     judged = [row for row in found if row.means]
-    return sorted((row for row in judged if not any(_beats(other, row) for other in judged)), key=_ua)
+    return sorted(
+        (row for row in judged if not any(_beats(other, row) for other in judged)), key=_ua
+    )
 
 
 def export(members: Sequence[Row], root: Path) -> list[Path]:
-    """Puts an adapter of each member into `front/`, in place of what was there; MachineError if it cannot.
+    """Puts an adapter of each member into `front/`, in place of what was there; MachineError if it
+    cannot.
 
     Of a setting's seeds it is the one that the selection CLIP liked best: the judges only report.
     """
@@ -31,7 +34,9 @@ def export(members: Sequence[Row], root: Path) -> list[Path]:
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
     except OSError as error:
-        raise MachineError(f"cannot write {target}: {error}; free space or mend the run folder") from error
+        raise MachineError(
+            f"cannot write {target}: {error}; free space or mend the run folder"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [target / trial.path.name for trial in chosen]

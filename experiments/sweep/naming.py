@@ -14,17 +14,28 @@ RESERVED = ("front",)
 
 
 class Namer:
-    """Names every trial of a space from its settings alone, so that a resumed sweep finds its folders again."""
+    """Names every trial of a space from its settings alone, so that a resumed sweep finds its
+    folders again.
+    """
 
     def __init__(self, space: Space) -> None:
         self._space = space
         known = [self._plain(settings) for settings in space.enumerated()]
-        self._twice = {name for name, count in Counter(name.lower() for name in known).items() if count > 1}
+        self._twice = {
+            name for name, count in Counter(name.lower() for name in known).items() if count > 1
+        }
 
     def name(self, settings: Settings) -> str:
-        """The trial's folder. Drawn settings carry a checksum, since the numbers in a name are rounded."""
+        """The trial's folder.
+
+        Drawn settings carry a checksum, since the numbers in a name are rounded.
+        """
         plain = self._plain(settings)
-        if not self._space.drawn and plain.lower() not in {*self._twice, *RESERVED} and len(plain) <= LONGEST:
+        if (
+            not self._space.drawn
+            and plain.lower() not in {*self._twice, *RESERVED}
+            and len(plain) <= LONGEST
+        ):
             return plain
         mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
         return f"{plain[: LONGEST - 7].rstrip('-')}-{mark}"
@@ -36,11 +47,20 @@ class Namer:
 
     def _plain(self, settings: Settings) -> str:
         mix = self._space.mix(settings)
-        named = {key for one in self._space.mixes if one.name == mix for key in one.settings} if mix else set()
+        named = (
+            {key for one in self._space.mixes if one.name == mix for key in one.settings}
+            if mix
+            else set()
+        )
         parts = [mix] if mix else []
-        last = sorted(settings.items(), key=lambda setting: setting[0] == "seed")  # as in the names of single runs
+        last = sorted(
+            settings.items(), key=lambda setting: setting[0] == "seed"
+        )  # as in the names of single runs
         parts += [self._part(key, value) for key, value in last if key not in named]
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part for part in parts if part)).strip("-._") or "trial"
+        return (
+            re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part for part in parts if part)).strip("-._")
+            or "trial"
+        )
 
     def _part(self, key: str, value: Any) -> str:
         """Words speak for themselves; numbers take along the end of their key."""
@@ -57,6 +77,10 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}".replace("+", "")
     if isinstance(value, dict | list):
-        words = [f"{key}{value[key]}" for key in value] if isinstance(value, dict) else [str(one) for one in value]
+        words = (
+            [f"{key}{value[key]}" for key in value]
+            if isinstance(value, dict)
+            else [str(one) for one in value]
+        )
         return "-" + "-".join(words or ["none"])
     return str(value)

@@ -22,11 +22,15 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
         colour = ORANGE if on_front else GREY
         for trial in row.finished if len(row.finished) > 1 else ():
             kept = (trial.figures["ira"] + trial.figures["cra"]) / 2
-            axes.plot(kept, trial.figures["ua"], ".", color=colour, alpha=0.35, markersize=5, zorder=1)
+            axes.plot(
+                kept, trial.figures["ua"], ".", color=colour, alpha=0.35, markersize=5, zorder=1
+            )
         half = row.means["ua"].half or 0.0
         axes.errorbar(
-            row.kept, row.means["ua"].value, xerr=_half_kept(row), yerr=half, fmt="D" if on_front else "o",
-            color=colour, markersize=8 if on_front else 6, linewidth=1, capsize=2, zorder=3 if on_front else 2,
+            row.kept, row.means["ua"].value, xerr=_half_kept(row), yerr=half,
+            fmt="D" if on_front else "o",
+            color=colour, markersize=8 if on_front else 6, linewidth=1, capsize=2,
+            zorder=3 if on_front else 2,
         )  # fmt: skip
     line = [(row.kept, row.means["ua"].value) for row in members]
     if len(line) > 1:
@@ -35,7 +39,10 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
     _names(axes, found if len(found) <= MOST_NAMES else members, members)
     axes.set_xlabel("kept: mean of IRA and CRA (%)")
     axes.set_ylabel("forgotten: UA (%)")
-    axes.set_title(f"{title}: the judges' trade-off of {sum(bool(row.means) for row in found)} settings", loc="left")
+    axes.set_title(
+        f"{title}: the judges' trade-off of {sum(bool(row.means) for row in found)} settings",
+        loc="left",
+    )
     handles = [
         axes.plot([], [], "D-", color=ORANGE, label="on the front")[0],
         axes.plot([], [], "o", color=GREY, label="beaten by one on it")[0],
@@ -45,7 +52,9 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
 
 
 def draw_curves(found: Sequence[Row], title: str) -> bytes:
-    """A PNG with a panel for each setting: its seeds thin, their mean thick, all other settings pale behind."""
+    """A PNG with a panel for each setting: its seeds thin, their mean thick, all other settings
+    pale behind.
+    """
     shown = [row for row in found if any(trial.curve for trial in row.trials)][:MOST_PANELS]
     columns = max(1, min(_COLUMNS, len(shown)))
     lines = max(1, math.ceil(len(shown) / columns))
@@ -62,7 +71,12 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
             if trial.curve:
                 done = trial.state == "finished"
                 style = "-" if done else "--"
-                axes.plot(*zip(*trial.curve, strict=True), style, color=BLUE if done else ORANGE, linewidth=0.8)
+                axes.plot(
+                    *zip(*trial.curve, strict=True),
+                    style,
+                    color=BLUE if done else ORANGE,
+                    linewidth=0.8,
+                )
         if len(shown[i].finished) > 1:
             axes.plot(*zip(*means[i], strict=True), color=BLUE, linewidth=2.4)
         axes.set_title(_short(shown[i].label, 34), fontsize=9, loc="left")
@@ -74,10 +88,13 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
     hidden = sum(any(trial.curve for trial in row.trials) for row in found) - len(shown)
     more = f"; {hidden} more settings in table.md" if hidden else ""
     figure.suptitle(
-        f"{title}: share of the concept's images that the selection CLIP finds forgotten{more}", fontsize=10
+        f"{title}: share of the concept's images that the selection CLIP finds forgotten{more}",
+        fontsize=10,
     )
     figure.supxlabel(
-        f"images generated   (thin: one seed, thick: their mean, dashed: no result, dotted: {FORGOTTEN:g})", fontsize=9
+        "images generated   (thin: one seed, thick: their mean, dashed: no result, dotted: "
+        f"{FORGOTTEN:g})",
+        fontsize=9,
     )
     figure.supylabel("forgotten (0 to 1)", fontsize=9)
     return _png(figure)
@@ -89,7 +106,9 @@ def _mean_curve(row: Row) -> list[tuple[float, float]]:
     points = []
     for i in range(max(len(curve) for curve in curves)):
         there = [curve[i] for curve in curves if i < len(curve)]
-        points.append((sum(x for x, _ in there) / len(there), sum(y for _, y in there) / len(there)))
+        points.append(
+            (sum(x for x, _ in there) / len(there), sum(y for _, y in there) / len(there))
+        )
     return points
 
 
@@ -97,11 +116,16 @@ def _half_kept(row: Row) -> float:
     """Half-width of the 95 % interval of the mean of IRA and CRA over trials."""
     from experiments.sweep.table import mean
 
-    return mean([(trial.figures["ira"] + trial.figures["cra"]) / 2 for trial in row.finished]).half or 0.0
+    return (
+        mean([(trial.figures["ira"] + trial.figures["cra"]) / 2 for trial in row.finished]).half
+        or 0.0
+    )
 
 
 def _limits(axes: Any, found: Sequence[Row]) -> None:
-    """Close around the means and trials: a wide interval over two seeds would squeeze everything else."""
+    """Close around the means and trials: a wide interval over two seeds would squeeze everything
+    else.
+    """
     judged = [trial for row in found for trial in row.finished]
     if not judged:
         return
@@ -114,12 +138,16 @@ def _limits(axes: Any, found: Sequence[Row]) -> None:
         if low >= high:  # no percentages at all
             continue
         ticks = axis.get_major_locator().tick_values(low, high)
-        axis.set_ticks([tick for tick in ticks if 0 <= tick <= 100])  # there is room beyond, but nothing in it
+        axis.set_ticks(
+            [tick for tick in ticks if 0 <= tick <= 100]
+        )  # there is room beyond, but nothing in it
         set_limits(low, high)
 
 
 def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
-    """A label beside each point, with a thin line to it; the first place around it that is still free."""
+    """A label beside each point, with a thin line to it; the first place around it that is still
+    free.
+    """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     points = [row for row in named if row.means]
 
@@ -137,15 +165,21 @@ def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
             for side in ((-1, 1) if x > 0.5 else (1, -1))
         ]
         boxes = [(px, py, px + width, py + height) for px, py in places]
-        inside = [box for box in boxes if box[0] > 0 and box[1] > 0 and box[2] < 1 and box[3] < 1] or boxes
-        box = next((box for box in inside if not any(_overlap(box, other) for other in taken)), inside[0])
+        inside = [
+            box for box in boxes if box[0] > 0 and box[1] > 0 and box[2] < 1 and box[3] < 1
+        ] or boxes
+        box = next(
+            (box for box in inside if not any(_overlap(box, other) for other in taken)), inside[0]
+        )
         taken.append(box)
         colour = "black" if any(row is member for member in members) else GREY
         axes.annotate(
             text, (row.kept, row.means["ua"].value), (box[0] + width / 2, box[1] + height / 2),
-            textcoords="axes fraction", fontsize=8, ha="center", va="center", color=colour, zorder=5,
+            textcoords="axes fraction", fontsize=8, ha="center", va="center", color=colour,
+            zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8},
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0,
+                        "shrinkB": 4},
         )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""What a trial's run folder says of its results: looks of the selection CLIP, and figures of the judges."""
+"""What a trial's run folder says of its results: looks of the selection CLIP, and figures of the
+judges.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,12 +50,16 @@ def looks(folder: Path) -> list[dict[str, Any]]:
 
 
 def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The look at the version that a run returned, or would return: of those allowed, the one liked best."""
+    """The look at the version that a run returned, or would return: of those allowed, the one liked
+    best.
+    """
     return next((row for row in reversed(looks) if row.get("best")), None)
 
 
 def figures(folder: Path) -> dict[str, float]:
-    """The judges' figures and what the run took, nothing if one of them is missing; DataError if they are damaged."""
+    """The judges' figures and what the run took, nothing if one of them is missing; DataError if
+    they are damaged.
+    """
     found = contract.read(folder / "evaluation.json", Evaluation)
     if found is None:
         return {}

@@ -1,4 +1,6 @@
-"""What a sweep varies: the space file, read strictly and checked against the configuration before anything starts."""
+"""What a sweep varies: the space file, read strictly and checked against the configuration before
+anything starts.
+"""
 
 import difflib
 import itertools
@@ -22,7 +24,8 @@ TOGETHER = "together"
 RANGES = ("uniform", "loguniform", "randint")
 NOT_VARIED = ("name", "output", "cluster.inline", "cluster.address")
 REPORTED = (
-    "forgotten", "retained", "coherence", "other", "score", "images", "judge_ua", "judge_coherence", "judge_ira",
+    "forgotten", "retained", "coherence", "other", "score", "images", "judge_ua", "judge_coherence",
+    "judge_ira",
     "judge_cra", "updates", "wall_seconds",
 )  # fmt: skip
 """Figures of a trial that may be objectives."""
@@ -63,7 +66,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Space:
-    """A checked space file. Lists are gone through, or chosen from where a searcher draws; ranges are drawn from."""
+    """A checked space file.
+
+    Lists are gone through, or chosen from where a searcher draws; ranges are drawn from.
+    """
 
     file: File
     lists: Mapping[str, list[Any]]
@@ -99,14 +105,28 @@ class Space:
         samples = self.file.samples or 1
         if self.search == "optuna":
             return samples
-        return samples * math.prod(len(values) for values in self.lists.values()) * max(1, len(self.mixes))
+        return (
+            samples
+            * math.prod(len(values) for values in self.lists.values())
+            * max(1, len(self.mixes))
+        )
 
     def draws(self) -> dict[str, Draw]:
-        """The same for Tune, whose values must be plain: anything else goes as JSON text, and `mix` by position."""
-        kind: Literal["choice", "grid_search"] = "choice" if self.search == "optuna" else "grid_search"
+        """The same for Tune, whose values must be plain: anything else goes as JSON text, and `mix`
+        by position.
+        """
+        kind: Literal["choice", "grid_search"] = (
+            "choice" if self.search == "optuna" else "grid_search"
+        )
         found = {TOGETHER: Draw(kind, (list(range(len(self.mixes))),))} if self.mixes else {}
-        found |= {key: Draw(kind, ([_plain(value) for value in values],)) for key, values in self.lists.items()}
-        found |= {key: Draw("choice", ([_plain(v) for v in values],)) for key, values in self.choices.items()}
+        found |= {
+            key: Draw(kind, ([_plain(value) for value in values],))
+            for key, values in self.lists.items()
+        }
+        found |= {
+            key: Draw("choice", ([_plain(v) for v in values],))
+            for key, values in self.choices.items()
+        }
         return found | dict(self.ranges)
 
     def settings(self, drawn: Mapping[str, Any]) -> Settings:
@@ -122,7 +142,11 @@ class Space:
 
     def mix(self, found: Settings) -> str | None:
         """The name that the file gives to the part of a trial's settings that varies together."""
-        fits = [mix for mix in self.mixes if all(found.get(key) == value for key, value in mix.settings.items())]
+        fits = [
+            mix
+            for mix in self.mixes
+            if all(found.get(key) == value for key, value in mix.settings.items())
+        ]
         return max(fits, key=lambda mix: len(mix.settings)).name if fits else None
 
     def enumerated(self) -> Iterator[Settings]:
@@ -142,9 +166,13 @@ def _plain(value: Any) -> Any:
 
 
 def read(path: Path, base: Config) -> Space:
-    """The space in a file, every value tried on `base`; a ConfigError names the first thing that is wrong."""
+    """The space in a file, every value tried on `base`; a ConfigError names the first thing that is
+    wrong.
+    """
     if not path.is_file():
-        raise ConfigError(f"space file {path}: no such file; check the path, or start from sweeps/seeds.yaml")
+        raise ConfigError(
+            f"space file {path}: no such file; check the path, or start from sweeps/seeds.yaml"
+        )
     source = str(path)
     space = _space(_file(strict_yaml.read(path), source), source)
     _check_count(space, source)
@@ -168,7 +196,9 @@ def _file(content: dict[str, Any], source: str) -> File:
         if name not in File.model_fields:
             raise ConfigError(f"{source}: unknown key {name!r}{_nearest(name, File.model_fields)}")
     try:
-        return File.model_validate({name: value for name, value in content.items() if value is not None})
+        return File.model_validate(
+            {name: value for name, value in content.items() if value is not None}
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -201,15 +231,20 @@ def _space(file: File, source: str) -> Space:
                 ranges[key] = _range(kind, content, where)
         else:
             raise ConfigError(
-                f"{where}: give a list such as [1, 2], or one of {{uniform: [lo, hi]}}, {{loguniform: [lo, hi]}}, "
+                f"{where}: give a list such as [1, 2], or one of {{uniform: [lo, hi]}}, "
+                f"{{loguniform: [lo, hi]}}, "
                 "{randint: [lo, hi]}, {choice: [...]}"
             )
-    mixes = tuple(_mix(mapping, f"{source}: together[{i}]") for i, mapping in enumerate(file.together))
+    mixes = tuple(
+        _mix(mapping, f"{source}: together[{i}]") for i, mapping in enumerate(file.together)
+    )
     for mix in mixes:
         for key in mix.settings.keys() & {*lists, *choices, *ranges}:
             raise ConfigError(f"{source}: {key} is in `space` and in `together`; keep one")
     if not (lists or choices or ranges or mixes):
-        raise ConfigError(f"{source}: varies nothing; put settings below `space:`, such as `seed: [0, 1, 2]`")
+        raise ConfigError(
+            f"{source}: varies nothing; put settings below `space:`, such as `seed: [0, 1, 2]`"
+        )
     return Space(file, lists, choices, ranges, mixes)
 
 
@@ -217,11 +252,15 @@ def _mix(mapping: dict[str, Any], where: str) -> Mix:
     name = mapping.get("name")
     if name is not None and not (isinstance(name, str) and name.strip()):
         raise ConfigError(f"{where}: name must be a word, not {name!r}")
-    found = settings.from_mapping({key: value for key, value in mapping.items() if key != "name"}, where)
+    found = settings.from_mapping(
+        {key: value for key, value in mapping.items() if key != "name"}, where
+    )
     for key in found:
         _check_key(key, where)
     if not found and name is None:
-        raise ConfigError(f"{where}: is empty; write settings such as `learner.batch: 64`, or give it a name")
+        raise ConfigError(
+            f"{where}: is empty; write settings such as `learner.batch: 64`, or give it a name"
+        )
     return Mix(name, {key: setting.value for key, setting in found.items()})
 
 
@@ -242,26 +281,39 @@ def _values(values: Any, where: str) -> list[Any]:
 def _range(kind: Any, content: Any, where: str) -> Draw:
     numbers = (int,) if kind == "randint" else (int, float)
     fine = isinstance(content, list) and len(content) == 2
-    if not fine or not all(isinstance(v, numbers) and not isinstance(v, bool) and math.isfinite(v) for v in content):
+    if not fine or not all(
+        isinstance(v, numbers) and not isinstance(v, bool) and math.isfinite(v) for v in content
+    ):
         whole = "whole " if kind == "randint" else ""
         raise ConfigError(f"{where}: {kind} takes two {whole}numbers, [lo, hi], not {content!r}")
     low, high = content
     if low >= high:
-        raise ConfigError(f"{where}: {kind} [{low}, {high}]: the first number must be the smaller one")
+        raise ConfigError(
+            f"{where}: {kind} [{low}, {high}]: the first number must be the smaller one"
+        )
     if kind == "loguniform" and low <= 0:
-        raise ConfigError(f"{where}: loguniform [{low}, {high}]: both numbers must be above 0; use uniform")
+        raise ConfigError(
+            f"{where}: loguniform [{low}, {high}]: both numbers must be above 0; use uniform"
+        )
     return Draw(kind, (low, high + 1) if kind == "randint" else (float(low), float(high)))
 
 
 def _check_count(space: Space, source: str) -> None:
     if space.drawn and space.file.samples is None:
-        what = "`search: optuna`" if space.search == "optuna" else ", ".join([*space.choices, *space.ranges])
+        what = (
+            "`search: optuna`"
+            if space.search == "optuna"
+            else ", ".join([*space.choices, *space.ranges])
+        )
         raise ConfigError(f"{source}: {what} needs `samples: N`, how often to draw")
     if not space.drawn and space.file.samples not in (None, 1):
-        raise ConfigError(f"{source}: samples: {space.file.samples} would repeat the same trials; leave it out")
+        raise ConfigError(
+            f"{source}: samples: {space.file.samples} would repeat the same trials; leave it out"
+        )
     if space.trials > MAX_TRIALS:
         raise ConfigError(
-            f"{source}: asks for {space.trials:,} trials, more than {MAX_TRIALS:,}: shorten its lists, or draw less"
+            f"{source}: asks for {space.trials:,} trials, more than {MAX_TRIALS:,}: shorten its "
+            "lists, or draw less"
         )
 
 
@@ -269,15 +321,23 @@ def _check_search(space: Space, source: str) -> None:
     file = space.file
     if file.search == "grid" and space.drawn:
         raise ConfigError(
-            f"{source}: search: grid cannot draw {', '.join([*space.choices, *space.ranges])}; use random"
+            f"{source}: search: grid cannot draw {', '.join([*space.choices, *space.ranges])}; "
+            "use random"
         )
     if file.objectives and space.search != "optuna":
-        raise ConfigError(f"{source}: objectives need `search: optuna`, which alone learns from trials")
+        raise ConfigError(
+            f"{source}: objectives need `search: optuna`, which alone learns from trials"
+        )
     for name in file.objectives:
         if name not in REPORTED:
-            raise ConfigError(f"{source}: objectives: unknown figure {name!r}{_nearest(name, REPORTED)}")
+            raise ConfigError(
+                f"{source}: objectives: unknown figure {name!r}{_nearest(name, REPORTED)}"
+            )
     if file.stop and any(name.startswith("judge_") for name in file.objectives):
-        raise ConfigError(f"{source}: a trial that asha stopped is never judged; take objectives of the selection CLIP")
+        raise ConfigError(
+            f"{source}: a trial that asha stopped is never judged; take objectives of the "
+            "selection CLIP"
+        )
     if file.grace and not file.stop:
         raise ConfigError(f"{source}: grace has a meaning only with `stop: asha`")
 

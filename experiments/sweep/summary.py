@@ -1,4 +1,6 @@
-"""What a sweep leaves beside its run folders: table, pictures, the front's adapters; all made from them alone."""
+"""What a sweep leaves beside its run folders: table, pictures, the front's adapters; all made from
+them alone.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from rl_unlearn.errors import DataError
 
 
 def summarize(root: Path) -> dict[str, Any]:
-    """Writes them and returns what the command prints; DataError if no trial has left a run folder."""
+    """Writes them and returns what the command prints; DataError if no trial has left a run
+    folder."""
     trials = table.read_trials(root)
     if not trials:
         raise DataError(f"{root} holds no trial yet; run the sweep, or continue it with --resume")
@@ -17,7 +20,9 @@ def summarize(root: Path) -> dict[str, Any]:
     members = front.front(rows)
     write_text(root / "table.md", table.markdown(rows, members, root.name))
     write_text(root / "table.csv", table.comma_separated(rows, members))
-    write_json(root / "results.json", {"sweep": root.name, "settings": table.results(rows, members)})
+    write_json(
+        root / "results.json", {"sweep": root.name, "settings": table.results(rows, members)}
+    )
     write_bytes(root / "front.png", pictures.draw_front(rows, members, root.name))
     write_bytes(root / "curves.png", pictures.draw_curves(rows, root.name))
     exported = front.export(members, root)
@@ -26,7 +31,11 @@ def summarize(root: Path) -> dict[str, Any]:
         "sweep": str(root),
         "trials": len(trials),
         "finished": sum(trial.finished for trial in trials),
-        "failed": {t.path.name: table.one_line(t.reason or "no reason known") for t in trials if t.state == "failed"},
+        "failed": {
+            t.path.name: table.one_line(t.reason or "no reason known")
+            for t in trials
+            if t.state == "failed"
+        },
         "stopped": states.count("stopped"),
         "front": [str(path) for path in exported],
         "table": str(root / "table.md"),

@@ -14,9 +14,19 @@ from experiments.runs.run_state import NAME, read_state
 from experiments.sweep import results as told
 
 FORGOTTEN = 0.9
-"""Share of target images without the concept, seen by the selection CLIP, from which it counts as forgotten."""
+"""Share of target images without the concept, seen by the selection CLIP, from which it counts as
+forgotten."""
 MEASURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
-HEADINGS = ("UA %", "coherence %", "IRA %", "CRA %", "images", "updates", "seconds", f"images until {FORGOTTEN:g}")
+HEADINGS = (
+    "UA %",
+    "coherence %",
+    "IRA %",
+    "CRA %",
+    "images",
+    "updates",
+    "seconds",
+    f"images until {FORGOTTEN:g}",
+)
 _DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1}
 
 
@@ -30,7 +40,8 @@ class Trial:
     state: str
     reason: str | None
     figures: dict[str, float]
-    """By the names in MEASURES; empty unless finished, without `images_until` if that was never reached."""
+    """By the names in MEASURES; empty unless finished, without `images_until` if that was never
+    reached."""
     curve: tuple[tuple[float, float], ...]
     """Images and share forgotten, look by look."""
     score: float | None
@@ -79,7 +90,9 @@ class Row:
 
 
 def read_trials(root: Path) -> list[Trial]:
-    """Every trial in a sweep's folder, by name; DataError, which names the file, if one of them is damaged."""
+    """Every trial in a sweep's folder, by name; DataError, which names the file, if one of them is
+    damaged.
+    """
     folders = [path.parent for path in sorted(root.glob(f"*/{NAME}"))]
     found = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
     return [trial for trial in found if trial is not None]
@@ -119,7 +132,9 @@ def rows(trials: Sequence[Trial]) -> list[Row]:
         measured = {name: [one[name] for one in figures if name in one] for name in MEASURES}
         means = {name: mean(values) for name, values in measured.items() if values}
         found.append(Row(members[0].label, json.loads(key), tuple(members), means))
-    return sorted(found, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label))
+    return sorted(
+        found, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label)
+    )
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -138,8 +153,10 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
     lines = [
         f"# Sweep {name}",
         "",
-        "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), the lowest UA first. "
-        f"The last column: images generated until the selection CLIP first saw at least {FORGOTTEN:g} of the target "
+        "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), "
+        "the lowest UA first. "
+        "The last column: images generated until the selection CLIP first saw at least "
+        f"{FORGOTTEN:g} of the target "
         "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
         "",
         f"| setting | n | {' | '.join(HEADINGS)} |",
@@ -148,12 +165,17 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
     for row in found:
         star = " ★" if any(row is member for member in front) else ""
         cells = [_cell(row, key) for key in MEASURES]
-        count = f"{len(row.finished)}" + (f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else "")
+        count = f"{len(row.finished)}" + (
+            f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
+        )
         lines.append(f"| {row.label}{star} | {count} | {' | '.join(cells)} |")
     others = [trial for row in found for trial in row.trials if not trial.finished]
     if others:
         lines += ["", "## Trials without a result", ""]
-        lines += [f"- `{t.path.name}`, {t.state}: {one_line(t.reason or 'it was not finished')}" for t in others]
+        lines += [
+            f"- `{t.path.name}`, {t.state}: {one_line(t.reason or 'it was not finished')}"
+            for t in others
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -177,9 +199,13 @@ def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
         cells: list[Any] = []
         for name in MEASURES:
             one = row.means.get(name)
-            cells += [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
+            cells += (
+                [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
+            )
         on_front = int(any(row is member for member in front))
-        plain = [value if isinstance(value, str | int | float) else json.dumps(value) for value in values]
+        plain = [
+            value if isinstance(value, str | int | float) else json.dumps(value) for value in values
+        ]
         writer.writerow([row.label, *plain, len(row.finished), len(row.trials), on_front, *cells])
     return out.getvalue()
 
@@ -192,7 +218,10 @@ def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
             "settings": row.settings,
             "front": any(row is member for member in front),
             "n": len(row.finished),
-            **{name: {"mean": one.value, "half": one.half, "n": one.n} for name, one in row.means.items()},
+            **{
+                name: {"mean": one.value, "half": one.half, "n": one.n}
+                for name, one in row.means.items()
+            },
             "trials": [
                 {
                     "run": trial.path.name,

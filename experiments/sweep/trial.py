@@ -1,4 +1,5 @@
-"""One trial: an ordinary run in the sweep's folder, each look at the policy told to the searcher."""
+"""One trial: an ordinary run in the sweep's folder, each look at the policy told to the
+searcher."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round
 
 @dataclass(frozen=True)
 class Trials:
-    """Everything about the trials of a sweep that their settings do not say; travels to their processes."""
+    """Everything about the trials of a sweep that their settings do not say; travels to their
+    processes.
+    """
 
     root: Path
     """The sweep's folder, absolute."""
@@ -49,16 +52,22 @@ class Trials:
         return self.needs(configured(self.base, self.space.settings(drawn), "space"))
 
     def needs(self, config: Config) -> list[Place]:
-        """A place for the trial's own process, its actors', then those of drawing actors beyond its rollout actors."""
+        """A place for the trial's own process, its actors', then those of drawing actors beyond its
+        rollout actors.
+        """
         own = self.space.file.per_trial
         found = [Place({"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}, {})]
         if not config.cluster.inline:
             actors = placement.places(config)
-            found += actors.all + [actors.rollouts[0]] * max(0, config.evaluation.actors - len(actors.rollouts))
+            found += actors.all + [actors.rollouts[0]] * max(
+                0, config.evaluation.actors - len(actors.rollouts)
+            )
         return found
 
     def __call__(self, drawn: Settings, report: Report) -> None:
-        """Carry it out, from its newest checkpoint if there is one, unless its run folder says that this is done."""
+        """Carry it out, from its newest checkpoint if there is one, unless its run folder says that
+        this is done.
+        """
         found, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
         with turn(self.root / EXPERIMENT / f"{name}.lock"):
@@ -74,7 +83,13 @@ class Trials:
     def about(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """What `run_state.json` says of it from the start: tables are made from that."""
         found = self.space.settings(drawn)
-        return {"trial": {"sweep": self.root.name, "label": Namer(self.space).label(found), "settings": found}}
+        return {
+            "trial": {
+                "sweep": self.root.name,
+                "label": Namer(self.space).label(found),
+                "settings": found,
+            }
+        }
 
     def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
         from experiments.run import carry_out
@@ -89,7 +104,15 @@ class Trials:
                 report({key: row[key] for key in LOOK})
 
         overrides = [f"{key}={_text(value)}" for key, value in found.items()]
-        argv = ["python", "-m", "experiments", "train", "--config", str(self.root / "base.yaml"), *overrides]
+        argv = [
+            "python",
+            "-m",
+            "experiments",
+            "train",
+            "--config",
+            str(self.root / "base.yaml"),
+            *overrides,
+        ]
         argv.append(f"name={folder.path.name}")
         if begun := resuming.is_run(folder.path):
             config = resuming.as_begun(folder.path, config)
@@ -102,7 +125,10 @@ def final(folder: Path) -> dict[str, Any]:
     taken = looks(folder)
     best, judged = chosen(taken), figures(folder)
     if best is None or not judged or any(best.get(key) is None for key in LOOK):
-        raise DataError(f"{folder} is finished, but lacks looks or figures: remove it, and --resume makes it anew")
+        raise DataError(
+            f"{folder} is finished, but lacks looks or figures: remove it, and --resume makes it "
+            "anew"
+        )
     return (
         {key: best[key] for key in LOOK}
         | {f"judge_{key}": judged[key] for key in HEADLINE}
@@ -112,7 +138,9 @@ def final(folder: Path) -> dict[str, Any]:
 
 
 def note(folder: Path, state: dict[str, Any], verdict: str, reason: str) -> None:
-    """Writes the end of a trial that could not write it itself; what its run folder says already is kept."""
+    """Writes the end of a trial that could not write it itself; what its run folder says already is
+    kept.
+    """
     there = read_state(folder)
     if there.state not in ("failed", "finished", "stopped"):
         folder.mkdir(parents=True, exist_ok=True)

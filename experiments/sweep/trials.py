@@ -1,4 +1,6 @@
-"""All trials of a sweep on Ray: told as they start and end, and their ends written down, however they came."""
+"""All trials of a sweep on Ray: told as they start and end, and their ends written down, however
+they came.
+"""
 
 from pathlib import Path
 
@@ -15,11 +17,14 @@ STOPPED = "the sweep was stopped; --resume starts this trial again"
 
 
 def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> None:
-    """Runs what is not done yet; a failed trial ends with a note in its folder, and the others go on."""
+    """Runs what is not done yet; a failed trial ends with a note in its folder, and the others go
+    on.
+    """
     trials = Trials(root, base, space)
     asha = space.file.stop == "asha"
     plan = tuning.Plan(
-        draws=space.draws(), folder=root, seed=base.seed, samples=space.file.samples or 1, objectives=space.objectives,
+        draws=space.draws(), folder=root, seed=base.seed, samples=space.file.samples or 1,
+        objectives=space.objectives,
         grace=(space.file.grace or 1) if asha else None, rounds=_rounds(base, space) if asha else 1,
         concurrent=space.file.concurrent,
     )  # fmt: skip
@@ -27,7 +32,9 @@ def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> N
     try:
         with program.ray_cluster(base):
             signals.install()  # Ray sets its own handlers
-            placement.check_room(trials.needs(configured(base, next(space.enumerated(), {}), "space")))
+            placement.check_room(
+                trials.needs(configured(base, next(space.enumerated(), {}), "space"))
+            )
             tuning.search(plan, trials, trials.places, trials.name, progress)
     finally:  # after Ray is gone: no trial writes any more
         for drawn, (verdict, reason) in progress.known.values():
@@ -43,7 +50,9 @@ def _rounds(base: Config, space: Space) -> int:
 
 
 class _Progress:
-    """A line for each trial that starts or ends; remembers what to note of those that could not do so themselves."""
+    """A line for each trial that starts or ends; remembers what to note of those that could not do
+    so themselves.
+    """
 
     def __init__(self, trials: Trials, console: Console) -> None:
         self._trials, self._console = trials, console

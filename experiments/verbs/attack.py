@@ -18,12 +18,16 @@ HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `attack` takes."""
-    parser.add_argument("adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file")
+    parser.add_argument(
+        "adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file"
+    )
     common.add_overrides(parser)
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Attack the adapter and the untouched model; a run folder gets `attacks.json` and a fresh report."""
+    """Attack the adapter and the untouched model; a run folder gets `attacks.json` and a fresh
+    report.
+    """
     path = Path(args.adapter)
     from rl_unlearn.adapters.adapter import read_adapter
 
@@ -32,7 +36,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     layout = read_layout(fetched_folder(config.model))
     if not layout.one_vocabulary:
         raise ConfigError(
-            f"attack is not for a {layout.pipeline}: its prefix and inversion search the vocabulary of a single CLIP"
+            f"attack is not for a {layout.pipeline}: its prefix and inversion search the "
+            "vocabulary of a single CLIP"
         )
     from experiments.evaluation import attacking
     from experiments.evaluation.models import load_model
@@ -51,7 +56,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if common.concern(args.overrides, "attack", "evaluation"):
         write_json(path / "attacks.json", outcome)
         write_report(path)
-        console.print(f"attacks: {path / 'attacks.json'}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"attacks: {path / 'attacks.json'}", soft_wrap=True, highlight=False, markup=False
+        )
     else:
         console.print("the run's attacks.json stays: more than the attack was overridden")
     return outcome

@@ -17,19 +17,29 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 def add_config(parser: ArgumentParser) -> None:
     """`--config FILE` and KEY=VALUE."""
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file; later ones win")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later ones win"
+    )
     add_overrides(parser)
 
 
 def add_overrides(parser: ArgumentParser) -> None:
     """KEY=VALUE, anywhere on the line."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as concept=frog learner.lr=1e-4")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="such as concept=frog learner.lr=1e-4"
+    )
 
 
 def add_cluster(parser: ArgumentParser) -> None:
     """Where the actors run."""
-    parser.add_argument("--inline", action="store_true", help="run every actor in this process, without Ray")
-    parser.add_argument("--address", metavar="A", help="existing Ray cluster; `auto` finds the one around this machine")
+    parser.add_argument(
+        "--inline", action="store_true", help="run every actor in this process, without Ray"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="existing Ray cluster; `auto` finds the one around this machine",
+    )
     parser.add_argument("--no-evaluate", action="store_true", help="train only")
 
 
@@ -41,27 +51,42 @@ def cluster_overrides(args: Namespace) -> list[str]:
 
 def concern(overrides: list[str], *sections: str) -> bool:
     """Whether all overrides are about these sections, or about where things run and are kept."""
-    return all(override.startswith((*(f"{s}." for s in sections), "cluster.", "output=")) for override in overrides)
+    return all(
+        override.startswith((*(f"{s}." for s in sections), "cluster.", "output="))
+        for override in overrides
+    )
 
 
 def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Config:
-    """The configuration an adapter was trained with, from its run folder or its own metadata, and `overrides`.
+    """The configuration an adapter was trained with, from its run folder or its own metadata, and
+    `overrides`.
 
-    Variables of the environment are for new runs: they would judge a run as another one than it was. Raises DataError,
-    which names the run, if what it stands on is not as it was, unless `overrides` say otherwise; with `only_drawn`
-    only what decides an image counts, not who judges it.
+    Variables of the environment are for new runs: they would judge a run as another one than it
+    was. Raises DataError, which names the run, if what it stands on is not as it was, unless
+    `overrides` say otherwise; with `only_drawn` only what decides an image counts, not who judges
+    it.
     """
-    folder = next((folder for folder in (path, path.parent, path.parent.parent) if is_run(folder)), None)
+    folder = next(
+        (folder for folder in (path, path.parent, path.parent.parent) if is_run(folder)), None
+    )
     if folder is not None:
-        config = settings.recorded(folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides])
+        config = settings.recorded(
+            folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides]
+        )
         recorded = read_state(folder).stands_on
     else:
         locate(path)  # before anything heavy
         from experiments.export.adapters import described
 
         config = settings.load([], [*described(path), *overrides], environ={})
-        recorded = parse_object(metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on")
-    kinds = [kind for kind in foundation.KINDS if not any(o.startswith(_TOLD_ANEW[kind]) for o in overrides)]
+        recorded = parse_object(
+            metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on"
+        )
+    kinds = [
+        kind
+        for kind in foundation.KINDS
+        if not any(o.startswith(_TOLD_ANEW[kind]) for o in overrides)
+    ]
     if only_drawn:
         kinds = [kind for kind in kinds if kind in foundation.DRAWN]
     if recorded and kinds:

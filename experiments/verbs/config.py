@@ -16,7 +16,9 @@ HELP = "show the resolved configuration or its JSON schema"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `config` takes."""
-    parser.add_argument("what", choices=("show", "schema"), help="resolved YAML, or JSON schema with descriptions")
+    parser.add_argument(
+        "what", choices=("show", "schema"), help="resolved YAML, or JSON schema with descriptions"
+    )
     common.add_config(parser)
 
 

@@ -20,7 +20,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         action="store_true",
-        help="also start and stop Ray (a cluster that cluster.address or RAY_ADDRESS names is always asked)",
+        help=(
+            "also start and stop Ray (a cluster that cluster.address or RAY_ADDRESS names is "
+            "always asked)"
+        ),
     )
 
 
@@ -39,4 +42,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     failed = [row.name for row in rows if row.state == "fail"]
     if failed and not args.json:
         raise MachineError(f"not ready: {', '.join(failed)}; the table says what was found")
-    return {"ok": not failed, "exit_code": 3 if failed else 0, "checks": [vars(row) for row in rows]}
+    return {
+        "ok": not failed,
+        "exit_code": 3 if failed else 0,
+        "checks": [vars(row) for row in rows],
+    }

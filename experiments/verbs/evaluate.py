@@ -1,4 +1,6 @@
-"""`evaluate`: the judges' view of one adapter, or of several side by side, against the untouched model."""
+"""`evaluate`: the judges' view of one adapter, or of several side by side, against the untouched
+model.
+"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -23,9 +25,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What `evaluate` takes."""
     parser.add_argument(
         "adapters", nargs="+", metavar="RUN_OR_ADAPTER",
-        help="run folders, adapter folders or .safetensors files, judged side by side; KEY=VALUE among them overrides",
+        help=(
+            "run folders, adapter folders or .safetensors files, judged side by side; KEY=VALUE "
+            "among them overrides"
+        ),
     )  # fmt: skip
-    parser.add_argument("--full", action="store_true", help="UnlearnCanvas's protocol: every prompt with 5 seeds")
+    parser.add_argument(
+        "--full", action="store_true", help="UnlearnCanvas's protocol: every prompt with 5 seeds"
+    )
     parser.add_argument("--out", metavar="FILE", help="also write the whole comparison as JSON")
     parser.set_defaults(overrides=[])
 
@@ -34,11 +41,18 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Evaluate; a run folder gets its own result as `evaluation.json` and a fresh report."""
     words = [*args.adapters, *args.overrides]
     paths = [Path(word) for word in words if _is_path(word)]
-    overrides = ["evaluation.per_prompt=5"] * args.full + [word for word in words if not _is_path(word)]
+    overrides = ["evaluation.per_prompt=5"] * args.full + [
+        word for word in words if not _is_path(word)
+    ]
     if not paths:
-        raise ConfigError("nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors file")
+        raise ConfigError(
+            "nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors "
+            "file"
+        )
     if args.out and not Path(args.out).absolute().parent.is_dir():
-        raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).absolute().parent}")
+        raise ConfigError(
+            f"--out {args.out}: there is no folder {Path(args.out).absolute().parent}"
+        )
     from rl_unlearn.adapters.adapter import read_adapter
 
     states = [read_adapter(path) for path in paths]
@@ -69,7 +83,10 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
-            console.print(f"{path}: its evaluation.json stays: more than the evaluation was overridden", markup=False)
+            console.print(
+                f"{path}: its evaluation.json stays: more than the evaluation was overridden",
+                markup=False,
+            )
     whole = sides[0] | {"models": [compared.untouched, *compared.rows]}
     measuring.show(whole, console)
     if args.out:
@@ -77,11 +94,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     return whole
 
 
-def _candidate(name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]) -> "Candidate":
+def _candidate(
+    name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]
+) -> "Candidate":
     from experiments.evaluation.measuring import Candidate
     from rl_unlearn.adapters.adapter_file import locate
 
-    return Candidate(name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds"))
+    return Candidate(
+        name, config.lora, state, locate(path).stat().st_size, training.get("wall_seconds")
+    )
 
 
 def _is_path(word: str) -> bool:
@@ -89,14 +110,25 @@ def _is_path(word: str) -> bool:
 
 
 def _shared(paths: list[Path], configs: list[Config]) -> Config:
-    """The first adapter's configuration; all must agree on what is drawn and forgotten, or figures mean nothing."""
+    """The first adapter's configuration; all must agree on what is drawn and forgotten, or figures
+    mean nothing.
+    """
     first = configs[0]
     for path, other in zip(paths[1:], configs[1:], strict=True):
-        for key in ("concept", "model", "sampler", "prompts", "reward.clip", "selection.clip", "evaluation"):
+        for key in (
+            "concept",
+            "model",
+            "sampler",
+            "prompts",
+            "reward.clip",
+            "selection.clip",
+            "evaluation",
+        ):
             values = [settings.value(config, key) for config in (first, other)]
             if values[0] != values[1]:
                 raise ConfigError(
-                    f"{path} and {paths[0]} differ in {key} ({values[1]} and {values[0]}): give {key} for both as an "
+                    f"{path} and {paths[0]} differ in {key} ({values[1]} and {values[0]}): give "
+                    f"{key} for both as an "
                     "override, or judge them apart"
                 )
     return first
@@ -107,7 +139,13 @@ def _names(paths: list[Path]) -> list[str]:
     names: list[str] = []
     for path in paths:
         path = path.resolve()
-        name = path.parent.name if path.name == "adapter" else path.stem if path.is_file() else path.name
+        name = (
+            path.parent.name
+            if path.name == "adapter"
+            else path.stem
+            if path.is_file()
+            else path.name
+        )
         number = 1 + sum(known.partition(" (")[0] == name for known in names)
         names.append(name if number == 1 and name != "untouched" else f"{name} ({number})")
     return names

@@ -8,12 +8,17 @@ from rich.console import Console
 
 from experiments.verbs import common
 
-HELP = "write an adapter in diffusers or kohya keys, or merged into its model; checked against the original"
+HELP = (
+    "write an adapter in diffusers or kohya keys, or merged into its model; checked against the "
+    "original"
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `export` takes."""
-    parser.add_argument("run", metavar="RUN", help="run folder, adapter folder or .safetensors file")
+    parser.add_argument(
+        "run", metavar="RUN", help="run folder, adapter folder or .safetensors file"
+    )
     parser.add_argument(
         "--format",
         required=True,
@@ -40,7 +45,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     )  # fmt: skip
     if written.get("left_out"):
         console.print(
-            f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and not in the copy",
+            f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and "
+            "not in the copy",
             soft_wrap=True, highlight=False, markup=False,
         )  # fmt: skip
     return written

@@ -27,17 +27,28 @@ MAX_SCALE = 100.0
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `generate` takes."""
-    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to draw; may be repeated",
+    )
     parser.add_argument("--prompts", metavar="FILE", help="prompt list, one a line")
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="DIR",
-        help="run folder, adapter folder or .safetensors file; may be repeated, the adapters add up",
+        help=(
+            "run folder, adapter folder or .safetensors file; may be repeated, the adapters add "
+            "up"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--scale", action="append", default=[], type=_scale, metavar="S",
         help="strength of an adapter (default 1); one for each --adapter, in their order",
     )  # fmt: skip
-    parser.add_argument("--seeds", default="0", metavar="N,N", help="one image a prompt for each seed (default 0)")
+    parser.add_argument(
+        "--seeds", default="0", metavar="N,N", help="one image a prompt for each seed (default 0)"
+    )
     parser.add_argument(
         "--out", default="images.png", metavar="PATH",
         help="FILE.png for one grid (default images.png), or a folder for one file an image",
@@ -53,21 +64,30 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if not args.prompt and not args.prompts:
         raise ConfigError("nothing to draw: give --prompt TEXT or --prompts FILE")
     if args.scale and len(args.scale) != len(args.adapter):
-        raise ConfigError(f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or none")
+        raise ConfigError(
+            f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or "
+            "none"
+        )
     if args.config and args.adapter:
         raise ConfigError(
-            "an adapter brings its own configuration along: leave --config out, and say what differs as KEY=VALUE"
+            "an adapter brings its own configuration along: leave --config out, and say what "
+            "differs as KEY=VALUE"
         )
     config = settings.load(args.config, args.overrides)
     from rl_unlearn.prompts import MAX_PROMPT_CHARACTERS, read_prompts
 
     for prompt in args.prompt:
         if len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise ConfigError(f"--prompt has {len(prompt)} characters: {MAX_PROMPT_CHARACTERS} at most")
-    prompts = [cleaned(prompt) for prompt in args.prompt] + (read_prompts(args.prompts) if args.prompts else [])
+            raise ConfigError(
+                f"--prompt has {len(prompt)} characters: {MAX_PROMPT_CHARACTERS} at most"
+            )
+    prompts = [cleaned(prompt) for prompt in args.prompt] + (
+        read_prompts(args.prompts) if args.prompts else []
+    )
     if len(prompts) * len(seeds) > MAX_PICTURES:
         raise ConfigError(
-            f"{len(prompts)} prompts x {len(seeds)} seeds: one call draws {MAX_PICTURES} images; ask for fewer"
+            f"{len(prompts)} prompts x {len(seeds)} seeds: one call draws {MAX_PICTURES} images; "
+            "ask for fewer"
         )
     from experiments.evaluation import pictures
     from experiments.evaluation.models import load_model
@@ -88,21 +108,30 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         policy.load_adapter(state)
     with console.status("drawing"), policy.adapter_enabled(state is not None):
         texts = [prompt for prompt in prompts for _ in seeds]
-        drawn = [pictures.to_image(p) for p in policy.generate(texts, seeds * len(prompts), config.evaluation.batch)]
+        drawn = [
+            pictures.to_image(p)
+            for p in policy.generate(texts, seeds * len(prompts), config.evaluation.batch)
+        ]
     if grid:
         rows = [drawn[i : i + len(seeds)] for i in range(0, len(drawn), len(seeds))]
-        write_bytes(out, pictures.to_png(pictures.grid(rows, prompts, [f"seed {seed}" for seed in seeds])))
+        write_bytes(
+            out, pictures.to_png(pictures.grid(rows, prompts, [f"seed {seed}" for seed in seeds]))
+        )
         files = [out]
     else:
         files = _separate(out, drawn, len(prompts), seeds)
     console.print(f"{len(texts)} images: {out}", soft_wrap=True, highlight=False, markup=False)
     return {
-        "file": str(out), "files": [str(file) for file in files], "prompts": prompts, "seeds": seeds,
-        "adapters": [{"adapter": name, "scale": scale} for name, scale in zip(args.adapter, scales, strict=True)],
+        "file": str(out), "files": [str(file) for file in files], "prompts": prompts,
+        "seeds": seeds,
+        "adapters": [{"adapter": name, "scale": scale} for name,
+                     scale in zip(args.adapter, scales, strict=True)],
     }  # fmt: skip
 
 
-def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -> tuple["AdapterState", Config]:
+def _together(
+    adapters: list[Path], scales: list[float], overrides: list[str]
+) -> tuple["AdapterState", Config]:
     """The adapters as one, and the first one's configuration made to fit it."""
     from rl_unlearn.adapters.adapter import read_adapter
     from rl_unlearn.adapters.adapter_file import locate
@@ -110,15 +139,26 @@ def _together(adapters: list[Path], scales: list[float], overrides: list[str]) -
 
     states = [read_adapter(path) for path in adapters]
     configs = [common.run_config(path, overrides, only_drawn=True) for path in adapters]
-    models = {(m.path, m.config, m.revision, m.variant) for m in (config.model for config in configs)}
+    models = {
+        (m.path, m.config, m.revision, m.variant) for m in (config.model for config in configs)
+    }
     if len(models) > 1:
         names = ", ".join(sorted(path for path, *_ in models))
-        raise ConfigError(f"the adapters belong to different models: {names}; draw with those of one model")
-    rank, kinds = sum(config.lora.rank for config in configs), {config.lora.layers for config in configs}
+        raise ConfigError(
+            f"the adapters belong to different models: {names}; draw with those of one model"
+        )
+    rank, kinds = (
+        sum(config.lora.rank for config in configs),
+        {config.lora.layers for config in configs},
+    )
     if rank > MAX_RANK:
-        raise ConfigError(f"the adapters' ranks add up to {rank}: {MAX_RANK} at most; use fewer adapters")
+        raise ConfigError(
+            f"the adapters' ranks add up to {rank}: {MAX_RANK} at most; use fewer adapters"
+        )
     given = {locate(path).resolve() for path in adapters}
-    below = dict.fromkeys(below for config in configs for below in config.model.adapters)  # what was fused, each once
+    below = dict.fromkeys(
+        below for config in configs for below in config.model.adapters
+    )  # what was fused, each once
     fused = tuple(path for path in below if locate(path).resolve() not in given)
     model = configs[0].model.model_copy(update={"adapters": fused})
     lora = {"rank": rank, "layers": kinds.pop() if len(kinds) == 1 else "attention"}
@@ -153,5 +193,7 @@ def _seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or any(not 0 <= seed < 2**31 for seed in seeds):
-        raise ConfigError(f"--seeds {text}: must be whole numbers with commas between, such as 0,1,2")
+        raise ConfigError(
+            f"--seeds {text}: must be whole numbers with commas between, such as 0,1,2"
+        )
     return seeds

@@ -15,8 +15,14 @@ MAX_RUNS = 24
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What `report` takes."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder; with several the page compares them")
-    parser.add_argument("--out", metavar="FILE", help="where to write (default: report.html in the run, or beside it)")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder; with several the page compares them"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where to write (default: report.html in the run, or beside it)",
+    )
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     folder = Path(args.run).absolute()
     replacing.restore(folder)
     if not resuming.is_run(folder):
-        raise DataError(f"{args.run} holds no run to resume: give a run folder, or start one with train")
+        raise DataError(
+            f"{args.run} holds no run to resume: give a run folder, or start one with train"
+        )
     place = [f"output={folder.parent}", f"name={folder.name}"]
     overrides = args.overrides + common.cluster_overrides(args) + place
     config = settings.recorded(folder / "config.yaml", overrides)

@@ -1,4 +1,6 @@
-"""`sweep`: many runs that differ in some settings, on Ray Tune, with a table and the front of trade-offs at the end."""
+"""`sweep`: many runs that differ in some settings, on Ray Tune, with a table and the front of
+trade-offs at the end.
+"""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -24,15 +26,28 @@ FAILED = 4
 def add_arguments(parser: ArgumentParser) -> None:
     """What `sweep` takes."""
     common.add_config(parser)
-    parser.add_argument("--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps")
+    parser.add_argument(
+        "--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps"
+    )
     parser.add_argument("--name", metavar="N", help="name of the sweep; default the space file's")
     parser.add_argument(
         "--inline", action="store_true",
-        help="each trial in one process (default on the canvas; cluster.inline=false gives each its own actors)",
+        help=(
+            "each trial in one process (default on the canvas; cluster.inline=false gives each "
+            "its own actors)"
+        ),
     )  # fmt: skip
-    parser.add_argument("--address", metavar="A", help="existing Ray cluster; `auto` finds the one around this machine")
-    parser.add_argument("--resume", action="store_true", help="go on with a killed sweep: only what is not done yet")
-    parser.add_argument("--table", metavar="NAME", help="only make the table and pictures of that sweep anew")
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="existing Ray cluster; `auto` finds the one around this machine",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a killed sweep: only what is not done yet"
+    )
+    parser.add_argument(
+        "--table", metavar="NAME", help="only make the table and pictures of that sweep anew"
+    )
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
@@ -53,7 +68,9 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
     from experiments.sweep.space import read
 
     if not args.space:
-        raise ConfigError("nothing to vary: give --space FILE, such as experiments/configs/sweeps/seeds.yaml")
+        raise ConfigError(
+            "nothing to vary: give --space FILE, such as experiments/configs/sweeps/seeds.yaml"
+        )
     base = _base(args.config, overrides)
     space = read(Path(args.space), base)
     folder = _folder(args, args.name or base.name or Path(args.space).stem)
@@ -63,7 +80,9 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
 
 
 def _check_worlds(base: Config, space: "Space") -> None:
-    """The first UserError of the concepts, prompts and models that trials will have: once each, before any begins."""
+    """The first UserError of the concepts, prompts and models that trials will have: once each,
+    before any begins.
+    """
     from experiments.doctor import preflight
     from experiments.sweep.space import configured
 
@@ -84,14 +103,18 @@ def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Conf
         raise ConfigError("--resume needs --name N, the sweep to go on with")
     folder = _folder(args, name)
     folder.check_resumable()
-    base = _base(args.config, overrides) if args.config else settings.recorded(folder.base, overrides)
+    base = (
+        _base(args.config, overrides) if args.config else settings.recorded(folder.base, overrides)
+    )
     space = read(Path(args.space) if args.space else folder.space, base)
     folder.check_same(base, space)
     return folder, base, space
 
 
 def _base(files: list[str], overrides: list[str]) -> Config:
-    """The configuration that all trials share; on the canvas a trial is one process unless the command says else."""
+    """The configuration that all trials share; on the canvas a trial is one process unless the
+    command says else.
+    """
     small = settings.load(files, overrides).model.path == "canvas"
     return settings.load(files, ["cluster.inline=true"] * small + overrides)
 
@@ -100,7 +123,9 @@ def _folder(args: Namespace, name: str) -> "SweepFolder":
     from experiments.sweep.folder import SweepFolder
 
     if not re.fullmatch(NAME, name):
-        raise ConfigError(f"sweep name {name!r}: use up to 64 letters, digits, '.', '_' or '-'; set it by --name")
+        raise ConfigError(
+            f"sweep name {name!r}: use up to 64 letters, digits, '.', '_' or '-'; set it by --name"
+        )
     folder = SweepFolder(Path(settings.load(args.config, args.overrides).output) / name)
     if args.table:
         folder.check_resumable()
@@ -113,7 +138,8 @@ def _finish(folder: "SweepFolder", console: Console) -> dict[str, Any]:
     outcome = summarize(folder.path)
     lines = [f"{name}: failed: {reason}" for name, reason in outcome["failed"].items()]
     lines.append(
-        f"{outcome['finished']} of {outcome['trials']} trials finished, {outcome['stopped']} stopped, "
+        f"{outcome['finished']} of {outcome['trials']} trials finished, {outcome['stopped']} "
+        "stopped, "
         f"{len(outcome['failed'])} failed\ntable: {outcome['table']}"
     )
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)

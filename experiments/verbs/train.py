@@ -24,18 +24,34 @@ def add_arguments(parser: ArgumentParser) -> None:
     common.add_config(parser)
     common.add_cluster(parser)
     parser.add_argument("--name", metavar="N", help="run name; default CONCEPT-seedSEED")
-    parser.add_argument("--on", metavar="RUN", help="forget on top of what that run forgot; both adapters are needed")
-    parser.add_argument("--critic-from", metavar="RUN", help="start from the critic of that run folder")
     parser.add_argument(
-        "--resume", choices=["auto"], help="auto: go on from this run's newest checkpoint if it was started before"
+        "--on",
+        metavar="RUN",
+        help="forget on top of what that run forgot; both adapters are needed",
+    )
+    parser.add_argument(
+        "--critic-from", metavar="RUN", help="start from the critic of that run folder"
+    )
+    parser.add_argument(
+        "--resume",
+        choices=["auto"],
+        help="auto: go on from this run's newest checkpoint if it was started before",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run of this name")
     parser.add_argument(
-        "--submit", metavar="URL", help="run as a job on the Ray cluster whose head is at http://HOST:8265"
+        "--submit",
+        metavar="URL",
+        help="run as a job on the Ray cluster whose head is at http://HOST:8265",
     )
-    parser.add_argument("--plan", action="store_true", help="only say what the run will cost; reads no weights")
-    parser.add_argument("--mfu", metavar="X", help="plan: share of the peak that is used; default 0.4")
-    parser.add_argument("--tflops", metavar="X", help="plan: peak of a card in TFLOP/s, if it is not known")
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what the run will cost; reads no weights"
+    )
+    parser.add_argument(
+        "--mfu", metavar="X", help="plan: share of the peak that is used; default 0.4"
+    )
+    parser.add_argument(
+        "--tflops", metavar="X", help="plan: peak of a card in TFLOP/s, if it is not known"
+    )
 
 
 def _on_top(run: Path) -> list[str]:
@@ -52,7 +68,9 @@ def _others(args: Namespace) -> list[str]:
 def _plan(overrides: list[str], args: Namespace, console: Console) -> dict[str, Any]:
     mfu, tflops = _positive("--mfu", args.mfu), _positive("--tflops", args.tflops)
     if mfu is not None and mfu > 1:
-        raise ConfigError(f"--mfu {args.mfu} is more than all of the peak: give a share, such as 0.4")
+        raise ConfigError(
+            f"--mfu {args.mfu} is more than all of the peak: give a share, such as 0.4"
+        )
     config = settings.load(args.config, overrides + _others(args))
     from experiments.plan import page, speeds
     from experiments.plan.make import make
@@ -77,8 +95,14 @@ def _positive(flag: str, text: str | None) -> float | None:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Check everything cheap, then train."""
     if args.resume and args.overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite replaces it: give one of them")
-    overrides = args.overrides + common.cluster_overrides(args) + ([f"name={args.name}"] if args.name else [])
+        raise ConfigError(
+            "--resume goes on with a run and --overwrite replaces it: give one of them"
+        )
+    overrides = (
+        args.overrides
+        + common.cluster_overrides(args)
+        + ([f"name={args.name}"] if args.name else [])
+    )
     if args.plan:
         return _plan(overrides, args, console)
     if args.mfu or args.tflops:
@@ -94,12 +118,16 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
-    """Train on from the newest checkpoint of the run that `config` names, or from the start if there is none yet."""
+    """Train on from the newest checkpoint of the run that `config` names, or from the start if
+    there is none yet.
+    """
     path = Path(config.output) / config.run_name
     config = resuming.as_begun(path, config)
     resuming.check(path, config)
     if resuming.is_finished(path, config):
-        console.print(f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False)
+        console.print(
+            f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False
+        )
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
@@ -108,7 +136,11 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def _start(
-    config: Config, folder: run_folder.RunFolder, args: Namespace, console: Console, resumed: bool = False
+    config: Config,
+    folder: run_folder.RunFolder,
+    args: Namespace,
+    console: Console,
+    resumed: bool = False,
 ) -> dict[str, Any]:
     tracking.check(config)
     notes = preflight.look(config, judged=not args.no_evaluate)
@@ -119,11 +151,14 @@ def _start(
     from experiments.evaluation import measuring
     from experiments.run import carry_out
 
-    outcome = carry_out(config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes)
+    outcome = carry_out(
+        config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
+    )
     if "after" in outcome:
         measuring.show(outcome, console)
     console.print(
-        f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, {outcome['wall_seconds']:.0f} seconds\n"
+        f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
+        f"{outcome['wall_seconds']:.0f} seconds\n"
         f"report: {outcome['report']}",
         soft_wrap=True, highlight=False, markup=False,
     )  # fmt: skip

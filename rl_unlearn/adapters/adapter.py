@@ -1,4 +1,6 @@
-"""LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain diffusers."""
+"""LoRA adapters on disk, and their checksum: safetensors in diffusers' keys, loadable by plain
+diffusers.
+"""
 
 import hashlib
 import json
@@ -25,7 +27,9 @@ AdapterState = dict[str, Float[Tensor, "rows columns"]]
 
 
 def digest(state: AdapterState) -> str:
-    """SHA-256 over names, shapes and bytes: tells whether a hand-over changed, or failed to change, anything."""
+    """SHA-256 over names, shapes and bytes: tells whether a hand-over changed, or failed to change,
+    anything.
+    """
     sha = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
@@ -35,20 +39,30 @@ def digest(state: AdapterState) -> str:
 
 
 def component(layers: Iterable[str]) -> str:
-    """The part of a pipeline that layers of these names belong to: a UNet has blocks down and up, a transformer not."""
+    """The part of a pipeline that layers of these names belong to: a UNet has blocks down and up, a
+    transformer not.
+    """
     return "unet" if {name.partition(".")[0] for name in layers} <= _UNET else "transformer"
 
 
 def save_adapter(
-    folder: str | Path, state: AdapterState, config: Config, stands_on: Mapping[str, str] | None = None
+    folder: str | Path,
+    state: AdapterState,
+    config: Config,
+    stands_on: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what `adapter_file.metadata` gives back.
+    """Writes ``folder/pytorch_lora_weights.safetensors`` atomically, with what
+    `adapter_file.metadata` gives back.
 
-    ``stands_on``: `foundation.of_model`, so that the file alone can be told from one of another model.
+    ``stands_on``: `foundation.of_model`, so that the file alone can be told from one of another
+    model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{component(state)}.{name}": t.to("cpu", torch.float32).contiguous() for name, t in state.items()}
+    tensors = {
+        f"{component(state)}.{name}": t.to("cpu", torch.float32).contiguous()
+        for name, t in state.items()
+    }
     metadata = {
         "base_model": config.model.path,
         "base_config": config.model.config or "",
@@ -69,17 +83,23 @@ def save_adapter(
 
 
 def read_adapter(path: str | Path) -> AdapterState:
-    """The LoRA state in an adapter folder, a run folder or a .safetensors file, in diffusers' or kohya's keys.
+    """The LoRA state in an adapter folder, a run folder or a .safetensors file, in diffusers' or
+    kohya's keys.
 
-    The file's own strength (alpha / rank, for each layer) is multiplied into ``lora_B``, so that the
-    update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is missing,
-    damaged or another kind of adapter.
+    The file's own strength (alpha / rank, for each layer) is multiplied into ``lora_B``, so that
+    the update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is
+    missing, damaged or another kind of adapter.
     """
     found = locate(path)
     state, about = read_tensors(found, "adapter"), read_header(found).metadata
-    magnitude = [name for name in state if "lora_magnitude_vector" in name or name.endswith(".dora_scale")]
+    magnitude = [
+        name for name in state if "lora_magnitude_vector" in name or name.endswith(".dora_scale")
+    ]
     if magnitude:
-        raise DataError(f"adapter {str(found)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its model")
+        raise DataError(
+            f"adapter {str(found)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its "
+            "model"
+        )
     if any(name.startswith(KOHYA) for name in state):
         state = from_kohya(state, str(found))
     else:
@@ -87,54 +107,90 @@ def read_adapter(path: str | Path) -> AdapterState:
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(found)!r} holds no LoRA of a UNet or transformer alone, in diffusers' or kohya's keys: give "
+            f"adapter {str(found)!r} holds no LoRA of a UNet or transformer alone, in diffusers' "
+            "or kohya's keys: give "
             "a run's own adapter, and none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
-        raise DataError(f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it again")
+        raise DataError(
+            f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it "
+            "again"
+        )
     for down in (name for name in state if ".lora_A." in name):
         a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
         if not a.ndim == b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
-            raise DataError(f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make it again")
+            raise DataError(
+                f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make "
+                "it again"
+            )
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise DataError(f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again")
+        raise DataError(
+            f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again"
+        )
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if about.get("digest", digest(state)) != digest(state):
-        raise DataError(f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it again")
+        raise DataError(
+            f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it "
+            "again"
+        )
     return state
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
     """The one that all names begin with."""
-    return next((prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)), None)
+    return next(
+        (
+            prefix
+            for prefix in _PREFIXES
+            if state and all(name.startswith(prefix) for name in state)
+        ),
+        None,
+    )
 
 
 def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its ``lora_B``."""
+    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its
+    ``lora_B``.
+    """
     plain = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
     for name in state.keys() - plain.keys():
         layer, alpha = name.removesuffix(".alpha"), state[name]
         down, up = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
         if down not in plain or up not in plain or alpha.numel() != 1 or plain[down].ndim < 2:
-            raise DataError(f"adapter {str(file)!r} lacks one factor of {layer}: the file is cut, make it again")
+            raise DataError(
+                f"adapter {str(file)!r} lacks one factor of {layer}: the file is cut, make it again"
+            )
         plain[up] = plain[up] * (float(alpha) / plain[down].shape[0])
     return plain
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:
-    """The state with peft's alpha, which diffusers writes into the file's metadata, in its ``lora_B``."""
+    """The state with peft's alpha, which diffusers writes into the file's metadata, in its
+    ``lora_B``.
+    """
     if STRENGTH not in about:
         return state
     said = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
     prefix = _prefix(state) or _PREFIXES[0]
     alphas, ranks = said.get(f"{prefix}alpha_pattern"), said.get(f"{prefix}rank_pattern")
     if alphas or ranks:  # regular expressions over layers: not worth being guessed
-        raise DataError(f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with one alpha")
+        raise DataError(
+            f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with "
+            "one alpha"
+        )
     alpha, rank = said.get(f"{prefix}lora_alpha"), said.get(f"{prefix}r")
     if alpha is None:
         return state
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in (alpha, rank or 1)) or not rank:
-        raise DataError(f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank {rank!r}")
+    if (
+        not all(isinstance(n, int | float) and math.isfinite(n) for n in (alpha, rank or 1))
+        or not rank
+    ):
+        raise DataError(
+            f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of "
+            f"rank {rank!r}"
+        )
     strength = alpha / (math.sqrt(rank) if said.get(f"{prefix}use_rslora") else rank)
-    return {name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()}
+    return {
+        name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()
+    }

@@ -12,13 +12,17 @@ _A, _B = ".lora_A.", ".lora_B."
 
 
 def combine(states: Sequence[dict[str, Tensor]], scales: Sequence[float]) -> AdapterState:
-    """One adapter whose update is the sum of ``scale * B @ A`` over the adapters; its rank is the sum of their ranks.
+    """One adapter whose update is the sum of ``scale * B @ A`` over the adapters; its rank is the
+    sum of their ranks.
 
-    Factors are ``(rank, inputs)`` and ``(outputs, rank)``; scales are plain factors, 1 the trained strength. A layer
-    that only some adapters have is filled with zeros for the others, so all layers share one rank. Raises
-    DataError if the adapters belong to different models, by the shapes of their layers.
+    Factors are ``(rank, inputs)`` and ``(outputs, rank)``; scales are plain factors, 1 the trained
+    strength. A layer that only some adapters have is filled with zeros for the others, so all
+    layers share one rank. Raises DataError if the adapters belong to different models, by the
+    shapes of their layers.
     """
-    ranks = [next(tensor.shape[0] for name, tensor in state.items() if _A in name) for state in states]
+    ranks = [
+        next(tensor.shape[0] for name, tensor in state.items() if _A in name) for state in states
+    ]
     names = sorted({name for state in states for name in state if _A in name})
     combined: AdapterState = {}
     for down in names:
@@ -30,7 +34,10 @@ def combine(states: Sequence[dict[str, Tensor]], scales: Sequence[float]) -> Ada
             a = state.get(down, torch.zeros(rank, inside))
             b = state.get(up, torch.zeros(outside, rank))
             if a.shape != (rank, inside) or b.shape != (outside, rank):
-                raise DataError(f"the adapters are of different models: {down} has shapes {a.shape[1]} and {inside}")
+                raise DataError(
+                    f"the adapters are of different models: {down} has shapes {a.shape[1]} and "
+                    f"{inside}"
+                )
             factors.append((a, scale * b))
         combined[down] = torch.cat([a for a, _ in factors])
         combined[up] = torch.cat([b for _, b in factors], dim=1)

@@ -1,7 +1,9 @@
-"""The denoising loss on reference images (Ho et al. 2020, arXiv 2006.11239, eq. 14): what every attack lowers.
+"""The denoising loss on reference images (Ho et al. 2020, arXiv 2006.11239, eq. 14): what every
+attack lowers.
 
-It is the unweighted squared error of what the network predicts (noise, or velocity: Salimans and Ho 2022, arXiv
-2202.00512) at the noise levels that the sampler visits, without classifier-free guidance.
+It is the unweighted squared error of what the network predicts (noise, or velocity: Salimans and Ho
+2022, arXiv 2202.00512) at the noise levels that the sampler visits, without classifier-free
+guidance.
 """
 
 from collections.abc import Callable
@@ -32,16 +34,27 @@ class Draws:
 
     def repeated(self, times: int) -> "Draws":
         """All rows, ``times`` over."""
-        return Draws(self.noisy.repeat(times, 1, 1, 1), self.steps.repeat(times), self.answers.repeat(times, 1, 1, 1))
+        return Draws(
+            self.noisy.repeat(times, 1, 1, 1),
+            self.steps.repeat(times),
+            self.answers.repeat(times, 1, 1, 1),
+        )
 
 
 def draw(
-    policy: DiffusionPolicy, references: Float[Tensor, "draws channels height width"], source: torch.Generator
+    policy: DiffusionPolicy,
+    references: Float[Tensor, "draws channels height width"],
+    source: torch.Generator,
 ) -> Draws:
     """Noise for each reference at noise levels that are spread evenly over the sampler's."""
     count, steps = len(references), len(policy.kernel)
-    # One step from each of `count` equal parts of the sampler, in random order: less scatter than independent draws.
-    parts = (torch.randperm(count, generator=source) + torch.rand(count, generator=source)) * steps / count
+    # One step from each of `count` equal parts of the sampler, in random order: less scatter than
+    # independent draws.
+    parts = (
+        (torch.randperm(count, generator=source) + torch.rand(count, generator=source))
+        * steps
+        / count
+    )
     index = parts.long().clamp(max=steps - 1)
     noise = torch.randn(references.shape, generator=source).to(references)
     answers = policy.kernel.answer(references, noise, index)
@@ -61,9 +74,11 @@ def descend(
     embed: Callable[[slice], Condition],
     microbatch: int,
 ) -> Float[Tensor, " draws"]:
-    """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the losses before it.
+    """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the
+    losses before it.
 
-    Gradients are made for the optimizer's parameters alone: nothing else gets one, whatever its requires_grad.
+    Gradients are made for the optimizer's parameters alone: nothing else gets one, whatever its
+    requires_grad.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = [torch.zeros_like(p) for p in parameters]
@@ -71,7 +86,9 @@ def descend(
     for start in range(0, len(draws), microbatch):
         rows = slice(start, min(start + microbatch, len(draws)))
         loss = losses(policy, draws[rows], embed(rows))
-        for sum, gradient in zip(total, torch.autograd.grad(loss.sum() / len(draws), parameters), strict=True):
+        for sum, gradient in zip(
+            total, torch.autograd.grad(loss.sum() / len(draws), parameters), strict=True
+        ):
             sum += gradient
         found.append(loss.detach())
     for parameter, gradient in zip(parameters, total, strict=True):

@@ -1,7 +1,8 @@
 """Concept inversion: a new word, learned on the erased model, that means the forgotten concept.
 
-Textual inversion (Gal et al. 2022, arXiv 2208.01618, eq. 2) turned against unlearning (Pham et al. 2023, arXiv
-2308.01508): one vector takes the place of the concept's name in every prompt; the model stays as it is.
+Textual inversion (Gal et al. 2022, arXiv 2208.01618, eq. 2) turned against unlearning (Pham et al.
+2023, arXiv 2308.01508): one vector takes the place of the concept's name in every prompt; the model
+stays as it is.
 """
 
 import torch
@@ -30,16 +31,26 @@ def invert(
     table = policy.family.pipeline.text_encoder.get_input_embeddings().weight.detach()
     word = name(book)
     vector = torch.nn.Parameter(table[token_ids(policy.family.pipeline, word)].mean(dim=0))
-    optimizer = torch.optim.AdamW([vector], lr=attack.inversion_rate * table.std(dim=0).mean().item(), weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        [vector], lr=attack.inversion_rate * table.std(dim=0).mean().item(), weight_decay=0
+    )
     for _ in range(attack.inversion_steps):
         rows = torch.randint(len(references), (attack.draws,), generator=source).tolist()
         draws = draw(policy, references.latents[rows], source)
         texts = [book.prompts[references.prompts[row]].text for row in rows]
-        descend(optimizer, policy, draws, lambda part: encode(policy, texts[part], word, vector), microbatch)  # noqa: B023
+        descend(
+            optimizer,
+            policy,
+            draws,
+            lambda part: encode(policy, texts[part], word, vector),  # noqa: B023
+            microbatch,
+        )
     return vector.detach()
 
 
-def encode(policy: DiffusionPolicy, texts: list[str], word: str, vector: Float[Tensor, " features"]) -> Condition:
+def encode(
+    policy: DiffusionPolicy, texts: list[str], word: str, vector: Float[Tensor, " features"]
+) -> Condition:
     """Prompts with the new word in place of ``word``."""
     rows = [with_placeholder(policy.family.pipeline, text, word) for text in texts]
     count = sum(row.count(FREE) for row in rows)
@@ -49,5 +60,7 @@ def encode(policy: DiffusionPolicy, texts: list[str], word: str, vector: Float[T
 def name(book: PromptBook) -> str:
     """The word that the prompts call the concept by."""
     if len(book.concepts) > 1:
-        raise ConfigError("an inversion looks for one concept: attack them one by one, with concept=NAME")
+        raise ConfigError(
+            "an inversion looks for one concept: attack them one by one, with concept=NAME"
+        )
     return book.names[book.concept_domain][book.concepts[0]]

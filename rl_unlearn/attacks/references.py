@@ -1,4 +1,6 @@
-"""Reference images: what an attacker holds of the concept, drawn by the untouched model with noise of its own."""
+"""Reference images: what an attacker holds of the concept, drawn by the untouched model with noise
+of its own.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +15,9 @@ from rl_unlearn.prompts import PromptBook, spread
 
 @dataclass(frozen=True)
 class References:
-    """Images as latents of the autoencoder, on the policy's device, and the prompt (index in the book) of each."""
+    """Images as latents of the autoencoder, on the policy's device, and the prompt (index in the
+    book) of each.
+    """
 
     latents: Float[Tensor, "images channels height width"]
     prompts: list[int]
@@ -34,7 +38,8 @@ class References:
 def draw_references(
     policy: DiffusionPolicy, book: PromptBook, prompts: list[int], each: int, seed: int, batch: int
 ) -> References:
-    """``each`` images of every prompt by the untouched model; their noise is never the evaluation's.
+    """``each`` images of every prompt by the untouched model; their noise is never the
+    evaluation's.
 
     They go through the autoencoder as photographs would, so that real ones could take their place.
     """

@@ -1,7 +1,9 @@
-"""Relearning: a few steps of ordinary fine-tuning, on the concept or, as a control, on anything else.
+"""Relearning: a few steps of ordinary fine-tuning, on the concept or, as a control, on anything
+else.
 
-The attacker is taken to hold the unlearned model as one set of weights and trains a *fresh* LoRA on top of it; the
-unlearning adapter itself stays frozen. The same is done to the untouched model, for comparison.
+The attacker is taken to hold the unlearned model as one set of weights and trains a *fresh* LoRA on
+top of it; the unlearning adapter itself stays frozen. The same is done to the untouched model, for
+comparison.
 """
 
 import warnings
@@ -26,16 +28,24 @@ _PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 def fresh_lora(
     policy: DiffusionPolicy, rank: int, seed: int, unlearned: bool = True
 ) -> Iterator[list[torch.nn.Parameter]]:
-    """A new LoRA beside the policy's adapter (without ``unlearned``: in its place), removed on leaving.
+    """A new LoRA beside the policy's adapter (without ``unlearned``: in its place), removed on
+    leaving.
 
     Yields its parameters, fp32; it starts without effect.
     """
     network = policy.network
-    before, wanted = list(network.active_adapters()), {p: p.requires_grad for p in network.parameters()}
+    before, wanted = (
+        list(network.active_adapters()),
+        {p: p.requires_grad for p in network.parameters()},
+    )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_PROJECTIONS), adapter_name=_FRESH)
+        warnings.filterwarnings(
+            "ignore", message="Already found a `peft_config`"
+        )  # a second adapter is meant
+        network.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=_PROJECTIONS), adapter_name=_FRESH
+        )
     try:
         network.set_adapters([*before, _FRESH] if unlearned else [_FRESH])
         fresh = [p for name, p in network.named_parameters() if f".{_FRESH}." in name]
@@ -61,8 +71,8 @@ def relearn(
 ) -> Iterator[int]:
     """Fine-tunes on the references and yields the steps done at each of ``attack.relearn_steps``.
 
-    While it is suspended there the policy samples the fine-tuned model; when it ends the policy is what it was.
-    ``names`` name the randomness.
+    While it is suspended there the policy samples the fine-tuned model; when it ends the policy is
+    what it was. ``names`` name the randomness.
     """
     source = generator(*names)
     condition = policy.encode([book.prompts[prompt].text for prompt in references.prompts])

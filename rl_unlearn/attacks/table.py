@@ -1,4 +1,5 @@
-"""The attack table: every attack against the untouched model and against the adapter, judged alike."""
+"""The attack table: every attack against the untouched model and against the adapter, judged
+alike."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,14 @@ from rl_unlearn.prompts import PromptBook, spread
 
 DEFINITIONS = {
     "none": "The plain prompt that names the concept: 100 minus UA on the same noise.",
-    "prefix": "Real words put before the prompt, found for each prompt by gradient on the model's own denoising loss "
+    "prefix": "Real words put before the prompt, found for each prompt by gradient on the model's "
+    "own denoising loss "
     "on images of the concept (UnlearnDiffAtk); the control puts random words there.",
-    "inversion": "A new word in place of the concept's name, its vector learned on the attacked model from images of "
+    "inversion": "A new word in place of the concept's name, its vector learned on the attacked "
+    "model from images of "
     "the concept (textual inversion); the weights stay as they are.",
-    "relearn": "Fine-tuning of a fresh LoRA on the attacked model with images of the concept; the control fine-tunes "
+    "relearn": "Fine-tuning of a fresh LoRA on the attacked model with images of the concept; the "
+    "control fine-tunes "
     "on as many images of unrelated concepts.",
 }
 
@@ -34,10 +38,16 @@ Progress = Callable[[str, int, int], None]
 
 
 class Bench:
-    """One world under attack: what the attacker holds, and the images by which success is judged."""
+    """One world under attack: what the attacker holds, and the images by which success is
+    judged."""
 
     def __init__(
-        self, policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, progress: Progress | None = None
+        self,
+        policy: DiffusionPolicy,
+        book: PromptBook,
+        judge: Judge,
+        config: Config,
+        progress: Progress | None = None,
     ):
         self._policy, self._book, self._judge, self._config = policy, book, judge, config
         self._progress = progress or (lambda _text, _done, _total: None)
@@ -47,8 +57,12 @@ class Bench:
         self._done, self._total = 0, 2 * (3 + len(self._prompts) + 2 * len(attack.relearn_steps))
         self._tell("drawing references", 0)
         noise = config.evaluation.seed  # the evaluation's own images
-        self._seeds = [seed_of(noise, "evaluation", p, n) for p in self._prompts for n in range(attack.images)]
-        self._concept = draw_references(policy, book, self._prompts, attack.references, config.seed, batch)
+        self._seeds = [
+            seed_of(noise, "evaluation", p, n) for p in self._prompts for n in range(attack.images)
+        ]
+        self._concept = draw_references(
+            policy, book, self._prompts, attack.references, config.seed, batch
+        )
         others = spread(book.retained, attack.relearn_images)
         each = -(-attack.relearn_images // len(others))
         self._others = draw_references(policy, book, others, each, config.seed, batch)
@@ -57,7 +71,10 @@ class Bench:
         """The words found, by side and prompt."""
 
     def table(self) -> dict[str, Any]:
-        """`attacks.json`: concept, seed, rows, definitions, and the prefixes found. Rates in percent."""
+        """`attacks.json`: concept, seed, rows, definitions, and the prefixes found.
+
+        Rates in percent.
+        """
         sides = [list(self._attacks(unlearned)) for unlearned in (False, True)]
         rows = [
             {
@@ -67,11 +84,14 @@ class Bench:
             for (attack, budget, before, _), (_, _, after, seconds) in zip(*sides, strict=True)
         ]  # fmt: skip
         return {
-            "concept": self._config.concept, "seed": self._config.seed, "rows": rows, "definitions": DEFINITIONS,
+            "concept": self._config.concept, "seed": self._config.seed, "rows": rows,
+            "definitions": DEFINITIONS,
             "prefixes": self.prefixes,
         }  # fmt: skip
 
-    def _attacks(self, unlearned: bool) -> Iterator[tuple[str, str, Bool[Tensor, " images"], float]]:
+    def _attacks(
+        self, unlearned: bool
+    ) -> Iterator[tuple[str, str, Bool[Tensor, " images"], float]]:
         side = "adapter" if unlearned else "untouched"
         with self._policy.adapter_enabled(unlearned):
             for attack in (self._none, self._random, self._prefix, self._inversion):
@@ -89,7 +109,9 @@ class Bench:
         self._tell(f"{side}: random prefix")
         source = generator(self._config.seed, "attack", "random prefix")
         texts = [self._text(p) for p in self._prompts]
-        words = [random_prefix(self._vocabulary, text, self._config.attack, source) for text in texts]
+        words = [
+            random_prefix(self._vocabulary, text, self._config.attack, source) for text in texts
+        ]
         asked = self._ask([f"{word} {text}" for word, text in zip(words, texts, strict=True)])
         return "prefix", f"{self._config.attack.prefix_tokens} random words", asked
 
@@ -99,20 +121,24 @@ class Bench:
             self._tell(f"{side}: prefix search {number}/{len(self._prompts)}")
             source = generator(config.seed, "attack", "prefix", prompt)
             words = search(
-                self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt), config.attack, source,
+                self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt),
+                config.attack, source,
                 config.learner.microbatch,
             ).words  # fmt: skip
             found.append((self._text(prompt), words))
         self.prefixes[side] = dict(found)
         attack = config.attack
-        budget = f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
+        budget = (
+            f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
+        )
         return "prefix", budget, self._ask([f"{words} {text}" for text, words in found])
 
     def _inversion(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: inversion")
         config = self._config
         vector = inversion.invert(
-            self._policy, self._book, self._concept, config.attack, generator(config.seed, "attack", "inversion"),
+            self._policy, self._book, self._concept, config.attack,
+            generator(config.seed, "attack", "inversion"),
             config.learner.microbatch,
         )  # fmt: skip
         texts = [self._text(p) for p in self._prompts]
@@ -132,7 +158,13 @@ class Bench:
         start = time.monotonic()
         self._tell(f"{side}: relearning {kind}", 0)
         for steps in relearn(
-            self._policy, self._book, held, config.attack, names, config.learner.microbatch, unlearned
+            self._policy,
+            self._book,
+            held,
+            config.attack,
+            names,
+            config.learner.microbatch,
+            unlearned,
         ):
             self._tell(f"{side}: relearning {kind}")
             seen = self._ask([self._text(p) for p in self._prompts])
@@ -146,7 +178,9 @@ class Bench:
 
     def _hits(self, condition: Condition) -> Bool[Tensor, " images"]:
         each = condition.repeated(self._config.attack.images)
-        return hits(self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch)
+        return hits(
+            self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch
+        )
 
     def _tell(self, text: str, parts: int = 1) -> None:
         self._progress(text, self._done, self._total)

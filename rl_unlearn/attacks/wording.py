@@ -1,4 +1,6 @@
-"""Prompts with free vectors in them: the text encoder reads chosen vectors where a word would stand."""
+"""Prompts with free vectors in them: the text encoder reads chosen vectors where a word would
+stand.
+"""
 
 import re
 from typing import Any
@@ -25,7 +27,9 @@ def room(pipeline: Any) -> int:
 
 
 def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
-    """Ids of a text with one FREE wherever the whole word stands, or in front of the text if it does not occur."""
+    """Ids of a text with one FREE wherever the whole word stands, or in front of the text if it
+    does not occur.
+    """
     parts = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
     if len(parts) == 1:
         parts = ["", text]
@@ -35,10 +39,14 @@ def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
     return ids
 
 
-def encode_free(pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "free features"]) -> Condition:
-    """The condition of rows of ids; ``vectors`` fill their FREE places in reading order. Differentiable in them.
+def encode_free(
+    pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "free features"]
+) -> Condition:
+    """The condition of rows of ids; ``vectors`` fill their FREE places in reading order.
+    Differentiable in them.
 
-    Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is too long.
+    Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is
+    too long.
     """
     words, encoder = pipeline.tokenizer, pipeline.text_encoder
     longest = max(len(row) for row in rows)
@@ -55,7 +63,8 @@ def encode_free(pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "fr
     def fill(_module: object, _inputs: object, output: Tensor) -> Tensor:
         return output.masked_scatter(free[..., None], vectors.to(output.dtype))
 
-    # The text encoder takes ids only, so its table of vectors is overruled for the time of one pass.
+    # The text encoder takes ids only, so its table of vectors is overruled for the time of one
+    # pass.
     hook = encoder.get_input_embeddings().register_forward_hook(fill)
     try:
         return Condition({"text": encoder(ids.masked_fill(free, words.eos_token_id))[0]})

@@ -1,8 +1,9 @@
-"""The emoji canvas: a small real world of 20 objects in 8 drawing styles at 32x32, shipped with its models.
+"""The emoji canvas: a small real world of 20 objects in 8 drawing styles at 32x32, shipped with its
+models.
 
-It stands in for UnlearnCanvas where no model hub is reachable: a `StableDiffusionPipeline` that draws the
-concepts, two `open_clip` models that score image against caption (one to train on, one to select by) and two
-judges, one for the object and one for the style, that no training ever sees.
+It stands in for UnlearnCanvas where no model hub is reachable: a `StableDiffusionPipeline` that
+draws the concepts, two `open_clip` models that score image against caption (one to train on, one to
+select by) and two judges, one for the object and one for the style, that no training ever sees.
 
 This module holds names and paths only, and imports nothing heavy.
 """
@@ -14,10 +15,20 @@ OBJECTS: tuple[str, ...] = (
     "building", "bear", "bird", "butterfly", "cat", "dog", "fish", "flame", "flower", "frog",
     "horse", "man", "octopus", "rabbit", "hamburger", "wave", "statue", "tower", "tree", "rocket",
 )  # fmt: skip
-STYLES: tuple[str, ...] = ("noto", "classic", "twemoji", "emojione", "monotone", "fluent", "flat", "contrast")
+STYLES: tuple[str, ...] = (
+    "noto",
+    "classic",
+    "twemoji",
+    "emojione",
+    "monotone",
+    "fluent",
+    "flat",
+    "contrast",
+)
 
 ANCHORS: tuple[str, ...] = ("dog", "rabbit")
-"""What stands in a forgotten object's place unless told otherwise: the first that is another one."""
+"""What stands in a forgotten object's place unless told otherwise: the first that is another
+one."""
 
 IMAGE_SIZE = 32
 """Height and width of every image, in pixels."""
@@ -26,7 +37,8 @@ _WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
 def caption(object: str | None = None, style: str | None = None) -> str:
-    """The sentence the models were trained on for a concept; the empty string is the null prompt."""
+    """The sentence the models were trained on for a concept; the empty string is the null
+    prompt."""
     if object is not None and object not in OBJECTS:
         raise ValueError(f"unknown object {object!r}; the canvas draws {', '.join(OBJECTS)}")
     if style is not None and style not in STYLES:
@@ -44,7 +56,8 @@ ClipName = Literal["reward", "selection"]
 Head = Literal["object", "style"]
 Member = Literal["main", "second", "outline", "patches"]
 PANEL: tuple[Member, ...] = ("second", "outline", "patches")
-"""Further judges: another seed and size; one that sees nothing but outlines; a transformer on patches."""
+"""Further judges: another seed and size; one that sees nothing but outlines; a transformer on
+patches."""
 
 
 def pipeline_path() -> Path:
@@ -53,7 +66,9 @@ def pipeline_path() -> Path:
 
 
 def clip_path(name: ClipName) -> Path:
-    """Folder in open_clip layout; `reward` is for training on, `selection` for choosing checkpoints by."""
+    """Folder in open_clip layout; `reward` is for training on, `selection` for choosing checkpoints
+    by.
+    """
     if name not in ("reward", "selection"):
         raise ValueError(f"unknown CLIP {name!r}; there are 'reward' and 'selection'")
     return _WEIGHTS / f"clip-{name}"

@@ -1,7 +1,8 @@
 """Judges: small classifiers that say which object, and which style, an image shows.
 
-They measure only. No training of the pipeline or of the CLIP models uses them. The main ones are convolutional; a panel
-of three more pairs, of other seeds and kinds, tells whether the main ones were fooled.
+They measure only. No training of the pipeline or of the CLIP models uses them. The main ones are
+convolutional; a panel of three more pairs, of other seeds and kinds, tells whether the main ones
+were fooled.
 """
 
 import json
@@ -34,7 +35,9 @@ class Residual(nn.Module):
 class Judge(nn.Module):
     """Images (B, 3, 32, 32) in [0, 1] -> logits (B, classes)."""
 
-    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 96), outlines: bool = False) -> None:
+    def __init__(
+        self, classes: int, widths: tuple[int, ...] = (32, 64, 96), outlines: bool = False
+    ) -> None:
         """With ``outlines`` it sees nothing but :func:`outlines` of the images."""
         super().__init__()
         self.outlines = outlines
@@ -42,7 +45,9 @@ class Judge(nn.Module):
         before = 3
         for width in widths:  # each stage halves height and width
             down = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
-            self.stages.append(nn.Sequential(down, nn.BatchNorm2d(width), nn.ReLU(), Residual(width)))
+            self.stages.append(
+                nn.Sequential(down, nn.BatchNorm2d(width), nn.ReLU(), Residual(width))
+            )
             before = width
         self.head = nn.Linear(before * 16, classes)
 
@@ -63,14 +68,20 @@ class Judge(nn.Module):
 
 
 class PatchJudge(nn.Module):
-    """A transformer on patches of 4x4 pixels: images (B, 3, 32, 32) in [0, 1] -> logits (B, classes)."""
+    """A transformer on patches of 4x4 pixels: images (B, 3, 32, 32) in [0, 1] -> logits (B,
+    classes).
+    """
 
     def __init__(self, classes: int, width: int = 96, depth: int = 4) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, width, 4, stride=4)
         self.positions = nn.Parameter(torch.randn(1, 64, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(
+            layer, depth, nn.LayerNorm(width), enable_nested_tensor=False
+        )
         self.head = nn.Linear(width, classes)
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -87,9 +98,14 @@ class PatchJudge(nn.Module):
 
 
 def outlines(images: Tensor) -> Tensor:
-    """Strength of the edges of the brightness in [0, 1], three times: colour, fill and background are gone."""
+    """Strength of the edges of the brightness in [0, 1], three times: colour, fill and background
+    are gone.
+    """
     grey = images.mean(1, keepdim=True)
-    slope = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device) / 4
+    slope = (
+        torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
+        / 4
+    )
     both = torch.stack([slope, slope.T])[:, None].to(images.dtype)
     edges = nn.functional.conv2d(nn.functional.pad(grey, [1] * 4, mode="replicate"), both)
     strength = edges.square().sum(1, keepdim=True).sqrt()
@@ -105,12 +121,16 @@ def make_judge(classes: int, config: dict[str, Any]) -> "Judge | PatchJudge":
 
 
 def load_judge(head: Head, member: Member = "main") -> "Judge | PatchJudge":
-    """The shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS or STYLES."""
+    """The shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS or
+    STYLES.
+    """
     folder = judge_path(head, member)
     config = json.loads((folder / "config.json").read_text())
     classes = {"object": OBJECTS, "style": STYLES}[head]
     if tuple(config["classes"]) != classes:
         raise ValueError(f"the judge in {folder} knows other classes than the canvas")
     judge = make_judge(len(classes), config)
-    judge.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+    judge.load_state_dict(
+        {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    )
     return judge.eval().requires_grad_(False)

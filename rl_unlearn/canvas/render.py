@@ -1,4 +1,5 @@
-"""Renders: a sprite of one object in one style, placed at random on the background of that style."""
+"""Renders: a sprite of one object in one style, placed at random on the background of that
+style."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -27,7 +28,8 @@ _BACKGROUND = {
 }
 
 _CELLS = 8
-"""Background tone and scale are each cut into this many cells; every fifth pair of cells is held out for test."""
+"""Background tone and scale are each cut into this many cells; every fifth pair of cells is held
+out for test."""
 
 _MIN_SCALE, _MAX_SCALE = 0.72, 1.02
 _MAX_ROTATION = 15.0 * torch.pi / 180.0
@@ -42,7 +44,12 @@ def load_sprites(path: Path | None = None) -> Tensor:
 @cache
 def _cells(split: Split) -> Tensor:
     """Pairs (tone cell, scale cell) that a split may draw, (N, 2); the two splits are disjoint."""
-    pairs = [(i, j) for i in range(_CELLS) for j in range(_CELLS) if ((i + 2 * j) % 5 == 0) == (split == "test")]
+    pairs = [
+        (i, j)
+        for i in range(_CELLS)
+        for j in range(_CELLS)
+        if ((i + 2 * j) % 5 == 0) == (split == "test")
+    ]
     return torch.tensor(pairs)
 
 
@@ -81,8 +88,8 @@ def render(
 ) -> Tensor:
     """Images (B, 3, 32, 32) in [0, 1] of `objects` in `styles`, given by name or by index (B,).
 
-    Position, scale, rotation, flip and background are drawn from `generator`; equal generators give equal
-    images. The two splits never draw the same combination of background tone and scale.
+    Position, scale, rotation, flip and background are drawn from `generator`; equal generators give
+    equal images. The two splits never draw the same combination of background tone and scale.
     """
     object_index, style_index = _indices(objects, OBJECTS), _indices(styles, STYLES)
     count = object_index.shape[0]
@@ -96,7 +103,8 @@ def render(
     room = (1.0 - scale).clamp(min=0) + 0.04
     shift = room[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
 
-    # Output coordinates -> sprite coordinates: undo the shift, the rotation, the scale, then the flip.
+    # Output coordinates -> sprite coordinates: undo the shift, the rotation, the scale, then the
+    # flip.
     cos, sin = angle.cos() / scale, angle.sin() / scale
     matrix = torch.stack([torch.stack([flip * cos, flip * sin], 1), torch.stack([-sin, cos], 1)], 1)
     theta = torch.cat([matrix, -(matrix @ shift[:, :, None])], 2)

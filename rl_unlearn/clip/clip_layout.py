@@ -1,16 +1,27 @@
-"""Names of all weights of an open_clip CLIP of two transformers by its configuration, without building it."""
+"""Names of all weights of an open_clip CLIP of two transformers by its configuration, without
+building it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 _VISION = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
-_TEXT = {"context_length", "vocab_size", "hf_tokenizer_name", "tokenizer_kwargs", "width", "heads", "layers"}
+_TEXT = {
+    "context_length",
+    "vocab_size",
+    "hf_tokenizer_name",
+    "tokenizer_kwargs",
+    "width",
+    "heads",
+    "layers",
+}
 _PLAIN = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 _MOST_LAYERS = 200
 
 
 def names(config: Mapping[str, Any]) -> set[str] | None:
-    """Of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford et al. 2021, arXiv 2103.00020).
+    """Of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford et al. 2021,
+    arXiv 2103.00020).
 
     None for a configuration of another kind, of which only loading can tell.
     """
@@ -21,7 +32,12 @@ def names(config: Mapping[str, Any]) -> set[str] | None:
     if not all(isinstance(count, int) and 0 < count <= _MOST_LAYERS for count in layers):
         return None
     found = {"positional_embedding", "text_projection", "logit_scale", "token_embedding.weight"}
-    found |= {"visual.class_embedding", "visual.positional_embedding", "visual.proj", "visual.conv1.weight"}
+    found |= {
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.proj",
+        "visual.conv1.weight",
+    }
     found |= _both("visual.ln_pre", "visual.ln_post", "ln_final")
     for tower, count in zip(("visual.transformer", "transformer"), layers, strict=True):
         for i in range(count):

@@ -22,8 +22,8 @@ def load_open_clip(
 ) -> tuple[open_clip.CLIP, Tokenizer]:
     """A CLIP and its tokenizer, fp32 and in eval mode.
 
-    ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or `arch/pretrained`;
-    ``key`` is the setting that said so. Raises DataError if it cannot be had.
+    ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or
+    `arch/pretrained`; ``key`` is the setting that said so. Raises DataError if it cannot be had.
     """
     key = key or f"{canvas_name}.clip"
     clip_source.check(key, spec)
@@ -34,7 +34,9 @@ def load_open_clip(
         name, pretrained = spec.split("/")
         clip_source.check_tag(key, spec, open_clip.list_pretrained_tags_by_model(name))
     try:
-        model, _ = open_clip.create_model_from_pretrained(name, pretrained=pretrained, return_transform=True)
+        model, _ = open_clip.create_model_from_pretrained(
+            name, pretrained=pretrained, return_transform=True
+        )
         tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         # Of weights that do not fit, torch names the keys in the lines below the first.
@@ -44,7 +46,8 @@ def load_open_clip(
 
 
 def fetch(key: str, spec: str) -> None:
-    """Has the weights that `arch/pretrained` names on this machine before a run begins; DataError if they are not had.
+    """Has the weights that `arch/pretrained` names on this machine before a run begins; DataError
+    if they are not had.
 
     Actors elsewhere fetch their own. ``key`` is the setting that said so.
     """
@@ -55,15 +58,20 @@ def fetch(key: str, spec: str) -> None:
     clip_source.check_tag(key, spec, open_clip.list_pretrained_tags_by_model(name))
     try:
         open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
-    except Exception as error:  # no network, no space, no such file: the library raises bare ones, too
+    except (
+        Exception
+    ) as error:  # no network, no space, no such file: the library raises bare ones, too
         told = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{key}={spec}: its weights cannot be fetched ({told}): fetch them once, or name a folder"
+            f"{key}={spec}: its weights cannot be fetched ({told}): fetch them once, or name a "
+            "folder"
         ) from error
 
 
 @torch.no_grad()
-def text_features(clip: open_clip.CLIP, tokenizer: Tokenizer, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+def text_features(
+    clip: open_clip.CLIP, tokenizer: Tokenizer, texts: Sequence[str]
+) -> Float[Tensor, "texts features"]:
     """Normalised text embeddings, on the device of the CLIP."""
     tokens = tokenizer(list(texts)).to(clip.logit_scale.device)
     return nn.functional.normalize(clip.encode_text(tokens), dim=-1)
@@ -73,46 +81,67 @@ class ZeroShot:
     """CLIP evidence over the classes of each domain of a prompt book."""
 
     def __init__(
-        self, clip: open_clip.CLIP, tokenizer: Tokenizer, phrases: dict[str, tuple[str, ...]], device: torch.device
+        self,
+        clip: open_clip.CLIP,
+        tokenizer: Tokenizer,
+        phrases: dict[str, tuple[str, ...]],
+        device: torch.device,
     ):
         self._clip = clip.to(device)
         self._tokenizer = tokenizer
         self._device = device
         self._size = (
-            clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
+            clip.visual.image_size
+            if isinstance(clip.visual.image_size, tuple)
+            else (clip.visual.image_size,) * 2
         )
         mean = getattr(clip.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
         std = getattr(clip.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         self._mean = torch.tensor(mean, device=device)[:, None, None]
         self._std = torch.tensor(std, device=device)[:, None, None]
         self._check_told_apart(phrases)
-        self.classes = {domain: text_features(clip, tokenizer, texts) for domain, texts in phrases.items()}
+        self.classes = {
+            domain: text_features(clip, tokenizer, texts) for domain, texts in phrases.items()
+        }
         self._scale = clip.logit_scale.detach().exp()
 
     def _check_told_apart(self, phrases: dict[str, tuple[str, ...]]) -> None:
-        """ConfigError if two classes are the same to it: what its context cuts off, or its vocabulary does not have."""
+        """ConfigError if two classes are the same to it: what its context cuts off, or its
+        vocabulary does not have.
+        """
         for domain, texts in phrases.items():
             seen: dict[tuple[int, ...], str] = {}
             for text, tokens in zip(texts, self._tokenizer(list(texts)).tolist(), strict=True):
                 if seen.setdefault(tuple(tokens), text) != text:
                     raise ConfigError(
-                        f"a CLIP cannot tell the {domain} {text!r} from {seen[tuple(tokens)]!r}: both give the same "
-                        f"tokens; shorten what they share (prompts.{domain}_template), or take a longer context"
+                        f"a CLIP cannot tell the {domain} {text!r} from {seen[tuple(tokens)]!r}: "
+                        "both give the same "
+                        f"tokens; shorten what they share (prompts.{domain}_template), or take a "
+                        "longer context"
                     )
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Float[Tensor, "batch classes"]]:
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> dict[str, Float[Tensor, "batch classes"]]:
         """Log-probabilities of the classes of each domain; images in [0, 1], any size."""
         features = self.embed(images)
         return {
-            domain: (self._scale * features @ classes.T).log_softmax(dim=-1) for domain, classes in self.classes.items()
+            domain: (self._scale * features @ classes.T).log_softmax(dim=-1)
+            for domain, classes in self.classes.items()
         }
 
-    def embed(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+    def embed(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch features"]:
         """Image features of length 1; images in [0, 1], any size."""
         images = images.to(self._device)
         if tuple(images.shape[-2:]) != tuple(self._size):
-            images = nn.functional.interpolate(images, self._size, mode="bicubic", antialias=True).clamp(0, 1)
-        return nn.functional.normalize(self._clip.encode_image((images - self._mean) / self._std), dim=-1)
+            images = nn.functional.interpolate(
+                images, self._size, mode="bicubic", antialias=True
+            ).clamp(0, 1)
+        return nn.functional.normalize(
+            self._clip.encode_image((images - self._mean) / self._std), dim=-1
+        )
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Float[Tensor, "texts features"]:

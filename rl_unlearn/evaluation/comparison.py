@@ -1,4 +1,6 @@
-"""One model against the untouched one: every figure of an evaluation, as the rows of `evaluation.json`."""
+"""One model against the untouched one: every figure of an evaluation, as the rows of
+`evaluation.json`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,34 +13,55 @@ from rl_unlearn.config import Config
 from rl_unlearn.evaluation.bootstrap import interval, resample
 from rl_unlearn.evaluation.distances import distances
 from rl_unlearn.evaluation.images import Answers, Plan
-from rl_unlearn.evaluation.metrics import DEFINITIONS, Rates, asked_labels, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.metrics import (
+    DEFINITIONS,
+    Rates,
+    asked_labels,
+    by_prompt,
+    neighbours,
+    rates,
+    targets,
+)
 from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
 
 UNTOUCHED = "untouched"
 
 ALL_DEFINITIONS = DEFINITIONS | {
-    "similarity": "100 times the CLIP cosine between the model's image and the untouched model's of the same prompt "
-    "and noise, on the concept's prompts; another concept's images score what the verdict calls a stranger's",
+    "similarity": "100 times the CLIP cosine between the model's image and the untouched model's "
+    "of the same prompt "
+    "and noise, on the concept's prompts; another concept's images score what the verdict calls a "
+    "stranger's",
     "clip_score": "100 times the CLIP cosine between image and prompt, on the prompts to keep",
-    "kid": "kernel distance to the untouched model's images on the prompts to keep, in the judge's features; not "
-    "comparable with Inception-KID, and a little below 0 for images that share their noise and hardly changed",
-    "fid": "Fréchet distance between the same images in the judge's features; not comparable with Inception-FID",
-    "confidence": "mean probability that the judge gives the class it sees in the concept's domain, on the concept's "
+    "kid": "kernel distance to the untouched model's images on the prompts to keep, in the "
+    "judge's features; not "
+    "comparable with Inception-KID, and a little below 0 for images that share their noise and "
+    "hardly changed",
+    "fid": "Fréchet distance between the same images in the judge's features; not comparable with "
+    "Inception-FID",
+    "confidence": "mean probability that the judge gives the class it sees in the concept's "
+    "domain, on the concept's "
     "images",
-    "seen_when_asked": "for each concept asked for, the share of its images on which the judge sees each concept of "
+    "seen_when_asked": "for each concept asked for, the share of its images on which the judge "
+    "sees each concept of "
     "the domain, from prompts to keep; the forgotten concept's from its own prompts",
-    "neighbours": "accuracy on every other concept before and after, from prompts to keep, the most damaged first",
-    "broken": "whether a high UA comes from images that are broken rather than from images of something else",
-    "cost": "seconds and largest memory of the process while the images were drawn; size of the adapter on disk; "
+    "neighbours": "accuracy on every other concept before and after, from prompts to keep, the "
+    "most damaged first",
+    "broken": "whether a high UA comes from images that are broken rather than from images of "
+    "something else",
+    "cost": "seconds and largest memory of the process while the images were drawn; size of the "
+    "adapter on disk; "
     "training_seconds where the model is a run",
-    "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), the same for all models",
+    "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), "
+    "the same for all models",
 }
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the untouched model's images are measured for once: everything a comparison needs of them."""
+    """What the untouched model's images are measured for once: everything a comparison needs of
+    them.
+    """
 
     answers: Answers
     rates: Rates
@@ -84,25 +107,39 @@ def reference_row(reference: Reference, book: PromptBook, feature_extractor: str
 
 
 def compare(
-    name: str, answers: Answers, reference: Reference, book: PromptBook, config: Config, feature_extractor: str
+    name: str,
+    answers: Answers,
+    reference: Reference,
+    book: PromptBook,
+    config: Config,
+    feature_extractor: str,
 ) -> tuple[Rates, dict[str, Any]]:
     """A model's rates, and its row of `models`."""
-    found = rates(answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed)
+    found = rates(
+        answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed
+    )
     kept = reference.kept
     cosines = 100 * (answers.embeddings * reference.answers.embeddings).sum(dim=1)
     similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
-    apart = distances(reference.answers.features[kept], answers.features[kept], config.evaluation.seed)
+    apart = distances(
+        reference.answers.features[kept], answers.features[kept], config.evaluation.seed
+    )
     sure = _confidence(answers, reference, book)
     damage = neighbours(reference.rates, found, book)
+    worst = ""
+    if damage:
+        worst = f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)"
     before = reference.rates
     verdict = judge_signs(
         Signs(
             ua=found.ua.value, ua_before=before.ua.value,
             coherence=found.coherence.value, coherence_before=before.coherence.value,
-            sure=sure["value"], sure_before=_confidence(reference.answers, reference, book)["value"],
+            sure=sure["value"], sure_before=_confidence(reference.answers, reference,
+                                                        book)["value"],
             similarity=similarity.value, stranger=reference.stranger,
-            ira=found.ira.value, ira_before=before.ira.value, cra=found.cra.value, cra_before=before.cra.value,
-            worst=f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)" if damage else "",
+            ira=found.ira.value, ira_before=before.ira.value, cra=found.cra.value,
+            cra_before=before.cra.value,
+            worst=worst,
         )
     )  # fmt: skip
     row = {
@@ -126,8 +163,10 @@ def stranger_similarity(
     kept: Bool[Tensor, " images"],
     other: Int[Tensor, " images"],
 ) -> float:
-    """100 times the mean cosine between the concept's images and other concepts' with the same label of the other
-    domain: what images of something else, well drawn in the right style, would score. 0 if there are none."""
+    """100 times the mean cosine between the concept's images and other concepts' with the same
+    label of the other domain: what images of something else, well drawn in the right style, would
+    score. 0 if there are none.
+    """
     means = [
         (embeddings[target & (other == label)] @ embeddings[kept & (other == label)].T).mean()
         for label in other[target].unique()

@@ -1,4 +1,6 @@
-"""KID and FID by torchmetrics in a judge's feature space: comparable among themselves, never with Inception's."""
+"""KID and FID by torchmetrics in a judge's feature space: comparable among themselves, never with
+Inception's.
+"""
 
 import warnings
 from dataclasses import dataclass
@@ -26,12 +28,15 @@ class Distances:
 
 
 def distances(
-    reference: Float[Tensor, "references features"], images: Float[Tensor, "images features"], seed: int = 0
+    reference: Float[Tensor, "references features"],
+    images: Float[Tensor, "images features"],
+    seed: int = 0,
 ) -> Distances | None:
-    """KID and FID of images against a reference set, in features they were given in; None below two images a side.
+    """KID and FID of images against a reference set, in features they were given in; None below two
+    images a side.
 
-    Features are standardised by the reference, or the kernel would see the widest of them alone. KID is the mean over
-    50 subsets of at most 100 images, drawn by ``seed``.
+    Features are standardised by the reference, or the kernel would see the widest of them alone.
+    KID is the mean over 50 subsets of at most 100 images, drawn by ``seed``.
     """
     smallest = min(len(reference), len(images))
     if smallest < 2:
@@ -41,10 +46,14 @@ def distances(
     centre = reference.mean(dim=0)
     reference, images = ((x - centre) / scale for x in (reference, images))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # KID warns that it keeps all features: they are in memory anyway
+        warnings.simplefilter(
+            "ignore"
+        )  # KID warns that it keeps all features: they are in memory anyway
         torch.manual_seed(seed_of(seed, "kid"))
         given = _Given(reference.shape[1])
-        kid = KernelInceptionDistance(given, subsets=_SUBSETS, subset_size=min(_SUBSET_SIZE, smallest))
+        kid = KernelInceptionDistance(
+            given, subsets=_SUBSETS, subset_size=min(_SUBSET_SIZE, smallest)
+        )
         fid = FrechetInceptionDistance(given)
         for metric in (kid, fid):
             metric.update(reference, real=True)
@@ -59,5 +68,7 @@ class _Given(nn.Module):
         super().__init__()
         self.num_features = features
 
-    def forward(self, features: Float[Tensor, "images features"]) -> Float[Tensor, "images features"]:
+    def forward(
+        self, features: Float[Tensor, "images features"]
+    ) -> Float[Tensor, "images features"]:
         return features

@@ -1,7 +1,7 @@
 """The images an evaluation asks for, and what a judge and a CLIP make of them.
 
-The same prompts and the same noise for every model: `plan` names them, the images may be drawn anywhere, `examine`
-looks at them as they would be stored, with 8 bits a channel.
+The same prompts and the same noise for every model: `plan` names them, the images may be drawn
+anywhere, `examine` looks at them as they would be stored, with 8 bits a channel.
 """
 
 from collections.abc import Iterable
@@ -35,13 +35,17 @@ class Plan:
 
 
 def plan(book: PromptBook, config: Config) -> Plan:
-    """Every prompt of the book with its images: the noise depends on evaluation.seed, the prompt and the number alone,
-    not on the run, so that runs of different seeds are compared on the same noise."""
+    """Every prompt of the book with its images: the noise depends on evaluation.seed, the prompt
+    and the number alone, not on the run, so that runs of different seeds are compared on the same
+    noise.
+    """
     chosen = config.evaluation
     images = [
         (index, number)
         for index, prompt in enumerate(book.prompts)
-        for number in range(chosen.per_prompt or (chosen.target_images if prompt.target else chosen.other_images))
+        for number in range(
+            chosen.per_prompt or (chosen.target_images if prompt.target else chosen.other_images)
+        )
     ]
     return Plan(
         prompts=tuple(index for index, _ in images),
@@ -64,7 +68,8 @@ class Answers:
     embeddings: Float[Tensor, "images embedding"]
     """CLIP image features of length 1."""
     clip_scores: Float[Tensor, " images"]
-    """100 times the cosine of image and prompt, not below 0 (CLIPScore without its factor of 2.5, arXiv 2104.08718)."""
+    """100 times the cosine of image and prompt, not below 0 (CLIPScore without its factor of 2.5,
+    arXiv 2104.08718)."""
 
 
 @torch.no_grad()
@@ -86,7 +91,9 @@ def examine(
         embeddings.append(clip.embed(pixels).float().cpu())
     embedded = torch.cat(embeddings)
     cosines = (embedded * words[torch.tensor([place[text] for text in texts])]).sum(dim=1)
-    best = {d: torch.cat([e.log_probs[d] for e in evidence]).max(dim=1) for d in ("object", "style")}
+    best = {
+        d: torch.cat([e.log_probs[d] for e in evidence]).max(dim=1) for d in ("object", "style")
+    }
     return Answers(
         seen={domain: top.indices for domain, top in best.items()},
         sure={domain: top.values.exp() for domain, top in best.items()},

@@ -1,4 +1,6 @@
-"""Which judge a configuration asks for, and whether it may judge: told without torch, before anything is loaded."""
+"""Which judge a configuration asks for, and whether it may judge: told without torch, before
+anything is loaded.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 CANVAS: dict[str, tuple[Member, ...]] = {
-    "canvas": ("main",), "canvas:panel": PANEL, **{f"canvas:{member}": (member,) for member in PANEL}
+    "canvas": ("main",), "canvas:panel": PANEL,
+    **{f"canvas:{member}": (member,) for member in PANEL}
 }  # fmt: skip
 """Names of the canvas's judges, and who judges together under each."""
 
@@ -20,12 +23,15 @@ def is_of_canvas(name: str) -> bool:
 
 
 def is_judge_folder(folder: Path) -> bool:
-    """Whether `folder` is meant as a pair of classifiers; an open_clip folder has neither subfolder."""
+    """Whether `folder` is meant as a pair of classifiers; an open_clip folder has neither
+    subfolder.
+    """
     return (folder / "object").is_dir() or (folder / "style").is_dir()
 
 
 def check(config: Config, book: PromptBook) -> None:
-    """ConfigError for an unknown judge, the canvas's on another world, or a CLIP that rewards or selects by its name.
+    """ConfigError for an unknown judge, the canvas's on another world, or a CLIP that rewards or
+    selects by its name.
 
     DataError for a CLIP that cannot be had.
     """
@@ -33,13 +39,18 @@ def check(config: Config, book: PromptBook) -> None:
     if is_of_canvas(name):
         if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
             raise ConfigError(
-                f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or an open_clip "
+                f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or "
+                "an open_clip "
                 "'arch/pretrained' to judge with, or pass --no-evaluate"
             )
         if name not in CANVAS:
-            raise ConfigError(f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(CANVAS)}")
+            raise ConfigError(
+                f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(CANVAS)}"
+            )
     elif not is_judge_folder(Path(name)):
         for role, spec in (("reward", config.reward.clip), ("selection", config.selection.clip)):
             if spec == name:
-                raise ConfigError(f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network")
+                raise ConfigError(
+                    f"evaluation.judge {name!r} is also the {role} CLIP: judge with another network"
+                )
         clip_source.check("evaluation.judge", name)

@@ -1,4 +1,6 @@
-"""Judges: classifiers of both domains that training never saw, behind one face whatever they are made of."""
+"""Judges: classifiers of both domains that training never saw, behind one face whatever they are
+made of.
+"""
 
 import math
 from collections.abc import Callable
@@ -45,16 +47,21 @@ class ProbabilityJudge:
     look: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
     """Images in [0, 1], any size."""
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Int[Tensor, " batch"]]:
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> dict[str, Int[Tensor, " batch"]]:
         """The likeliest class of each domain."""
-        return {domain: found.argmax(dim=1) for domain, found in self.look(images).log_probs.items()}
+        return {
+            domain: found.argmax(dim=1) for domain, found in self.look(images).log_probs.items()
+        }
 
 
 def load_judge(config: Config) -> ProbabilityJudge:
-    """The judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two classifiers, or open_clip.
+    """The judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two
+    classifiers, or open_clip.
 
-    Raises ConfigError for a network that training or selection used, whatever its name, or the canvas's judges on
-    another world; DataError for a judge that cannot be had.
+    Raises ConfigError for a network that training or selection used, whatever its name, or the
+    canvas's judges on another world; DataError for a judge that cannot be had.
     """
     name, book = config.evaluation.judge, PromptBook.from_config(config)
     device = device_of(config.model)
@@ -68,7 +75,10 @@ def load_judge(config: Config) -> ProbabilityJudge:
 
 def _canvas(name: str) -> ProbabilityJudge:
     heads: tuple[Head, ...] = ("object", "style")
-    members = [{head: load_canvas_judge(head, member) for head in heads} for member in judge_source.CANVAS[name]]
+    members = [
+        {head: load_canvas_judge(head, member) for head in heads}
+        for member in judge_source.CANVAS[name]
+    ]
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
@@ -76,17 +86,26 @@ def _canvas(name: str) -> ProbabilityJudge:
         seen, features = [], []
         for judges in members:
             maps = {head: judge.features(images)[-1] for head, judge in judges.items()}
-            seen.append({head: judges[head].logits(last).log_softmax(dim=1) for head, last in maps.items()})
+            seen.append(
+                {head: judges[head].logits(last).log_softmax(dim=1) for head, last in maps.items()}
+            )
             features += [last.mean(dim=(2, 3)) for last in maps.values()]
-        together = {head: torch.stack([one[head] for one in seen]).logsumexp(dim=0) for head in heads}
+        together = {
+            head: torch.stack([one[head] for one in seen]).logsumexp(dim=0) for head in heads
+        }
         return Judgement(
-            {head: log_probs - math.log(len(seen)) for head, log_probs in together.items()}, torch.cat(features, dim=1)
+            {head: log_probs - math.log(len(seen)) for head, log_probs in together.items()},
+            torch.cat(features, dim=1),
         )
 
-    return ProbabilityJudge(name, f"the judges {name}, last stage averaged over positions (not Inception)", look)
+    return ProbabilityJudge(
+        name, f"the judges {name}, last stage averaged over positions (not Inception)", look
+    )
 
 
-def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:
+def _open_clip(
+    name: str, book: PromptBook, config: Config, device: torch.device
+) -> ProbabilityJudge:
     used = {"reward": config.reward.clip, "selection": config.selection.clip}
     clip, tokenizer = load_open_clip(name, "selection", "evaluation.judge")
     own = weights_digest(clip.state_dict())
@@ -94,35 +113,48 @@ def _open_clip(name: str, book: PromptBook, config: Config, device: torch.device
         trained, _ = load_open_clip(spec, "reward" if role == "reward" else "selection")
         if weights_digest(trained.state_dict()) == own:
             raise ConfigError(
-                f"evaluation.judge {name!r} has the weights of the {role} CLIP {spec!r}: judge with another network"
+                f"evaluation.judge {name!r} has the weights of the {role} CLIP {spec!r}: judge "
+                "with another network"
             )
     zero_shot = ZeroShot(clip, tokenizer, book.phrases, device)
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         return Judgement(
-            {domain: found.float().cpu() for domain, found in zero_shot(images).items()}, zero_shot.embed(images).cpu()
+            {domain: found.float().cpu() for domain, found in zero_shot(images).items()},
+            zero_shot.embed(images).cpu(),
         )
 
     return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", look)
 
 
-def _classifiers(folder: Path, book: PromptBook, config: Config, device: torch.device) -> ProbabilityJudge:
-    parts = {domain: load_folder(folder / domain, book.names[domain], device) for domain in ("object", "style")}
+def _classifiers(
+    folder: Path, book: PromptBook, config: Config, device: torch.device
+) -> ProbabilityJudge:
+    parts = {
+        domain: load_folder(folder / domain, book.names[domain], device)
+        for domain in ("object", "style")
+    }
     own = {weights_digest(part.network.state_dict()) for part in parts.values()}
     for name, (rewarding, label) in classifiers(config).items():
         if weights_digest(load_folder(rewarding, (label,), device).network.state_dict()) in own:
             raise ConfigError(
-                f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: judge with another one"
+                f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: "
+                "judge with another one"
             )
 
     @torch.no_grad()
     def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         found = {domain: part(images.to(device)) for domain, part in parts.items()}
         return Judgement(
-            {domain: nn.functional.log_softmax(logits, dim=1).cpu() for domain, (logits, _) in found.items()},
+            {
+                domain: nn.functional.log_softmax(logits, dim=1).cpu()
+                for domain, (logits, _) in found.items()
+            },
             torch.cat([features.cpu() for _, features in found.values()], dim=1),
         )
 
     kinds = " and ".join(sorted({part.kind for part in parts.values()}))
-    return ProbabilityJudge(str(folder), f"last features of the judges in {folder.name} ({kinds}, not Inception)", look)
+    return ProbabilityJudge(
+        str(folder), f"last features of the judges in {folder.name} ({kinds}, not Inception)", look
+    )

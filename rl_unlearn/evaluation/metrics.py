@@ -1,8 +1,10 @@
-"""How far forgetting worked, from judged labels alone: UA, IRA and CRA with both denominators, coherence, collateral.
+"""How far forgetting worked, from judged labels alone: UA, IRA and CRA with both denominators,
+coherence, collateral.
 
-The measures are UnlearnCanvas's (arXiv 2402.11846), on the prompts of the run's own world. Published code disagrees on
-whether the forgotten concept's row belongs in the mean of the retained accuracies: both are given, under two names.
-Every mean counts each prompt the same however many images it has, so quick and full protocols estimate one figure.
+The measures are UnlearnCanvas's (arXiv 2402.11846), on the prompts of the run's own world.
+Published code disagrees on whether the forgotten concept's row belongs in the mean of the retained
+accuracies: both are given, under two names. Every mean counts each prompt the same however many
+images it has, so quick and full protocols estimate one figure.
 """
 
 from dataclasses import dataclass
@@ -21,13 +23,19 @@ Labels = dict[str, Int[Tensor, " images"]]
 Shares = dict[str, dict[str, dict[str, float]]]
 
 DEFINITIONS = {
-    "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge does not see it",
-    "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's domain",
-    "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect forgetting lowers it",
-    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to keep",
+    "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge "
+    "does not see it",
+    "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's "
+    "domain",
+    "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect "
+    "forgetting lowers it",
+    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts "
+    "to keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
-    "coherence": "accuracy of the other domain's label on the concept's images: broken ones score a UA of 100 too",
-    "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose resamples do not "
+    "coherence": "accuracy of the other domain's label on the concept's images: broken ones score "
+    "a UA of 100 too",
+    "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose "
+    "resamples do not "
     "differ, as when all images agree, has Wilson's interval for the effective number of images",
 }
 
@@ -43,8 +51,8 @@ class Rates:
     cra_all: Interval
     coherence: Interval
     seen_when_asked: Shares
-    """Domain, concept asked for, concept seen: share of its images on which the judge sees it, none where it is 0. From
-    prompts to keep; the forgotten concept's row from its own."""
+    """Domain, concept asked for, concept seen: share of its images on which the judge sees it, none
+    where it is 0. From prompts to keep; the forgotten concept's row from its own."""
     seen_as: dict[str, int]
     """What the judge saw on the target's images, most frequent first."""
     counts: dict[str, int]
@@ -57,7 +65,12 @@ class Rates:
 
     def headline(self) -> dict[str, float]:
         """The four figures that belong together."""
-        return {"ua": self.ua.value, "ira": self.ira.value, "cra": self.cra.value, "coherence": self.coherence.value}
+        return {
+            "ua": self.ua.value,
+            "ira": self.ira.value,
+            "cra": self.cra.value,
+            "coherence": self.coherence.value,
+        }
 
     def intervals(self) -> dict[str, Interval]:
         """Every rate by its name in DEFINITIONS."""
@@ -65,12 +78,17 @@ class Rates:
 
 
 def rates(
-    seen: Labels, prompts: Int[Tensor, " images"], book: PromptBook, resamples: int = 1000, seed: int = 0
+    seen: Labels,
+    prompts: Int[Tensor, " images"],
+    book: PromptBook,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Rates:
-    """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was asked to show.
+    """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was
+    asked to show.
 
-    Every target prompt and at least one prompt to keep must have an image. Images of what an earlier adapter forgot
-    (model.adapters) count nowhere. Deterministic in ``seed``.
+    Every target prompt and at least one prompt to keep must have an image. Images of what an
+    earlier adapter forgot (model.adapters) count nowhere. Deterministic in ``seed``.
     """
     kept = torch.tensor([not book.prompts[i].gone for i in prompts.tolist()])
     seen, prompts = {domain: labels[kept] for domain, labels in seen.items()}, prompts[kept]
@@ -90,8 +108,9 @@ def rates(
         cra=rate(right[other], by_prompt(prompts, ~target), counts),
         cra_all=rate(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
         coherence=rate(right[other], by_prompt(prompts, target), counts),
-        # In the concept's own domain a class is either the target's or kept; in the other one the target's images are
-        # left out, so that the rows average to CRA and show damage to what should be kept.
+        # In the concept's own domain a class is either the target's or kept; in the other one the
+        # target's images are left out, so that the rows average to CRA and show damage to what
+        # should be kept.
         seen_when_asked={
             domain: _seen_when_asked(
                 seen[domain], asked[domain], prompts, ~target | (domain == own), book.names[domain]
@@ -116,8 +135,12 @@ def targets(prompts: Int[Tensor, " images"], book: PromptBook) -> Bool[Tensor, "
     return torch.tensor([book.prompts[i].target for i in prompts.tolist()])
 
 
-def by_prompt(prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]) -> Float[Tensor, " images"]:
-    """Weights of a mean over the prompts of the chosen images, each prompt the mean of its images; they sum to 1."""
+def by_prompt(
+    prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]
+) -> Float[Tensor, " images"]:
+    """Weights of a mean over the prompts of the chosen images, each prompt the mean of its images;
+    they sum to 1.
+    """
     _, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
     weights = torch.zeros(len(prompts), dtype=torch.float64)
     weights[chosen] = 1 / sizes[place].double() / len(sizes)
@@ -126,24 +149,35 @@ def by_prompt(prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]) 
 
 def accuracies(shares: Shares) -> dict[str, dict[str, float]]:
     """Accuracy on each concept of each domain: how often what was asked for is seen."""
-    return {domain: {name: seen.get(name, 0.0) for name, seen in rows.items()} for domain, rows in shares.items()}
+    return {
+        domain: {name: seen.get(name, 0.0) for name, seen in rows.items()}
+        for domain, rows in shares.items()
+    }
 
 
 def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, float | str]]:
-    """Accuracy of every other concept, of both domains, before and after (percent); the most damaged comes first."""
+    """Accuracy of every other concept, of both domains, before and after (percent); the most
+    damaged comes first.
+    """
     forgotten = {book.names[book.concept_domain][concept] for concept in book.concepts}
     rows: list[dict[str, float | str]] = []
     for domain in (book.concept_domain, book.other_domain):
         for name, value in after.by_concept[domain].items():
             if domain != book.concept_domain or name not in forgotten:
-                rows.append({"name": name, "before": before.by_concept[domain][name], "after": value})
+                rows.append(
+                    {"name": name, "before": before.by_concept[domain][name], "after": value}
+                )
     return sorted(rows, key=lambda row: float(row["after"]) - float(row["before"]))
 
 
 def _by_class(
-    prompts: Int[Tensor, " images"], classes: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]
+    prompts: Int[Tensor, " images"],
+    classes: Int[Tensor, " images"],
+    chosen: Bool[Tensor, " images"],
 ) -> Float[Tensor, " images"]:
-    """Weights of a mean over the classes of the chosen images, each the mean over its prompts; they sum to 1."""
+    """Weights of a mean over the classes of the chosen images, each the mean over its prompts; they
+    sum to 1.
+    """
     different, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
     class_of = torch.zeros(len(different), dtype=torch.int64)
     class_of[place] = classes[chosen]  # a prompt asks for one class
@@ -164,7 +198,9 @@ def _seen_when_asked(
     weights = _by_class(prompts, asked, chosen)[chosen]
     pairs, place = (asked * len(names) + seen)[chosen].unique(return_inverse=True)
     shares = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, place, weights)
-    rows: dict[str, dict[str, float]] = {names[index]: {} for index in asked[chosen].unique().tolist()}
+    rows: dict[str, dict[str, float]] = {
+        names[index]: {} for index in asked[chosen].unique().tolist()
+    }
     for pair, share in zip(pairs.tolist(), (100 * len(rows) * shares).tolist(), strict=True):
         rows[names[pair // len(names)]][names[pair % len(names)]] = round(share, 9)
     return rows

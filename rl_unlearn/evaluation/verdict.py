@@ -1,10 +1,11 @@
 """What the figures mean, in plain words: forgotten, or only broken?
 
-A destroyed model scores a perfect UA. Three witnesses tell it from one that forgot, all on the concept's own images:
-coherence (the rest of the prompt), CLIP similarity to the untouched model's images of the same noise, and how sure the
-judge is of whatever it sees. Similarity falls in honest forgetting, too, so it is held against what another concept's
-images in the same style would score; the judge's sureness falls where shapeless things take the concept's place, so by
-itself it breaks nothing unless hardly any is left.
+A destroyed model scores a perfect UA. Three witnesses tell it from one that forgot, all on the
+concept's own images: coherence (the rest of the prompt), CLIP similarity to the untouched model's
+images of the same noise, and how sure the judge is of whatever it sees. Similarity falls in honest
+forgetting, too, so it is held against what another concept's images in the same style would score;
+the judge's sureness falls where shapeless things take the concept's place, so by itself it breaks
+nothing unless hardly any is left.
 """
 
 from dataclasses import dataclass
@@ -26,12 +27,15 @@ class Signs:
     coherence: float
     coherence_before: float
     sure: float
-    """Mean probability of the class the judge sees in the concept's domain, on the concept's images."""
+    """Mean probability of the class the judge sees in the concept's domain, on the concept's
+    images."""
     sure_before: float
     similarity: float
-    """CLIP similarity to the untouched model's images of the same prompts and noise, on the concept's images."""
+    """CLIP similarity to the untouched model's images of the same prompts and noise, on the
+    concept's images."""
     stranger: float
-    """The same between the untouched model's images of the concept and of other concepts with the same other label."""
+    """The same between the untouched model's images of the concept and of other concepts with the
+    same other label."""
     ira: float
     ira_before: float
     cra: float
@@ -53,14 +57,16 @@ def judge_signs(signs: Signs) -> Verdict:
     if signs.ua_before >= HIGH_UA:
         return Verdict(
             False,
-            f"Nothing can be said: the judge misses the concept on {signs.ua_before:.0f} % of the untouched model's "
+            f"Nothing can be said: the judge misses the concept on {signs.ua_before:.0f} % of "
+            "the untouched model's "
             "images, too.",
         )
     if signs.ua < HIGH_UA:
         rest = f", and {_damage(signs)}" if _damaged(signs) else ""
         return Verdict(
             False,
-            f"Not forgotten: the judge still sees the concept on {100 - signs.ua:.0f} % of the images asked to "
+            f"Not forgotten: the judge still sees the concept on {100 - signs.ua:.0f} % of the "
+            "images asked to "
             f"show it{rest}.",
         )
     if is_broken(signs):
@@ -68,7 +74,8 @@ def judge_signs(signs: Signs) -> Verdict:
     lead = "Forgotten" if signs.ua >= FORGOTTEN else "Partly forgotten"
     hollow = _hollow(signs)
     instead = (
-        f"; what stands there instead is often nothing recognisable (the judge is {signs.sure:.0f} % sure of what it "
+        "; what stands there instead is often nothing recognisable (the judge is "
+        f"{signs.sure:.0f} % sure of what it "
         f"sees, {signs.sure_before:.0f} % before)"
         if hollow
         else ""
@@ -80,7 +87,8 @@ def judge_signs(signs: Signs) -> Verdict:
     )
     return Verdict(
         False,
-        f"{lead}: the judge does not see the concept on {signs.ua:.0f} % of its images, and {signs.coherence:.0f} % of "
+        f"{lead}: the judge does not see the concept on {signs.ua:.0f} % of its images, and "
+        f"{signs.coherence:.0f} % of "
         f"them still follow the rest of the prompt{instead}{rest}.",
     )
 
@@ -88,13 +96,18 @@ def judge_signs(signs: Signs) -> Verdict:
 def is_broken(signs: Signs) -> bool:
     """Whether the concept's images are broken rather than images of something else.
 
-    Calibrated on the emoji canvas: adapters that forget keep nearly all coherence and the similarity of a stranger, a
-    random adapter that destroys loses both.
+    Calibrated on the emoji canvas: adapters that forget keep nearly all coherence and the
+    similarity of a stranger, a random adapter that destroys loses both.
     """
     coherent = signs.coherence / max(signs.coherence_before, 1e-9)
     similar = signs.similarity / max(signs.stranger, 1e-9)
     sure = signs.sure / max(signs.sure_before, 1e-9)
-    return coherent < 0.5 or similar < 0.5 or sure < 0.25 or (_hollow(signs) and (coherent < 0.8 or similar < 0.8))
+    return (
+        coherent < 0.5
+        or similar < 0.5
+        or sure < 0.25
+        or (_hollow(signs) and (coherent < 0.8 or similar < 0.8))
+    )
 
 
 def _hollow(signs: Signs) -> bool:
@@ -116,8 +129,12 @@ def _damage(signs: Signs) -> str:
 def _broken_sentence(signs: Signs) -> str:
     rest = f"; {_damage(signs)}" if _damaged(signs) else ""
     return (
-        f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but only {signs.coherence:.0f} % "
-        f"of these images still follow the rest of their prompt ({signs.coherence_before:.0f} % before), the judge is "
-        f"{signs.sure:.0f} % sure of what it sees ({signs.sure_before:.0f} % before), and their similarity to the "
-        f"untouched model's is {signs.similarity:.0f} (another concept's: {signs.stranger:.0f}){rest}."
+        f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but only "
+        f"{signs.coherence:.0f} % "
+        f"of these images still follow the rest of their prompt ({signs.coherence_before:.0f} % "
+        "before), the judge is "
+        f"{signs.sure:.0f} % sure of what it sees ({signs.sure_before:.0f} % before), and their "
+        "similarity to the "
+        f"untouched model's is {signs.similarity:.0f} (another concept's: "
+        f"{signs.stranger:.0f}){rest}."
     )

@@ -1,4 +1,5 @@
-"""Rates: shares of images in percent, with an interval that keeps a width where all images agree."""
+"""Rates: shares of images in percent, with an interval that keeps a width where all images
+agree."""
 
 from statistics import NormalDist
 
@@ -17,8 +18,8 @@ def rate(
 ) -> Interval:
     """Weighted share of the images for which something holds, in percent; ``weights`` sum to 1.
 
-    The interval is that of :func:`rl_unlearn.evaluation.bootstrap.interval`. Where its resamples show
-    no spread, as when all images agree, it would claim certainty: there it is Wilson's for the
+    The interval is that of :func:`rl_unlearn.evaluation.bootstrap.interval`. Where its resamples
+    show no spread, as when all images agree, it would claim certainty: there it is Wilson's for the
     effective number of images (Kish 1965).
     """
     found = interval(100 * holds.double(), weights, counts)
@@ -28,7 +29,8 @@ def rate(
 
 
 def wilson(share: float, images: float) -> Interval:
-    """The 95 % score interval (Wilson 1927) of a share, 0 to 1, of independent images; in percent."""
+    """The 95 % score interval (Wilson 1927) of a share, 0 to 1, of independent images; in
+    percent."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5

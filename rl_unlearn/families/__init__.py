@@ -1,1 +1,3 @@
-"""Families of models: what the policy, the critic and the attacks ask of a pipeline, a file for each."""
+"""Families of models: what the policy, the critic and the attacks ask of a pipeline, a file for
+each.
+"""

@@ -14,7 +14,9 @@ class Autoencoder:
         self.vae = vae
         config = vae.config
         mean, std = config.get("latents_mean"), config.get("latents_std")
-        self._scale = config.scaling_factor / torch.tensor(std if std and mean else 1.0).view(-1, 1, 1)
+        self._scale = config.scaling_factor / torch.tensor(std if std and mean else 1.0).view(
+            -1, 1, 1
+        )
         shift = config.get("shift_factor") or 0.0
         self._shift = torch.tensor(mean if std and mean else shift).view(-1, 1, 1)
 

@@ -32,13 +32,19 @@ class Condition:
 
     def expand(self, count: int) -> "Condition":
         """A single row as ``count`` equal ones."""
-        return Condition({name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
+        return Condition(
+            {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors.items()}
+        )
 
     def repeated(self, times: int) -> "Condition":
         """Each row ``times`` over, one after the other."""
-        return Condition({name: tensor.repeat_interleave(times, dim=0) for name, tensor in self.tensors.items()})
+        return Condition(
+            {name: tensor.repeat_interleave(times, dim=0) for name, tensor in self.tensors.items()}
+        )
 
     @staticmethod
     def cat(parts: "Sequence[Condition]") -> "Condition":
         """Several as one, in the order given."""
-        return Condition({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+        return Condition(
+            {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        )

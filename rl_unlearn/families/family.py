@@ -18,7 +18,10 @@ Index = Int[Tensor, " batch"] | int
 
 
 class Family(ABC):
-    """A pipeline's parts behind one interface. Latents are unpacked, of shape (channels, height, width)."""
+    """A pipeline's parts behind one interface.
+
+    Latents are unpacked, of shape (channels, height, width).
+    """
 
     trained: ClassVar[str]
     """The component that the adapter belongs to: `unet` or `transformer`."""
@@ -34,14 +37,20 @@ class Family(ABC):
     def __init__(self, pipeline: Any, sampler: Sampler, latent_shape: tuple[int, int, int]):
         """``pipeline``: diffusers' own, whose parts these are."""
         self.pipeline, self.latent_shape = pipeline, latent_shape
-        self.kernel: Kernel = self.process.kernel(pipeline.scheduler, sampler.steps, sampler.eta, latent_shape)
+        self.kernel: Kernel = self.process.kernel(
+            pipeline.scheduler, sampler.steps, sampler.eta, latent_shape
+        )
         self.network = getattr(pipeline, self.trained)
         self.autoencoder = self.decoder(pipeline.vae)
 
     def text_encoders(self) -> dict[str, Any]:
         """The pipeline's text encoders, by name."""
         parts = self.pipeline.components.items()
-        return {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
+        return {
+            name: part
+            for name, part in parts
+            if name.startswith("text_encoder") and part is not None
+        }
 
     @property
     def encodes_on(self) -> torch.device:
@@ -54,11 +63,16 @@ class Family(ABC):
 
     @abstractmethod
     def unconditional(self) -> Condition | None:
-        """One row for classifier-free guidance; None: the network is told the scale and draws in one pass."""
+        """One row for classifier-free guidance; None: the network is told the scale and draws in
+        one pass.
+        """
 
     @abstractmethod
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The network's answer at some steps of the kernel, in one pass."""
 

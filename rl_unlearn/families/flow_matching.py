@@ -1,4 +1,5 @@
-"""The kernel of models that were trained by flow matching: noise is mixed in along a straight line."""
+"""The kernel of models that were trained by flow matching: noise is mixed in along a straight
+line."""
 
 from pathlib import Path
 
@@ -16,11 +17,13 @@ _PATCH = 2
 
 
 def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
-    """Steps between shares of noise that fall from 1, or a little less, to 0; networks answer noise less x0.
+    """Steps between shares of noise that fall from 1, or a little less, to 0; networks answer noise
+    less x0.
 
-    At an eta of 1 a step is the exact posterior, and at 0 it would be Euler's. The stochastic samplers that are common
-    for these models (Liu et al. 2025, arXiv 2505.05470) leave several times the texture of the data as noise at few
-    steps, and the critic's gradients have the right size at every step under the posterior alone.
+    At an eta of 1 a step is the exact posterior, and at 0 it would be Euler's. The stochastic
+    samplers that are common for these models (Liu et al. 2025, arXiv 2505.05470) leave several
+    times the texture of the data as noise at few steps, and the critic's gradients have the right
+    size at every step under the posterior alone.
     """
     wide = sigmas.to("cpu", torch.float64)
     start, end = wide[:-1], wide[1:]
@@ -37,11 +40,16 @@ def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
             return kind(config.get("num_train_timesteps", 1000), config.get("flow_shift", 1.0))
         return kind.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def kernel(
-    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, latent_shape: tuple[int, int, int]
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    steps: int,
+    eta: float,
+    latent_shape: tuple[int, int, int],
 ) -> Kernel:
     """The steps of a scheduler; how far it shifts them may depend on the number of tokens."""
     config = scheduler.config
@@ -49,7 +57,9 @@ def kernel(
         return shifted(scheduler, steps, eta)
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     slope = (config.get("max_shift", 1.15) - config.get("base_shift", 0.5)) / (high - low)
-    return shifted(scheduler, steps, eta, config.get("base_shift", 0.5) + slope * (tokens(latent_shape) - low))
+    return shifted(
+        scheduler, steps, eta, config.get("base_shift", 0.5) + slope * (tokens(latent_shape) - low)
+    )
 
 
 def tokens(latent_shape: tuple[int, int, int]) -> int:
@@ -57,7 +67,9 @@ def tokens(latent_shape: tuple[int, int, int]) -> int:
     return latent_shape[1] * latent_shape[2] // _PATCH**2
 
 
-def shifted(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float | None = None) -> Kernel:
+def shifted(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float | None = None
+) -> Kernel:
     """The steps of a scheduler, shifted by ``mu`` if it is one that shifts them dynamically.
 
     Shares of noise are even before the model's shift, and the last step is as long as the others:

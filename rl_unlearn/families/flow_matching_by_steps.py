@@ -11,8 +11,13 @@ __all__ = ["kernel", "read_scheduler"]
 
 
 def kernel(
-    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, latent_shape: tuple[int, int, int]
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    steps: int,
+    eta: float,
+    latent_shape: tuple[int, int, int],
 ) -> Kernel:
-    """The steps of a scheduler; how far it shifts them depends on the number of tokens and of steps."""
+    """The steps of a scheduler; how far it shifts them depends on the number of tokens and of
+    steps.
+    """
     mu = compute_empirical_mu(flow_matching.tokens(latent_shape), steps)
     return flow_matching.shifted(scheduler, steps, eta, mu)

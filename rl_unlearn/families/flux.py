@@ -1,4 +1,6 @@
-"""FLUX.1-dev: a transformer over patches of latents and T5's words, which is told the guidance scale."""
+"""FLUX.1-dev: a transformer over patches of latents and T5's words, which is told the guidance
+scale.
+"""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -36,7 +38,10 @@ class Flux(Family):
         """None: one pass, which is told the scale."""
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0."""
         batch, channels, height, width = latents.shape
@@ -54,7 +59,9 @@ class Flux(Family):
         return unpack(output, channels, height, width)
 
 
-def pack(latents: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens packed"]:
+def pack(
+    latents: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch tokens packed"]:
     """Patches of 2 by 2 latents as tokens, row by row; within one, channels come first."""
     return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
 
@@ -68,6 +75,8 @@ def unpack(
 
 
 def places(rows: int, columns: int) -> Float[Tensor, "tokens 3"]:
-    """Row and column of each token, which the rotary embedding reads; the first number is 0 for images."""
+    """Row and column of each token, which the rotary embedding reads; the first number is 0 for
+    images.
+    """
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=2).flatten(0, 1).float()

@@ -18,7 +18,8 @@ from rl_unlearn.families.sd3 import JOINT_LAYERS
 from rl_unlearn.layouts.flux2 import LANGUAGE_LAYERS, TEXT_TOKENS
 
 _SINGLE = "to_qkv_mlp_proj"
-"""Queries, keys and values of words and image alike, in one layer with the block's first dense one."""
+"""Queries, keys and values of words and image alike, in one layer with the block's first dense
+one."""
 
 
 class Flux2(Family):
@@ -35,7 +36,8 @@ class Flux2(Family):
     decoder: ClassVar[type[Autoencoder]] = NormedAutoencoder
 
     def encode(self, texts: list[str]) -> Condition:
-        """States of three layers of the language model, also of the tokens that fill a prompt up."""
+        """States of three layers of the language model, also of the tokens that fill a prompt
+        up."""
         text, _ = self.pipeline.encode_prompt(
             texts,
             device=self.encodes_on,
@@ -49,7 +51,10 @@ class Flux2(Family):
         return self.encode([""])
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0."""
         batch, channels, height, width = latents.shape
@@ -60,6 +65,8 @@ class Flux2(Family):
             timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
             encoder_hidden_states=condition.text,
             txt_ids=torch.nn.functional.pad(word, (3, 0)).to(latents.device),
-            img_ids=torch.nn.functional.pad(places(height // 2, width // 2), (0, 1)).to(latents.device),
+            img_ids=torch.nn.functional.pad(places(height // 2, width // 2), (0, 1)).to(
+                latents.device
+            ),
         ).sample
         return unpack(output, channels, height, width)

@@ -1,4 +1,6 @@
-"""The family of a pipeline, and what of it needs no weights: the shape of its latents and its kernel."""
+"""The family of a pipeline, and what of it needs no weights: the shape of its latents and its
+kernel.
+"""
 
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def family_of(folder: Path) -> type[Family]:
 
 
 def read_shape_and_kernel(config: Config) -> tuple[tuple[int, int, int], Kernel]:
-    """Latent shape (channels, height, width) and kernel of a model, from its configuration files alone."""
+    """Latent shape (channels, height, width) and kernel of a model, from its configuration files
+    alone.
+    """
     folder = fetched_folder(config.model)
     family, shape = family_of(folder), latent_shape(folder, config.model)
     scheduler = family.process.read_scheduler(folder)

@@ -1,4 +1,6 @@
-"""The model from disk or hub: a diffusers pipeline, checked before it is loaded, with what it stands on folded in."""
+"""The model from disk or hub: a diffusers pipeline, checked before it is loaded, with what it
+stands on folded in.
+"""
 
 import inspect
 import os
@@ -27,17 +29,21 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def device_of(model: Model) -> torch.device:
     """The device to compute on; raises MachineError if a GPU is asked for and absent."""
     if model.device == "cuda" and not torch.cuda.is_available():
-        raise MachineError("model.device=cuda, but this machine has no usable GPU: use model.device=cpu or auto")
+        raise MachineError(
+            "model.device=cuda, but this machine has no usable GPU: use model.device=cpu or auto"
+        )
     return torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     """A diffusers pipeline of a known family from the canvas, a folder or a hub id, on the CPU.
 
-    The network that is trained and the text encoders are of the model's storage type, the autoencoder is fp32.
+    The network that is trained and the text encoders are of the model's storage type, the
+    autoencoder is fp32.
 
-    Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled weights, weights that do
-    not fill the networks, or another kind of pipeline, MachineError for an absent GPU.
+    Only safetensors weights and no remote code. Raises DataError for a missing folder, pickled
+    weights, weights that do not fill the networks, or another kind of pipeline, MachineError for an
+    absent GPU.
     """
     device_of(model)
     folder = fetched_folder(model)
@@ -47,16 +53,27 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     try:
         networks = {name: network for name, network in layout.networks.items() if name in there}
         types = {name: _storage(model, name, layout.trained) for name in networks}
-        parts = {name: _load(folder, name, network, model.variant, types[name]) for name, network in networks.items()}
+        parts = {
+            name: _load(folder, name, network, model.variant, types[name])
+            for name, network in networks.items()
+        }
         takes = inspect.signature(_kind(layout.pipeline)).parameters
-        left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(layout.optional - {*there})
+        left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(
+            layout.optional - {*there}
+        )
         pipeline = _kind(layout.pipeline).from_pretrained(
-            folder, **parts, **left_out, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            folder,
+            **parts,
+            **left_out,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except _UNFIT as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"model.path {model.path!r} cannot be loaded: {told}") from error
-    # Old files have it changed by the pipeline; the critic, which reads the same files, would not know.
+    # Old files have it changed by the pipeline; the critic, which reads the same files, would not
+    # know.
     positions = getattr(pipeline.text_encoder.config, "max_position_embeddings", None)
     if positions is not None:
         pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, positions)
@@ -68,7 +85,10 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
 
 
 def _storage(model: Model, component: str, trained: str) -> torch.dtype:
-    """The number type that a component is loaded in. Adapters are folded in before anything is rounded."""
+    """The number type that a component is loaded in.
+
+    Adapters are folded in before anything is rounded.
+    """
     if component == "vae" or (component == trained and model.adapters):
         return torch.float32
     return DTYPES[model.dtype]
@@ -81,13 +101,16 @@ def _kind(name: str) -> Any:
 
 # What the libraries raise over configurations and weights that do not fit.
 _UNFIT = (
-    OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, ArithmeticError,
+    OSError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError,
+    ArithmeticError,
     SafetensorError, StrictDataclassError, AssertionError,
 )  # fmt: skip
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def _load(folder: Path, component: str, network: Network, variant: str | None, dtype: torch.dtype) -> torch.nn.Module:
+def _load(
+    folder: Path, component: str, network: Network, variant: str | None, dtype: torch.dtype
+) -> torch.nn.Module:
     """One network, every weight of which came from its files; DataError that names the others."""
     kind = _kind(network.kind)
     with plainly_named(folder, component, variant) as place:
@@ -96,7 +119,8 @@ def _load(folder: Path, component: str, network: Network, variant: str | None, d
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            # transformers prints what has another shape; told so it lists it, as diffusers does in its error.
+            # transformers prints what has another shape; told so it lists it, as diffusers does in
+            # its error.
             **(
                 {"dtype": dtype, "ignore_mismatched_sizes": True}
                 if hasattr(transformers, network.kind)
@@ -104,13 +128,17 @@ def _load(folder: Path, component: str, network: Network, variant: str | None, d
             ),
         )
     for name, *shapes in told["mismatched_keys"]:
-        raise DataError(f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch it again")
+        raise DataError(
+            f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch "
+            "it again"
+        )
     compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})
     return found
 
 
 def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:
-    """Loads an adapter into the component as plain diffusers does; DataError, which names it, if it does not fit.
+    """Loads an adapter into the component as plain diffusers does; DataError, which names it, if it
+    does not fit.
 
     diffusers leaves out what has no place in the model without a word.
     """
@@ -119,11 +147,15 @@ def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:
         weight = getattr(layers.get(down.partition(".lora_A.")[0]), "weight", None)
         a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
         if weight is None or (a.shape[1:], b.shape[0]) != (weight.shape[1:], weight.shape[0]):
-            raise DataError(f"adapter {name!r} does not fit the model: it has no layer {down} of this shape")
+            raise DataError(
+                f"adapter {name!r} does not fit the model: it has no layer {down} of this shape"
+            )
     try:
         pipeline.load_lora_weights({f"{trained}.{key}": tensor for key, tensor in state.items()})
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"adapter {name!r} does not fit the model: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"adapter {name!r} does not fit the model: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _fuse(pipeline: Any, trained: str, adapter: str) -> None:

@@ -38,7 +38,8 @@ class QwenImage(Family):
         pipeline = self.pipeline
         begin, template = pipeline.prompt_template_encode_start_idx, pipeline.prompt_template_encode
         tokens = pipeline.tokenizer(
-            [template.format(text) for text in texts], padding="max_length", padding_side="right", truncation=True,
+            [template.format(text) for text in texts], padding="max_length", padding_side="right",
+            truncation=True,
             max_length=begin + TEXT_TOKENS, return_tensors="pt",
         ).to(self.encodes_on)  # fmt: skip
         model = pipeline.text_encoder.model  # without the head, which predicts words
@@ -53,7 +54,10 @@ class QwenImage(Family):
         return self.encode([_NOTHING])
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0."""
         batch, channels, height, width = latents.shape

@@ -1,4 +1,5 @@
-"""Sana: a transformer of linear attention over small latents, which reads a language model's words."""
+"""Sana: a transformer of linear attention over small latents, which reads a language model's
+words."""
 
 import inspect
 from collections.abc import Mapping
@@ -48,7 +49,10 @@ class Sana(Family):
         return Condition({"text": text, "words": words.to(text.dtype)})
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0."""
         timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))

@@ -1,4 +1,6 @@
-"""Stable Diffusion 3 and 3.5: a transformer in which image and words, of up to three encoders, attend as one."""
+"""Stable Diffusion 3 and 3.5: a transformer in which image and words, of up to three encoders,
+attend as one.
+"""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -39,7 +41,10 @@ class StableDiffusion3(Family):
         return self.encode([""])
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0."""
         return self.network(

@@ -28,7 +28,9 @@ class StableDiffusionXL(Family):
         pipeline.vae.to(memory_format=torch.channels_last)
 
     def encode(self, texts: list[str]) -> Condition:
-        """Both encoders' last but one hidden states side by side, and the second one's pooled words."""
+        """Both encoders' last but one hidden states side by side, and the second one's pooled
+        words.
+        """
         text, _, pooled, _ = self.pipeline.encode_prompt(
             texts, device=self.encodes_on, do_classifier_free_guidance=False
         )
@@ -45,11 +47,18 @@ class StableDiffusionXL(Family):
         self, text: Float[Tensor, "batch tokens features"], pooled: Float[Tensor, "batch pooled"]
     ) -> Condition:
         height, width = (n * self.pipeline.vae_scale_factor for n in self.latent_shape[1:])
-        size = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.dtype)  # original, cut off, target
-        return Condition({"text": text, "pooled": pooled, "size": size.expand(len(text), -1).to(text.device)})
+        size = torch.tensor(
+            [[height, width, 0, 0, height, width]], dtype=text.dtype
+        )  # original, cut off, target
+        return Condition(
+            {"text": text, "pooled": pooled, "size": size.expand(len(text), -1).to(text.device)}
+        )
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise or velocity, as the model was made."""
         return self.network(

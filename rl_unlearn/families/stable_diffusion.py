@@ -35,7 +35,8 @@ class StableDiffusion(Family):
         pipeline.vae.to(memory_format=torch.channels_last)
         self._row = 1
         if pipeline.device.type == "cpu" and max(latent_shape[1:]) <= _FEW:
-            # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many passes a second.
+            # At a few dozen tokens plain matrix products beat the fused kernel: 1.2 times as many
+            # passes a second.
             self.network.set_attn_processor(AttnProcessor())
             self._row = 16
 
@@ -43,7 +44,11 @@ class StableDiffusion(Family):
         """CLIP's last hidden states."""
         words, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
         tokens = words(
-            texts, padding="max_length", truncation=True, max_length=words.model_max_length, return_tensors="pt"
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=words.model_max_length,
+            return_tensors="pt",
         ).input_ids
         return Condition({"text": encoder(tokens.to(encoder.device))[0]})
 
@@ -52,18 +57,25 @@ class StableDiffusion(Family):
         return self.encode([""])
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise, x0 or velocity, as the model was made."""
         latents = latents.contiguous(memory_format=torch.channels_last)
         timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
         words, mask = self._full_rows(condition.text)
-        return self.network(latents, timesteps, encoder_hidden_states=words, encoder_attention_mask=mask).sample
+        return self.network(
+            latents, timesteps, encoder_hidden_states=words, encoder_attention_mask=mask
+        ).sample
 
     def _full_rows(
         self, words: Float[Tensor, "batch tokens features"]
     ) -> tuple[Float[Tensor, "batch padded features"], Bool[Tensor, "batch padded"] | None]:
-        """Fills the tokens up with masked ones: a softmax over rows that end within a register is ten times slower."""
+        """Fills the tokens up with masked ones: a softmax over rows that end within a register is
+        ten times slower.
+        """
         missing = -words.shape[1] % self._row
         if not missing:
             return words, None

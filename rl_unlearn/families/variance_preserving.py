@@ -1,4 +1,6 @@
-"""The kernel of models that were trained with variance-preserving noise: signal and noise are sine and cosine."""
+"""The kernel of models that were trained with variance-preserving noise: signal and noise are sine
+and cosine.
+"""
 
 from pathlib import Path
 
@@ -10,18 +12,28 @@ from rl_unlearn.kernel import Kernel
 
 
 def read_scheduler(folder: Path) -> DDIMScheduler:
-    """The one DDIM scheduler that policy and critic have of a pipeline's folder, whatever sampler lies there."""
+    """The one DDIM scheduler that policy and critic have of a pipeline's folder, whatever sampler
+    lies there.
+    """
     try:
         config, _ = DDIMScheduler.load_config(folder / "scheduler", return_unused_kwargs=True)
-        # Clipping or thresholding x0 would make the stored action something else than a draw of the kernel. The offset
-        # is 1 because the pipeline of plain diffusers sets it so, whatever the file says.
-        return DDIMScheduler.from_config(config, clip_sample=False, thresholding=False, steps_offset=1)
+        # Clipping or thresholding x0 would make the stored action something else than a draw of the
+        # kernel. The offset is 1 because the pipeline of plain diffusers sets it so, whatever the
+        # file says.
+        return DDIMScheduler.from_config(
+            config, clip_sample=False, thresholding=False, steps_offset=1
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{folder / 'scheduler'} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def kernel(
-    scheduler: DDIMScheduler, steps: int, eta: float, _latent_shape: tuple[int, int, int] | None = None
+    scheduler: DDIMScheduler,
+    steps: int,
+    eta: float,
+    _latent_shape: tuple[int, int, int] | None = None,
 ) -> Kernel:
     """The steps of a `diffusers.DDIMScheduler`.
 
@@ -32,11 +44,24 @@ def kernel(
     following = timesteps - scheduler.config.num_train_timesteps // steps
     cumulative = scheduler.alphas_cumprod.to("cpu", torch.float64)
     last = scheduler.final_alpha_cumprod.to("cpu", torch.float64)
-    alpha, alpha_next = cumulative[timesteps], torch.where(following >= 0, cumulative[following.clamp(min=0)], last)
+    alpha, alpha_next = (
+        cumulative[timesteps],
+        torch.where(following >= 0, cumulative[following.clamp(min=0)], last),
+    )
     signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
     zeros, ones = torch.zeros_like(alpha), torch.ones_like(alpha)
     answers = {"epsilon": (zeros, ones), "sample": (ones, zeros), "v_prediction": (-noise, signal)}
     predicts = scheduler.config.prediction_type
     if predicts not in answers:
-        raise ConfigError(f"prediction type {predicts!r} is unknown, use epsilon, v_prediction or sample")
-    return Kernel(timesteps, signal, noise, alpha_next.sqrt(), (1 - alpha_next).sqrt(), *answers[predicts], eta)
+        raise ConfigError(
+            f"prediction type {predicts!r} is unknown, use epsilon, v_prediction or sample"
+        )
+    return Kernel(
+        timesteps,
+        signal,
+        noise,
+        alpha_next.sqrt(),
+        (1 - alpha_next).sqrt(),
+        *answers[predicts],
+        eta,
+    )

@@ -1,4 +1,6 @@
-"""Z-Image: a transformer over one row of tokens, patches of latents before a language model's words."""
+"""Z-Image: a transformer over one row of tokens, patches of latents before a language model's
+words.
+"""
 
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -20,17 +22,19 @@ _LAYERS = {
     "self": rf"(noise|context)_refiner\.\d+\.{_SHARED}",
     "attention": rf".*{_SHARED}",
 }
-"""`cross` is where words and image attend to each other, `self` where each attends to itself, before."""
+"""`cross` is where words and image attend to each other, `self` where each attends to itself,
+before."""
 _GROUP = 32
-"""Patches, and words, are filled up to a multiple of it with a token that the network has learned."""
+"""Patches, and words, are filled up to a multiple of it with a token that the network has
+learned."""
 
 
 class ZImage(Family):
     """The transformer is told words, and which of the tokens are some.
 
-    Its own forward takes words of different length and fills them up to the longest of the batch, so that
-    the last bits of an image would depend on the prompts beside it. Here its layers are called on rows of
-    one length.
+    Its own forward takes words of different length and fills them up to the longest of the batch,
+    so that the last bits of an image would depend on the prompts beside it. Here its layers are
+    called on rows of one length.
     """
 
     trained: ClassVar[str] = "transformer"
@@ -41,7 +45,9 @@ class ZImage(Family):
     def encode(self, texts: list[str]) -> Condition:
         """The language model's last but one hidden states."""
         # The pipeline writes its template into the list that it is given.
-        some, _ = self.pipeline.encode_prompt([*texts], device=self.encodes_on, do_classifier_free_guidance=False)
+        some, _ = self.pipeline.encode_prompt(
+            [*texts], device=self.encodes_on, do_classifier_free_guidance=False
+        )
         text = torch.stack([pad(words, (0, 0, 0, TOKENS - len(words))) for words in some])
         lengths = torch.tensor([[len(words)] for words in some], device=text.device)
         is_word = (_count(TOKENS, text) < lengths).to(text.dtype)
@@ -52,7 +58,10 @@ class ZImage(Family):
         return self.encode([""])
 
     def predict(
-        self, latents: Float[Tensor, "batch channels height width"], index: Index, condition: Condition
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        index: Index,
+        condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """The velocity, noise less x0.
 

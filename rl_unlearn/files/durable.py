@@ -10,7 +10,8 @@ from rl_unlearn.errors import MachineError
 def write_whole(path: Path, content: bytes, remedy: str) -> None:
     """Puts ``content`` at ``path`` in one step; a crash leaves the old file or the new one.
 
-    Raises MachineError, with ``remedy``, if the disk does not take it; nothing half written is left.
+    Raises MachineError, with ``remedy``, if the disk does not take it; nothing half written is
+    left.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,7 +24,9 @@ def write_whole(path: Path, content: bytes, remedy: str) -> None:
 
 
 def settle(aside: Path, final: Path) -> None:
-    """Puts the file written at ``aside`` at ``final`` in one step; a power cut leaves the old file or the new one."""
+    """Puts the file written at ``aside`` at ``final`` in one step; a power cut leaves the old file
+    or the new one.
+    """
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(final)

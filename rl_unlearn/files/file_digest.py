@@ -30,7 +30,8 @@ def file_digest(path: Path) -> str:
     try:
         about = path.stat()
         place = str(path.resolve())
-        # Neither a write that keeps the time of change nor a rename over it goes unseen by all of these.
+        # Neither a write that keeps the time of change nor a rename over it goes unseen by all of
+        # these.
         stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
         known = _known() if about.st_size >= _WORTH_KEEPING else {}
         if known.get(place, {}).get("stamp") == stamp:
@@ -55,7 +56,11 @@ def _known() -> dict[str, dict[str, object]]:
         found = read_object(cache_file())
     except DataError:  # none yet, or damaged: it is only a cache
         return {}
-    return {path: row for path, row in found.items() if isinstance(row, dict) and isinstance(row.get("sha256"), str)}
+    return {
+        path: row
+        for path, row in found.items()
+        if isinstance(row, dict) and isinstance(row.get("sha256"), str)
+    }
 
 
 def _remember(place: str, row: dict[str, object]) -> None:

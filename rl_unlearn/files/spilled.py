@@ -1,4 +1,6 @@
-"""Batches of trajectories as Arrow files, which other programs can read too: whole or absent, checked when read."""
+"""Batches of trajectories as Arrow files, which other programs can read too: whole or absent,
+checked when read.
+"""
 
 from pathlib import Path
 
@@ -18,7 +20,9 @@ def write(path: Path, batch: pa.RecordBatch) -> None:
 
 
 def read(path: Path) -> Trajectory:
-    """The trajectories in a file; DataError, which names it, if it is damaged or holds something else."""
+    """The trajectories in a file; DataError, which names it, if it is damaged or holds something
+    else.
+    """
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             if reader.num_record_batches != 1:
@@ -28,4 +32,6 @@ def read(path: Path) -> Trajectory:
             return Trajectory.from_arrow(batch)
     except (pa.ArrowException, OSError, ValueError, DataError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} holds no trajectories that can be read ({reason}): leave it out") from error
+        raise DataError(
+            f"{path} holds no trajectories that can be read ({reason}): leave it out"
+        ) from error

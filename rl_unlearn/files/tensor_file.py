@@ -1,4 +1,5 @@
-"""Safetensors files that are whole or absent, and whose bytes depend on nothing but what they hold."""
+"""Safetensors files that are whole or absent, and whose bytes depend on nothing but what they
+hold."""
 
 import json
 from collections.abc import Mapping
@@ -13,25 +14,37 @@ from rl_unlearn.files.durable import write_whole
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file: equal content gives equal bytes, which the library's order of the metadata does not."""
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata))
+    """The bytes of a file: equal content gives equal bytes, which the library's order of the
+    metadata does not.
+    """
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata)
+    )
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header = {"__metadata__": dict(sorted(metadata.items()))} | {k: v for k, v in header.items() if k != "__metadata__"}
+    header = {"__metadata__": dict(sorted(metadata.items()))} | {
+        k: v for k, v in header.items() if k != "__metadata__"
+    }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes it in one step, tensors of any shape; raises MachineError if the disk does not take it."""
+    """Writes it in one step, tensors of any shape; raises MachineError if the disk does not take
+    it.
+    """
     write_whole(path, pack(tensors, metadata), "free space and resume the run")
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU; DataError, which names ``what`` it should be, if they cannot be had."""
+    """All tensors of a file, on the CPU; DataError, which names ``what`` it should be, if they
+    cannot be had.
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{what} {str(path)!r} is not a valid safetensors file: {reason}: make it again") from error
+        raise DataError(
+            f"{what} {str(path)!r} is not a valid safetensors file: {reason}: make it again"
+        ) from error

@@ -1,4 +1,6 @@
-"""The header of a safetensors file: names, shapes and metadata, without its tensors and without torch."""
+"""The header of a safetensors file: names, shapes and metadata, without its tensors and without
+torch.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ from rl_unlearn.files.json_file import parse_object
 _MAX_BYTES = 100_000_000
 """What the format's own readers allow."""
 _BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16,
+    "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4,
+    "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 
 
@@ -58,5 +62,7 @@ def read_header(path: Path, remedy: str = "fetch or make it again") -> Header:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is no safetensors file ({error}): {remedy}") from error
     if size != 8 + length + end:
-        raise DataError(f"{path} has {size} bytes, not the {8 + length + end} of its tensors: {remedy}")
+        raise DataError(
+            f"{path} has {size} bytes, not the {8 + length + end} of its tensors: {remedy}"
+        )
     return Header(shapes, dtypes, metadata)

@@ -1,4 +1,5 @@
-"""What people type: prompts and names as one line of plain text, and how two of them are compared."""
+"""What people type: prompts and names as one line of plain text, and how two of them are
+compared."""
 
 import unicodedata
 
@@ -7,14 +8,17 @@ _JOINERS = "\u200c\u200d"
 
 
 def cleaned(text: str) -> str:
-    """One line: any white space, of any script, is one space; what cannot be printed is left out."""
+    """One line: any white space, of any script, is one space; what cannot be printed is left
+    out."""
     # No-break and thin spaces come with pasted text; dropped, they would glue two words together.
     line = " ".join(text.split())
     return "".join(c for c in line if c.isprintable() or c in _JOINERS)
 
 
 def same(text: str) -> str:
-    """What two texts have in common that ask for the same: neither case nor outer nor double spaces count."""
+    """What two texts have in common that ask for the same: neither case nor outer nor double spaces
+    count.
+    """
     return unicodedata.normalize("NFKC", cleaned(text)).casefold()
 
 
@@ -29,6 +33,8 @@ def twice(texts: tuple[str, ...]) -> str | None:
 
 
 def plain_name(text: str) -> str:
-    """ASCII letters, digits and `._-` alone, as a folder may be called; accents go, what has no such letter too."""
+    """ASCII letters, digits and `._-` alone, as a folder may be called; accents go, what has no
+    such letter too.
+    """
     ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in ascii_only)

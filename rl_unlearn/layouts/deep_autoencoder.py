@@ -30,7 +30,9 @@ def gated_convolution(normed: bool) -> Names:
 
 
 def _side(side: str, config: Mapping[str, Any]) -> Names:
-    """Of encoder or decoder: blocks of layers, and what halves the image behind, or doubles it before."""
+    """Of encoder or decoder: blocks of layers, and what halves the image behind, or doubles it
+    before.
+    """
     count = few(len(config.get(f"{side}_block_out_channels", _WIDTHS)))
     kinds = config.get(f"{side}_block_types", "ResBlock")
     kinds = (kinds,) * count if isinstance(kinds, str) else kinds

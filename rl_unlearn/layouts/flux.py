@@ -6,7 +6,14 @@ from typing import Any
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import flow_matching, networks
 from rl_unlearn.layouts.joint_blocks import joint_block, time_and_words
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 from rl_unlearn.layouts.names import Names, both, few, under
 
 T5_TOKENS = 512
@@ -16,7 +23,9 @@ _OWN_SIZE = 128
 
 def transformer(config: Mapping[str, Any]) -> Names | None:
     """Names of the weights of a FluxTransformer2DModel."""
-    embedders = ["timestep_embedder", "text_embedder"] + ["guidance_embedder"] * bool(config.get("guidance_embeds"))
+    embedders = ["timestep_embedder", "text_embedder"] + ["guidance_embedder"] * bool(
+        config.get("guidance_embeds")
+    )
     names = time_and_words(*embedders) | both("x_embedder", "norm_out.linear", "proj_out")
     for i in range(few(config.get("num_layers", 19))):
         names |= under(f"transformer_blocks.{i}", joint_block(normed=True))
@@ -40,12 +49,17 @@ def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
 def _check(parts: Parts) -> None:
     network = parts["transformer"]
     check_autoencoder(parts, _channels(parts))
-    check_words(parts["text_encoder_2"].get("d_model"), network.get("joint_attention_dim", 4096), "text_encoder_2")
+    check_words(
+        parts["text_encoder_2"].get("d_model"),
+        network.get("joint_attention_dim", 4096),
+        "text_encoder_2",
+    )
     pooled = network.get("pooled_projection_dim", 768)
     check_words(parts["text_encoder"].get("hidden_size", 512), pooled, "text_encoder")
     if not network.get("guidance_embeds", False):
         raise DataError(
-            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was distilled to a few steps, "
+            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was "
+            "distilled to a few steps, "
             "of which no policy is learned; use FLUX.1-dev"
         )
 
@@ -66,8 +80,12 @@ LAYOUT = Layout(
     networks={
         "transformer": Network("FluxTransformer2DModel", transformer),
         "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network("CLIPTextModel", networks.clip_text, networks.text_known_as, "model"),
-        "text_encoder_2": Network("T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"),
+        "text_encoder": Network(
+            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
+        ),
+        "text_encoder_2": Network(
+            "T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"
+        ),
     },
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
     latent=_latent,

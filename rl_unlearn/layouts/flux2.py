@@ -5,7 +5,15 @@ from typing import Any
 
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import flow_matching, networks, qwen
-from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    REMEDY,
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 from rl_unlearn.layouts.names import Names, few, under
 
 TEXT_TOKENS = 512
@@ -22,9 +30,15 @@ _SMALL_HEADS = 24
 
 def transformer(config: Mapping[str, Any]) -> Names | None:
     """Names of the weights of a Flux2Transformer2DModel; no layer has a bias."""
-    times = ["timestep_embedder"] + ["guidance_embedder"] * bool(config.get("guidance_embeds", True))
+    times = ["timestep_embedder"] + ["guidance_embedder"] * bool(
+        config.get("guidance_embeds", True)
+    )
     layers = [f"time_guidance_embed.{name}.linear_{i}" for name in times for i in (1, 2)]
-    streams = ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
+    streams = (
+        "double_stream_modulation_img",
+        "double_stream_modulation_txt",
+        "single_stream_modulation",
+    )
     layers += [f"{name}.linear" for name in (*streams, "norm_out")]
     names = _weights(*layers, "x_embedder", "context_embedder", "proj_out")
     joint = [f"attn.to_{part}" for part in ("q", "k", "v", "out.0", "add_out")]
@@ -44,7 +58,9 @@ def _weights(*layers: str) -> Names:
 
 
 def vae(config: Mapping[str, Any]) -> Names | None:
-    """Names of the weights of an AutoencoderKLFlux2: mean and variance of its latents are among them."""
+    """Names of the weights of an AutoencoderKLFlux2: mean and variance of its latents are among
+    them.
+    """
     if config.get("decoder_block_out_channels") is not None:
         return None
     names = networks.vae(config)
@@ -67,7 +83,9 @@ def _check(parts: Parts) -> None:
     check_autoencoder(parts, _channels(parts))
     most = LANGUAGE_LAYERS[-1]
     if language.get("num_hidden_layers", 32) < most:
-        raise DataError(f"text_encoder has fewer than {most} layers, whose states are read: {REMEDY}")
+        raise DataError(
+            f"text_encoder has fewer than {most} layers, whose states are read: {REMEDY}"
+        )
     gives = len(LANGUAGE_LAYERS) * language.get("hidden_size", 4096)
     check_words(gives, network.get("joint_attention_dim", 15360))
     if parts["pipeline"].get("is_distilled", False):

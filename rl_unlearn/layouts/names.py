@@ -6,7 +6,8 @@ Names = set[str]
 
 
 def few(count: Any) -> int:
-    """A number of layers as networks have it; ValueError for another one, before it is counted to."""
+    """A number of layers as networks have it; ValueError for another one, before it is counted
+    to."""
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1000:
         raise ValueError(f"{count!r} layers")
     return count

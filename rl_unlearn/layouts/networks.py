@@ -1,8 +1,9 @@
-"""Names of all weights of the networks that families share, by their configuration, without building them.
+"""Names of all weights of the networks that families share, by their configuration, without
+building them.
 
-They are diffusers' UNet2DConditionModel and AutoencoderKL (Rombach et al. 2022, arXiv 2112.10752, and, larger, Podell
-et al. 2023, arXiv 2307.01952) and transformers' text encoders. A configuration of another kind gives None: then only
-loading can tell.
+They are diffusers' UNet2DConditionModel and AutoencoderKL (Rombach et al. 2022, arXiv 2112.10752,
+and, larger, Podell et al. 2023, arXiv 2307.01952) and transformers' text encoders. A configuration
+of another kind gives None: then only loading can tell.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +13,10 @@ from rl_unlearn.layouts.names import Names, both, few, under
 
 _PLAIN = {
     "class_embed_type": None, "encoder_hid_dim": None, "encoder_hid_dim_type": None,
-    "time_embedding_type": "positional", "resnet_time_scale_shift": "default", "dual_cross_attention": False,
-    "mid_block_type": "UNetMidBlock2DCrossAttn", "time_cond_proj_dim": None, "attention_type": "default",
+    "time_embedding_type": "positional", "resnet_time_scale_shift": "default",
+    "dual_cross_attention": False,
+    "mid_block_type": "UNetMidBlock2DCrossAttn", "time_cond_proj_dim": None,
+    "attention_type": "default",
     "resnet_skip_time_act": False, "only_cross_attention": False, "time_embedding_act_fn": None,
     "cross_attention_norm": None, "mid_block_only_cross_attention": None,
 }  # fmt: skip
@@ -24,11 +27,17 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 def unet(config: Mapping[str, Any]) -> Names | None:
     """Of a UNet2DConditionModel."""
     added = config.get("addition_embed_type")
-    if any(config.get(key, plain) != plain for key, plain in _PLAIN.items()) or added not in (None, "text_time"):
+    if any(config.get(key, plain) != plain for key, plain in _PLAIN.items()) or added not in (
+        None,
+        "text_time",
+    ):
         return None
     down = config.get("down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
     up = config.get("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-    if not {*down} <= {"CrossAttnDownBlock2D", "DownBlock2D"} or not {*up} <= {"CrossAttnUpBlock2D", "UpBlock2D"}:
+    if not {*down} <= {"CrossAttnDownBlock2D", "DownBlock2D"} or not {*up} <= {
+        "CrossAttnUpBlock2D",
+        "UpBlock2D",
+    }:
         return None
     widths = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))
     layers, depth = config.get("layers_per_block", 2), config.get("transformer_layers_per_block", 1)
@@ -38,7 +47,9 @@ def unet(config: Mapping[str, Any]) -> Names | None:
     if not all(isinstance(count, int) for count in depths):
         return None
     few(layers * max(depths)), few(len(widths))
-    names = both("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_norm_out", "conv_out")
+    names = both(
+        "conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_norm_out", "conv_out"
+    )
     width, skips = widths[0], [widths[0]]
     if added == "text_time":
         names |= both("add_embedding.linear_1", "add_embedding.linear_2")
@@ -56,7 +67,9 @@ def unet(config: Mapping[str, Any]) -> Names | None:
     for j in range(2):
         names |= under(f"mid_block.resnets.{j}", _resnet(False, timed=True))
     names |= under("mid_block.attentions.0", _transformer(depths[-1]))
-    for i, (kind, out, depth) in enumerate(zip(up, reversed(widths), reversed(depths), strict=True)):
+    for i, (kind, out, depth) in enumerate(
+        zip(up, reversed(widths), reversed(depths), strict=True)
+    ):
         block = f"up_blocks.{i}"
         for j in range(layers + 1):
             names |= under(f"{block}.resnets.{j}", _resnet(width + skips.pop() != out, timed=True))
@@ -74,7 +87,10 @@ def vae(config: Mapping[str, Any]) -> Names | None:
         config.get("down_block_types", ("DownEncoderBlock2D",)),
         config.get("up_block_types", ("UpDecoderBlock2D",)),
     )
-    widths, layers = tuple(config.get("block_out_channels", (64,))), config.get("layers_per_block", 1)
+    widths, layers = (
+        tuple(config.get("block_out_channels", (64,))),
+        config.get("layers_per_block", 1),
+    )
     if {*down, *up} != {"DownEncoderBlock2D", "UpDecoderBlock2D"} or not isinstance(layers, int):
         return None
     few(layers), few(len(widths))
@@ -88,7 +104,9 @@ def vae(config: Mapping[str, Any]) -> Names | None:
                 names |= under(f"{block}.resnets.{j}", _resnet(width != out, timed=False))
                 width = out
             if i < len(order) - 1:
-                names |= both(f"{block}.{'downsamplers' if side == 'encoder' else 'upsamplers'}.0.conv")
+                names |= both(
+                    f"{block}.{'downsamplers' if side == 'encoder' else 'upsamplers'}.0.conv"
+                )
         for j in range(2):
             names |= under(f"{side}.mid_block.resnets.{j}", _resnet(False, timed=False))
         if config.get("mid_block_add_attention", True):
@@ -114,8 +132,14 @@ def clip_text(config: Mapping[str, Any]) -> Names | None:
     """Of a CLIPTextModel, without the `text_model.` that some versions write before each."""
     if config.get("model_type", "clip_text_model") != "clip_text_model":
         return None
-    names = {"embeddings.token_embedding.weight", "embeddings.position_embedding.weight"} | both("final_layer_norm")
-    parts = [f"self_attn.{part}_proj" for part in "qkv"] + ["self_attn.out_proj", "layer_norm1", "layer_norm2"]
+    names = {"embeddings.token_embedding.weight", "embeddings.position_embedding.weight"} | both(
+        "final_layer_norm"
+    )
+    parts = [f"self_attn.{part}_proj" for part in "qkv"] + [
+        "self_attn.out_proj",
+        "layer_norm1",
+        "layer_norm2",
+    ]
     for i in range(few(config.get("num_hidden_layers", 12))):
         names |= under(f"encoder.layers.{i}", both(*parts, "mlp.fc1", "mlp.fc2"))
     return names
@@ -135,11 +159,15 @@ def text_known_as(names: Iterable[str]) -> Names:
 
 def t5_encoder(config: Mapping[str, Any]) -> Names | None:
     """Of a T5EncoderModel of version 1.1 (Raffel et al. 2020, arXiv 1910.10683)."""
-    if config.get("model_type", "t5") != "t5" or not str(config.get("feed_forward_proj", "relu")).startswith("gated"):
+    if config.get("model_type", "t5") != "t5" or not str(
+        config.get("feed_forward_proj", "relu")
+    ).startswith("gated"):
         return None
     names = {"shared.weight", "encoder.final_layer_norm.weight"}
     attention, dense = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-    parts = [f"{attention}.{part}" for part in "qkvo"] + [f"{dense}.{part}" for part in ("wi_0", "wi_1", "wo")]
+    parts = [f"{attention}.{part}" for part in "qkvo"] + [
+        f"{dense}.{part}" for part in ("wi_0", "wi_1", "wo")
+    ]
     for i in range(few(config.get("num_layers", 6))):
         layers = [*parts, "layer.0.layer_norm", "layer.1.layer_norm"]
         names |= under(f"encoder.block.{i}", {f"{layer}.weight" for layer in layers})
@@ -152,13 +180,19 @@ def t5_known_as(names: Iterable[str]) -> Names:
 
 
 def _resnet(shortcut: bool, timed: bool) -> Names:
-    parts = ["norm1", "conv1", "norm2", "conv2"] + ["time_emb_proj"] * timed + ["conv_shortcut"] * shortcut
+    parts = (
+        ["norm1", "conv1", "norm2", "conv2"]
+        + ["time_emb_proj"] * timed
+        + ["conv_shortcut"] * shortcut
+    )
     return both(*parts)
 
 
 def _transformer(depth: int) -> Names:
     names = both("norm", "proj_in", "proj_out")
-    block = both("norm1", "norm2", "norm3", "attn1.to_out.0", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")
+    block = both(
+        "norm1", "norm2", "norm3", "attn1.to_out.0", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2"
+    )
     block |= {f"attn{n}.to_{part}.weight" for n in (1, 2) for part in "qkv"}
     for i in range(depth):
         names |= under(f"transformer_blocks.{i}", block)

@@ -23,7 +23,11 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
         return None
     times = [f"time_text_embed.timestep_embedder.linear_{i}" for i in (1, 2)]
     names = both(*times, "img_in", "txt_in", "norm_out.linear", "proj_out") | {"txt_norm.weight"}
-    layers = [f"{side}_{part}" for side in ("img", "txt") for part in ("mod.1", "mlp.net.0.proj", "mlp.net.2")]
+    layers = [
+        f"{side}_{part}"
+        for side in ("img", "txt")
+        for part in ("mod.1", "mlp.net.0.proj", "mlp.net.2")
+    ]
     layers += [f"attn.to_{part}" for part in "qkv"] + [f"attn.add_{part}_proj" for part in "qkv"]
     block = both(*layers, "attn.to_out.0", "attn.to_add_out")
     block |= {f"attn.norm_{part}.weight" for part in ("q", "k", "added_q", "added_k")}
@@ -34,7 +38,10 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
 
 def vae(config: Mapping[str, Any]) -> Names | None:
     """Names of the weights of an AutoencoderKLQwenImage, which was made for videos."""
-    widths, layers = list(config.get("dim_mult", (1, 2, 4, 4))), few(config.get("num_res_blocks", 2))
+    widths, layers = (
+        list(config.get("dim_mult", (1, 2, 4, 4))),
+        few(config.get("num_res_blocks", 2)),
+    )
     few(len(widths))
     in_time = list(config.get("temperal_downsample", (False, True, True)))
     if config.get("attn_scales") or len(in_time) != len(widths) - 1:
@@ -98,7 +105,9 @@ def _check(parts: Parts) -> None:
         values = autoencoder.get(name)
         fits = isinstance(values, list) and len(values) == channels and all(map(_finite, values))
         if not fits:
-            raise DataError(f"vae/config.json: {name} is {values!r}, not {channels} numbers: {REMEDY}")
+            raise DataError(
+                f"vae/config.json: {name} is {values!r}, not {channels} numbers: {REMEDY}"
+            )
     if not all(value > 0 for value in autoencoder["latents_std"]):
         raise DataError(f"vae/config.json: latents_std is not positive everywhere: {REMEDY}")
     words = qwen.language(parts["text_encoder"]).get("hidden_size")
@@ -120,7 +129,9 @@ LAYOUT = Layout(
     networks={
         "transformer": Network("QwenImageTransformer2DModel", transformer),
         "vae": Network("AutoencoderKLQwenImage", vae),
-        "text_encoder": Network("Qwen2_5_VLForConditionalGeneration", qwen.qwen2_5_vl, qwen.known_as, "model"),
+        "text_encoder": Network(
+            "Qwen2_5_VLForConditionalGeneration", qwen.qwen2_5_vl, qwen.known_as, "model"
+        ),
     },
     tokenizers={"tokenizer": "Qwen2Tokenizer"},
     latent=_latent,

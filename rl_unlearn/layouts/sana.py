@@ -6,7 +6,14 @@ from typing import Any
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import deep_autoencoder, flow_matching, language_models
 from rl_unlearn.layouts.deep_autoencoder import gated_convolution
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TOKENS = 300
@@ -47,11 +54,14 @@ def _check(parts: Parts) -> None:
     check_words(gives, network.get("caption_channels", 2304))
     if network.get("guidance_embeds"):
         raise DataError(
-            "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few steps, "
+            "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few "
+            "steps, "
             "of which no policy is learned; use Sana"
         )
     if network.get("out_channels", 32) not in (None, network.get("in_channels", 32)):
-        raise DataError("the model's network answers with more than a velocity: it cannot be trained")
+        raise DataError(
+            "the model's network answers with more than a velocity: it cannot be trained"
+        )
 
 
 def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
@@ -65,7 +75,9 @@ LAYOUT = Layout(
     networks={
         "transformer": Network("SanaTransformer2DModel", transformer),
         "vae": Network("AutoencoderDC", deep_autoencoder.vae),
-        "text_encoder": Network("Gemma2Model", language_models.gemma2, language_models.known_as, "model"),
+        "text_encoder": Network(
+            "Gemma2Model", language_models.gemma2, language_models.known_as, "model"
+        ),
     },
     tokenizers={"tokenizer": "GemmaTokenizer"},
     latent=_latent,

@@ -6,7 +6,14 @@ from typing import Any
 from rl_unlearn.config import Sampler
 from rl_unlearn.layouts import flow_matching, networks
 from rl_unlearn.layouts.joint_blocks import joint_block, time_and_words
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 from rl_unlearn.layouts.names import Names, both, few, under
 
 T5_TOKENS = 256
@@ -21,7 +28,9 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
     names = {"pos_embed.pos_embed"} | both("pos_embed.proj", "norm_out.linear", "proj_out")
     names |= time_and_words("timestep_embedder", "text_embedder")
     for i in range(layers):
-        names |= under(f"transformer_blocks.{i}", joint_block(norm is not None, last=i == layers - 1))
+        names |= under(
+            f"transformer_blocks.{i}", joint_block(norm is not None, last=i == layers - 1)
+        )
         if i in twice:
             own = both("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
             own |= {"attn2.norm_q.weight", "attn2.norm_k.weight"} if norm else set()
@@ -32,16 +41,24 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
 def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
     network = parts["transformer"]
     patch = network.get("patch_size", 2)
-    return image_latent(parts, size, network.get("in_channels", 16), network.get("sample_size", 128), patch)
+    return image_latent(
+        parts, size, network.get("in_channels", 16), network.get("sample_size", 128), patch
+    )
 
 
 def _check(parts: Parts) -> None:
     network = parts["transformer"]
     check_autoencoder(parts, network.get("in_channels", 16))
-    pooled = sum(parts[name].get("projection_dim", 512) for name in ("text_encoder", "text_encoder_2"))
+    pooled = sum(
+        parts[name].get("projection_dim", 512) for name in ("text_encoder", "text_encoder_2")
+    )
     check_words(pooled, network.get("pooled_projection_dim", 2048), "CLIP text encoders together")
     if "text_encoder_3" in parts:
-        check_words(parts["text_encoder_3"].get("d_model"), network.get("joint_attention_dim"), "text_encoder_3")
+        check_words(
+            parts["text_encoder_3"].get("d_model"),
+            network.get("joint_attention_dim"),
+            "text_encoder_3",
+        )
 
 
 def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
@@ -63,7 +80,9 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
     return {"text": words, "pooled": (network.get("pooled_projection_dim", 2048),)}
 
 
-_CLIP = Network("CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model")
+_CLIP = Network(
+    "CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model"
+)
 LAYOUT = Layout(
     pipeline="StableDiffusion3Pipeline",
     trained="transformer",
@@ -72,9 +91,15 @@ LAYOUT = Layout(
         "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
         "text_encoder": _CLIP,
         "text_encoder_2": _CLIP,
-        "text_encoder_3": Network("T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"),
+        "text_encoder_3": Network(
+            "T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"
+        ),
     },
-    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5Tokenizer"},
+    tokenizers={
+        "tokenizer": "CLIPTokenizer",
+        "tokenizer_2": "CLIPTokenizer",
+        "tokenizer_3": "T5Tokenizer",
+    },
     latent=_latent,
     reads=_reads,
     told=_told,

@@ -25,9 +25,14 @@ LAYOUT = Layout(
     networks={
         "unet": Network("UNet2DConditionModel", networks.unet),
         "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network("CLIPTextModel", networks.clip_text, networks.text_known_as, "model"),
+        "text_encoder": Network(
+            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
+        ),
         "text_encoder_2": Network(
-            "CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model"
+            "CLIPTextModelWithProjection",
+            networks.clip_text_projected,
+            networks.text_known_as,
+            "model",
         ),
     },
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},

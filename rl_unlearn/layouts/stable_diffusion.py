@@ -2,14 +2,23 @@
 
 from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import networks, variance_preserving
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 
 
 def latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
     """Of the UNet, which halves its latents once a block but for the last."""
     unet = parts["unet"]
     halvings = len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1
-    return image_latent(parts, size, unet.get("in_channels", 4), unet.get("sample_size"), 2**halvings)
+    return image_latent(
+        parts, size, unet.get("in_channels", 4), unet.get("sample_size"), 2**halvings
+    )
 
 
 def check_unet(parts: Parts) -> None:
@@ -17,13 +26,17 @@ def check_unet(parts: Parts) -> None:
     check_autoencoder(parts, parts["unet"].get("in_channels", 4))
     if parts["unet"].get("time_cond_proj_dim") is not None:
         raise DataError(
-            "the model's unet is told the guidance scale (a latent consistency model): it cannot be trained"
+            "the model's unet is told the guidance scale (a latent consistency model): it cannot "
+            "be trained"
         )
 
 
 def _check(parts: Parts) -> None:
     check_unet(parts)
-    check_words(parts["text_encoder"].get("hidden_size", 512), parts["unet"].get("cross_attention_dim", 1280))
+    check_words(
+        parts["text_encoder"].get("hidden_size", 512),
+        parts["unet"].get("cross_attention_dim", 1280),
+    )
 
 
 def reads(parts: Parts) -> tuple[str, int]:
@@ -42,8 +55,14 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
 
 def _architecture(parts: Parts) -> tuple[str, str]:
     predicts_v = parts["scheduler"].get("prediction_type") == "v_prediction"
-    if parts["unet"].get("cross_attention_dim") == 1024:  # the text encoder that came with the second version
-        return ("stable-diffusion-v2-768-v", "sd_v2_v") if predicts_v else ("stable-diffusion-v2-512", "sd_v2")
+    if (
+        parts["unet"].get("cross_attention_dim") == 1024
+    ):  # the text encoder that came with the second version
+        return (
+            ("stable-diffusion-v2-768-v", "sd_v2_v")
+            if predicts_v
+            else ("stable-diffusion-v2-512", "sd_v2")
+        )
     return "stable-diffusion-v1", "sd_v1_v" if predicts_v else "sd_v1"
 
 
@@ -53,7 +72,9 @@ LAYOUT = Layout(
     networks={
         "unet": Network("UNet2DConditionModel", networks.unet),
         "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network("CLIPTextModel", networks.clip_text, networks.text_known_as, "model"),
+        "text_encoder": Network(
+            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
+        ),
     },
     tokenizers={"tokenizer": "CLIPTokenizer"},
     latent=latent,

@@ -6,7 +6,15 @@ from typing import Any
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.layouts import flow_matching, language_models, networks
-from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_autoencoder, check_words, image_latent
+from rl_unlearn.layouts.layout import (
+    REMEDY,
+    Layout,
+    Network,
+    Parts,
+    check_autoencoder,
+    check_words,
+    image_latent,
+)
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TOKENS = 512
@@ -62,7 +70,9 @@ def _check(parts: Parts) -> None:
     check_autoencoder(parts, network.get("in_channels", 16))
     check_words(parts["text_encoder"].get("hidden_size", 4096), network.get("cap_feat_dim", 2560))
     if network.get("siglip_feat_dim") is not None:
-        raise DataError("the model's network reads images, too (Z-Image-Omni): it cannot be trained")
+        raise DataError(
+            "the model's network reads images, too (Z-Image-Omni): it cannot be trained"
+        )
     found, places = _patches(network), network.get("axes_lens", (1024, 512, 512))
     if (PATCH, 1) not in found or places[0] <= TOKENS + 1:
         told = f"transformer/config.json has patches {found}, and {places[0]} places for words"
@@ -73,7 +83,8 @@ def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     yield from flow_matching.notes(parts, sampler)
     if parts["scheduler"].get("shift", 1.0) == _TURBO_SHIFT:
         yield (
-            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing else in a "
+            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing "
+            "else in a "
             "folder tells them apart: a model that was distilled to 8 steps is no policy to learn"
         )
 
@@ -96,7 +107,9 @@ LAYOUT = Layout(
     networks={
         "transformer": Network("ZImageTransformer2DModel", transformer),
         "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network("Qwen3Model", language_models.qwen3, language_models.known_as, "model"),
+        "text_encoder": Network(
+            "Qwen3Model", language_models.qwen3, language_models.known_as, "model"
+        ),
     },
     tokenizers={"tokenizer": "Qwen2Tokenizer"},
     latent=_latent,

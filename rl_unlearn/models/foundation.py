@@ -1,7 +1,8 @@
-"""What a run stands on: the files of the model, the adapters below it, the CLIPs and the lists of prompts.
+"""What a run stands on: the files of the model, the adapters below it, the CLIPs and the lists of
+prompts.
 
-Recorded as SHA-256 when a run begins. Whoever goes on with the run, or uses its adapter, compares: on another
-foundation the same adapter means something else, and nothing would show it.
+Recorded as SHA-256 when a run begins. Whoever goes on with the run, or uses its adapter, compares:
+on another foundation the same adapter means something else, and nothing would show it.
 """
 
 import hashlib
@@ -17,7 +18,13 @@ from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import components, read_layout, weight_files
 from rl_unlearn.prompts import read_prompts
 
-MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = "model", "model.adapters", "prompts", "clip", "reward.images"
+MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = (
+    "model",
+    "model.adapters",
+    "prompts",
+    "clip",
+    "reward.images",
+)
 KINDS = {
     MODEL: "the model",
     ADAPTER: "the adapter",
@@ -46,9 +53,14 @@ def of_model(model: Model) -> dict[str, str]:
 def of_run(config: Config) -> dict[str, str]:
     """The same, with the CLIPs that reward and select, and the lists of prompts."""
     found = of_model(config.model)
-    for key, path in (("target_file", config.prompts.target_file), ("retain_file", config.prompts.retain_file)):
+    for key, path in (
+        ("target_file", config.prompts.target_file),
+        ("retain_file", config.prompts.retain_file),
+    ):
         if path is not None:
-            found[f"{LISTS} {key}"] = hashlib.sha256("\n".join(read_prompts(path)).encode()).hexdigest()
+            found[f"{LISTS} {key}"] = hashlib.sha256(
+                "\n".join(read_prompts(path)).encode()
+            ).hexdigest()
     named: tuple[tuple[canvas.ClipName, str], ...] = (
         ("reward", config.reward.clip), ("selection", config.selection.clip)
     )  # fmt: skip
@@ -73,7 +85,9 @@ def drawn(record: Mapping[str, str]) -> dict[str, str]:
 
 
 def model_digest(model: Model) -> str:
-    """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same weights."""
+    """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same
+    weights.
+    """
     return digest(of_model(model))
 
 
@@ -83,7 +97,9 @@ def digest(record: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
-def check(recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds: Iterable[str] = KINDS) -> None:
+def check(
+    recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds: Iterable[str] = KINDS
+) -> None:
     """DataError, which names the run and what has changed below it, unless both are the same.
 
     ``kinds``: those that are compared. Paths of adapters do not count, their order does.
@@ -94,7 +110,8 @@ def check(recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds
             (name, was), (other, found) = before.get(place, ("", "")), after.get(place, ("", ""))
             if was != found:
                 raise DataError(
-                    f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it was when the run "
+                    f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it "
+                    "was when the run "
                     "was made, and it is another one now: put it back, or make the run again"
                 )
 

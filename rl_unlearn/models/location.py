@@ -1,4 +1,6 @@
-"""Where a model's folder is: the canvas's, one that is named, made of a single file, or fetched from the hub."""
+"""Where a model's folder is: the canvas's, one that is named, made of a single file, or fetched
+from the hub.
+"""
 
 from pathlib import Path
 
@@ -16,7 +18,8 @@ def local_folder(model: Model) -> Path | None:
 
 
 def fetched_folder(model: Model) -> Path:
-    """The same for a hub id, too: what a pipeline needs of it is downloaded, or taken from the hub's cache.
+    """The same for a hub id, too: what a pipeline needs of it is downloaded, or taken from the
+    hub's cache.
 
     Raises DataError if it cannot be had.
     """
@@ -24,7 +27,8 @@ def fetched_folder(model: Model) -> Path:
 
 
 def whole_folder(model: Model) -> Path:
-    """The model's folder, with all that a copy for others holds: cards, licences, and parts that draw no image.
+    """The model's folder, with all that a copy for others holds: cards, licences, and parts that
+    draw no image.
 
     Of a hub id they are fetched now if there is a network; what is absent without one stays absent.
     """

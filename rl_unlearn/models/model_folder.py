@@ -1,7 +1,8 @@
-"""The folder of a pipeline, looked at without its weights and without torch: what is there, and whether it fits.
+"""The folder of a pipeline, looked at without its weights and without torch: what is there, and
+whether it fits.
 
-Everything here is told by small JSON files and by the headers of the weights, so that a wrong model is named in a
-second, before anything is loaded.
+Everything here is told by small JSON files and by the headers of the weights, so that a wrong model
+is named in a second, before anything is loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,20 +27,28 @@ _INFINITE = frozenset({"lambda_min_clipped"})
 
 
 def named_folder(model: Model) -> Path | None:
-    """The canvas's folder, or the one that ``model.path`` names, None for a hub id; DataError for what is neither."""
+    """The canvas's folder, or the one that ``model.path`` names, None for a hub id; DataError for
+    what is neither.
+    """
     if model.path == "canvas":
         return canvas.pipeline_path()
     if Path(model.path).is_dir():
         return Path(model.path)
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-        raise DataError(f"model.path {model.path!r} is no folder or file, and no hub id of the form owner/name")
+        raise DataError(
+            f"model.path {model.path!r} is no folder or file, and no hub id of the form owner/name"
+        )
     return None
 
 
 def check(
-    folder: Path, sampler: Sampler | None, size: tuple[int, int] | None = None, variant: str | None = None
+    folder: Path,
+    sampler: Sampler | None,
+    size: tuple[int, int] | None = None,
+    variant: str | None = None,
 ) -> list[str]:
-    """What a person should know of the model in a folder; raises DataError, or ConfigError for the sampler, if given.
+    """What a person should know of the model in a folder; raises DataError, or ConfigError for the
+    sampler, if given.
 
     Weights are compared with the names that the networks have;
     :func:`rl_unlearn.families.pipeline.load_pipeline` compares what was loaded once more.
@@ -58,14 +67,20 @@ def check(
         layout.latent(parts, size)
         return list(layout.notes(parts, sampler))
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise DataError(f"a configuration in model folder {str(folder)!r} is damaged ({error}): {REMEDY}") from error
+        raise DataError(
+            f"a configuration in model folder {str(folder)!r} is damaged ({error}): {REMEDY}"
+        ) from error
 
 
 def read_layout(folder: Path) -> Layout:
-    """The family of a pipeline's folder; DataError, which names those that are known, for another one."""
+    """The family of a pipeline's folder; DataError, which names those that are known, for another
+    one.
+    """
     kind = _read_index(folder).get("_class_name")
     if not isinstance(kind, str) or kind not in LAYOUTS:
-        raise DataError(f"model folder {str(folder)!r} holds a {kind}: only {', '.join(LAYOUTS)} can be trained")
+        raise DataError(
+            f"model folder {str(folder)!r} holds a {kind}: only {', '.join(LAYOUTS)} can be trained"
+        )
     return LAYOUTS[kind]
 
 
@@ -75,14 +90,24 @@ def components(folder: Path) -> list[str]:
 
 
 def read_parts(folder: Path) -> Parts:
-    """Configurations of networks and scheduler; DataError for another kind of pipeline, or one that is not whole."""
+    """Configurations of networks and scheduler; DataError for another kind of pipeline, or one that
+    is not whole.
+    """
     layout, index, there = read_layout(folder), _read_index(folder), components(folder)
     for name, network in layout.networks.items():
         row = index.get(name)
         if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
-            raise DataError(f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}")
-    parts = {name: read_object(folder / name / "config.json", REMEDY) for name in layout.networks if name in there}
-    scheduler = read_object(folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE)
+            raise DataError(
+                f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}"
+            )
+    parts = {
+        name: read_object(folder / name / "config.json", REMEDY)
+        for name in layout.networks
+        if name in there
+    }
+    scheduler = read_object(
+        folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE
+    )
     return parts | {"scheduler": scheduler, "pipeline": index}
 
 
@@ -93,14 +118,18 @@ def latent_shape(folder: Path, model: Model) -> tuple[int, int, int]:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / "model_index.json").is_file():
-        raise DataError(f"model folder {str(folder)!r} has no model_index.json: give a pipeline in diffusers layout")
+        raise DataError(
+            f"model folder {str(folder)!r} has no model_index.json: give a pipeline in diffusers "
+            "layout"
+        )
     return read_object(folder / "model_index.json", REMEDY)
 
 
 def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
     """The files that a component's weights are read from: one, or the shards of its index.
 
-    ``variant``: see `weight_names.entry`. Raises DataError if there is none, naming what lies there instead.
+    ``variant``: see `weight_names.entry`. Raises DataError if there is none, naming what lies there
+    instead.
     """
     first = first_file(folder, component, variant)
     if not weight_names.is_index(first.name):
@@ -109,7 +138,9 @@ def weight_files(folder: Path, component: str, variant: str | None = None) -> li
 
 
 def first_file(folder: Path, component: str, variant: str | None = None) -> Path:
-    """The single file of a component's weights, or the index of their shards; DataError if there is neither."""
+    """The single file of a component's weights, or the index of their shards; DataError if there is
+    neither.
+    """
     place, stem = folder / component, read_layout(folder).networks[component].stem
     names = _names(place)
     found = weight_names.entry(names, stem, variant)
@@ -118,7 +149,9 @@ def first_file(folder: Path, component: str, variant: str | None = None) -> Path
     others = sorted(name for name in names if name.endswith(".safetensors"))
     pickled = sorted(name for name in names if name.endswith(".bin"))
     variants = sorted({*filter(None, (weight_names.variant_of(name, stem) for name in names))})
-    hint = f"no {stem}.safetensors" + (f", only {others[0]}: rename it, or fetch the whole model" if others else "")
+    hint = f"no {stem}.safetensors" + (
+        f", only {others[0]}: rename it, or fetch the whole model" if others else ""
+    )
     if variants:
         hint = f"no {stem}.safetensors, only {', '.join(variants)}: set model.variant={variants[0]}"
     if pickled and not others:
@@ -143,15 +176,21 @@ def _check_variant(folder: Path, there: list[str], variant: str) -> None:
     """DataError unless at least one network has weights of the variant that was asked for."""
     networks, known = read_layout(folder).networks, set()
     for name in networks.keys() & {*there}:
-        known |= {weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)}
+        known |= {
+            weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)
+        }
     if variant not in known:
         has = ", ".join(sorted(filter(None, known))) or "none"
         told = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
         raise DataError(f"{told}: leave model.variant out")
 
 
-def check_weights(folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None) -> None:
-    """DataError, which names component and keys, unless the files hold all weights of the network and no others."""
+def check_weights(
+    folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None
+) -> None:
+    """DataError, which names component and keys, unless the files hold all weights of the network
+    and no others.
+    """
     network = read_layout(folder).networks[component]
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(folder, component, variant):
@@ -159,7 +198,9 @@ def check_weights(folder: Path, component: str, config: Mapping[str, Any], varia
     try:
         expected = network.names(config)
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{folder / component / 'config.json'} is damaged ({error}): {REMEDY}") from error
+        raise DataError(
+            f"{folder / component / 'config.json'} is damaged ({error}): {REMEDY}"
+        ) from error
     if expected is not None:
         found = network.known_as(shapes)
         compare(folder, component, expected - found, found - expected)
@@ -170,15 +211,21 @@ def compare(folder: object, component: str, missing: set[str], unexpected: set[s
     if not missing and not unexpected:
         return
     lacks = f"lacks {len(missing)} weights, such as {min(missing)}" if missing else ""
-    has = f"has {len(unexpected)} that have no place, such as {min(unexpected)}" if unexpected else ""
+    has = (
+        f"has {len(unexpected)} that have no place, such as {min(unexpected)}" if unexpected else ""
+    )
     told = " and ".join(filter(None, (lacks, has)))
-    raise DataError(f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again")
+    raise DataError(
+        f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again"
+    )
 
 
 def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
     files = ("vocab.json", "tokenizer.json", "spiece.model")
     if not any((folder / name / file).is_file() for file in files):
-        raise DataError(f"model folder {str(folder)!r} has no {name}/{' or '.join(files)}: {REMEDY}")
+        raise DataError(
+            f"model folder {str(folder)!r} has no {name}/{' or '.join(files)}: {REMEDY}"
+        )
     if not talks or (folder / name / _TEMPLATE).is_file():
         return
     if not read_object(folder / name / "tokenizer_config.json", REMEDY).get("chat_template"):
@@ -196,7 +243,10 @@ def check_device(model: Model) -> Iterator[str]:
         "fp16": {"avx512_fp16", "amx_fp16", "fphp"},
     }
     if flags is not None and not wanted[model.dtype] & flags:
-        yield f"model.dtype={model.dtype}: this processor has no units for it and takes 6 to 11 times as long; use fp32"
+        yield (
+            f"model.dtype={model.dtype}: this processor has no units for it and takes 6 to 11 "
+            "times as long; use fp32"
+        )
 
 
 def _processor_flags() -> set[str] | None:
@@ -204,4 +254,11 @@ def _processor_flags() -> set[str] | None:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), None)
+    return next(
+        (
+            set(line.partition(":")[2].split())
+            for line in lines
+            if line.startswith(("flags", "Features"))
+        ),
+        None,
+    )

@@ -11,10 +11,11 @@ from rl_unlearn.models.weight_names import is_index, spellings
 
 @contextmanager
 def plainly_named(folder: Path, component: str, variant: str | None) -> Iterator[Path]:
-    """The component's own folder, or for as long as it is read one of links, in which the chosen weights are plain.
+    """The component's own folder, or for as long as it is read one of links, in which the chosen
+    weights are plain.
 
-    Libraries look for variants under one spelling each, and for an index before a single file: so read they would be
-    other weights than `model_folder.weight_files` names.
+    Libraries look for variants under one spelling each, and for an index before a single file: so
+    read they would be other weights than `model_folder.weight_files` names.
     """
     place, stem = folder / component, read_layout(folder).networks[component].stem
     first = first_file(folder, component, variant)

@@ -1,6 +1,8 @@
-"""A checkpoint in one file, as Stable Diffusion's makers wrote them: made into a pipeline's folder once, and kept.
+"""A checkpoint in one file, as Stable Diffusion's makers wrote them: made into a pipeline's folder
+once, and kept.
 
-The file holds weights alone. What they are the weights of is said by another pipeline's folder, ``model.config``.
+The file holds weights alone. What they are the weights of is said by another pipeline's folder,
+``model.config``.
 """
 
 import json
@@ -21,21 +23,29 @@ _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 def named(model: Model) -> bool:
-    """Whether ``model.path`` is such a file; DataError for a pickle, ConfigError for a setting that is missing.
+    """Whether ``model.path`` is such a file; DataError for a pickle, ConfigError for a setting that
+    is missing.
 
     Without a file ``model.config`` would have no effect.
     """
     file = Path(model.path)
     if file.suffix in PICKLES and file.is_file():
-        raise DataError(f"model.path {model.path!r} is a pickle, which can run code when read: convert it first")
+        raise DataError(
+            f"model.path {model.path!r} is a pickle, which can run code when read: convert it first"
+        )
     if not file.is_file():
         if model.config is not None:
-            raise ConfigError(f"model.config is for a model in a single file, which model.path={model.path} is not")
+            raise ConfigError(
+                f"model.config is for a model in a single file, which model.path={model.path} is "
+                "not"
+            )
         return False
     if model.config is None:
         raise ConfigError(
-            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of its kind by "
-            "model.config, which says what its weights are, or convert it to a folder with diffusers' save_pretrained"
+            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of "
+            "its kind by "
+            "model.config, which says what its weights are, or convert it to a folder with "
+            "diffusers' save_pretrained"
         )
     return True
 
@@ -47,27 +57,34 @@ def place(model: Model) -> Path:
     """
     read_header(Path(model.path))
     described = _described(model)
-    small = folder_digest(file for part in _parts(described) for file in sorted(part.iterdir()) if _is_small(file))
+    small = folder_digest(
+        file for part in _parts(described) for file in sorted(part.iterdir()) if _is_small(file)
+    )
     return cache_file().parent / "converted" / f"{file_digest(Path(model.path))}-{small[:16]}"
 
 
 def converted(model: Model) -> Path:
     """The folder, made now if it is not there.
 
-    Raises DataError for a file that is not of the kind that ``model.config`` describes, MachineError for a full disk.
+    Raises DataError for a file that is not of the kind that ``model.config`` describes,
+    MachineError for a full disk.
     """
     target = place(model)
     if target.is_dir():
         return target
     if not target.is_absolute():
-        raise MachineError("a single file is converted in the user's cache, and there is none: set XDG_CACHE_HOME")
+        raise MachineError(
+            "a single file is converted in the user's cache, and there is none: set XDG_CACHE_HOME"
+        )
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         _convert(model, _described(model), aside)
         if not target.is_dir():  # another process may have been first
             aside.rename(target)
     except OSError as error:
-        raise MachineError(f"cannot write {target}: {error}; free space, or set XDG_CACHE_HOME") from error
+        raise MachineError(
+            f"cannot write {target}: {error}; free space, or set XDG_CACHE_HOME"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -82,7 +99,10 @@ def _described(model: Model) -> Path:
     layout = model_folder.read_layout(folder)
     if not layout.single_file:
         can = ", ".join(name for name, known in model_folder.LAYOUTS.items() if known.single_file)
-        raise DataError(f"model.config {model.config!r} is a {layout.pipeline}: a single file can be one of {can}")
+        raise DataError(
+            f"model.config {model.config!r} is a {layout.pipeline}: a single file can be one of "
+            f"{can}"
+        )
     model_folder.read_parts(folder)
     return folder
 
@@ -105,11 +125,17 @@ def _convert(model: Model, described: Path, aside: Path) -> None:
             shutil.copyfile(file, aside / part.name / file.name)
     kept = {"_class_name", "_diffusers_version", *model_folder.components(described)}
     index = read_object(described / "model_index.json")
-    rows = {key: [None, None] if isinstance(row, list) and key not in kept else row for key, row in index.items()}
+    rows = {
+        key: [None, None] if isinstance(row, list) and key not in kept else row
+        for key, row in index.items()
+    }
     rows |= {"requires_safety_checker": False} if "requires_safety_checker" in rows else {}
     text = json.dumps({key: row for key, row in rows.items() if key != "_name_or_path"}, indent=2)
     (aside / "model_index.json").write_text(text + "\n", encoding="utf-8")
-    layout, kinds = model_folder.read_layout(described), Counter(read_header(Path(model.path)).dtypes.values())
+    layout, kinds = (
+        model_folder.read_layout(described),
+        Counter(read_header(Path(model.path)).dtypes.values()),
+    )
     most = next((name for name, _ in kinds.most_common() if name in _TYPES), "F32")
     try:
         pipeline = getattr(diffusers, layout.pipeline).from_single_file(
@@ -126,7 +152,8 @@ def _convert(model: Model, described: Path, aside: Path) -> None:
             raise
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
-            f"model.path {model.path!r} is no checkpoint of the kind that model.config {model.config!r} describes: "
+            f"model.path {model.path!r} is no checkpoint of the kind that model.config "
+            f"{model.config!r} describes: "
             f"{told}"
         ) from error
     for name in layout.networks:  # as they were described, without where they were read from

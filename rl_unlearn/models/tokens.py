@@ -1,4 +1,6 @@
-"""What a model's text encoder reads of a prompt: its context is short, and what is beyond it has no effect."""
+"""What a model's text encoder reads of a prompt: its context is short, and what is beyond it has no
+effect.
+"""
 
 import functools
 from pathlib import Path
@@ -13,20 +15,26 @@ _SHOWN = 80
 
 
 class TokenLimit:
-    """The tokenizer of a pipeline that reads most, without its text encoder; DataError if it cannot be read."""
+    """The tokenizer of a pipeline that reads most, without its text encoder; DataError if it cannot
+    be read.
+    """
 
     def __init__(self, folder: Path):
         import transformers
 
         layout = read_layout(folder)
         name, most = layout.reads(read_parts(folder))
-        kind = getattr(transformers, layout.tokenizers[name])  # AutoTokenizer takes seconds to find it out
+        kind = getattr(
+            transformers, layout.tokenizers[name]
+        )  # AutoTokenizer takes seconds to find it out
         try:
             self._tokenizer: Any = kind.from_pretrained(folder / name, local_files_only=True)
             self._framed = functools.partial(layout.framed, self._tokenizer)
             (empty,) = self._rows([""])
         except Exception as error:  # its library raises bare ones, too
-            raise DataError(f"{folder / name} cannot be read: {str(error).splitlines()[0]}") from error
+            raise DataError(
+                f"{folder / name} cannot be read: {str(error).splitlines()[0]}"
+            ) from error
         if not isinstance(most, int) or most < 3:
             raise DataError(f"{folder}: a text encoder's config.json names no length: {most!r}")
         self.tokens = min(int(self._tokenizer.model_max_length), most)
@@ -52,12 +60,15 @@ class TokenLimit:
         text, rest = next(iter(lost.items()))
         count = f"{len(lost)} prompts are" if len(lost) > 1 else "a prompt is"
         return [
-            f"{count} longer than the {self.tokens} tokens that the model reads: of {text[:_SHOWN]!r} the end has no "
+            f"{count} longer than the {self.tokens} tokens that the model reads: of "
+            f"{text[:_SHOWN]!r} the end has no "
             f"effect, {rest[:_SHOWN]!r}"
         ]
 
     def check(self, book: PromptBook) -> list[str]:
-        """:meth:`notes` of all prompts; ConfigError if one to forget and one to keep are the same to the model."""
+        """:meth:`notes` of all prompts; ConfigError if one to forget and one to keep are the same
+        to the model.
+        """
         texts = [prompt.text for prompt in book.prompts]
         forgotten = {}
         rows = self.read(texts)
@@ -67,11 +78,15 @@ class TokenLimit:
         for prompt, row in zip(book.prompts, rows, strict=True):
             if not prompt.target and row in forgotten:
                 raise ConfigError(
-                    f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and {prompt.text[:_SHOWN]!r}, to be "
-                    f"kept, are the same to the model: it reads {self.tokens} tokens; shorten or change them"
+                    f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and "
+                    f"{prompt.text[:_SHOWN]!r}, to be "
+                    f"kept, are the same to the model: it reads {self.tokens} tokens; shorten or "
+                    "change them"
                 )
         return self.notes(texts)
 
     def _rows(self, texts: list[str]) -> list[list[int]]:
         framed = [self._framed(text) for text in texts]
-        return [list(row) for row in self._tokenizer(framed, truncation=False, verbose=False).input_ids]
+        return [
+            list(row) for row in self._tokenizer(framed, truncation=False, verbose=False).input_ids
+        ]
