@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from huggingface_hub import ModelCard
-from test_page import HOSTILE, interval, make_run
+from tiny_runs import HOSTILE, interval, make_run
 
 from experiments.export import adapters
 from experiments.export.card import write_card

@@ -9,8 +9,8 @@ import math
 import pytest
 import tiny
 import torch
-from test_ratio import collect, scored
 from tiny import quick  # noqa: F401
+from tiny_batches import collect, scored
 
 from learner import diagnostics
 from learner.learner import MAX_SKIPPED, Learner

@@ -14,17 +14,12 @@ import promql_parser
 import pytest
 import yaml
 from conftest import ROOT
+from ray_metrics import FROM_RAY
 
 from cluster.measures import MEASURES, PREFIX
 
 RULES = ROOT / "cluster" / "prometheus-rules.yaml"
 BOARD = ROOT / "cluster" / "grafana-dashboard.json"
-FROM_RAY = {
-    "ray_actors", "ray_node_disk_free", "ray_node_disk_utilization_percentage",
-    "ray_node_mem_total",
-    "ray_node_mem_used",
-}  # fmt: skip
-"""Ray's own that are asked for; the slow test reads them from a real node."""
 OURS = {
     PREFIX + measure.name + ("_bucket" if measure.kind == "histogram" else ""): measure.tag
     for measure in MEASURES

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from conftest import ROOT
 
 from experiments.__main__ import main
 from experiments.doctor import preflight
@@ -112,9 +113,7 @@ def test_what_is_cheap_to_see_is_told_before_torch_is_imported(
         f"output={tmp_path / 'out'}",
         *words,
     ]
-    ended = subprocess.run(
-        line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
-    )
+    ended = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
     assert said in ended.stderr
     assert ended.returncode == code
     assert not (tmp_path / "out").exists()

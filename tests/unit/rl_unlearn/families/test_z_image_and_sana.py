@@ -12,7 +12,7 @@ import tiny_families
 import torch
 from diffusers import AutoencoderDC, SanaTransformer2DModel, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
-from test_families import refusals
+from tiny_policies import refusals
 from transformers import Gemma2Config, Gemma2Model, Qwen3Config, Qwen3Model
 
 from experiments.doctor import preflight

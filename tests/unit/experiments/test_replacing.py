@@ -15,7 +15,7 @@ from experiments.runs import replacing, run_folder
 from experiments.runs.run_state import read_state
 from rl_unlearn.errors import ConfigError
 
-PROGRAM = Path(__file__).with_name("kill_steps.py")
+PROGRAM = ROOT / "tests" / "kill_steps.py"
 
 
 @pytest.mark.slow

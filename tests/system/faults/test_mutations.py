@@ -17,9 +17,8 @@ import torch
 from mutations import put_through
 from PIL import Image
 from safetensors.torch import save_file
-from test_page import make_run
-from test_sweep import run_folder as make_trial
-from test_trajectory import trajectories
+from tiny_batches import trajectories
+from tiny_runs import make_run, make_trial
 
 from actors.critic import CriticActor
 from cluster import program

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_page import make_run
-from test_sweep import run_folder as make_trial
+from tiny_runs import make_run, make_trial
 
 from experiments.report import charts, plots
 from experiments.report.charts import Curve

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from test_ratio import collect, scored
 from tiny import quick  # noqa: F401
+from tiny_batches import collect, scored
 
 from cluster import program
 from experiments import settings

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tiny_batches import trajectories
 
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files import spilled
@@ -20,29 +21,6 @@ BITS = {
     torch.bfloat16: torch.int16,
     torch.int64: torch.int64,
 }
-
-
-def trajectories(
-    count: int = 5,
-    dtype: torch.dtype = torch.float32,
-    first: int = 0,
-    optional: tuple[str, ...] = (),
-) -> Trajectory:
-    generator = torch.Generator().manual_seed(first)
-    latents = torch.randn(count, 4, 2, 3, 3, generator=generator).to(dtype)
-    return Trajectory(
-        ids=torch.arange(first, first + count) + 2**32,
-        rounds=torch.full((count,), 1),
-        policy_versions=torch.arange(count),
-        prompts=torch.arange(count) % 3,
-        latents=latents,
-        log_probs=torch.randn(count, 3, generator=generator),
-        outcomes=torch.randn(count, 6, generator=generator),
-        rewards=torch.randn(count, generator=generator),
-        evidence=torch.rand(count, generator=generator),
-        means=torch.randn(count, 3, 2, 3, 3, generator=generator) if "means" in optional else None,
-        predicted=torch.randn(count, 3, generator=generator) if "predicted" in optional else None,
-    )
 
 
 def same(one: Trajectory, other: Trajectory) -> None:

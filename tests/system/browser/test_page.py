@@ -7,106 +7,14 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from tiny_runs import make_run, model
 
 from experiments import settings
 from experiments.__main__ import main
-from experiments.evaluation.samples import Samples, choose
 from experiments.report import story
 from experiments.report.report import write_page, write_report
 from rl_unlearn.errors import DataError
-from rl_unlearn.prompts import PromptBook
-
-HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)></style></title>'{{ 7*7 }}"
-
-
-def interval(value: float, spread: float = 2.0) -> dict[str, float]:
-    return {"value": value, "low": max(0.0, value - spread), "high": min(100.0, value + spread)}
-
-
-def model(name: str, ua: float, broken: bool = False) -> dict[str, object]:
-    figures = {
-        key: interval(90.0)
-        for key in ("ira", "ira_all", "cra", "cra_all", "coherence", "similarity")
-    }
-    return figures | {
-        "name": name,
-        "ua": interval(ua),
-        "kid": 0.012,
-        "feature_extractor": "judge-object " + HOSTILE,
-        "broken": broken,
-        "verdict": f"The verdict on {HOSTILE}",
-        "seen_when_asked": {
-            "object": {
-                "cat": {"cat": 100 - ua, HOSTILE: ua},
-                "dog": {"dog": 95.0 - ua / 10, "fish": 5.0 + ua / 10},
-                "fish": {"fish": 100.0},
-            },
-            "style": {"flat": {"flat": 98.0, "noto": 2.0}},
-        },
-        "neighbours": [{"name": "dog" + HOSTILE, "before": 95.0, "after": 85.0}],
-        "seen_as": {HOSTILE: 7, "cat": 1},
-        "cost": {"seconds": 12.5, "peak_memory_bytes": 2_500_000_000, "storage_bytes": 123_456},
-    }
-
-
-def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False) -> Path:
-    """A run folder as training, evaluation and attacks leave it."""
-    folder.mkdir(parents=True)
-    config = tiny.config(
-        seed=seed, prompts={"template": "A {object} image " + HOSTILE.replace("{{ 7*7 }}", "")}
-    )
-    (folder / "config.yaml").write_text(settings.dump(config))
-    sides = {"before": {"ua": 1.0}, "after": {"ua": ua}, "counts": {"target_images": 8}}
-    protocol = {
-        "judge": "the test's judge",
-        "seeds": [0, 1],
-        "prompts": 6,
-        "images": 12,
-        "definitions": {},
-    }
-    evaluation = sides | {
-        "protocol": protocol,
-        "models": [model("untouched", 1.0), model(folder.name, ua, broken)],
-    }
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    row = {
-        "budget": "16 tokens",
-        "before": interval(99.0),
-        "after": interval(40.0),
-        "images": 24,
-        "seconds": 31.0,
-    }
-    attacks = {
-        "concept": "cat",
-        "seed": 0,
-        "rows": [row | {"attack": name} for name in ("none", "prefix", "inversion", "relearn")],
-        "definitions": {"prefix": "Tokens before the prompt, found by gradient. " + HOSTILE},
-    }
-    (folder / "attacks.json").write_text(json.dumps(attacks))
-    state = {
-        "argv": ["python", "-m", "experiments", f"name={HOSTILE}"],
-        "packages": {"torch": "2"},
-        "state": "finished",
-    }
-    (folder / "run_state.json").write_text(json.dumps(state))
-    rounds = [
-        {"event": "round", "round": i, "reward": -9.0 + i, "kl": 0.1 * i, "ratio_max": 1.1,
-         "ess": 0.9,
-         "explained_variance": [-2.0, None, 0.5, 0.9]}
-        for i in range(1, 5)
-    ]  # fmt: skip
-    looks = [
-        {"event": "selection", "round": i, "images": 64 * i, "forgotten": i / 4}
-        for i in range(1, 5)
-    ]
-    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rounds + looks))
-    table, rows, columns = choose(PromptBook.from_config(config))
-    draws = torch.Generator().manual_seed(0)
-    images = torch.rand(2, sum(map(len, table)), 3, 16, 16, generator=draws)
-    Samples(table, rows, columns, images[0], images[1]).save(folder / "samples")
-    return folder
 
 
 @pytest.mark.parametrize(

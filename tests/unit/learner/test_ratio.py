@@ -4,50 +4,12 @@ rollout acted by.
 
 import pytest
 import tiny
-import torch
 from tiny import quick  # noqa: F401
+from tiny_batches import collect, first_ratios, scored
 
-from actors.rollout import RolloutActor
 from learner.learner import Learner
-from rl_unlearn.config import Config, Estimator
-from rl_unlearn.requests import Request
-from rl_unlearn.trajectory import Scored, Trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-def scored(
-    trajectory: Trajectory, fill: float | None = None, estimator: Estimator | None = None
-) -> Scored:
-    """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by
-    default).
-    """
-    estimator = estimator or Estimator()
-    generator = torch.Generator().manual_seed(0)
-    batch, levels, *latent = trajectory.latents.shape
-    values = torch.randn(batch, levels, generator=generator)
-    gradients = torch.randn(batch, levels - 1, *latent, generator=generator)
-    if fill is not None:
-        gradients.fill_(fill)
-    valued = estimator.critic or estimator.name == "x0hat"
-    return Scored(
-        trajectory, values if valued else None, gradients if estimator.gradients else None
-    )
-
-
-def collect(config: Config, learner: Learner) -> Trajectory:
-    """A round, in chunks of rollout.batch."""
-    actor, size, images = RolloutActor(config), config.rollout.batch, config.rollout.images
-    prompts = tuple(i % 6 for i in range(images))
-    chunks = [Request(1, prompts[o : o + size], o) for o in range(0, images, size)]
-    return Trajectory.cat([actor.sample(chunk, learner.weights()) for chunk in chunks])
-
-
-def first_ratios(config: Config) -> tuple[float, float]:
-    learner = Learner(config)
-    metrics = learner.update(scored(collect(config, learner)))
-    assert metrics["policy_lag_max"] == 0
-    return metrics["first_ratio_min"], metrics["first_ratio_max"]
 
 
 def test_first_ratios_are_exactly_one_where_the_noise_is_predicted():

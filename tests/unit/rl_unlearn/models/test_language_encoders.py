@@ -7,8 +7,8 @@ from typing import Any
 
 import diffusers
 import pytest
-import test_families
 import tiny_families
+import tiny_policies
 import torch
 import transformers
 from torch import nn
@@ -62,7 +62,7 @@ def test_what_is_cut_of_a_prompt_has_no_effect_and_what_is_not_has(name: str, mo
     """Their tokenizers mark no end."""
     limit, made = (
         TokenLimit(tiny_families.FOLDERS[name]()),
-        test_families.policy(test_families.config(name)),
+        tiny_policies.policy(tiny_policies.config(name)),
     )
     whole = "".join("bcdfghijkl"[i % 10] for i in range(most))
     for text, other in ((whole + "x", whole + "y"), (whole, whole[:-1] + "z")):
@@ -79,14 +79,14 @@ def test_a_prompt_is_drawn_as_it_is_whoever_stands_beside_it(name: str, dtype: s
     """Their pipelines fill prompts up, to the longest one or to a number; here it is the same
     number for a run.
     """
-    made = test_families.policy(
-        test_families.config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
+    made = tiny_policies.policy(
+        tiny_policies.config(name, model={"dtype": dtype}, sampler={"guidance": 2.0})
     )
     beside = (
         ["A dog."],
         ["A fish image in the noto style, of many more words than stand in the other."],
     )
-    told = [made.encode([test_families.PROMPTS[0], *texts]) for texts in beside]
+    told = [made.encode([tiny_policies.PROMPTS[0], *texts]) for texts in beside]
     for key in told[0].tensors:
         assert torch.equal(told[0].tensors[key][0], told[1].tensors[key][0]), key
     latents = torch.randn(3, *made.latent_shape, generator=torch.Generator().manual_seed(1))
@@ -102,12 +102,12 @@ def test_a_prompt_is_drawn_as_it_is_whoever_stands_beside_it(name: str, dtype: s
 @torch.no_grad()
 def test_images_become_latents_as_in_diffusers() -> None:
     image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    family = test_families.policy(test_families.config("flux2")).family
+    family = tiny_policies.policy(tiny_policies.config("flux2")).family
     theirs = family.pipeline._encode_vae_image(image, None)
     torch.testing.assert_close(
         nn.functional.pixel_unshuffle(family.autoencoder.encode(image), 2), theirs
     )
-    family = test_families.policy(test_families.config("qwen_image")).family
+    family = tiny_policies.policy(tiny_policies.config("qwen_image")).family
     theirs = family.pipeline.vae.encode(image[:, :, None]).latent_dist.mode()
     mean, std = (
         torch.tensor(family.pipeline.vae.config[key]) for key in ("latents_mean", "latents_std")
@@ -134,7 +134,7 @@ def test_folders_of_qwen_image_that_do_not_fit(
     with pytest.raises(model_folder.DataError, match=said):
         model_folder.read_layout(folder).check(parts)
     (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
-    assert len(test_families.refusals(folder)) == 1
+    assert len(tiny_policies.refusals(folder)) == 1
 
 
 def test_a_language_model_of_too_few_layers(tmp_path: Path) -> None:
@@ -148,5 +148,5 @@ def test_a_language_model_without_its_template(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_families.FOLDERS["flux2"](), tmp_path / "model"))
     assert "model tokenizer/chat_template.jinja" in foundation.of_model(Model(path=str(folder)))
     (folder / "tokenizer" / "chat_template.jinja").unlink()
-    (said,) = test_families.refusals(folder)
+    (said,) = tiny_policies.refusals(folder)
     assert "tokenizer has no chat template" in said

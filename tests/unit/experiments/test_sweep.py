@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from tiny_runs import make_trial
 
 from cluster.tuning import Draw
 from experiments import settings, strict_yaml
@@ -20,7 +22,7 @@ from experiments.sweep.summary import summarize
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
+CONFIGS = ROOT / "experiments" / "configs"
 STUDY = """
 space:
   concept: [cat, horse]
@@ -172,36 +174,6 @@ def test_drawn_settings_that_look_alike_have_different_names(tmp_path: Path) -> 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def run_folder(
-    root: Path, label: str, seed: int, ua: float, kept: float, forgotten: list[float]
-) -> Path:
-    """A finished trial as its run folder tells it; looks at 100, 200, ... images."""
-    folder = root / f"{label}-seed{seed}"
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter" / "weights").write_text(folder.name)
-    state = {
-        "state": "finished",
-        "trial": {"label": label, "settings": {"concept": label, "seed": seed}},
-    }
-    (folder / "run_state.json").write_text(json.dumps(state))
-    after = {"ua": ua, "ira": kept - 5, "cra": kept + 5, "coherence": 90.0}
-    evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    looks = [
-        {
-            "event": "selection",
-            "round": i,
-            "images": 100 * i,
-            "forgotten": share,
-            "score": share,
-            "best": share > max(forgotten[: i - 1], default=-1),
-        }
-        for i, share in enumerate(forgotten, start=1)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks))
-    return folder
-
-
 def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
     looks = [
         {"score": score, "best": best}
@@ -214,11 +186,11 @@ def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
 def root(tmp_path: Path) -> Path:
     """`good` forgets and keeps, `mild` keeps more, `bad` is beaten, `dead` failed."""
     root = tmp_path / "study"
-    run_folder(root, "good", 0, 80.0, 90.0, [0.2, 0.95])
-    run_folder(root, "good", 1, 90.0, 92.0, [0.2, 0.5, 0.9])
-    run_folder(root, "good", 2, 100.0, 94.0, [0.2, 0.5])
-    run_folder(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
-    run_folder(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
+    make_trial(root, "good", 0, 80.0, 90.0, [0.2, 0.95])
+    make_trial(root, "good", 1, 90.0, 92.0, [0.2, 0.5, 0.9])
+    make_trial(root, "good", 2, 100.0, 94.0, [0.2, 0.5])
+    make_trial(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
+    make_trial(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
     (root / "dead-seed0").mkdir()
     state = {
         "state": "failed",

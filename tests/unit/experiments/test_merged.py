@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import test_variants
 import tiny
 import tiny_families
 import torch
+import weight_files
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
@@ -124,9 +124,9 @@ def test_only_the_trained_weights_change(name: str, half: bool, tmp_path: Path) 
 def test_a_variant_keeps_its_name_and_its_shards(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_families.sdxl(), tmp_path / "model"))
     for name in ("unet", "vae"):
-        test_variants.halve(folder, name)
+        weight_files.halve(folder, name)
     index = "diffusion_pytorch_model.safetensors.index.fp16.json"
-    test_variants.split(folder, "unet", index)
+    weight_files.split(folder, "unet", index)
     for variant in (None, "fp16"):
         chosen, out = config(folder, variant=variant), tmp_path / f"out-{variant}"
         written = adapters.export(

@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 
 import pytest
 import tiny
+from ray_metrics import FROM_RAY
 from rich.console import Console
-from test_monitoring import FROM_RAY
 from tiny import quick  # noqa: F401
 
 from cluster import program, telemetry

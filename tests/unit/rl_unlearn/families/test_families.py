@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,24 @@ import tiny_families
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
-from test_ratio import first_ratios
+from tiny_batches import first_ratios
+from tiny_policies import PROMPTS, config, policy, refusals
 
 from cluster import program
 from experiments.__main__ import main
 from experiments.export import adapters
 from rl_unlearn.adapters.adapter import read_adapter, save_adapter
-from rl_unlearn.config import Config, Model, Sampler
-from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.config import Model, Sampler
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.families.flux import pack, places, unpack
 from rl_unlearn.families.of import FAMILIES, read_shape_and_kernel
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.models import model_folder
 from rl_unlearn.models.tokens import TokenLimit
 from rl_unlearn.noise import trajectory_noise
-from rl_unlearn.policy import DiffusionPolicy
 
 NAMES = list(tiny_families.FOLDERS)
 KINDS = tiny_families.KINDS
-PROMPTS = ["A cat image in flat style.", "A dog image in noto style."]
 SEEDS = [3, 1]
 STARTS = {"flux": pack, "qwen_image": pack, "flux2": torch.nn.PixelUnshuffle(2)}
 """How a pipeline wants its noise, if not as latents are."""
@@ -44,17 +43,6 @@ GUIDED: dict[str, dict[str, Any]] = {
     "sana": {"guidance_scale": 3.0, "use_resolution_binning": False},
 }
 """How a pipeline is asked for a scale of 3, if not by `guidance_scale`."""
-
-
-def config(name: str, **changes: Any) -> Config:
-    model = {"path": str(tiny_families.FOLDERS[name]()), "size": tiny_families.SIZE} | changes.pop(
-        "model", {}
-    )
-    return tiny.config(model=model, **changes)
-
-
-def policy(config: Config) -> DiffusionPolicy:
-    return DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
 
 
 def plain(name: str) -> DiffusionPipeline:
@@ -256,20 +244,6 @@ def test_on_ray_it_has_the_same_bits(name: str) -> None:
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_families.FOLDERS[request.param](), tmp_path / "model"))
-
-
-def refusals(folder: Path, error: type[Exception] = DataError) -> set[str]:
-    """What the look at the files and the loading say; each must refuse."""
-    said = set()
-    looks: tuple[Callable[[], object], ...] = (
-        lambda: model_folder.check(folder, Sampler(), tiny_families.SIZE),
-        lambda: load_pipeline(Model(path=str(folder), size=tiny_families.SIZE)),
-    )
-    for look in looks:
-        with pytest.raises(error) as caught:
-            look()
-        said.add(str(caught.value))
-    return said
 
 
 def networks(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_ratio import collect, scored
+from tiny_batches import collect, scored
 
 from learner.learner import Learner
 from learner.ranks import Ranks
