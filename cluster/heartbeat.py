@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from learner.handles import awaited, first_of
+from learner.calls import awaited, first_of
 from learner.loop import Listener
 from rl_unlearn.errors import LostError
 

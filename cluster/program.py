@@ -15,16 +15,16 @@ from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import address, event_loop, packages, placement, private, telemetry
-from cluster.crew import Crew
+from cluster.elastic_rollouts import Crew
 from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from cluster.inline import InlineHandle
-from cluster.learners import Learners
+from cluster.ranked_learner import Learners
 from cluster.supervision import supervised
-from learner.board import Keeper, Resumption
-from learner.handles import Handles
+from learner.calls import Handles
 from learner.learner import Learner
 from learner.loop import Listener, Loop, Result
-from learner.order import Order
+from learner.timeline import Order
+from learner.versions import Keeper, Resumption
 from rl_unlearn import consistency
 from rl_unlearn.config import Config
 from rl_unlearn.errors import (

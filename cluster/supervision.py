@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from learner.board import Keeper, Resumption
 from learner.loop import Listener, Result
+from learner.versions import Keeper, Resumption
 from rl_unlearn.errors import LostError, NonFiniteError, NoRoomError, TrainingError
 
 Attempt = Callable[[Resumption | None], Result]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.measures import MEASURES, Measure
+from cluster.metric_table import MEASURES, Measure
 from learner.loop import Listener
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import spread

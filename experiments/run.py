@@ -26,9 +26,9 @@ from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
 from experiments.runs.tracking import Tracker
-from learner.board import Resumption
 from learner.loop import Listener
-from learner.order import Order
+from learner.timeline import Order
+from learner.versions import Resumption
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.clip.zeroshot import fetch

@@ -27,10 +27,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from learner.board import Board, Choice, Keeper, Resumption
+from learner.calls import Handles, Patience, awaited, first_of
 from learner.diagnostics import Metrics, of_round
-from learner.handles import Handles, Patience, awaited, first_of
-from learner.order import Order
+from learner.timeline import Order
+from learner.versions import Board, Choice, Keeper, Resumption
 from rl_unlearn.config import Config
 from rl_unlearn.errors import NonFiniteError, TrainingError
 from rl_unlearn.prompts import PromptBook

@@ -1,7 +1,7 @@
 """How many images a run draws, and what for."""
 
 from experiments.evaluation import samples
-from learner.order import Order
+from learner.timeline import Order
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation import images as evaluation
 from rl_unlearn.prompts import PromptBook

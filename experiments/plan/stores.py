@@ -9,7 +9,7 @@ import torch
 
 from experiments.plan.costs import Costs
 from experiments.plan.hollow import Hollow
-from learner.order import Order
+from learner.timeline import Order
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names

@@ -19,7 +19,7 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
-from learner.order import Order
+from learner.timeline import Order
 from rl_unlearn.errors import TrainingError
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

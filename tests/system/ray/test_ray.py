@@ -18,7 +18,7 @@ import torch
 
 from actors.drawing import Brush
 from cluster import drawing, placement, program
-from cluster.crew import Crew
+from cluster.elastic_rollouts import Crew
 from experiments.evaluation.answers import answer
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation.images import plan

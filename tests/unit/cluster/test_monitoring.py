@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from ray_metrics import FROM_RAY
 
-from cluster.measures import MEASURES, PREFIX
+from cluster.metric_table import MEASURES, PREFIX
 
 RULES = ROOT / "cluster" / "prometheus-rules.yaml"
 BOARD = ROOT / "cluster" / "grafana-dashboard.json"

@@ -23,9 +23,9 @@ from experiments.runs.ledger import LEDGER, verify
 from experiments.runs.progress import Lines
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
-from learner.board import Resumption
 from learner.learner import Learner
 from learner.loop import MAX_POISONED, Result
+from learner.versions import Resumption
 from rl_unlearn.errors import (
     DataError,
     LostError,

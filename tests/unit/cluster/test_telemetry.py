@@ -18,7 +18,7 @@ from rich.console import Console
 from tiny import quick  # noqa: F401
 
 from cluster import program, telemetry
-from cluster.measures import MEASURES, PREFIX
+from cluster.metric_table import MEASURES, PREFIX
 from cluster.telemetry import Telemetry
 from experiments.runs.progress import make_progress
 from experiments.runs.recorder import Recorder

@@ -25,7 +25,7 @@ from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
 from experiments.runs.resuming import check, trim_rows
 from learner.learner import Learner
-from learner.order import Order
+from learner.timeline import Order
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
 from rl_unlearn.snapshot import Snapshot
 

@@ -18,11 +18,11 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
-from learner.board import Board
-from learner.handles import Handles, Patience, awaited
+from learner.calls import Handles, Patience, awaited
 from learner.learner import Learner
 from learner.loop import Loop
-from learner.order import Order
+from learner.timeline import Order
+from learner.versions import Board
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from learner.order import Order
+from learner.timeline import Order
 from rl_unlearn.requests import Look
 from rl_unlearn.snapshot import Snapshot, under
 from rl_unlearn.trajectory import Trajectory
