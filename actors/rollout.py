@@ -18,7 +18,7 @@ from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Look, Request
+from rl_unlearn.requests import Request, Validation
 from rl_unlearn.rewards import (
     Evidence,
     anchor_classes,
@@ -136,7 +136,7 @@ class RolloutActor:
 
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
-    def look(self, prompts: tuple[int, ...], weights: Weights) -> Look:
+    def validate(self, prompts: tuple[int, ...], weights: Weights) -> Validation:
         """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play
         no part.
         """
@@ -172,7 +172,7 @@ class RolloutActor:
         gone = torch.tensor([book.prompts[i].gone for i in prompts])
         seen, kept = torch.cat(traces), torch.cat(right[other])
         watched = ~target & ~gone
-        return Look(
+        return Validation(
             forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
             retained=torch.cat(right[own])[watched].mean().item(),
             coherence=kept[target & ~gone].mean().item(),

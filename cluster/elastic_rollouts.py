@@ -1,4 +1,4 @@
-"""The rollout actors at hand: those that the run began with, and guests, for as long as a node has
+"""The rollout actors at hand: those that are required, and spare ones for as long as a node has
 room for them.
 """
 
@@ -6,67 +6,71 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from learner.roles import RolloutHandle
 from rl_unlearn.errors import TrainingError
 
-_HIRES = 10
-"""Times that each guest's place is filled again after an actor was lost."""
+_STARTS = 10
+"""Times that each spare place is filled again after an actor was lost."""
 
 
-class Crew(Sequence[Any]):
-    """Handles, ready to be called; how many there are may change between two looks at it.
+class ElasticRollouts(Sequence[RolloutHandle]):
+    """Handles of rollout actors; how many there are may change from one call to the next.
 
-    A guest's actor waits, outside of the run's placement group, until a node has room for it. It
-    joins once it has shown that it holds the same model, and leaves with its node: another one is
-    then waited for. What it had in hand must be asked of others.
+    A spare actor waits, outside of the run's placement group, until a node has room for it. It is
+    admitted once it has shown that it holds the same model, and leaves with its node: another one
+    is then waited for. What it had in hand must be asked of others.
     """
 
-    def __init__(self, steady: list[Any], hire: Callable[[], Any], guests: int):
-        """``steady``: at least one actor that is always there; ``hire`` starts a guest's actor."""
-        self._steady, self._hire = steady, hire
-        self._guests: list[Any] = []
+    # Handles are typed as Ray makes them.
+    def __init__(self, required: list[Any], start: Callable[[], Any], spare: int):
+        """``required``: at least one actor that is always there; ``start`` starts a spare one, of
+        which there are up to ``spare``.
+        """
+        self._required, self._start = required, start
+        self._spare: list[Any] = []
         self._waiting: dict[Any, Any] = {}
-        self._hires = guests * _HIRES
-        self._expected = steady[0].base_digest.remote()
-        for _ in range(guests):
-            self._invite()
+        self._starts_left = spare * _STARTS
+        self._expected = required[0].base_digest.remote()
+        for _ in range(spare):
+            self._start_another()
 
     def __len__(self) -> int:
-        self._greet()
-        return len(self._steady) + len(self._guests)
+        self._admit()
+        return len(self._required) + len(self._spare)
 
     @overload
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int) -> RolloutHandle: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        return [*self._steady, *self._guests][index]
+    def __getitem__(self, index: slice) -> Sequence[RolloutHandle]: ...
+    def __getitem__(self, index: int | slice) -> RolloutHandle | Sequence[RolloutHandle]:
+        return [*self._required, *self._spare][index]
 
     def left(self, actor: Any, error: Exception) -> bool:
-        """Whether the error of a call says that the actor, a guest, has left; it is then no longer
-        at hand.
+        """Whether the error of a call says that the actor, a spare one, has left; it is then no
+        longer at hand.
         """
-        if any(actor is one for one in self._steady) or not _lost(actor, error):
+        if any(actor is required for required in self._required) or not _lost(actor, error):
             return False
-        if any(actor is guest for guest in self._guests):  # else an earlier call has told
+        if any(actor is spare for spare in self._spare):  # else an earlier call has told
             import ray
 
-            self._guests = [guest for guest in self._guests if guest is not actor]
+            self._spare = [spare for spare in self._spare if spare is not actor]
             ray.kill(actor)  # where only its answer was lost
-            self._invite()
+            self._start_another()
         return True
 
     @property
-    def hired(self) -> list[Any]:
-        """Guests, those that wait for room included."""
-        return [*self._guests, *self._waiting.values()]
+    def spare(self) -> list[Any]:
+        """The spare actors, those that wait for room included."""
+        return [*self._spare, *self._waiting.values()]
 
-    def _invite(self) -> None:
-        if self._hires > 0:
-            self._hires -= 1
-            actor = self._hire()
+    def _start_another(self) -> None:
+        if self._starts_left > 0:
+            self._starts_left -= 1
+            actor = self._start()
             self._waiting[actor.base_digest.remote()] = actor
 
-    def _greet(self) -> None:
+    def _admit(self) -> None:
         import ray
         from ray.exceptions import RayActorError
 
@@ -80,20 +84,19 @@ class Crew(Sequence[Any]):
             try:
                 same = ray.get(reference) == ray.get(self._expected)
             except RayActorError as error:
-                if (
-                    error.actor_init_failed
-                ):  # a model or a package is missing there: say so, rather than try for ever
+                # A model or a package is missing there: say so, rather than try for ever.
+                if error.actor_init_failed:
                     raise
-                self._invite()
+                self._start_another()
                 continue
             if not same:
                 raise TrainingError(
                     "a rollout actor loaded another model than the learner: check model.path on "
                     "its node"
                 )
-            self._guests.append(actor)
+            self._spare.append(actor)
             logging.getLogger(__name__).info(
-                "a rollout actor has joined: %d now", len(self._steady) + len(self._guests)
+                "a rollout actor has joined: %d now", len(self._required) + len(self._spare)
             )
 
 

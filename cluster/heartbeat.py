@@ -12,8 +12,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from learner import events
 from learner.calls import awaited, first_of
-from learner.loop import Listener
+from learner.events import Emit
 from rl_unlearn.errors import LostError
 
 T = TypeVar("T")
@@ -53,12 +54,12 @@ class Heartbeats:
     the run.
     """
 
-    def __init__(self, seconds: float, listen: Listener):
+    def __init__(self, seconds: float, emit: Emit):
         """``seconds``: how long an actor may stay silent.
 
-        ``listen`` hears a warning for each one that is killed.
+        ``emit`` takes a warning for each one that is killed.
         """
-        self._seconds, self._listen = seconds, listen
+        self._seconds, self._emit = seconds, emit
         self._members: list[_Member] = []
         self._group: asyncio.TaskGroup | None = None
         self._following: list[asyncio.Task[None]] = []
@@ -107,7 +108,8 @@ class Heartbeats:
                             f"{member.name} hangs: it gave no heartbeat in {self._seconds:g} s"
                         )
                     silent = f"{member.name} hangs, gave no heartbeat in {self._seconds:g} s"
-                    self._listen("warning", {"message": f"{silent}: it is killed and replaced"})
+                    message = f"{silent}: it is killed and replaced"
+                    self._emit(events.Warning(message=message))
                     ray.kill(member.actor, no_restart=False)
                     break
                 alive = answer.done()

@@ -9,22 +9,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from actors.critic import CriticActor
 from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import address, event_loop, packages, placement, private, telemetry
-from cluster.elastic_rollouts import Crew
+from cluster.elastic_rollouts import ElasticRollouts
 from cluster.heartbeat import GROUP, Heartbeats, Loss, beating
 from cluster.inline import InlineHandle
-from cluster.ranked_learner import Learners
+from cluster.ranked_learner import RankedLearner
 from cluster.supervision import supervised
-from learner.calls import Handles
+from learner import events
+from learner.events import Emit
 from learner.learner import Learner
-from learner.loop import Listener, Loop, Result
-from learner.timeline import Order
-from learner.versions import Keeper, Resumption
+from learner.loop import Loop, Result
+from learner.roles import (
+    Actors,
+    CheckpointStore,
+    CriticHandle,
+    LearnerHandle,
+    ReplayHandle,
+    Resumption,
+    RolloutHandle,
+)
+from learner.timeline import Timeline
 from rl_unlearn import consistency
 from rl_unlearn.config import Config
 from rl_unlearn.errors import (
@@ -42,52 +51,50 @@ _RESTARTS = 10
 
 def train(
     config: Config,
-    listen: Listener,
+    emit: Emit,
     spill: Path | None = None,
     image_rewards: Mapping[str, ImageReward] | None = None,
-    keeper: Keeper | None = None,
+    store: CheckpointStore | None = None,
     start: Resumption | None = None,
-    order: Order | None = None,
+    timeline: Timeline | None = None,
 ) -> Result:
-    """Runs to the end and returns the selected policy; ``listen(event, row)`` is called on this
-    process.
+    """Runs to the end and returns the selected policy; ``emit(event)`` is called on this process.
 
     ``spill``: folder for replay batches, in it one for each generation of actors.
-    ``image_rewards``: functions for names in ``reward.images``, shipped to the actors. ``keeper``
-    takes checkpoints, ``start`` is one to go on from, ``order`` what is on record of the run beyond
-    it: an asynchronous run repeats these updates as they were. When an actor is lost the run goes
-    on from the newest checkpoint (event ``restart``: what was told of later rounds will be told
-    again). Raises UserError with one line that names the cause.
+    ``image_rewards``: functions for names in ``reward.images``, shipped to the actors. ``store``
+    takes checkpoints, ``start`` is one to resume from, ``timeline`` what is on record of the run
+    beyond it: an asynchronous run repeats these updates as they were. When an actor is lost the run
+    goes on from the newest checkpoint (event ``restart``: later rounds are told again). Raises
+    UserError with one line that names the cause.
     """
     consistency.check(config)
-    order = order or Order(config)
+    timeline = timeline or Timeline(config)
 
     def inline(start: Resumption | None) -> Result:
-        async def run() -> (
-            Result
-        ):  # with the actors in it: torch's number of threads is each thread's own
-            handles = _inline_actors(config, _of_generation(spill), image_rewards)
-            return await Loop(config, handles, listen, keeper, order).run(start)
+        async def run() -> Result:
+            # The actors are made here because torch's number of threads is each thread's own.
+            actors = _inline_actors(config, _of_generation(spill), image_rewards)
+            return await Loop(config, actors, emit, store, timeline).run(start)
 
         return event_loop.run(run())
 
-    def on_ray(hear: Listener, start: Resumption | None) -> Result:
-        heartbeats = Heartbeats(config.loop.heartbeat, hear)
-        hear("phase", {"phase": "waiting for room"})
+    def on_ray(emit: Emit, start: Resumption | None) -> Result:
+        heartbeats = Heartbeats(config.loop.heartbeat, emit)
+        emit(events.Phase(phase="waiting for room"))
         try:
-            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as handles:
-                return event_loop.run(
-                    heartbeats.during(Loop(config, handles, hear, keeper, order).run(start))
-                )
+            with _ray_actors(config, _of_generation(spill), image_rewards, heartbeats) as actors:
+                loop = Loop(config, actors, emit, store, timeline)
+                return event_loop.run(heartbeats.during(loop.run(start)))
         except Exception as error:
             raise explain(error) from error
 
     if config.cluster.inline:
-        return supervised(inline, config.loop.restarts, listen, keeper, start)
-    with ray_cluster(config) as dashboard, telemetry.published(config, listen) as hear:
+        return supervised(inline, config.loop.restarts, emit, store, start)
+    with ray_cluster(config) as dashboard, telemetry.published(config, emit) as publish:
         if dashboard is not None:
-            hear("dashboard", {"url": dashboard})
-        return supervised(partial(on_ray, hear), config.loop.restarts, hear, keeper, start)
+            publish(events.Dashboard(url=dashboard))
+        attempt = partial(on_ray, publish)
+        return supervised(attempt, config.loop.restarts, publish, store, start)
 
 
 def _of_generation(spill: Path | None) -> Path | None:
@@ -103,16 +110,16 @@ def _of_generation(spill: Path | None) -> Path | None:
 
 def _inline_actors(
     config: Config, spill: Path | None, image_rewards: Mapping[str, ImageReward] | None
-) -> Handles:
+) -> Actors:
     learner, rollouts = Learner(config), []
     for _ in range(config.rollout.actors):
         rollouts.append(RolloutActor(config, image_rewards))
         rollouts[-1].share_frozen(learner.policy)
-    return Handles(
-        rollouts=[InlineHandle(actor) for actor in rollouts],
-        critic=InlineHandle(CriticActor(config)),
-        replay=InlineHandle(ReplayActor(config, str(spill) if spill else None)),
-        learner=InlineHandle(learner),
+    return Actors(
+        rollouts=[cast(RolloutHandle, InlineHandle(actor)) for actor in rollouts],
+        critic=cast(CriticHandle, InlineHandle(CriticActor(config))),
+        replay=cast(ReplayHandle, InlineHandle(ReplayActor(config, str(spill) if spill else None))),
+        learner=cast(LearnerHandle, InlineHandle(learner)),
     )
 
 
@@ -178,11 +185,11 @@ def _ray_actors(
     spill: Path | None,
     image_rewards: Mapping[str, ImageReward] | None,
     heartbeats: Heartbeats,
-) -> Iterator[Handles]:
+) -> Iterator[Actors]:
     import ray
 
     actors: list[Any] = []
-    crew: Crew | None = None
+    elastic: ElasticRollouts | None = None
 
     def begin(actor: type, loss: Loss, *args: object, **options: object) -> Any:
         made = (
@@ -202,9 +209,9 @@ def _ray_actors(
     rooms = placement.places(config)
     with placement.reserved(rooms.all) as group:
         where = iter([group.options(number, place) for number, place in enumerate(rooms.all)])
-        guests = config.rollout.actors - len(rooms.rollouts) if group.own else 0
+        spare = config.rollout.actors - len(rooms.rollouts) if group.own else 0
 
-        def hire() -> Any:
+        def start_spare() -> Any:
             place = rooms.rollouts[0]
             labels = {"label_selector": place.labels, "scheduling_strategy": "DEFAULT"}
             return begin(
@@ -228,14 +235,14 @@ def _ray_actors(
             critic = spawn(CriticActor, config, **next(where))
             learners = [spawn(Learner, config, **next(where)) for _ in rooms.learners]
             replay = spawn(ReplayActor, config, str(spill) if spill else None, **next(where))
-            learner = learners[0] if len(learners) == 1 else Learners(learners)
-            if guests:
-                crew = Crew(rollouts, hire, guests)
-                yield Handles(crew, critic, replay, learner, crew.left)
+            learner: Any = learners[0] if len(learners) == 1 else RankedLearner(learners)
+            if spare:
+                elastic = ElasticRollouts(rollouts, start_spare, spare)
+                yield Actors(elastic, critic, replay, learner, elastic.left)
             else:
-                yield Handles(rollouts, critic, replay, learner)
+                yield Actors(rollouts, critic, replay, learner)
         finally:
-            for actor in actors + (crew.hired if crew else []):
+            for actor in actors + (elastic.spare if elastic else []):
                 ray.kill(actor)
 
 

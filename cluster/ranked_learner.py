@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-_EVERYWHERE = ("base_digest", "keep", "restore", "update")
+_EVERYWHERE = ("base_digest", "make_pool", "restore", "update")
 """What all ranks must do; rank 0 speaks for them in everything else."""
 
 
-class Learners:
+class RankedLearner:
     """Ranks of one learner, which join each other in the background.
 
     The answer of a call that goes to all ranks is rank 0's, once every rank has answered; the first

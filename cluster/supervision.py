@@ -1,13 +1,15 @@
-"""Goes on after a loss: whatever died or hangs, all actors are made anew and get what the newest
-checkpoint holds.
+"""Resumes a run after a loss: whatever died or hangs, all actors are made anew and get what the
+newest checkpoint holds.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from learner.loop import Listener, Result
-from learner.versions import Keeper, Resumption
+from learner import events
+from learner.events import Emit
+from learner.loop import Result
+from learner.roles import CheckpointStore, Resumption
 from rl_unlearn.errors import LostError, NonFiniteError, NoRoomError, TrainingError
 
 Attempt = Callable[[Resumption | None], Result]
@@ -20,8 +22,8 @@ _LONGEST_PAUSE = 60.0
 def supervised(
     attempt: Attempt,
     restarts: int,
-    listen: Listener,
-    keeper: Keeper | None,
+    emit: Emit,
+    store: CheckpointStore | None,
     start: Resumption | None,
 ) -> Result:
     """The result of the first attempt that comes to its end.
@@ -45,12 +47,10 @@ def supervised(
             if isinstance(cause, NonFiniteError)
             else (LostError, restarts)
         )
-        found = (
-            keeper.newest(lambda line: listen("warning", {"message": line}))
-            if keeper is not None
-            else None
-        )
-        round, start = found if found is not None else (0, start)
+        checkpoint = None
+        if store is not None:
+            checkpoint = store.newest(lambda line: emit(events.Warning(message=line)))
+        round, start = checkpoint if checkpoint is not None else (0, start)
         if round > reached:
             reached = round
             tries[LostError] = 0
@@ -59,16 +59,13 @@ def supervised(
             again = f"given up after {allowed} restarts from round {round}: " if allowed else ""
             raise TrainingError(f"{again}{cause}") from cause
         pause = min(_LONGEST_PAUSE, 2.0 ** (tries[kind] - 1))
-        listen(
-            "restart",
-            {
-                "round": round,
-                "newest_round": start.newest_round if start is not None else 0,
-                "cause": str(cause),
-                "message": (
-                    f"{cause}; goes on from round {round} in {pause:g} s (restart {tries[kind]} "
-                    f"of {allowed})"
-                ),
-            },
+        number = f"restart {tries[kind]} of {allowed}"
+        emit(
+            events.Restart(
+                round=round,
+                newest_round=start.newest_round if start is not None else 0,
+                cause=str(cause),
+                message=f"{cause}; goes on from round {round} in {pause:g} s ({number})",
+            )
         )
         time.sleep(pause)

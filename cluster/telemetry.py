@@ -1,5 +1,4 @@
-"""What Prometheus sees of a run: `measures.MEASURES`, filled on the driver from the events of the
-run.
+"""What Prometheus sees of a run: `metric_table.METRICS`, filled on the driver from its events.
 
 The agent on the driver's node serves them at its metrics port. It forgets a gauge that is not set
 again within some ten seconds: while the run lives all are, so that a series ends with its driver.
@@ -14,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.metric_table import MEASURES, Measure
-from learner.loop import Listener
+from cluster.metric_table import METRICS, Metric
+from learner import events
+from learner.events import Emit, Event
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import spread
 
@@ -30,21 +30,21 @@ Tags = tuple[tuple[str, str], ...]
 
 
 @contextmanager
-def published(config: Config, listen: Listener) -> Iterator[Listener]:
-    """A listener that also publishes what it hears, on the connected Ray.
+def published(config: Config, emit: Emit) -> Iterator[Emit]:
+    """Gives what also publishes each event that it passes on, on the connected Ray.
 
-    Metrics that cannot be written are a warning to ``listen``, once; the run goes on.
+    Metrics that cannot be written are a warning to ``emit``, once; the run goes on.
     """
     telemetry, ended = Telemetry(config), threading.Event()
 
     def publish(event: str, row: Mapping[str, Any]) -> None:
-        trouble = telemetry.tell(event, row)
+        trouble = telemetry.take(event, row)
         if trouble is not None:
-            listen("warning", {"message": trouble})
+            emit(events.Warning(message=trouble))
 
-    def hear(event: str, row: dict[str, Any]) -> None:
-        listen(event, row)
-        publish(event, row)
+    def on_event(event: Event) -> None:
+        emit(event)
+        publish(event.name, event.row())
 
     def repeat() -> None:
         while not ended.wait(_REPEAT_SECONDS):
@@ -57,7 +57,7 @@ def published(config: Config, listen: Listener) -> Iterator[Listener]:
     repeating = threading.Thread(target=repeat, name="telemetry", daemon=True)
     repeating.start()
     try:
-        yield hear
+        yield on_event
     finally:
         ended.set()
         repeating.join(_REPEAT_SECONDS)
@@ -76,7 +76,7 @@ class Telemetry:
         self._broken = False
         self._turn = threading.Lock()
 
-    def tell(self, event: str, row: Mapping[str, Any]) -> str | None:
+    def take(self, event: str, row: Mapping[str, Any]) -> str | None:
         """Takes one event; says what went wrong, the first time that something does."""
         if self._broken:
             return None
@@ -84,9 +84,9 @@ class Telemetry:
         try:
             facts = self._facts(event, row)
             with self._turn:
-                for measure in MEASURES:
-                    if measure.event in kinds:
-                        self._take(measure, _field(facts, measure.key))
+                for metric in METRICS:
+                    if metric.event in kinds:
+                        self._write_all(metric, _field(facts, metric.key))
         except Exception as error:
             self._broken = True
             return f"metrics for Prometheus are off: {type(error).__name__}: {error}"
@@ -115,31 +115,31 @@ class Telemetry:
             facts["nonfinite"] = dict.fromkeys(wrong, 1)
         return facts
 
-    def _take(self, measure: Measure, value: Any) -> None:
+    def _write_all(self, metric: Metric, value: Any) -> None:
         if isinstance(value, list):
             value = {str(level): value[level] for level in spread(list(range(len(value))), LEVELS)}
         parts = value.items() if isinstance(value, Mapping) else [(None, value)]
         for part, number in parts:
             if isinstance(number, int | float) and math.isfinite(number):
                 tags = (("run", self._run),) + (
-                    ((str(measure.tag), part),) if part is not None else ()
+                    ((str(metric.tag), part),) if part is not None else ()
                 )
-                self._write(measure, number, tags)
+                self._write(metric, number, tags)
 
-    def _write(self, measure: Measure, value: float, tags: Tags) -> None:
-        if measure.name not in self._metrics:
-            self._metrics[measure.name] = _made(measure)
-        metric = self._metrics[measure.name]
-        if measure.kind == "gauge":
-            self._gauges[measure.name, tags] = value
-            metric.set(value, dict(tags))
-        elif measure.kind == "histogram":
-            metric.observe(value, dict(tags))
+    def _write(self, metric: Metric, value: float, tags: Tags) -> None:
+        if metric.name not in self._metrics:
+            self._metrics[metric.name] = _made(metric)
+        made = self._metrics[metric.name]
+        if metric.kind == "gauge":
+            self._gauges[metric.name, tags] = value
+            made.set(value, dict(tags))
+        elif metric.kind == "histogram":
+            made.observe(value, dict(tags))
         else:
-            before = self._totals.get(measure.name, 0.0) if measure.kind == "total" else 0.0
-            self._totals[measure.name] = value
+            before = self._totals.get(metric.name, 0.0) if metric.kind == "total" else 0.0
+            self._totals[metric.name] = value
             if value > before:  # less than before after a return to an older checkpoint
-                metric.inc(value - before, dict(tags))
+                made.inc(value - before, dict(tags))
 
 
 def _field(row: Mapping[str, Any], key: str) -> Any:
@@ -149,11 +149,11 @@ def _field(row: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _made(measure: Measure) -> Any:
+def _made(metric: Metric) -> Any:
     from ray.util import metrics
 
-    tags = ("run",) if measure.tag is None else ("run", measure.tag)
-    if measure.kind == "histogram":
-        return metrics.Histogram(measure.name, measure.description, _BUCKETS, tags)
-    kind = metrics.Gauge if measure.kind == "gauge" else metrics.Counter
-    return kind(measure.name, measure.description, tags)
+    tags = ("run",) if metric.tag is None else ("run", metric.tag)
+    if metric.kind == "histogram":
+        return metrics.Histogram(metric.name, metric.description, _BUCKETS, tags)
+    kind = metrics.Gauge if metric.kind == "gauge" else metrics.Counter
+    return kind(metric.name, metric.description, tags)

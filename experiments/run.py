@@ -9,26 +9,27 @@ from typing import Any
 from rich.console import Console
 
 from cluster import address
-from cluster.program import Result, train
+from cluster.program import train
 from experiments.evaluation import measuring, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
 from experiments.report import plots
 from experiments.report.report import write_report
-from experiments.runs import tracking
+from experiments.runs import rows, tracking
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.runs.progress import make_progress
 from experiments.runs.recorder import Reached, Recorder
 from experiments.runs.resuming import identity
-from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
 from experiments.runs.tracking import Tracker
-from learner.loop import Listener
-from learner.timeline import Order
-from learner.versions import Resumption
+from learner import events
+from learner.events import Emit, Event
+from learner.loop import Result
+from learner.roles import Resumption
+from learner.timeline import Timeline
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.clip.zeroshot import fetch
@@ -48,7 +49,7 @@ def carry_out(
     evaluated: bool,
     console: Console,
     resumed: bool = False,
-    listen: Listener | None = None,
+    emit: Emit | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fill the run folder; returns what the command prints.
@@ -56,7 +57,7 @@ def carry_out(
     Bad input fails before the folder is made.
 
     `notes` are warnings of the run from its start. With `resumed` it goes on from the newest
-    checkpoint in the folder. `listen` hears every event of the training after it has been recorded.
+    checkpoint in the folder. `emit` takes every event of the training after it has been recorded.
     """
     start = time.monotonic()
     tracking.check(config)
@@ -75,33 +76,33 @@ def carry_out(
     folder.state["stands_on"] = stands_on
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
-        keeper = Checkpoints(
+        store = Checkpoints(
             folder.path,
             config.loop.checkpoint_every,
             config.loop.checkpoints,
             identity(config, stands_on),
         )
-        resumption, reached = _left(folder, keeper, console) if resumed else (None, None)
-        order = Order(config, recorded(folder.path))
+        resumption, reached = _left(folder, store, console) if resumed else (None, None)
+        timeline = Timeline(config, recorded(folder.path))
         trackers = [Tracker(name, folder, config) for name in config.trackers]
         with Recorder(folder, progress, config.tensorboard, trackers, reached) as recorder:
             for note in notes:
-                recorder("warning", {"round": 0, "message": note})
-            result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)
+                recorder(events.Warning(round=0, message=note))
+            result = _train(config, folder, _both(recorder, emit), store, resumption, timeline)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
             write_bytes(
-                folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event))
+                folder / "curves.png",
+                plots.draw_curves(rows.read_rows(folder / "metrics.jsonl", rows.Event)),
             )
             outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
             if judge is not None:
                 outcome |= _look(config, folder, result, book, judge, console)
-                recorder(
-                    "evaluation", {"round": config.loop.rounds, "final": True, **outcome["after"]}
-                )
+                evaluation = {"round": config.loop.rounds, "final": True, **outcome["after"]}
+                recorder(Evaluation.model_validate(evaluation))
         seconds = time.monotonic() - start + max(0.0, earlier)
         outcome |= {
             "wall_seconds": round(seconds, 1),
@@ -123,13 +124,13 @@ def carry_out(
 
 
 def _left(
-    folder: RunFolder, keeper: Checkpoints, console: Console
+    folder: RunFolder, store: Checkpoints, console: Console
 ) -> tuple[Resumption | None, Reached]:
     """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no
     record of the run.
     """
-    read_rows(folder / "metrics.jsonl", Event)
-    found = keeper.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
+    rows.read_rows(folder / "metrics.jsonl", rows.Event)
+    found = store.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
     if found is None:
         return None, (None, 0)
     round, start = found
@@ -137,11 +138,11 @@ def _left(
     return start, (round, start.newest_round)
 
 
-def _both(recorder: Recorder, listen: Listener | None) -> Listener:
-    def record(event: str, row: dict[str, Any]) -> None:
-        recorder(event, row)
-        if listen is not None:
-            listen(event, row)
+def _both(recorder: Recorder, emit: Emit | None) -> Emit:
+    def record(event: Event) -> None:
+        recorder(event)
+        if emit is not None:
+            emit(event)
 
     return record
 
@@ -149,14 +150,14 @@ def _both(recorder: Recorder, listen: Listener | None) -> Listener:
 def _train(
     config: Config,
     folder: RunFolder,
-    listen: Listener,
-    keeper: Checkpoints,
+    emit: Emit,
+    store: Checkpoints,
     start: Resumption | None,
-    order: Order,
+    timeline: Timeline,
 ) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
     try:
-        result = train(config, listen, spill, keeper=keeper, start=start, order=order)
+        result = train(config, emit, spill, store=store, start=start, timeline=timeline)
         verify(folder / LEDGER, result.updates)
         (folder / AHEAD).unlink(missing_ok=True)
         return result

@@ -1,47 +1,27 @@
-"""The actors as the loop sees them: handles to call, and answers that are waited for, but not for
-ever.
-"""
+"""Calls to actors whose answers are waited for, but not for ever."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+from learner.roles import Actors, RolloutHandle
 from rl_unlearn.errors import LostError
 
-
-def _never(*_: object) -> bool:
-    return False
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Handles:
-    """Actors whose methods are called as ``handle.method.remote(...)`` and give awaitable
-    references.
+class Calls:
+    """Waits for an answer as long as any actor gives one: the actor that was asked may itself wait
+    for others.
     """
 
-    rollouts: Sequence[Any]
-    """May become more or fewer during a run."""
-    critic: Any
-    replay: Any
-    learner: Any
-    left: Callable[[Any, Exception], bool] = _never
-    """Whether the error of a call says that the rollout actor has left, so that another one should
-    be asked."""
-
-
-class Patience:
-    """Waits for an answer as long as any actor gives one: the actor asked may itself wait for
-    others.
-    """
-
-    def __init__(self, handles: Handles, seconds: float):
+    def __init__(self, actors: Actors, seconds: float):
         """``seconds``: of silence of all actors, after which the one waited for counts as lost."""
-        self._handles, self._seconds = handles, seconds
+        self._actors, self._seconds = actors, seconds
         self._heard = time.monotonic()
 
-    async def wait(self, reference: Awaitable[Any], who: str) -> Any:
+    async def wait(self, reference: Awaitable[T], who: str) -> T:
         """The answer of ``who``; raises LostError after too long a silence."""
         begun = time.monotonic()
         answer = awaited(reference)
@@ -51,8 +31,7 @@ class Patience:
                 if left <= 0:
                     raise LostError(
                         f"the {who} actor gave no answer in {self._seconds:g} s, nor did any "
-                        "other: see its log, or "
-                        "raise loop.timeout"
+                        "other: see its log, or raise loop.timeout"
                     )
                 await asyncio.wait([answer], timeout=left)
             self._heard = time.monotonic()
@@ -60,40 +39,41 @@ class Patience:
         finally:
             answer.cancel()
 
-    def ask(
-        self, number: int, call: Callable[[Any], Awaitable[Any]]
-    ) -> Callable[[], Awaitable[Any]]:
-        """Calls a rollout actor at once; what is returned waits for the answer, another one's if
-        that one has left.
+    def ask_rollout(
+        self, number: int, call: Callable[[RolloutHandle], Awaitable[T]]
+    ) -> Callable[[], Awaitable[T]]:
+        """Calls the rollout actor whose turn it is, at once; what is returned waits for the answer.
+
+        If that actor has left, another one is asked. ``number``: counts the calls, round robin.
         """
 
-        def send() -> tuple[Any, Awaitable[Any]]:
-            actors = self._handles.rollouts
+        def send() -> tuple[RolloutHandle, Awaitable[T]]:
+            actors = self._actors.rollouts
             actor = actors[number % len(actors)]
             return actor, call(actor)
 
         sent = send()
 
-        async def answer() -> Any:
+        async def answer() -> T:
             actor, reference = sent
             while True:
                 try:
                     return await self.wait(reference, "rollout")
                 except Exception as error:
-                    if not self._handles.left(actor, error):
+                    if not self._actors.left(actor, error):
                         raise
                     actor, reference = send()
 
         return answer
 
 
-def awaited(reference: Awaitable[Any]) -> asyncio.Task[Any]:
+def awaited(reference: Awaitable[T]) -> asyncio.Task[T]:
     """A task of the answer.
 
     Where its waiter is cancelled first, an error in it is nobody's any more, and not told.
     """
 
-    async def answer() -> Any:
+    async def answer() -> T:
         return await reference
 
     task = asyncio.ensure_future(answer())

@@ -121,7 +121,7 @@ class Learner:
         return Weights(self._version, state, digest(state))
 
     @memory.enough_for("the learner", memory.LEARNER)
-    def keep(self, trajectory: Trajectory) -> int:
+    def make_pool(self, trajectory: Trajectory) -> int:
         """Makes the retention pool from the retained prompts among these trajectories; returns its
         number of states.
 

@@ -1,5 +1,5 @@
-"""The order in which a run draws and learns: fixed in advance, or decided by timing, noted,
-followed when repeated.
+"""The order in which a run draws and learns: fixed in advance, or decided by timing and then
+repeated from the record.
 
 Two facts make a run, beside its seed: which policy version draws each round, and the newest round
 that each update may learn from. All else is a function of them.
@@ -11,8 +11,10 @@ from typing import Any
 from rl_unlearn.config import Config
 
 
-class Order:
-    """Outlives the actors of a run: updates that are lost with them are repeated as they were.
+class Timeline:
+    """Which version draws which round, and how far each update looks.
+
+    It outlives the actors of a run: updates that are lost with them are repeated as they were.
 
     In synchronous mode round k is drawn by the policy of round k - 1 - ``loop.pipeline``, and an
     update of round k learns from rounds up to k. In asynchronous mode it knows what was noted, or
@@ -20,8 +22,8 @@ class Order:
     """
 
     def __init__(self, config: Config, ledger: Iterable[Mapping[str, Any]] = ()):
-        """``ledger``: what is on record of a run that is to be gone on with, beyond its newest
-        checkpoint, too.
+        """``ledger``: the rows on record of a run to be resumed, those after its newest checkpoint
+        included.
         """
         self._sync, self._pipeline = config.loop.mode == "sync", config.loop.pipeline
         self._per_round = config.learner.updates_per_round
@@ -32,7 +34,7 @@ class Order:
             self._drawn_by |= {int(round): version for round, version in row["drawn_by"].items()}
 
     def forget_unseen(self) -> None:
-        """Rounds that no update has learned from will be drawn by whoever is the newest then."""
+        """Leaves rounds that no update has learned from to whichever version is the newest then."""
         seen = max(self._newest.values(), default=0)
         self._drawn_by = {
             round: version for round, version in self._drawn_by.items() if round <= seen
@@ -51,13 +53,13 @@ class Order:
         return version // self._per_round + 1 if self._sync else self._newest.get(version)
 
     def drew(self, round: int, version: int) -> None:
-        """Notes who draws a round."""
+        """Notes which version draws a round."""
         self._drawn_by[round] = version
 
     def learned(self, version: int, newest_round: int) -> None:
-        """Notes how far an update looked."""
+        """Notes the newest round that an update could learn from."""
         self._newest[version] = newest_round
 
     def between(self, before: int, newest: int) -> dict[int, int]:
-        """Who drew the rounds after ``before``, up to ``newest``."""
+        """The versions that drew the rounds after ``before``, up to ``newest``."""
         return {round: self._drawn_by[round] for round in range(before + 1, newest + 1)}

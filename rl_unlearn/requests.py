@@ -1,4 +1,4 @@
-"""What the loop asks of rollout actors, and what they see of a policy."""
+"""What the loop asks of rollout actors, and what the selection CLIP sees of a policy."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Look:
+class Validation:
     """What the selection CLIP sees of a policy, shares of images.
 
     Produced by a rollout actor for the loop.

@@ -3,7 +3,7 @@ from them.
 """
 
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.requests import Look
+from rl_unlearn.requests import Validation
 
 ENOUGH = 8
 """Images of a kind from which on none is no chance: of a concept that is seen on half of them, one
@@ -13,7 +13,7 @@ _LIKELY = (
 )
 
 
-def check_untouched(look: Look, floor: float, images: int) -> list[str]:
+def check_untouched(validation: Validation, floor: float, images: int) -> list[str]:
     """Lines for a person about what is seen on fewer than ``floor`` of the images of the untouched
     model.
 
@@ -22,9 +22,9 @@ def check_untouched(look: Look, floor: float, images: int) -> list[str]:
     nothing is checked.
     """
     seen = {
-        "the concept on images that ask for it (by selection.clip)": 1 - look.forgotten,
-        "what was asked on images of prompts to keep (by selection.clip)": look.retained,
-        "what was asked on images of prompts to keep (by reward.clip)": look.rewarded,
+        "the concept on images that ask for it (by selection.clip)": 1 - validation.forgotten,
+        "what was asked on images of prompts to keep (by selection.clip)": validation.retained,
+        "what was asked on images of prompts to keep (by reward.clip)": validation.rewarded,
     }
     if floor > 0 and images >= ENOUGH:
         for what, share in seen.items():
@@ -33,7 +33,9 @@ def check_untouched(look: Look, floor: float, images: int) -> list[str]:
                     f"the untouched model does not show {what}: there is nothing to learn; "
                     f"{_LIKELY}"
                 )
-    seen["the rest of the prompt on images of prompts to keep (by selection.clip)"] = look.other
+    seen["the rest of the prompt on images of prompts to keep (by selection.clip)"] = (
+        validation.other
+    )
     return [
         f"the untouched model shows {what} in {share:.0%} of cases only; {_LIKELY}"
         for what, share in seen.items()

@@ -8,7 +8,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +24,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from learner.events import Event
 from rl_unlearn.config import Config, Estimator, Model, Sampler
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.vision import open_clip
@@ -191,6 +192,18 @@ def config(**overrides: Any) -> Config:
     for key, value in overrides.items():
         tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
     return Config(**tree)
+
+
+class Nobody:
+    """A handle of an actor that is never called."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def into(events: list[tuple[str, dict[str, Any]]]) -> Callable[[Event], None]:
+    """An `emit` that keeps the name and the row of each event."""
+    return lambda event: events.append((event.name, event.row()))
 
 
 def versions(events: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:

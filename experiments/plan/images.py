@@ -1,7 +1,7 @@
 """How many images a run draws, and what for."""
 
 from experiments.evaluation import samples
-from learner.timeline import Order
+from learner.timeline import Timeline
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation import images as evaluation
 from rl_unlearn.prompts import PromptBook
@@ -28,6 +28,8 @@ def looks(config: Config) -> int:
     A round that the untouched model draws needs no look of its own. In asynchronous mode timing
     decides whether the newest version is another one; from the second round on it is taken for one.
     """
-    order = Order(config)
-    versions = [order.drawn_by(r) for r in range(1, config.loop.rounds + 1, config.selection.every)]
+    timeline = Timeline(config)
+    versions = [
+        timeline.drawn_by(r) for r in range(1, config.loop.rounds + 1, config.selection.every)
+    ]
     return 2 + sum(version is None or version > 0 for version in versions) - (versions[0] is None)

@@ -9,7 +9,7 @@ import torch
 
 from experiments.plan.costs import Costs
 from experiments.plan.hollow import Hollow
-from learner.timeline import Order
+from learner.timeline import Timeline
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names
@@ -51,7 +51,7 @@ def held(config: Config) -> int:
     """
     in_turn = config.loop.model_copy(update={"mode": "sync"})  # else timing decides
     order, per_round = (
-        Order(config.model_copy(update={"loop": in_turn})),
+        Timeline(config.model_copy(update={"loop": in_turn})),
         config.learner.updates_per_round,
     )
     images, rounds, most = config.rollout.images, config.loop.rounds, config.critic.warmup_images

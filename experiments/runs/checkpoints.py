@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 
 from experiments.files import make_folder, to_json, write_bytes
 from experiments.runs import ledger
-from learner.versions import Resumption
+from learner.roles import Resumption
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.durable import sync_folder
@@ -40,7 +40,7 @@ class FormatError(DataError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `learner.versions.Keeper` for the loop, and what `resume`
+    """The checkpoints of one run: `learner.roles.CheckpointStore` for the loop, and what `resume`
     reads."""
 
     def __init__(self, run: Path, every: int, keep: int, identity: str | None = None) -> None:

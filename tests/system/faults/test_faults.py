@@ -19,7 +19,7 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
-from learner.timeline import Order
+from learner.timeline import Timeline
 from rl_unlearn.errors import TrainingError
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -68,7 +68,7 @@ def undisturbed() -> tuple[Any, list[str]]:
     """Result of the inline run, and the digests of all its versions."""
     told: list[tuple[str, dict[str, Any]]] = []
     config = settings().model_copy(update={"cluster": tiny.config().cluster})
-    return program.train(config, lambda *event: told.append(event)), tiny.versions(told)
+    return program.train(config, tiny.into(told)), tiny.versions(told)
 
 
 class Silence:
@@ -94,9 +94,9 @@ def run(folder: Path, config: Any) -> tuple[Any, Silence]:
     """A run with its records, as `train` makes them."""
     shown = Silence()
     folder.mkdir(exist_ok=True)
-    keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
+    store = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
     with Recorder(RunFolder(folder), shown, tensorboard=False) as recorder:
-        result = program.train(config, recorder, folder / "replay", keeper=keeper)
+        result = program.train(config, recorder, folder / "replay", store=store)
     return result, shown
 
 
@@ -187,8 +187,8 @@ def test_an_asynchronous_run_repeats_what_was_lost_and_its_ledger_repeats_it_all
     config = settings(loop=loop)
     mark = meets(monkeypatch, tmp_path, "critic", "score", 6, "before", "kill")
     told: list[tuple[str, dict[str, Any]]] = []
-    keeper = Checkpoints(tmp_path, 3, 2)
-    program.train(config, lambda *event: told.append(event), keeper=keeper)
+    store = Checkpoints(tmp_path, 3, 2)
+    program.train(config, tiny.into(told), store=store)
     assert mark.exists(), "the fault was never met: the test has lost its point"
     updates = [row for event, row in told if event == "update"]
     (restart,) = [row for event, row in told if event == "restart"]
@@ -199,7 +199,7 @@ def test_an_asynchronous_run_repeats_what_was_lost_and_its_ledger_repeats_it_all
     assert lost == ledger[3 : 3 + len(lost)]
     again: list[tuple[str, dict[str, Any]]] = []
     alone = config.model_copy(update={"cluster": tiny.config().cluster})
-    program.train(alone, lambda *event: again.append(event), order=Order(alone, ledger))
+    program.train(alone, tiny.into(again), timeline=Timeline(alone, ledger))
     assert [row for event, row in again if event == "update"] == ledger, "in one process, too"
 
 

@@ -64,7 +64,7 @@ def submitted(head: Head, run: Path, *words: str) -> list[str]:
 def undisturbed() -> list[str]:
     """Digests of all versions of a run in one process."""
     config, events = settings.load([str(ROOT / CONFIG)], ["cluster.inline=true"]), []
-    program.train(config, lambda *event: events.append(event))
+    program.train(config, tiny.into(events))
     return tiny.versions(events)
 
 

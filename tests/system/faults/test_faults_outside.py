@@ -25,6 +25,7 @@ from cluster import program
 from experiments import settings as layers
 from experiments.runs.checkpoints import PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, verify
+from learner.events import Event
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.errors import MachineError
 from rl_unlearn.snapshot import Snapshot
@@ -51,7 +52,7 @@ def undisturbed(config: Any) -> tuple[str, list[str]]:
     """Digests of what the inline run selects, and of all its versions."""
     told: list[tuple[str, dict[str, Any]]] = []
     inline = config.model_copy(update={"cluster": tiny.config().cluster})
-    result = program.train(inline, lambda *event: told.append(event))
+    result = program.train(inline, tiny.into(told))
     return result.digest, tiny.versions(told)
 
 
@@ -149,14 +150,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_good(small_disk):
-    keeper = Checkpoints(small_disk, 1, 9)
-    keeper.keep_warm_up(Snapshot(_warm_up().tensors()))
+    store = Checkpoints(small_disk, 1, 9)
+    store.keep_warm_up(Snapshot(_warm_up().tensors()))
     part = dict.fromkeys(PARTS, Snapshot({"x": torch.arange(10_000)}))
     committed: list[int] = []
 
     def fill() -> None:
         for round in range(1, 10):
-            keeper.commit(round, part)
+            store.commit(round, part)
             committed.append(round)
 
     with pytest.raises(
@@ -331,7 +332,8 @@ def test_a_lost_node_changes_nothing(tmp_path, record_property):
     rounds: list[float] = []
     lost: list[float] = []
 
-    def listen(event: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        event, row = said.name, said.row()
         told.append((event, row))
         if event == "restart":
             restarts.append(row)
@@ -345,8 +347,8 @@ def test_a_lost_node_changes_nothing(tmp_path, record_property):
             cluster.add_node(num_cpus=3)
 
     try:
-        keeper = Checkpoints(tmp_path, 1, 2)
-        result = program.train(config, listen, keeper=keeper)
+        store = Checkpoints(tmp_path, 1, 2)
+        result = program.train(config, emit, store=store)
     finally:
         ray.shutdown()
         cluster.shutdown()

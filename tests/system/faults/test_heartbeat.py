@@ -97,7 +97,7 @@ def gone(pid: int, seconds: float) -> bool:
 
 def follow(actor: Any, loss: Loss, run: Any) -> tuple[Any, list[str]]:
     told: list[str] = []
-    heartbeats = Heartbeats(SECONDS, lambda event, row: told.append(row["message"]))
+    heartbeats = Heartbeats(SECONDS, lambda event: told.append(event.message))
     heartbeats.follow("Worker 1", actor, loss)
     return asyncio.run(heartbeats.during(run)), told
 

@@ -82,9 +82,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "run_state.json").write_text(
         json.dumps({"state": "stopped", "begun": True, "argv": ["x"], "reason": "y"})
     )
-    keeper = Checkpoints(run, 1, 9)
+    store = Checkpoints(run, 1, 9)
     with Recorder(RunFolder(run), Silent(), tensorboard=False) as recorder:
-        result = program.train(config, recorder, keeper=keeper)
+        result = program.train(config, recorder, store=store)
     save_adapter(
         run / "adapter",
         DiffusionPolicy(tiny.load_quickly(config.model), config).adapter_state(),

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from cluster import program
+from learner.events import Event
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -80,7 +81,8 @@ def inline() -> list[str]:
     """Digests of all policy versions."""
     digests: list[str] = []
     program.train(
-        tiny.config(**SETTINGS), lambda name, row: digests.extend(tiny.versions([(name, row)]))
+        tiny.config(**SETTINGS),
+        lambda said: digests.extend(tiny.versions([(said.name, said.row())])),
     )
     return digests
 
@@ -128,7 +130,8 @@ def test_each_pool_gets_its_actors(cluster: Any, inline: list[str]) -> None:
     seen: dict[str, dict[str, list[str]]] = {}
     digests: list[str] = []
 
-    def listen(name: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        name, row = said.name, said.row()
         digests.extend(tiny.versions([(name, row)]))
         if name == "round" and not seen:
             seen.update(
@@ -145,7 +148,7 @@ def test_each_pool_gets_its_actors(cluster: Any, inline: list[str]) -> None:
     ]
     with nodes(cluster, *pools) as (rollouts, critics, learners):
         config = tiny.config(**SETTINGS | {"rollout": {"batch": 2, "actors": 2}}, cluster=settings)
-        program.train(config, listen)
+        program.train(config, emit)
     assert seen["RolloutActor"] == {rollouts.node_id: ["ALIVE"] * 2}, "two halves of one GPU"
     assert seen["CriticActor"] == {critics.node_id: ["ALIVE"]}
     assert seen["Learner"] == {learners.node_id: ["ALIVE"]}
@@ -160,11 +163,13 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
     expected: list[str] = []
     found: list[str] = []
     program.train(
-        tiny.config(**settings), lambda name, row: expected.extend(tiny.versions([(name, row)]))
+        tiny.config(**settings),
+        lambda said: expected.extend(tiny.versions([(said.name, said.row())])),
     )
     room: list[Any] = []
 
-    def listen(name: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        name, row = said.name, said.row()
         found.extend(tiny.versions([(name, row)]))
         if name != "round":
             return
@@ -180,19 +185,19 @@ def test_rollout_actors_come_and_go_with_their_nodes(cluster: Any) -> None:
             cluster.remove_node(room[0], allow_graceful=False)
             until(lambda: room[0].node_id not in living("RolloutActor"))
 
-    crew_of, joined = program.Crew.__getitem__, []
+    chosen, joined = program.ElasticRollouts.__getitem__, []
     config = tiny.config(
         **{**settings, "rollout": {"batch": 2, "actors": 3, "actors_min": 1}},
         cluster={"inline": False, "actor_cpus": 0.25},
     )
 
     def noted(self: Any, index: Any) -> Any:
-        joined.append(len(self._guests))
-        return crew_of(self, index)
+        joined.append(len(self._spare))
+        return chosen(self, index)
 
     with pytest.MonkeyPatch.context() as patch, nodes(cluster, {"labels": {"pool": "steady"}}):
-        patch.setattr(program.Crew, "__getitem__", noted)
-        program.train(config, listen)
+        patch.setattr(program.ElasticRollouts, "__getitem__", noted)
+        program.train(config, emit)
         until(lambda: not living("RolloutActor"))
     assert max(joined) == 2, "both guests joined"
     assert joined[0] == joined[-1] == 0, "none at the start, none at the end"

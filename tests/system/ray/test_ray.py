@@ -18,8 +18,9 @@ import torch
 
 from actors.drawing import Brush
 from cluster import drawing, placement, program
-from cluster.elastic_rollouts import Crew
+from cluster.elastic_rollouts import ElasticRollouts
 from experiments.evaluation.answers import answer
+from learner.events import Event
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation.images import plan
 from rl_unlearn.prompts import PromptBook
@@ -56,9 +57,7 @@ Events = list[tuple[str, dict[str, Any]]]
 
 def train(**changes: Any) -> tuple[Any, Events]:
     events: Events = []
-    return program.train(
-        tiny.config(**(SETTINGS | changes)), lambda *event: events.append(event)
-    ), events
+    return program.train(tiny.config(**(SETTINGS | changes)), tiny.into(events)), events
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,8 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     killed: list[int] = []
     told: Events = []
 
-    def listen(name: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        name, row = said.name, said.row()
         told.append((name, row))
         if name == "round" and row["round"] == 1:
             for process in psutil.Process().children(
@@ -138,7 +138,7 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
                         os.kill(process.pid, signal.SIGKILL)
                         killed.append(process.pid)
 
-    result = program.train(tiny.config(**SETTINGS, **RAY), listen)
+    result = program.train(tiny.config(**SETTINGS, **RAY), emit)
     assert killed, "no worker was found: the test has lost its point"
     expected, alone = inline
     assert tiny.versions(told) == tiny.versions(alone)
@@ -155,36 +155,37 @@ def test_a_guest_that_is_killed_leaves_and_another_comes():
     guests: list[Any] = []
     told: list[Any] = []
     expected: list[Any] = []
-    crews: list[Crew] = []
+    elastic: list[ElasticRollouts] = []
 
-    class Watched(Crew):
+    class Watched(ElasticRollouts):
         def __init__(self, *args: Any):
             super().__init__(*args)
-            crews.append(self)
+            elastic.append(self)
 
-    def listen(name: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        name, row = said.name, said.row()
         told.append((name, row))
         if name == "round":
-            (crew,) = crews
+            (rollouts,) = elastic
             met = time.monotonic() + 300
-            while len(crew) < 2:
+            while len(rollouts) < 2:
                 assert time.monotonic() < met, "no guest has come"
                 time.sleep(0.2)
             if not killed:
-                pid = ray.get(crew[1].__ray_call__.remote(lambda _: os.getpid()))
+                pid = ray.get(rollouts[1].__ray_call__.remote(lambda _: os.getpid()))
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
-                guests.append(crew[1])
+                guests.append(rollouts[1])
 
     settings = {**SETTINGS, "rollout": {"actors": 2, "actors_min": 1, "batch": 2}}
     pool = {"inline": False, "actor_cpus": 0.1, "rollout_labels": {"pool": "in(here, there)"}}
-    program.train(tiny.config(**settings), lambda *event: expected.append(event))
+    program.train(tiny.config(**settings), tiny.into(expected))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "Crew", Watched)
-        program.train(tiny.config(**settings, cluster=pool), listen)
+        patch.setattr(program, "ElasticRollouts", Watched)
+        program.train(tiny.config(**settings, cluster=pool), emit)
     assert len(killed) == 1
-    assert guests[0] not in crews[0].hired, "the dead one is still called"
-    assert len(crews[0].hired) == 1
+    assert guests[0] not in elastic[0].spare, "the dead one is still called"
+    assert len(elastic[0].spare) == 1
     assert tiny.versions(told) == tiny.versions(expected)
     assert len(set(tiny.versions(told))) == 3
 

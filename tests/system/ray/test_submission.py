@@ -643,7 +643,7 @@ def test_a_run_is_stopped_twice_and_ends_as_if_it_never_was(real: Head, tmp_path
     events: list[tuple[str, dict[str, Any]]] = []
     program.train(
         config.model_copy(update={"cluster": tiny.config().cluster}),
-        lambda *event: events.append(event),
+        tiny.into(events),
     )
     ledger = [json.loads(line)["weights"] for line in (run / LEDGER).read_text().splitlines()]
     assert ledger == tiny.versions(events), "the bits of a run that nobody stopped"

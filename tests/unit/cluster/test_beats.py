@@ -33,7 +33,7 @@ class Actor:
 
 
 def follow(actor: Actor, seconds: float) -> str:
-    heartbeats = Heartbeats(SECONDS, lambda event, row: pytest.fail(str(row)))
+    heartbeats = Heartbeats(SECONDS, lambda event: pytest.fail(str(event)))
     heartbeats.follow("Worker 1", actor, "fatal")
 
     async def run() -> str:

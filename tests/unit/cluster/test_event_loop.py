@@ -89,8 +89,8 @@ def test_a_run_in_a_notebook_has_the_bits_of_any_other(quick: None) -> None:  # 
     alone: list[tuple[str, dict[str, Any]]] = []
     within: list[tuple[str, dict[str, Any]]] = []
     config = tiny.config(loop={"rounds": 2})
-    program.train(config, lambda *event: alone.append(event))
-    in_a_loop(lambda: program.train(config, lambda *event: within.append(event)))
+    program.train(config, tiny.into(alone))
+    in_a_loop(lambda: program.train(config, tiny.into(within)))
     assert len(tiny.versions(alone)) == 2
     assert tiny.versions(within) == tiny.versions(alone)
 
@@ -108,5 +108,5 @@ def test_a_run_on_ray_in_a_notebook() -> None:
     config = tiny.config(
         cluster={"inline": False, "actor_cpus": 0.1}, loop={"rounds": 1, "timeout": 600.0}
     )
-    in_a_loop(lambda: program.train(config, lambda event, _: events.append(event)))
+    in_a_loop(lambda: program.train(config, lambda event: events.append(event.name)))
     assert "round" in events

@@ -16,13 +16,13 @@ import yaml
 from conftest import ROOT
 from ray_metrics import FROM_RAY
 
-from cluster.metric_table import MEASURES, PREFIX
+from cluster.metric_table import METRICS, PREFIX
 
 RULES = ROOT / "cluster" / "prometheus-rules.yaml"
 BOARD = ROOT / "cluster" / "grafana-dashboard.json"
 OURS = {
     PREFIX + measure.name + ("_bucket" if measure.kind == "histogram" else ""): measure.tag
-    for measure in MEASURES
+    for measure in METRICS
 }
 
 

@@ -24,8 +24,9 @@ from experiments.runs.progress import Lines
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
 from learner.learner import Learner
-from learner.loop import MAX_POISONED, Result
-from learner.versions import Resumption
+from learner.loop import Result
+from learner.roles import Resumption
+from learner.rollouts import MAX_POISONED
 from rl_unlearn.errors import (
     DataError,
     LostError,
@@ -60,7 +61,7 @@ class Start(NamedTuple):
 
 
 class Kept:
-    """A keeper of checkpoints that are only numbers."""
+    """A store of checkpoints that are only numbers."""
 
     def __init__(self) -> None:
         self.rounds: list[int] = []
@@ -72,7 +73,7 @@ class Kept:
 
 
 def follow(
-    outcomes: list[Any], keeper: Any = None, restarts: int = 2, start: Any = None
+    outcomes: list[Any], store: Any = None, restarts: int = 2, start: Any = None
 ) -> tuple[Any, Any, Any]:
     """Supervises attempts that go as told; their starts, the events, and the result or error."""
     starts, events = [], []
@@ -81,16 +82,14 @@ def follow(
         starts.append(start)
         outcome = outcomes[len(starts) - 1]
         if isinstance(outcome, tuple):
-            keeper.rounds.append(outcome[0])
+            store.rounds.append(outcome[0])
             outcome = outcome[1]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     try:
-        result: Any = supervised(
-            attempt, restarts, lambda *event: events.append(event), keeper, start
-        )
+        result: Any = supervised(attempt, restarts, tiny.into(events), store, start)
     except Exception as error:
         result = error
     return starts, events, result
@@ -158,9 +157,9 @@ def test_a_cluster_without_room_after_a_loss_is_waited_for():
 
 def run(folder: Path, config: Any, console: Any) -> Any:
     folder.mkdir(exist_ok=True)
-    keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
+    store = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
     with Recorder(RunFolder(folder), Lines(console), tensorboard=False) as recorder:
-        return program.train(config, recorder, keeper=keeper)
+        return program.train(config, recorder, store=store)
 
 
 class Told:

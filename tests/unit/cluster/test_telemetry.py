@@ -18,11 +18,12 @@ from rich.console import Console
 from tiny import quick  # noqa: F401
 
 from cluster import program, telemetry
-from cluster.metric_table import MEASURES, PREFIX
+from cluster.metric_table import METRICS, PREFIX
 from cluster.telemetry import Telemetry
 from experiments.runs.progress import make_progress
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
+from learner.events import Event
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
@@ -58,9 +59,9 @@ def run_of(name: str = "r") -> Telemetry:
 
 
 def test_names_follow_prometheus() -> None:
-    names = [measure.name for measure in MEASURES]
+    names = [measure.name for measure in METRICS]
     assert len(set(names)) == len(names)
-    for measure in MEASURES:
+    for measure in METRICS:
         assert measure.name.startswith("rl_unlearn_")
         assert measure.name.endswith("_total") == (measure.kind in ("total", "more"))
         assert measure.description
@@ -118,7 +119,7 @@ def test_trouble_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(telemetry, "_made", fail)
     heard: list[tuple[str, dict[str, Any]]] = []
-    with telemetry.published(tiny.config(), lambda event, row: heard.append((event, row))) as hear:
+    with telemetry.published(tiny.config(), tiny.into(heard)) as hear:
         hear("round", ROUND)
         hear("round", ROUND)
     assert [event for event, _ in heard] == ["warning", "round", "round"]
@@ -168,11 +169,10 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
     absent = {"warnings", "restarts", "nonfinite_values", "skipped_steps", "replay_repeated",
               "replay_evicted_stale",
               "replay_evicted_capacity"}  # fmt: skip  # nothing of the kind happens here
-    wanted = {measure.name for measure in MEASURES} - {
-        f"rl_unlearn_{name}_total" for name in absent
-    }
+    wanted = {measure.name for measure in METRICS} - {f"rl_unlearn_{name}_total" for name in absent}
 
-    def listen(event: str, row: dict[str, Any]) -> None:
+    def emit(said: Event) -> None:
+        event, row = said.name, said.row()
         if event == "warning":
             warnings.append(row)
         if event == "phase" and row["phase"] == "done":
@@ -199,7 +199,7 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
         cluster={"inline": False, "actor_cpus": 0.1},
     )
     with connected(config):
-        program.train(config, listen)
+        program.train(config, emit)
     assert set(served) >= wanted | FROM_RAY
     assert all('run="seen"' in line for name, line in served.items() if name not in FROM_RAY)
     assert served["rl_unlearn_updates_total"].endswith(" 3.0")
@@ -215,7 +215,7 @@ def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(program, "Loop", lambda *_: (_ for _ in ()).throw(TrainingError("enough")))
     heard = []
     with pytest.raises(TrainingError, match="enough"):
-        program.train(tiny.config(cluster={"inline": False}), lambda *said: heard.append(said))
+        program.train(tiny.config(cluster={"inline": False}), tiny.into(heard))
     assert heard == [
         ("dashboard", {"url": "http://127.0.0.1:8265"}),
         ("phase", {"phase": "waiting for room"}),

@@ -310,7 +310,7 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
 
     monkeypatch.setattr(ReplayActor, "add", adding)
     events: list[Event] = []
-    program.train(chosen, lambda *event: events.append(event))
+    program.train(chosen, tiny.into(events))
     wanted = images.count(chosen, book, evaluated=False)
     assert sum(drawn) == sum(wanted.values())
     (warm_up,) = [row for name, row in events if name == "warm-up"]
@@ -354,8 +354,8 @@ def test_the_work_of_each_phase_is_the_real_one(
         monkeypatch.setattr(kind, method, call)
 
     counted(RolloutActor, "sample", lambda given: "rollouts" if given[0].round else "warm-up")
-    counted(RolloutActor, "look", lambda _: "looks")
-    counted(Learner, "keep", lambda _: "warm-up")
+    counted(RolloutActor, "validate", lambda _: "looks")
+    counted(Learner, "make_pool", lambda _: "warm-up")
     counted(Learner, "update", lambda _: "learner")
     counted(CriticActor, "warm_up", lambda _: "warm-up")
     counted(CriticActor, "fit", lambda _: "critic")

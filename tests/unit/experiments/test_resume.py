@@ -24,8 +24,9 @@ from cluster import inline, program
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
 from experiments.runs.resuming import check, trim_rows
+from learner.events import Event
 from learner.learner import Learner
-from learner.timeline import Order
+from learner.timeline import Timeline
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
 from rl_unlearn.snapshot import Snapshot
 
@@ -39,16 +40,17 @@ class DeathError(Exception):
 
 
 class Record:
-    """Listens, and dies at a round if told so."""
+    """Takes events, and dies at a round if told so."""
 
     def __init__(self, die_at: int | None = None):
         self.rows: list[tuple[str, dict[str, Any]]] = []
         self._die_at = die_at
 
-    def __call__(self, event: str, row: dict[str, Any]) -> None:
-        if event == "round" and row["round"] == self._die_at:
+    def __call__(self, event: Event) -> None:
+        row = event.row()
+        if event.name == "round" and row["round"] == self._die_at:
             raise DeathError
-        self.rows.append((event, row))
+        self.rows.append((event.name, row))
 
     def metrics(self, after: int = 0) -> list[tuple[str, dict[str, Any]]]:
         """What was said of later rounds, without what depends on timing."""
@@ -75,9 +77,9 @@ def settings(**changes: Any) -> Any:
 
 
 def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any:
-    keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
-    found = keeper.newest(lambda line: None) if resumed else None
-    return program.train(config, record, keeper=keeper, start=found[1] if found else None)
+    store = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
+    found = store.newest(lambda line: None) if resumed else None
+    return program.train(config, record, store=store, start=found[1] if found else None)
 
 
 @pytest.mark.parametrize("changes", [
@@ -113,14 +115,14 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
     straight = Record()
     expected = run(tmp_path, config, straight)
     for round in range(1, ROUNDS + 1):
-        keeper = Checkpoints(tmp_path, 0, 1)
-        for later in keeper._found():
+        store = Checkpoints(tmp_path, 0, 1)
+        for later in store._found():
             if later > round:
                 (tmp_path / "checkpoints" / f"round-{later:06d}").rename(tmp_path / f"away-{later}")
-        assert keeper.newest(lambda line: None)[0] == round
+        assert store.newest(lambda line: None)[0] == round
         again = Record()  # from the last one only the final look is missing
         assert (
-            program.train(config, again, start=keeper.newest(lambda line: None)[1]).digest
+            program.train(config, again, start=store.newest(lambda line: None)[1]).digest
             == expected.digest
         )
         assert tiny.versions(again.rows) == tiny.versions(straight.rows)[round:]
@@ -156,11 +158,11 @@ def updates(record: Record) -> list[dict[str, Any]]:
 def asynchronous(folder: Path, record: Record, resumed: bool = False, ledger: Any = ()) -> Any:
     """A run in asynchronous mode, gone on with by what its ledger on disk would say."""
     config = settings(**ASYNC)
-    keeper = Checkpoints(folder, 2, ROUNDS)
-    found = keeper.newest(lambda line: None) if resumed else None
-    order = Order(config, json.loads(json.dumps(list(ledger))))
+    store = Checkpoints(folder, 2, ROUNDS)
+    found = store.newest(lambda line: None) if resumed else None
+    timeline = Timeline(config, json.loads(json.dumps(list(ledger))))
     return program.train(
-        config, record, keeper=keeper, start=found[1] if found else None, order=order
+        config, record, store=store, start=found[1] if found else None, timeline=timeline
     )
 
 
@@ -199,9 +201,9 @@ def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(
     monkeypatch.setattr("cluster.supervision.time.sleep", lambda seconds: None)
 
     class Losing(Record):
-        def __call__(self, event: str, row: dict[str, Any]) -> None:
-            super().__call__(event, row)
-            if event == "update" and row["update"] == loss and not self.lost:
+        def __call__(self, event: Event) -> None:
+            super().__call__(event)
+            if event.name == "update" and event.row()["update"] == loss and not self.lost:
                 self.lost = True
                 raise LostError("CriticActor was lost")
 
@@ -340,8 +342,8 @@ def made(tmp_path_factory):
     """A run folder with checkpoints of rounds 2 and 4."""
     folder = tmp_path_factory.mktemp("run")
     config = settings(loop={"checkpoint_every": 2, "rounds": 5})
-    keeper = Checkpoints(folder, 2, 9)
-    program.train(config, lambda event, row: None, keeper=keeper)
+    store = Checkpoints(folder, 2, 9)
+    program.train(config, lambda _: None, store=store)
     return folder
 
 
@@ -409,7 +411,7 @@ def test_the_newest_are_kept_and_nothing_half_written_is_left(tmp_path):
 
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monkeypatch):
     copied(made, tmp_path / "run")
-    keeper = Checkpoints(tmp_path / "run", 2, 9)
+    store = Checkpoints(tmp_path / "run", 2, 9)
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -418,8 +420,8 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monk
     with pytest.raises(
         MachineError, match="round-000006: No space left on device; free space and resume"
     ):
-        keeper.commit(6, dict.fromkeys(PARTS, Snapshot({"x": torch.zeros(1)})))
-    assert keeper.newest(lambda line: None)[0] == 4
+        store.commit(6, dict.fromkeys(PARTS, Snapshot({"x": torch.zeros(1)})))
+    assert store.newest(lambda line: None)[0] == 4
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 

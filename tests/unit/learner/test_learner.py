@@ -182,7 +182,7 @@ def test_an_update_is_deterministic(name):
     digests = set()
     for _ in range(2):
         learner, batch = ready(estimator={"name": name})
-        learner.keep(batch.trajectory)
+        learner.make_pool(batch.trajectory)
         learner.update(batch)
         digests.add(learner.weights().digest)
         torch.manual_seed(7)
@@ -197,7 +197,7 @@ def test_accumulation_gives_the_same_update(name):
             estimator={"name": name},
             learner={"microbatch": microbatch, "minibatches": 1, "kl_states": 10},
         )
-        learner.keep(batch.trajectory)
+        learner.make_pool(batch.trajectory)
         # AdamW's first step is the sign of the gradient: compare gradients, not steps.
         learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
         metrics = learner.update(batch)
@@ -262,7 +262,7 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
     ]  # prompts 0 and 1 are the cats
     assert 0 < len(learned) < 4
     assert 0 < len(retained) < len(trajectory)
-    assert learner.keep(trajectory) == len(retained) * len(learned)
+    assert learner.make_pool(trajectory) == len(retained) * len(learned)
     pool = learner._retention._pool
     assert pool is not None
     assert set(pool.prompts.tolist()) == {trajectory.prompts[i].item() for i in retained}
@@ -276,13 +276,13 @@ def test_of_a_large_pool_a_choice_by_name_is_kept():
     config = tiny.config(learner={"pool": 5})
     learner, again = Learner(config), Learner(config)
     trajectory = collect(config, learner)
-    assert learner.keep(trajectory) == again.keep(trajectory) == 5
+    assert learner.make_pool(trajectory) == again.make_pool(trajectory) == 5
     pool, other = learner._retention._pool, again._retention._pool
     assert pool is not None and other is not None  # noqa: PT018
     assert torch.equal(pool.latents, other.latents)
     assert torch.equal(pool.reference, other.reference)
     whole = Learner(tiny.config())
-    whole.keep(trajectory)
+    whole.make_pool(trajectory)
     states = whole._retention._pool
     assert states is not None
     for row in range(5):
@@ -297,7 +297,7 @@ def test_of_a_large_pool_a_choice_by_name_is_kept():
 def test_the_reference_is_the_frozen_model_whenever_the_pool_is_made():
     learner, batch = ready(learner={"minibatches": 1})
     learner.update(batch)
-    learner.keep(batch.trajectory)
+    learner.make_pool(batch.trajectory)
     assert learner.update(batch)["kl"] > 1e-6
 
 
@@ -306,7 +306,7 @@ def test_no_retained_trajectory_is_no_pool():
     learner = Learner(config)
     trajectory = collect(config, learner)
     targets = torch.tensor([i for i, p in enumerate(trajectory.prompts.tolist()) if p < 2])
-    assert learner.keep(trajectory[targets]) == 0
+    assert learner.make_pool(trajectory[targets]) == 0
     assert math.isnan(learner.update(scored(trajectory))["kl"])
 
 
@@ -314,7 +314,7 @@ def test_the_multiplier_rises_above_the_budget_and_falls_below():
     learner, batch = ready(
         learner={"kl_budget": 1e-9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
     )
-    learner.keep(batch.trajectory)
+    learner.make_pool(batch.trajectory)
     first = learner.update(batch)
     assert first["kl"] == pytest.approx(0, abs=1e-12), (
         "before the first step the policy is the frozen model"
@@ -326,7 +326,7 @@ def test_the_multiplier_rises_above_the_budget_and_falls_below():
     generous, batch = ready(
         learner={"kl_budget": 1e9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
     )
-    generous.keep(batch.trajectory)
+    generous.make_pool(batch.trajectory)
     weights = [generous.update(batch)["kl_weight"] for _ in range(3)]
     assert weights == pytest.approx([0.1 * math.exp(-0.5 * n) for n in (1, 2, 3)], rel=1e-4)
 
@@ -335,7 +335,7 @@ def test_a_heavy_multiplier_keeps_the_policy_close():
     drift = []
     for weight in (0.0, 1e4):
         learner, batch = ready(learner={"kl_weight": weight, "kl_rate": 0.0, "lr": 1e-2})
-        learner.keep(batch.trajectory)
+        learner.make_pool(batch.trajectory)
         for _ in range(4):
             metrics = learner.update(batch)
         drift.append(metrics["kl"])
@@ -432,7 +432,7 @@ def test_a_repeated_update_only_answers_again():
 
 def test_a_round_of_one_update_is_that_update():
     learner, batch = ready()
-    learner.keep(batch.trajectory)
+    learner.make_pool(batch.trajectory)
     metrics = learner.update(batch)
     assert diagnostics.of_round([metrics | {"weights": 0.0, "batch": 0.0}]) == metrics | {
         "weights": 0.0,

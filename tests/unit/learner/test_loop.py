@@ -18,16 +18,20 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
-from learner.calls import Handles, Patience, awaited
+from learner.calls import Calls, awaited
+from learner.events import Event
 from learner.learner import Learner
 from learner.loop import Loop
-from learner.timeline import Order
-from learner.versions import Board
+from learner.roles import Actors
+from learner.selection import Selection
+from learner.session import Session
+from learner.timeline import Timeline
+from learner.versions import Versions
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
 from rl_unlearn.models.fingerprint import weights_digest
-from rl_unlearn.requests import Look, Request
+from rl_unlearn.requests import Request, Validation
 from rl_unlearn.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -35,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 def train(**changes: Any) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:
     events: list[tuple[str, dict[str, Any]]] = []
-    result = program.train(tiny.config(**changes), lambda name, row: events.append((name, row)))
+    result = program.train(tiny.config(**changes), tiny.into(events))
     return result, events
 
 
@@ -159,9 +163,7 @@ def test_every_estimator_trains_with_reuse_bit_for_bit(name):
         made, events = handles(config), []
         critic, learner = made.critic._actor._critic, made.learner._actor
         untrained, untouched = weights_digest(critic.state_dict()), learner.weights().digest
-        result = asyncio.run(
-            Loop(config, made, lambda name, row, events=events: events.append((name, row))).run()
-        )
+        result = asyncio.run(Loop(config, made, tiny.into(events)).run())
         digests.append((learner.weights().digest, result.digest, without_times(events)))
         torch.manual_seed(5)  # the global generator plays no part
         assert learner.weights().digest != untouched
@@ -217,7 +219,7 @@ def test_several_concepts_train_and_are_looked_at_together():
                     "style": torch.cat([99 * one, one], 1).log() - math.log(100)}  # fmt: skip
 
     actor._selection = Dogs()
-    look = actor.look((0, 1, 2, 4), weights)  # two cats, a dog, a fish
+    look = actor.validate((0, 1, 2, 4), weights)  # two cats, a dog, a fish
     assert look.forgotten == 0, "a cat that became a dog is not forgotten where dogs shall be, too"
     assert look.trace == pytest.approx(0.99)
     assert look.presence == 0
@@ -248,9 +250,9 @@ def test_async_mode_finishes(changes):
 
 def test_a_cancellation_that_comes_together_with_an_answer_is_not_swallowed():
     async def scenario() -> bool:
-        patience = Patience(Handles([], None, None, None), 600.0)
+        calls = Calls(Actors([], *[tiny.Nobody()] * 3), 600.0)
         answer = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(patience.wait(answer, "test"))
+        waiting = asyncio.create_task(calls.wait(answer, "test"))
         await asyncio.sleep(0)
         answer.set_result("late")
         waiting.cancel()
@@ -270,20 +272,20 @@ class Slow:
 
 def test_a_long_wait_is_no_silence_while_another_actor_answers():
     async def scenario() -> float:
-        patience = Patience(Handles([], None, None, None), 1.0)
+        calls = Calls(Actors([], *[tiny.Nobody()] * 3), 1.0)
         one, other = InlineHandle(Slow()), InlineHandle(Slow())
 
         async def chatter() -> None:
             for _ in range(12):
-                await patience.wait(other.work.remote(0.25), "rollout")
+                await calls.wait(other.work.remote(0.25), "rollout")
 
         async with asyncio.TaskGroup() as group:
             group.create_task(chatter())
-            found = await patience.wait(one.work.remote(2.5), "critic")
+            found = await calls.wait(one.work.remote(2.5), "critic")
         with pytest.raises(
             LostError, match=r"the critic actor gave no answer in 1 s, nor did any other"
         ):
-            await patience.wait(one.work.remote(60.0), "critic")
+            await calls.wait(one.work.remote(60.0), "critic")
         return found
 
     assert asyncio.run(scenario()) == 2.5
@@ -324,29 +326,29 @@ def test_selection_keeps_the_best_look():
 def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     untouched = Learner(tiny.config()).weights().digest
 
-    def look(self: RolloutActor, prompts: tuple[int, ...], weights: Weights) -> Look:
-        return Look(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
+    def validate(self: RolloutActor, prompts: tuple[int, ...], weights: Weights) -> Validation:
+        return Validation(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
 
-    monkeypatch.setattr(RolloutActor, "look", look)
+    monkeypatch.setattr(RolloutActor, "validate", validate)
     result, events = train(loop={"rounds": 5}, selection={"every": 1})
     assert result.policy_version == liked
     assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
 
 
-class Looks:
+class Looks(tiny.Nobody):
     """A rollout actor that sees what it is told."""
 
-    def __init__(self, *looks: Look):
+    def __init__(self, *looks: Validation):
         self._looks = list(looks)
 
-    def look(self, prompts: tuple[int, ...], weights: object) -> Look:
+    def validate(self, prompts: tuple[int, ...], weights: object) -> Validation:
         return self._looks.pop(0)
 
 
 @pytest.mark.parametrize(("may_lose", "chosen"), [(0.0, 1), (0.05, 2), (0.2, 3), (1.0, 4)])
 def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
-    def seen(forgotten: float, retained: float, other: float) -> Look:
-        return Look(forgotten, retained, 1.0, other, 1.0, 0.0, 1.0)
+    def seen(forgotten: float, retained: float, other: float) -> Validation:
+        return Validation(forgotten, retained, 1.0, other, 1.0, 0.0, 1.0)
 
     # Each version forgets so much more that its score is higher, and loses more.
     looks = [
@@ -359,16 +361,16 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
     events = []
 
     async def scenario() -> int:
-        handles = Handles([InlineHandle(Looks(*looks[1:]))], None, None, None)
+        actors = Actors([InlineHandle(Looks(*looks[1:]))], *[tiny.Nobody()] * 3)
         config = tiny.config(
             selection={"may_lose": may_lose, "images": 40}
         )  # 20 to keep: 0.05 is one of them
-        loop = Loop(config, handles, lambda *event: events.append(event))
-        board = Board(0, {0: "weights"}, Order(tiny.config()))
-        board.first = looks[0]
+        selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
+        versions = Versions(0, {0: "weights"}, Timeline(config))
+        versions.untouched = looks[0]
         for version in range(len(looks)):
-            await loop._look(board, version, version, "weights")
-        return board.best.version
+            await selection.consider(versions, version, version, "weights")
+        return versions.best.version
 
     assert asyncio.run(scenario()) == chosen
     assert [row["allowed"] for _, row in events] == [
@@ -382,18 +384,15 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
 
     async def scenario() -> None:
         looks = [
-            Look(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0)
+            Validation(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0)
             for i, share in enumerate((1.0, *retained))
         ]
-        loop = Loop(
-            config,
-            Handles([InlineHandle(Looks(*looks[1:]))], None, None, None),
-            lambda *e: events.append(e),
-        )
-        board = Board(0, {0: "weights"}, Order(config))
-        board.first = looks[0]
+        actors = Actors([InlineHandle(Looks(*looks[1:]))], *[tiny.Nobody()] * 3)
+        selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
+        versions = Versions(0, {0: "weights"}, Timeline(config))
+        versions.untouched = looks[0]
         for version in range(3):
-            await loop._look(board, version, version, "weights", final=version == 2)
+            await selection.consider(versions, version, version, "weights", final=version == 2)
 
     asyncio.run(scenario())
     warnings = [row["message"] for event, row in events if event == "warning"]
@@ -444,8 +443,8 @@ class Silent:
         return asyncio.get_running_loop().create_future()
 
 
-def handles(config: Config) -> Handles:
-    return Handles(
+def handles(config: Config) -> Actors:
+    return Actors(
         [InlineHandle(RolloutActor(config))],
         InlineHandle(CriticActor(config)),
         InlineHandle(ReplayActor(config)),
@@ -457,7 +456,7 @@ def handles(config: Config) -> Handles:
     ("role", "method"),
     [("learner", "base_digest"), ("critic", "fit"), ("critic", "score"), ("learner", "update"),
      ("replay", "sample"),
-     ("rollouts", "sample"), ("rollouts", "look"), ("learner", "weights")],
+     ("rollouts", "sample"), ("rollouts", "validate"), ("learner", "weights")],
 )  # fmt: skip
 def test_a_silent_actor_ends_the_run(role, method):
     config = tiny.config(loop={"timeout": 1.0})
@@ -466,7 +465,7 @@ def test_a_silent_actor_ends_the_run(role, method):
         [Silent(made[role][0], method)] if role == "rollouts" else Silent(made[role], method)
     )
     with pytest.raises(TrainingError, match="no answer in 1 s"):
-        asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
+        asyncio.run(asyncio.wait_for(Loop(config, Actors(**made), lambda *_: None).run(), 600))
 
 
 class Failing(Silent):
@@ -501,17 +500,17 @@ def test_an_actors_error_comes_out_as_itself(role, method):
         else Failing(made[role], method, error)
     )
     with pytest.raises(DataError) as caught:
-        asyncio.run(asyncio.wait_for(Loop(config, Handles(**made), lambda *_: None).run(), 600))
+        asyncio.run(asyncio.wait_for(Loop(config, Actors(**made), lambda *_: None).run(), 600))
     assert caught.value is error
 
 
-def test_an_error_in_the_listener_comes_out_as_itself():
-    def listen(name: str, row: dict[str, Any]) -> None:
-        if name == "round":
+def test_an_error_in_emit_comes_out_as_itself():
+    def emit(event: Event) -> None:
+        if event.name == "round":
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        program.train(tiny.config(), listen)
+        program.train(tiny.config(), emit)
 
 
 def test_another_model_on_a_rollout_actor_is_noticed():
@@ -527,45 +526,45 @@ def test_another_model_on_a_rollout_actor_is_noticed():
 
     made["rollouts"] = [Other(made["rollouts"][0], "base_digest")]
     with pytest.raises(TrainingError, match="another model"):
-        asyncio.run(Loop(config, Handles(**made), lambda *_: None).run())
+        asyncio.run(Loop(config, Actors(**made), lambda *_: None).run())
 
 
 def test_the_board_keeps_what_is_needed_and_the_newest():
     async def scenario() -> None:
-        order = Order(tiny.config(loop={"pipeline": 1}))
-        board = Board(0, {0: "w0"}, order)
-        assert await board.behaviour(2) == (0, "w0")
-        waiting = asyncio.create_task(board.behaviour(4))
-        await board.publish(1, "w1", 1)
-        assert await board.behaviour(2) == (0, "w0"), "round 2 is still to be drawn"
+        timeline = Timeline(tiny.config(loop={"pipeline": 1}))
+        versions = Versions(0, {0: "w0"}, timeline)
+        assert await versions.behaviour(2) == (0, "w0")
+        waiting = asyncio.create_task(versions.behaviour(4))
+        await versions.publish(1, "w1", 1)
+        assert await versions.behaviour(2) == (0, "w0"), "round 2 is still to be drawn"
         await asyncio.sleep(0)
         assert not waiting.done()
-        await board.publish(2, "w2", 2)
+        await versions.publish(2, "w2", 2)
         assert await waiting == (2, "w2")
-        assert await board.behaviour(3) == (1, "w1")
+        assert await versions.behaviour(3) == (1, "w1")
         with pytest.raises(KeyError):
-            await board.behaviour(2)
-        await board.publish(3, "w3", 99)
-        assert board.newest == "w3", "the newest version is always there"
+            await versions.behaviour(2)
+        await versions.publish(3, "w3", 99)
+        assert versions.newest == "w3", "the newest version is always there"
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
 def test_an_asynchronous_board_draws_by_the_newest_and_keeps_who_draws_what_no_batch_held_yet():
     async def scenario() -> None:
-        order = Order(tiny.config(loop={"mode": "async"}))
-        board = Board(0, {0: "w0"}, order)
-        assert await board.behaviour(1) == (0, "w0")
-        assert await board.behaviour(2) == (0, "w0")
-        await board.publish(1, "w1", 1)
-        assert await board.behaviour(3) == (1, "w1")
-        assert await board.behaviour(2) == (0, "w0"), (
+        timeline = Timeline(tiny.config(loop={"mode": "async"}))
+        versions = Versions(0, {0: "w0"}, timeline)
+        assert await versions.behaviour(1) == (0, "w0")
+        assert await versions.behaviour(2) == (0, "w0")
+        await versions.publish(1, "w1", 1)
+        assert await versions.behaviour(3) == (1, "w1")
+        assert await versions.behaviour(2) == (0, "w0"), (
             "drawn again, it would be drawn by the same one"
         )
-        await board.publish(2, "w2", 2)
-        assert sorted(board._weights) == [1, 2]
-        await board.publish(3, "w3", 3)
-        assert sorted(board._weights) == [3], "round 4 has not begun"
+        await versions.publish(2, "w2", 2)
+        assert sorted(versions._weights) == [1, 2]
+        await versions.publish(3, "w3", 3)
+        assert sorted(versions._weights) == [3], "round 4 has not begun"
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
 

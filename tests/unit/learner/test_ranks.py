@@ -150,7 +150,7 @@ def _updates(
     learner = Learner(config)
     if count > 1:
         join(learner, rank, count, addresses)
-    learner.keep(warm_up)
+    learner.make_pool(warm_up)
     if slow:  # AdamW's first step is the sign of the gradient: compare gradients, not steps
         learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
     metrics = [learner.update(batch) for batch in batches]
@@ -229,7 +229,7 @@ def _one_is_poisoned(
 ) -> Any:
     learner = Learner(config)
     join(learner, rank, count, addresses)
-    learner.keep(warm_up)
+    learner.make_pool(warm_up)
     before = learner.weights().digest
     if rank == 1:
         batch.action_gradients.fill_(math.nan)

@@ -40,7 +40,7 @@ def rough(dtype: str, images: int = 8, guidance: float = 20.0, **learner: Any) -
 def kept(config: Config) -> tuple[Learner, Trajectory]:
     learner = Learner(config)
     trajectory = collect(config, learner)
-    learner.keep(trajectory)
+    learner.make_pool(trajectory)
     return learner, trajectory
 
 
@@ -76,12 +76,12 @@ def test_it_is_measured_and_leaves_no_trace(dtype: str) -> None:
     learner = Learner(config)
     trajectory = collect(config, learner)
     before = learner.weights().digest
-    learner.keep(trajectory)
+    learner.make_pool(trajectory)
     learned = learner._policy.kernel.learned.tolist()
     floor = learner._floor.state()
     assert [k for k in range(4) if floor[k] > 0] == learned
     assert learner.weights().digest == before
-    learner.keep(trajectory)
+    learner.make_pool(trajectory)
     assert learner._floor.state() == floor, "the same states give the same floor"
     metrics = learner.update(scored(trajectory))
     assert (metrics["first_ratio_min"], metrics["first_ratio_max"]) == (1.0, 1.0)
@@ -266,7 +266,7 @@ def test_a_run_is_refused_after_its_warm_up_and_before_it_learns(
     with pytest.raises(
         ConfigError, match=r"^learner\.kl_budget=0\.05 cannot be held: in bf16 rounding alone"
     ):
-        program.train(rough("bf16", kl_budget=0.05), lambda *event: events.append(event))
+        program.train(rough("bf16", kl_budget=0.05), tiny.into(events))
     assert "warm-up" not in [name for name, _ in events], "the run has not begun"
 
 
@@ -303,7 +303,7 @@ def test_a_learner_that_goes_on_does_not_measure_again(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_whole_run_trains(dtype: str) -> None:
     events: list[tuple[str, dict[str, Any]]] = []
-    result = program.train(rough(dtype, guidance=5.0), lambda *event: events.append(event))
+    result = program.train(rough(dtype, guidance=5.0), tiny.into(events))
     rounds = [row for name, row in events if name == "round"]
     assert result.updates == 3
     assert len(set(tiny.versions(events))) == 3

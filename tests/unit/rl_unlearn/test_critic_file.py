@@ -13,8 +13,8 @@ from rl_unlearn.errors import DataError
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def nothing(event: str, row: object) -> None:
-    """Nobody listens."""
+def nothing(event: object) -> None:
+    """Takes every event."""
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_a_whole_run_follows_it(tmp_path):
     rewards: list[float] = []
     train(
         config,
-        lambda event, row: rewards.append(row["reward"]) if event == "round" else None,
+        lambda event: rewards.append(event.reward) if event.name == "round" else None,
         image_rewards={"mine": brightness},
     )
     assert rewards[-1] > rewards[0]

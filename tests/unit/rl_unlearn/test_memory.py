@@ -35,7 +35,7 @@ def test_checkpointing_changes_no_bit_of_a_run(name: str) -> None:
     for setting in ("off", "on"):
         events: list[tuple[str, dict[str, Any]]] = []
         chosen = config(name, learner={"checkpointing": setting}, loop={"rounds": 2})
-        program.train(chosen, lambda *event, to=events: to.append(event))
+        program.train(chosen, tiny.into(events))
         found.append(tiny.versions(events))
     assert len(found[0]) == 2
     assert found[0] == found[1]
@@ -118,9 +118,9 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
     monkeypatch.setattr("actors.critic.values", full)
     for call, setting in (
         (lambda: actor.sample(Request(1, (0, 1), 0), learner.weights()), "rollout.batch"),
-        (lambda: actor.look((0, 1), learner.weights()), "rollout.batch"),
+        (lambda: actor.validate((0, 1), learner.weights()), "rollout.batch"),
         (lambda: learner.update(scored), "learner.checkpointing=on"),
-        (lambda: learner.keep(batch), "learner.microbatch"),
+        (lambda: learner.make_pool(batch), "learner.microbatch"),
         (lambda: critic.score(batch), "critic.minibatch"),
         (lambda: drawing.draw(Brush(chosen.lora, None), ("a cat",), (1,)), "evaluation.batch"),
     ):

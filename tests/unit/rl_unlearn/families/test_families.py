@@ -201,7 +201,7 @@ def versions(name: str, **cluster: Any) -> list[str]:
     chosen = config(
         name, sampler=guided, cluster=cluster, loop={"timeout": 600.0, "heartbeat": 300.0}
     )
-    program.train(chosen, lambda *event: events.append(event))
+    program.train(chosen, tiny.into(events))
     return tiny.versions(events)
 
 
