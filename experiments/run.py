@@ -24,7 +24,6 @@ from experiments.runs.recorder import Reached, Recorder
 from experiments.runs.resuming import identity
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
-from experiments.runs.tracking import Tracker
 from learner import events
 from learner.events import Emit, Event
 from learner.loop import Result
@@ -84,8 +83,8 @@ def carry_out(
         )
         resumption, reached = _left(folder, store, console) if resumed else (None, None)
         timeline = Timeline(config, recorded(folder.path))
-        trackers = [Tracker(name, folder, config) for name in config.trackers]
-        with Recorder(folder, progress, config.tensorboard, trackers, reached) as recorder:
+        trackers = tracking.open_trackers(config, folder)
+        with Recorder(folder, progress, trackers, reached) as recorder:
             for note in notes:
                 recorder(events.Warning(round=0, message=note))
             result = _train(config, folder, _both(recorder, emit), store, resumption, timeline)
