@@ -20,7 +20,7 @@ from experiments.runs import rows, tracking
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.runs.progress import make_progress
-from experiments.runs.recorder import Reached, Recorder
+from experiments.runs.recorder import Evaluation, Reached, Recorder
 from experiments.runs.resuming import identity
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state

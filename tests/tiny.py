@@ -24,7 +24,7 @@ from diffusers import (
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from learner.events import Event
+from learner.events import Event, Round
 from rl_unlearn.config import Config, Estimator, Model, Sampler
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.vision import open_clip
@@ -192,6 +192,12 @@ def config(**overrides: Any) -> Config:
     for key, value in overrides.items():
         tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
     return Config(**tree)
+
+
+def round_event(round: int = 1, **metrics: Any) -> Round:
+    """The event of a round with these metrics."""
+    given = {"round": round, "rounds": 9, "images": 8, "seconds": 1.0, "images_per_second": 8.0}
+    return Round.model_validate(given | metrics)
 
 
 class Nobody:

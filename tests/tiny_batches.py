@@ -64,3 +64,21 @@ def trajectories(
         means=torch.randn(count, 3, 2, 3, 3, generator=generator) if "means" in optional else None,
         predicted=torch.randn(count, 3, generator=generator) if "predicted" in optional else None,
     )
+
+
+def round_rows(
+    round: int, count: int = 4, version: int | None = None, offset: int = 0
+) -> Trajectory:
+    """Rows of a round whose latents name them: all equal to the id's last digits."""
+    positions = torch.arange(offset, offset + count)
+    return Trajectory(
+        ids=positions + round * 2**32,
+        rounds=torch.full((count,), round),
+        policy_versions=torch.full((count,), round - 1 if version is None else version),
+        prompts=positions % 2,
+        latents=(positions + 100.0 * round).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 2, 2).clone(),
+        log_probs=torch.zeros(count, 2),
+        outcomes=torch.zeros(count, 3),
+        rewards=positions.float(),
+        evidence=torch.zeros(count),
+    )

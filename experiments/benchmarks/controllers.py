@@ -10,6 +10,7 @@ from cluster import program
 from experiments.benchmarks import half_on_cpu
 from experiments.benchmarks.passes import peak, release
 from experiments.plan.make import make
+from learner.events import Event, Round, WarmUp
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError, UserError
 
@@ -32,19 +33,19 @@ def run(config: Config, until: float, tell: Callable[[dict[str, Any]], None]) ->
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {"ended": "cut off", "updates": rows}
 
-    def listen(event: str, row: dict[str, Any]) -> None:
-        if event == "warm-up":
+    def on_event(event: Event) -> None:
+        if isinstance(event, WarmUp):
             found["warm_up_seconds"] = time.monotonic() - start
-        if event != "round":
+        if not isinstance(event, Round):
             return
-        rows.append(_of_update(config, row))
+        rows.append(_of_update(config, event.row()))
         tell(found)
         if time.monotonic() > until:
             raise TrainingError("the time was over")
 
     try:
         with half_on_cpu.quick():
-            result = program.train(config, listen)
+            result = program.train(config, on_event)
         found |= {"ended": "finished", "images": result.images}
     except UserError as error:
         found["ended"] = str(error)

@@ -16,9 +16,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from experiments import settings
+from learner.events import Event, Round
 from rl_unlearn.config import Config
 
 _BATCH = 64
@@ -69,11 +69,11 @@ def loop(mode: str) -> float:
     config = settings.load([str(canvas)], short + MODES[mode])
     ends: list[float] = []
 
-    def listen(event: str, row: dict[str, Any]) -> None:
-        if event == "round":
-            ends.append(row["seconds"])
+    def on_event(event: Event) -> None:
+        if isinstance(event, Round):
+            ends.append(event.seconds)
 
-    train(config, listen)
+    train(config, on_event)
     return config.rollout.images / statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
 
 

@@ -10,7 +10,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-MEASURES = (
+from learner import events
+from learner.events import Event
+
+HEADLINE = (
     ("reward", "reward", "{:+.2f}"),
     ("forget_rate", "forgotten", "{:.0%}"),
     ("kl", "KL nats/step", "{:.3f}"),
@@ -30,8 +33,8 @@ class Progress(Protocol):
     def stop(self) -> None:
         """Give the screen back."""
 
-    def show(self, event: str, row: dict[str, Any]) -> None:
-        """Take one event."""
+    def show(self, event: Event) -> None:
+        """Takes one event."""
 
 
 def make_progress(console: Console) -> Progress:
@@ -39,10 +42,10 @@ def make_progress(console: Console) -> Progress:
     return LiveView(console) if console.is_terminal else Lines(console)
 
 
-def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
+def headline(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each headline number that the row holds; a per-step list shows its mean."""
     shown = []
-    for key, label, form in MEASURES:
+    for key, label, form in HEADLINE:
         value = row.get(key)
         if isinstance(value, list | tuple):
             numbers = [v for v in value if isinstance(v, int | float)]
@@ -52,21 +55,14 @@ def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
     return shown
 
 
-def selection_text(row: dict[str, Any]) -> str:
-    """One look at the policy by the selection CLIP."""
-    parts = [
-        f"{key} {row[key]:.3g}"
-        for key in ("score", "forgotten", "retained", "coherence")
-        if key in row
-    ]
-    best = (
-        " (best so far)"
-        if row.get("best")
-        else ""
-        if row.get("allowed", True)
-        else " (lost more than may be lost)"
-    )
-    return f"look at version {row.get('policy_version', '?')}: {', '.join(parts)}{best}"
+def selection_text(event: events.Selection) -> str:
+    """What the selection CLIP saw of a version, in one line."""
+    shares = ("score", "forgotten", "retained", "coherence")
+    numbers = ", ".join(f"{name} {getattr(event, name):.3g}" for name in shares)
+    remark = " (best so far)" if event.best else ""
+    if not event.allowed:
+        remark = " (lost more than may be lost)"
+    return f"version {event.policy_version}: {numbers}{remark}"
 
 
 class Eta:
@@ -76,15 +72,13 @@ class Eta:
         self._start = time.monotonic()
         self._first: int | None = None
 
-    def text(self, row: dict[str, Any]) -> str:
+    def text(self, event: events.Round) -> str:
         """Minutes and seconds until the last round, or nothing before there is a mean."""
-        done, total = row.get("round"), row.get("rounds")
-        if not isinstance(done, int) or not isinstance(total, int):
-            return ""
         if self._first is None:
-            self._first, self._start = done, time.monotonic()
+            self._first, self._start = event.round, time.monotonic()
             return ""
-        left = (time.monotonic() - self._start) / max(1, done - self._first) * max(0, total - done)
+        mean = (time.monotonic() - self._start) / max(1, event.round - self._first)
+        left = mean * max(0, event.rounds - event.round)
         return f"{int(left) // 60}:{int(left) % 60:02d}"
 
 
@@ -101,22 +95,21 @@ class Lines:
     def stop(self) -> None:
         """Nothing to give back."""
 
-    def show(self, event: str, row: dict[str, Any]) -> None:
-        """Print one line."""
-        if event == "phase":
-            self._print(str(row.get("phase", "")))
-        elif event == "dashboard":
-            self._print(f"dashboard: {row['url']}")
-        elif event in ("warning", "restart"):
-            self._print(f"warning: {row.get('message', '')}")
-        elif event == "selection":
-            self._print(selection_text(row))
-        elif event == "round":
-            numbers = "  ".join(f"{label} {text}" for label, text in measures(row))
-            eta = self._eta.text(row)
+    def show(self, event: Event) -> None:
+        """Prints one line."""
+        if isinstance(event, events.Phase):
+            self._print(event.phase)
+        elif isinstance(event, events.Dashboard):
+            self._print(f"dashboard: {event.url}")
+        elif isinstance(event, events.Warning | events.Restart):
+            self._print(f"warning: {event.message}")
+        elif isinstance(event, events.Selection):
+            self._print(selection_text(event))
+        elif isinstance(event, events.Round):
+            numbers = "  ".join(f"{label} {text}" for label, text in headline(event.row()))
+            eta = self._eta.text(event)
             self._print(
-                f"round {row.get('round', '?')}/{row.get('rounds', '?')}  "
-                f"{numbers}{f'  ETA {eta}' if eta else ''}"
+                f"round {event.round}/{event.rounds}  {numbers}{f'  ETA {eta}' if eta else ''}"
             )
 
     def _print(self, text: str) -> None:
@@ -136,7 +129,7 @@ class LiveView:
         self._task = self._bar.add_task("starting", total=None, eta="-")
         self._eta = Eta()
         self._row: dict[str, Any] = {}
-        self._look = ""
+        self._selection = ""
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def start(self) -> None:
@@ -147,26 +140,24 @@ class LiveView:
         """Leave the last picture standing."""
         self._live.stop()
 
-    def show(self, event: str, row: dict[str, Any]) -> None:
-        """Redraw with the new numbers."""
-        if event == "phase":
-            self._bar.update(self._task, description=str(row.get("phase", "")))
-        elif event == "dashboard":
-            self._console.print(f"dashboard: {row['url']}", markup=False)
-        elif event in ("warning", "restart"):
-            self._console.print(f"warning: {row.get('message', '')}", markup=False)
-        elif event == "selection":
-            self._look = selection_text(row)
-        elif event == "round":
-            self._row = row
-            eta = self._eta.text(row) or "-"
-            self._bar.update(
-                self._task, completed=row.get("round", 0), total=row.get("rounds"), eta=eta
-            )
+    def show(self, event: Event) -> None:
+        """Redraws with the new numbers."""
+        if isinstance(event, events.Phase):
+            self._bar.update(self._task, description=event.phase)
+        elif isinstance(event, events.Dashboard):
+            self._console.print(f"dashboard: {event.url}", markup=False)
+        elif isinstance(event, events.Warning | events.Restart):
+            self._console.print(f"warning: {event.message}", markup=False)
+        elif isinstance(event, events.Selection):
+            self._selection = selection_text(event)
+        elif isinstance(event, events.Round):
+            self._row = event.row()
+            eta = self._eta.text(event) or "-"
+            self._bar.update(self._task, completed=event.round, total=event.rounds, eta=eta)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        shown = measures(self._row)
+        shown = headline(self._row)
         table.add_row(*(Text(label, style="dim") for label, _ in shown))
         table.add_row(*(Text(text) for _, text in shown))
-        return Group(self._bar, table, Text(self._look, style="dim"))
+        return Group(self._bar, table, Text(self._selection, style="dim"))

@@ -8,6 +8,8 @@ from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from pydantic import ConfigDict
+
 from experiments import signals
 from experiments.files import append
 from experiments.runs.ledger import LEDGER
@@ -15,6 +17,8 @@ from experiments.runs.progress import Progress
 from experiments.runs.resuming import trim
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.tracking import Tracker, scalars
+from learner import events
+from learner.events import Event
 
 _STARTING = ("waiting for room", "starting actors")
 _BEFORE = (*_STARTING, "warm-up", "restoring")
@@ -25,10 +29,17 @@ Reached = tuple[int | None, int]
 rollouts in it."""
 
 
+class Evaluation(Event):
+    """The judge has compared the policy with the untouched model; holds the figures of both."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name = "evaluation"
+    round: int
+    final: bool
+
+
 class Recorder:
-    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken tracker is a
-    warning.
-    """
+    """The `emit` of `cluster.program.train`: a broken disk ends the run, a broken tracker warns."""
 
     def __init__(
         self,
@@ -73,38 +84,38 @@ class Recorder:
             ):  # nothing hides the first cause
                 file.close()
 
-    def __call__(self, event: str, row: dict[str, Any]) -> None:
-        """Take one event; called on the driver."""
+    def __call__(self, event: Event) -> None:
+        """Takes one event; called on the driver."""
         signals.install()
         elapsed = round(time.monotonic() - self._start, 3)
-        if _begins(event, row):
+        if _begins(event):
             self._folder.begin()
-            self._go_on()
-        if event == "update":
-            self._append_update(row)
+            self._resume()
+        if isinstance(event, events.Update):
+            self._append_update(event.row())
             return
-        if event == "restart":  # what came after the checkpoint will be said again
-            self._go_back((row["round"] or None, row["newest_round"]))
-        self._append({"event": event, "elapsed": elapsed, **row})
-        if (
-            event == "phase"
-            and self._folder.state.get("state") == "starting"
-            and row.get("phase") not in _STARTING
-        ):
-            self._folder.update(state="running")
-        if event == "dashboard":
-            self._folder.update(dashboard=row["url"])
-        if event in ("round", "selection", "evaluation"):
+        if isinstance(event, events.Restart):  # later rounds than the checkpoint's are told again
+            self._go_back((event.round or None, event.newest_round))
+        self._append({"event": event.name, "elapsed": elapsed, **event.row()})
+        self._update_state(event)
+        if isinstance(event, events.Round | events.Selection | Evaluation):
             for tracker in self._trackers:
-                tracker.log(scalars(event, row), int(row.get("round", 0)))
-        self._progress.show(event, row)
-        if event != "warning":
+                tracker.log(scalars(event.name, event.row()), event.round)
+        self._progress.show(event)
+        if not isinstance(event, events.Warning):
             self._warn()
+
+    def _update_state(self, event: Event) -> None:
+        if isinstance(event, events.Dashboard):
+            self._folder.update(dashboard=event.url)
+        starting = self._folder.state.get("state") == "starting"
+        if isinstance(event, events.Phase) and starting and event.phase not in _STARTING:
+            self._folder.update(state="running")
 
     def _warn(self) -> None:
         for tracker in self._trackers:
             if (trouble := tracker.trouble()) is not None:
-                self("warning", {"message": trouble})
+                self(events.Warning(message=trouble))
 
     def _open(self) -> None:
         self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
@@ -115,9 +126,8 @@ class Recorder:
             if file is not None:
                 file.close()
 
-    def _go_on(self) -> None:
-        """Cuts the files of a resumed run to where it goes on, and writes what was said
-        meanwhile."""
+    def _resume(self) -> None:
+        """Cuts the files of a resumed run to where it resumes, and writes the rows held back."""
         if self._reached is None:
             return
         trim(self._folder.path, *self._reached)
@@ -145,8 +155,8 @@ class Recorder:
         append(self._ledger, row, synced=True)
 
 
-def _begins(event: str, row: dict[str, Any]) -> bool:
+def _begins(event: Event) -> bool:
     """Whether this shows that all actors are there and the warm-up, or the restoring, is done."""
-    if event == "phase":
-        return row.get("phase") not in _BEFORE
-    return event not in ("warning", "dashboard", "restart")
+    if isinstance(event, events.Phase):
+        return event.phase not in _BEFORE
+    return not isinstance(event, events.Warning | events.Dashboard | events.Restart)

@@ -21,6 +21,7 @@ from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.results import chosen, figures, looks
 from experiments.sweep.space import Settings, Space, configured
+from learner.events import Event, Selection
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 
@@ -96,11 +97,12 @@ class Trials:
 
         told = (0, -1)
 
-        def listen(event: str, row: dict[str, Any]) -> None:
+        def on_event(event: Event) -> None:
             nonlocal told
-            # After a restart looks are taken again; the searcher has heard of them.
-            if event == "selection" and (look := (row["round"], row["policy_version"])) > told:
-                told = look
+            # After a restart versions are validated again; the searcher knows of them.
+            if isinstance(event, Selection) and (event.round, event.policy_version) > told:
+                told = (event.round, event.policy_version)
+                row = event.row()
                 report({key: row[key] for key in LOOK})
 
         overrides = [f"{key}={_text(value)}" for key, value in found.items()]
@@ -117,7 +119,7 @@ class Trials:
         if begun := resuming.is_run(folder.path):
             config = resuming.as_begun(folder.path, config)
             resuming.check(folder.path, config)
-        carry_out(config, folder, argv, True, Console(quiet=True), begun, listen)
+        carry_out(config, folder, argv, True, Console(quiet=True), begun, on_event)
 
 
 def final(folder: Path) -> dict[str, Any]:

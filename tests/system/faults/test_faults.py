@@ -19,6 +19,7 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
+from learner.events import Event
 from learner.timeline import Timeline
 from rl_unlearn.errors import TrainingError
 
@@ -83,8 +84,8 @@ class Silence:
     def stop(self) -> None:
         pass
 
-    def show(self, event: str, row: dict[str, Any]) -> None:
-        self.shown.append((time.time(), event, row))
+    def show(self, event: Event) -> None:
+        self.shown.append((time.time(), event.name, event.row()))
 
     def messages(self, event: str) -> list[str]:
         return [row["message"] for _, name, row in self.shown if name == event]

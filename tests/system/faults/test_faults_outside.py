@@ -205,9 +205,9 @@ def test_a_run_whose_disk_fills_says_so_and_goes_on_when_there_is_room(small_dis
 
 
 def _warm_up() -> Any:
-    from test_replay import rows as trajectories
+    from tiny_batches import round_rows
 
-    return trajectories(0)
+    return round_rows(0)
 
 
 def on_ray(folder: Path, rounds: int = ROUNDS, heartbeat: float = 60.0, **cluster: Any) -> Any:

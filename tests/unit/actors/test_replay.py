@@ -13,26 +13,11 @@ import pyarrow as pa
 import pytest
 import tiny
 import torch
+from tiny_batches import round_rows
 
 from actors.replay import ReplayActor
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.trajectory import Trajectory
-
-
-def rows(round: int, count: int = 4, version: int | None = None, offset: int = 0) -> Trajectory:
-    """Rows of a round whose latents name them: all equal to the id's last digits."""
-    positions = torch.arange(offset, offset + count)
-    return Trajectory(
-        ids=positions + round * 2**32,
-        rounds=torch.full((count,), round),
-        policy_versions=torch.full((count,), round - 1 if version is None else version),
-        prompts=positions % 2,
-        latents=(positions + 100.0 * round).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 2, 2).clone(),
-        log_probs=torch.zeros(count, 2),
-        outcomes=torch.zeros(count, 3),
-        rewards=positions.float(),
-        evidence=torch.zeros(count),
-    )
 
 
 def store(
@@ -81,10 +66,10 @@ async def draw(
 def test_a_repeated_draw_gives_the_same_rows_and_counts_nothing():
     async def scenario() -> None:
         replay = store()
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         first = await draw(replay, 2, fresh=4, seed=("batch", 1))
         counts = await replay.counts()
-        await replay.add(rows(2))
+        await replay.add(round_rows(2))
         again = await draw(replay, 2, fresh=4, seed=("batch", 1))
         assert names(again) == names(first)
         assert (await replay.counts())["sampled"] == counts["sampled"]
@@ -99,7 +84,7 @@ def test_a_repeated_draw_gives_the_same_rows_and_counts_nothing():
 def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
     async def scenario() -> None:
         replay = store()
-        spoiled = rows(1)
+        spoiled = round_rows(1)
         spoiled.rewards[1] = math.nan
         spoiled.latents[2, 0, 0, 0, 0] = -math.inf
         assert await replay.add(spoiled) == 2
@@ -122,11 +107,11 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
         assert names(await draw(resumed, 4)) == [100, 103]
         waiting = asyncio.create_task(draw(replay, 4, fresh=4))
         assert not await settled(waiting), "of the next round all rows are waited for again"
-        spoiled = rows(2)
+        spoiled = round_rows(2)
         spoiled.rewards[1] = math.nan
         await replay.add(spoiled)
         assert {200, 202} <= set(names(await waiting))
-        await replay.add(rows(3))
+        await replay.add(round_rows(3))
         assert (await replay.snapshot(1)).values["counts"]["refused"] == 3
 
     run(scenario())
@@ -135,9 +120,9 @@ def test_rows_that_are_not_finite_are_refused_and_not_waited_for():
 def test_adding_twice_is_a_no_op():
     async def scenario() -> None:
         replay = store(images=6)
-        assert await replay.add(rows(1)) == 4
-        assert await replay.add(rows(1)) == 0
-        assert await replay.add(rows(1, count=6)) == 2
+        assert await replay.add(round_rows(1)) == 4
+        assert await replay.add(round_rows(1)) == 0
+        assert await replay.add(round_rows(1, count=6)) == 2
         counts = await replay.counts()
         assert (counts["held"], counts["added"], counts["repeated"]) == (6, 6, 8)
         assert names(await draw(replay, 10)) == [100, 101, 102, 103, 104, 105]
@@ -150,7 +135,9 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
         replay = store(images=4, pipeline=1, spill=str(tmp_path))
         for round in (1, 2):
             means, predicted = torch.randn(4, 2, 2, 2, 2), torch.randn(4, 2)
-            await replay.add(dataclasses.replace(rows(round), means=means, predicted=predicted))
+            await replay.add(
+                dataclasses.replace(round_rows(round), means=means, predicted=predicted)
+            )
         drawn = await draw(replay, 3)
         assert names(drawn) == [100, 101, 102]
         assert drawn.means.shape == (3, 2, 2, 2, 2)
@@ -168,10 +155,10 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
 def test_an_evicted_row_does_not_come_back_when_its_call_is_repeated():
     async def scenario() -> None:
         replay = store(max_lag=0)
-        await replay.add(rows(1, version=0))
-        await replay.add(rows(2, version=1))
+        await replay.add(round_rows(1, version=0))
+        await replay.add(round_rows(2, version=1))
         assert names(await draw(replay, 10)) == [200, 201, 202, 203]
-        assert await replay.add(rows(1, version=0)) == 0
+        assert await replay.add(round_rows(1, version=0)) == 0
         assert (await replay.counts())["held"] == 4
 
     run(scenario())
@@ -180,10 +167,10 @@ def test_an_evicted_row_does_not_come_back_when_its_call_is_repeated():
 def test_what_is_sampled_is_what_was_added():
     async def scenario() -> None:
         replay = store()
-        await replay.add(rows(3, version=2))
+        await replay.add(round_rows(3, version=2))
         batch = await draw(replay, 4, version=2)
-        assert torch.equal(batch.latents, rows(3).latents)
-        assert torch.equal(batch.rewards, rows(3).rewards)
+        assert torch.equal(batch.latents, round_rows(3).latents)
+        assert torch.equal(batch.rewards, round_rows(3).rewards)
         assert batch.policy_versions.tolist() == [2] * 4
 
     run(scenario())
@@ -193,8 +180,8 @@ def test_add_waits_while_the_learner_lags_and_wakes():
     async def scenario() -> None:
         replay = store(images=4, pipeline=1)  # 8 unsampled rows at most when an add is admitted
         for round in (1, 2, 3):
-            await replay.add(rows(round))
-        waiting = asyncio.create_task(replay.add(rows(4)))
+            await replay.add(round_rows(round))
+        waiting = asyncio.create_task(replay.add(round_rows(4)))
         assert not await settled(waiting)
         assert (await replay.counts())["added"] == 12
         await draw(replay, 4)
@@ -207,11 +194,11 @@ def test_add_waits_while_the_learner_lags_and_wakes():
 def test_warm_up_rows_neither_wait_nor_count_as_fresh():
     async def scenario() -> None:
         replay = store(images=2, pipeline=1)
-        await replay.add(rows(0, count=20, version=0), False)
-        await replay.add(rows(1, count=2))
+        await replay.add(round_rows(0, count=20, version=0), False)
+        await replay.add(round_rows(1, count=2))
         waiting = asyncio.create_task(draw(replay, 4, fresh=3))
         assert not await settled(waiting)
-        await replay.add(rows(2, count=2))
+        await replay.add(round_rows(2, count=2))
         assert set(names(await waiting)) >= {100, 101, 200, 201}
 
     run(scenario())
@@ -220,8 +207,8 @@ def test_warm_up_rows_neither_wait_nor_count_as_fresh():
 def test_the_warm_up_is_for_the_critic_and_never_learned_from():
     async def scenario() -> None:
         replay = store(images=2)
-        await replay.add(rows(0, count=20, version=0), False)
-        await replay.add(rows(1, count=2))
+        await replay.add(round_rows(0, count=20, version=0), False)
+        await replay.add(round_rows(1, count=2))
         for number in range(5):
             assert names(await draw(replay, 8, fresh=0 if number else 2)) == [100, 101]
         assert any(id < 100 for id in names(await replay.recent(16, 1, ("recent",))))
@@ -233,13 +220,13 @@ def test_sample_waits_until_its_round_is_whole():
     async def scenario() -> None:
         replay = store(images=4, pipeline=2)
         waiting = asyncio.create_task(draw(replay, 6, newest=2))
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         assert not await settled(waiting)
-        await replay.add(rows(2, count=2))
+        await replay.add(round_rows(2, count=2))
         assert not await settled(waiting)
-        await replay.add(rows(2, count=2, offset=2))
+        await replay.add(round_rows(2, count=2, offset=2))
         assert names(await waiting) == [100, 101, 102, 103, 200, 201]
-        await replay.add(rows(3))
+        await replay.add(round_rows(3))
         assert names(await draw(replay, 99, newest=2)) == [100, 101, 102, 103, 200, 201, 202, 203]
         assert await replay.newest_round(1) == 2
 
@@ -251,13 +238,13 @@ def test_without_a_round_the_newest_whole_one_is_taken():
         replay = store(images=4, pipeline=2)
         waiting = asyncio.create_task(draw(replay, 99, fresh=4))
         told = asyncio.create_task(replay.newest_round(1))
-        await replay.add(rows(1, count=3))
+        await replay.add(round_rows(1, count=3))
         assert not await settled(waiting)
-        await replay.add(rows(1, count=1, offset=3))
+        await replay.add(round_rows(1, count=1, offset=3))
         assert names(await waiting) == [100, 101, 102, 103]
         assert await told == 1
-        await replay.add(rows(2))
-        await replay.add(rows(3, count=3))
+        await replay.add(round_rows(2))
+        await replay.add(round_rows(3, count=3))
         assert names(await draw(replay, 99, version=2)) == [100, 101, 102, 103, 200, 201, 202, 203]
         assert await replay.newest_round(2) == 2
         assert await replay.newest_round(1) == 1
@@ -270,10 +257,10 @@ def test_a_round_that_has_begun_is_let_in_whole():
     # Half of a round is never drawn from: were the rest kept out, neither side could go on.
     async def scenario() -> None:
         replay = store(images=4, pipeline=0)
-        await replay.add(rows(1, count=4))
-        await replay.add(rows(2, count=1))
-        assert await replay.add(rows(2, count=3, offset=1)) == 3
-        waiting = asyncio.create_task(replay.add(rows(3, count=1)))
+        await replay.add(round_rows(1, count=4))
+        await replay.add(round_rows(2, count=1))
+        assert await replay.add(round_rows(2, count=3, offset=1)) == 3
+        waiting = asyncio.create_task(replay.add(round_rows(3, count=1)))
         assert not await settled(waiting)
         assert names(await draw(replay, 4, fresh=4)) == [100, 101, 102, 103]
         assert await waiting == 1
@@ -288,7 +275,7 @@ def test_stale_rows_make_room_for_a_round_that_is_waited_for(newest):
 
         async def rollouts() -> None:
             for round in range(1, 6):
-                await replay.add(rows(round, version=0 if round < 5 else 1))
+                await replay.add(round_rows(round, version=0 if round < 5 else 1))
 
         adding = asyncio.create_task(rollouts())
         assert names(await draw(replay, 4, 0, newest and 1, fresh=4)) == [100, 101, 102, 103]
@@ -308,7 +295,7 @@ def test_what_comes_earlier_or_later_changes_no_batch():
         for version, newest in enumerate((1, 1, 3, 4, 6, 6)):
             while added < newest + early:
                 added += 1
-                await replay.add(rows(added, version=max(0, added - 2)))
+                await replay.add(round_rows(added, version=max(0, added - 2)))
             drawn.append(names(await draw(replay, 6, version, newest, seed=("batch", version))))
             drawn.append(names(await replay.recent(5, version, ("recent", version))))
             states = await replay.states(5, 7, 0.5, version, ("recent", version))
@@ -326,13 +313,13 @@ def test_what_comes_earlier_or_later_changes_no_batch():
 def test_fresh_rows_come_first_and_the_rest_is_old():
     async def scenario() -> None:
         replay = store(images=4)
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         await draw(replay, 4)
-        await replay.add(rows(2))
+        await replay.add(round_rows(2))
         batch = names(await draw(replay, 6))
         assert batch[-4:] == [200, 201, 202, 203]
         assert len(set(batch)) == 6
-        await replay.add(rows(3))
+        await replay.add(round_rows(3))
         assert names(await draw(replay, 3)) == [300, 301, 302], "the oldest fresh ones first"
         assert 303 in names(await draw(replay, 1))
 
@@ -342,7 +329,7 @@ def test_fresh_rows_come_first_and_the_rest_is_old():
 def test_fewer_rows_than_asked_for_come_once_each():
     async def scenario() -> None:
         replay = store()
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         await draw(replay, 4)
         assert names(await draw(replay, 99)) == [100, 101, 102, 103]
 
@@ -352,9 +339,9 @@ def test_fewer_rows_than_asked_for_come_once_each():
 def test_eviction_by_lag_at_the_exact_bound():
     async def scenario() -> None:
         replay = store(images=4, max_lag=3)
-        await replay.add(rows(1, version=5))
+        await replay.add(round_rows(1, version=5))
         assert len(await draw(replay, 4, version=8)) == 4, "a lag of exactly max_lag stays"
-        await replay.add(rows(2, version=8))
+        await replay.add(round_rows(2, version=8))
         assert names(await draw(replay, 8, version=9)) == [200, 201, 202, 203]
         counts = await replay.counts()
         assert (counts["evicted_stale"], counts["held"]) == (4, 4)
@@ -367,9 +354,9 @@ def test_stale_rows_that_arrive_while_sample_waits_are_never_trained_on():
         replay = store(images=4, max_lag=2)
         waiting = asyncio.create_task(draw(replay, 8, version=9, fresh=4))
         assert not await settled(waiting)
-        await replay.add(rows(1, version=3))
+        await replay.add(round_rows(1, version=3))
         assert not await settled(waiting)
-        await replay.add(rows(2, version=8))
+        await replay.add(round_rows(2, version=8))
         assert names(await waiting) == [200, 201, 202, 203]
 
     run(scenario())
@@ -379,8 +366,8 @@ def test_eviction_makes_room_for_an_add_that_waits():
     async def scenario() -> None:
         replay = store(images=4, max_lag=1)
         for round in (1, 2):
-            await replay.add(rows(round, version=0))
-        adding = asyncio.create_task(replay.add(rows(3, version=5)))
+            await replay.add(round_rows(round, version=0))
+        adding = asyncio.create_task(replay.add(round_rows(3, version=5)))
         assert not await settled(adding)
         sampling = asyncio.create_task(draw(replay, 4, version=5, fresh=4))
         assert names(await sampling) == [300, 301, 302, 303]
@@ -393,7 +380,7 @@ def test_capacity_keeps_the_newest_and_the_counts_add_up():
     async def scenario() -> None:
         replay = store(images=3, capacity=10)
         for round in range(1, 8):
-            await replay.add(rows(round, count=3))
+            await replay.add(round_rows(round, count=3))
             held = names(await draw(replay, 99))
             counts = await replay.counts()
             assert counts["held"] <= 10
@@ -411,7 +398,7 @@ def test_sampling_is_deterministic_in_content_and_seed():
     async def scenario(order: list[int], seed: int) -> list[int]:
         replay = store(images=16)
         for offset in order:  # chunks of a round may arrive in any order
-            await replay.add(rows(1, offset=offset))
+            await replay.add(round_rows(1, offset=offset))
         await draw(replay, 16)
         return names(await draw(replay, 5, seed=("batch", seed)))
 
@@ -423,7 +410,7 @@ def test_sampling_is_deterministic_in_content_and_seed():
 def test_old_rows_are_drawn_uniformly():
     async def scenario() -> float:
         replay = store(images=20)
-        await replay.add(rows(1, count=20))
+        await replay.add(round_rows(1, count=20))
         await draw(replay, 20)
         drawn: collections.Counter[int] = collections.Counter()
         for number in range(160):
@@ -439,10 +426,10 @@ def test_old_rows_are_drawn_uniformly():
 def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         waiting = asyncio.create_task(replay.recent(99, 1, ("recent",)))
         assert not await settled(waiting)
-        await replay.add(rows(2))
+        await replay.add(round_rows(2))
         assert not await settled(waiting)
         await draw(replay, 4, newest=1)
         assert names(await waiting) == [100, 101, 102, 103], (
@@ -458,11 +445,11 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
 def test_recent_waits_for_its_batch_in_asynchronous_mode_too():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
-        await replay.add(rows(1))
+        await replay.add(round_rows(1))
         await draw(replay, 4, version=1, fresh=4)
         waiting = asyncio.create_task(replay.recent(99, 2, ("recent",)))
         assert not await settled(waiting), "it would see none of what the batch holds"
-        await replay.add(rows(2))
+        await replay.add(round_rows(2))
         await draw(replay, 4, version=2, fresh=4)
         assert set(names(await waiting)) >= {200, 201, 202, 203}
 
@@ -472,10 +459,10 @@ def test_recent_waits_for_its_batch_in_asynchronous_mode_too():
 def test_spilled_batches_are_whole_and_readable(tmp_path):
     async def scenario() -> None:
         replay = store(images=8, spill=str(tmp_path / "deep" / "spill"))
-        await replay.add(rows(1))
-        await replay.add(rows(1, offset=4))
-        await replay.add(rows(1))  # repeated: not written again
-        await replay.add(rows(2))
+        await replay.add(round_rows(1))
+        await replay.add(round_rows(1, offset=4))
+        await replay.add(round_rows(1))  # repeated: not written again
+        await replay.add(round_rows(2))
 
     run(scenario())
     files = sorted((tmp_path / "deep" / "spill").iterdir())
@@ -500,4 +487,4 @@ def test_spilled_batches_are_whole_and_readable(tmp_path):
         202,
         203,
     ]
-    assert torch.equal(found[2].latents, rows(2).latents)
+    assert torch.equal(found[2].latents, round_rows(2).latents)

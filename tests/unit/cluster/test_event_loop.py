@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+from fake_head import FakeHead
 from tiny import quick  # noqa: F401
 
 from cluster import event_loop, program, submission
@@ -96,8 +97,6 @@ def test_a_run_in_a_notebook_has_the_bits_of_any_other(quick: None) -> None:  # 
 
 
 def test_a_job_is_followed_in_a_notebook() -> None:
-    from test_submission import FakeHead
-
     job = submission.Job(FakeHead(["done\n"]), "id", lambda _: None)
     assert in_a_loop(job.follow).status == "SUCCEEDED"
 

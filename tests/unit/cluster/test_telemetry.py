@@ -23,13 +23,13 @@ from cluster.telemetry import Telemetry
 from experiments.runs.progress import make_progress
 from experiments.runs.recorder import Recorder
 from experiments.runs.run_folder import RunFolder
-from learner.events import Event
+from learner.events import Dashboard, Event, Round
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
 ROUND = {
-    "round": 1, "rounds": 3, "images": 40, "seconds": 2.0, "policy_version": 1, "skipped_steps": 2,
-    "kl": 0.25,
+    "round": 1, "rounds": 3, "images": 40, "seconds": 2.0, "images_per_second": 20.0,
+    "policy_version": 1, "skipped_steps": 2, "kl": 0.25,
     "reward": 1.5, "grad_norm": float("nan"), "ess": 0.5, "explained_variance": [0.0, 0.5],
     "replay": {"held": 16, "added": 16, "evicted_stale": 0},
 }  # fmt: skip
@@ -50,7 +50,7 @@ class Fake:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
     made: dict[str, Fake] = {}
-    monkeypatch.setattr(telemetry, "_made", lambda measure: made.setdefault(measure.name, Fake()))
+    monkeypatch.setattr(telemetry, "_made", lambda metric: made.setdefault(metric.name, Fake()))
     return made
 
 
@@ -59,16 +59,16 @@ def run_of(name: str = "r") -> Telemetry:
 
 
 def test_names_follow_prometheus() -> None:
-    names = [measure.name for measure in METRICS]
+    names = [metric.name for metric in METRICS]
     assert len(set(names)) == len(names)
-    for measure in METRICS:
-        assert measure.name.startswith("rl_unlearn_")
-        assert measure.name.endswith("_total") == (measure.kind in ("total", "more"))
-        assert measure.description
+    for metric in METRICS:
+        assert metric.name.startswith("rl_unlearn_")
+        assert metric.name.endswith("_total") == (metric.kind in ("total", "more"))
+        assert metric.description
 
 
 def test_a_round_is_published(fakes: dict[str, Fake]) -> None:
-    assert run_of().tell("round", ROUND) is None
+    assert run_of().take("round", ROUND) is None
     said = {name.removeprefix("rl_unlearn_"): fake.said for name, fake in fakes.items()}
     tags = (("run", "r"),)
     assert said["kl_nats_per_step"] == [(0.25, tags)]
@@ -86,20 +86,20 @@ def test_a_round_is_published(fakes: dict[str, Fake]) -> None:
 def test_totals_grow_by_the_difference_and_never_shrink(fakes: dict[str, Fake]) -> None:
     run = run_of()
     for images, skipped in ((40, 2), (100, 1), (70, 0), (90, 0)):
-        run.tell("round", ROUND | {"images": images, "skipped_steps": skipped})
+        run.take("round", ROUND | {"images": images, "skipped_steps": skipped})
     assert [value for value, _ in fakes["rl_unlearn_images_total"].said] == [40, 60, 20]
     assert [value for value, _ in fakes["rl_unlearn_skipped_steps_total"].said] == [2, 1]
 
 
 def test_rounds_are_timed_from_the_second_on(fakes: dict[str, Fake]) -> None:
     run = run_of()
-    run.tell("round", ROUND)
-    run.tell("round", ROUND | {"seconds": 7.5})
+    run.take("round", ROUND)
+    run.take("round", ROUND | {"seconds": 7.5})
     assert [value for value, _ in fakes["rl_unlearn_round_seconds"].said] == [5.5]
 
 
 def test_many_levels_are_thinned_out(fakes: dict[str, Fake]) -> None:
-    run_of().tell("round", ROUND | {"critic_correlation": [i / 1000 for i in range(1001)]})
+    run_of().take("round", ROUND | {"critic_correlation": [i / 1000 for i in range(1001)]})
     said = fakes["rl_unlearn_critic_correlation"].said
     assert len(said) == telemetry.LEVELS
     assert all(value == int(dict(tags)["level"]) / 1000 for value, tags in said)
@@ -107,7 +107,7 @@ def test_many_levels_are_thinned_out(fakes: dict[str, Fake]) -> None:
 
 def test_gauges_are_set_again(fakes: dict[str, Fake]) -> None:
     run = run_of()
-    run.tell("round", ROUND)
+    run.take("round", ROUND)
     run.repeat()
     assert len(fakes["rl_unlearn_kl_nats_per_step"].said) == 2
     assert len(fakes["rl_unlearn_images_total"].said) == 1
@@ -119,9 +119,9 @@ def test_trouble_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(telemetry, "_made", fail)
     heard: list[tuple[str, dict[str, Any]]] = []
-    with telemetry.published(tiny.config(), tiny.into(heard)) as hear:
-        hear("round", ROUND)
-        hear("round", ROUND)
+    with telemetry.published(tiny.config(), tiny.into(heard)) as emit:
+        emit(Round.model_validate(ROUND))
+        emit(Round.model_validate(ROUND))
     assert [event for event, _ in heard] == ["warning", "round", "round"]
     assert "no agent" in heard[0][1]["message"]
 
@@ -169,7 +169,7 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
     absent = {"warnings", "restarts", "nonfinite_values", "skipped_steps", "replay_repeated",
               "replay_evicted_stale",
               "replay_evicted_capacity"}  # fmt: skip  # nothing of the kind happens here
-    wanted = {measure.name for measure in METRICS} - {f"rl_unlearn_{name}_total" for name in absent}
+    wanted = {metric.name for metric in METRICS} - {f"rl_unlearn_{name}_total" for name in absent}
 
     def emit(said: Event) -> None:
         event, row = said.name, said.row()
@@ -211,7 +211,7 @@ def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> 
         program, "ray_cluster", lambda _: contextlib.nullcontext("http://127.0.0.1:8265")
     )
     monkeypatch.setattr(program, "_ray_actors", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(telemetry, "published", lambda _, listen: contextlib.nullcontext(listen))
+    monkeypatch.setattr(telemetry, "published", lambda _, emit: contextlib.nullcontext(emit))
     monkeypatch.setattr(program, "Loop", lambda *_: (_ for _ in ()).throw(TrainingError("enough")))
     heard = []
     with pytest.raises(TrainingError, match="enough"):
@@ -226,7 +226,7 @@ def test_the_dashboard_is_printed_and_on_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Recorder(RunFolder(tmp_path), make_progress(Console(stderr=True))) as record:
-        record("dashboard", {"url": "http://127.0.0.1:8265"})
+        record(Dashboard(url="http://127.0.0.1:8265"))
     assert "dashboard: http://127.0.0.1:8265" in capsys.readouterr().err
     assert (
         json.loads((tmp_path / "run_state.json").read_text())["dashboard"]

@@ -18,6 +18,8 @@ from experiments import settings
 from experiments.__main__ import main
 from experiments.runs.checkpoints import MANIFEST, PARTS
 from experiments.runs.ledger import LEDGER
+from learner import events
+from learner.events import Emit
 from rl_unlearn.adapters.adapter import read_adapter
 from rl_unlearn.errors import NoRoomError
 
@@ -132,10 +134,10 @@ def test_what_ends_before_training_goes_on_leaves_a_finished_run_finished(
     phases: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(config: Any, listen: Any, *_: Any, **__: Any) -> None:
+    def fail(config: Any, emit: Emit, *_: Any, **__: Any) -> None:
         for phase in phases:
-            listen("phase", {"phase": phase})
-        listen("warning", {"message": "a warning"})
+            emit(events.Phase(phase=phase))
+        emit(events.Warning(message="a warning"))
         raise error
 
     monkeypatch.setattr(experiments.run, "train", fail)
@@ -150,9 +152,9 @@ def test_what_ends_before_training_goes_on_leaves_a_finished_run_finished(
 def test_what_fails_after_training_went_on_is_on_record(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(config: Any, listen: Any, *_: Any, **__: Any) -> None:
-        listen("phase", {"phase": "restoring"})
-        listen("phase", {"phase": "training, cat -> dog"})
+    def fail(config: Any, emit: Emit, *_: Any, **__: Any) -> None:
+        emit(events.Phase(phase="restoring"))
+        emit(events.Phase(phase="training, cat -> dog"))
         raise NoRoomError("lost")
 
     monkeypatch.setattr(experiments.run, "train", fail)

@@ -24,7 +24,8 @@ from cluster import inline, program
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
 from experiments.runs.resuming import check, trim_rows
-from learner.events import Event
+from learner import events
+from learner.events import Emit, Event
 from learner.learner import Learner
 from learner.timeline import Timeline
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
@@ -236,9 +237,9 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     from experiments import settings as layers
     from experiments.__main__ import main
 
-    def failing(config: Any, listen: Any, *_: Any, **__: Any) -> None:
+    def failing(config: Any, emit: Emit, *_: Any, **__: Any) -> None:
         assert ledger.read_text().splitlines() == told, "nothing is cut before it goes on"
-        listen("phase", {"phase": "training"})
+        emit(events.Phase(phase="training"))
         raise MachineError("no Ray cluster answers")
 
     loop = ASYNC["loop"] | {"rounds": 40, "checkpoint_every": 5}

@@ -20,6 +20,8 @@ from experiments import settings
 from experiments.__main__ import main
 from experiments.files import to_json, write_bytes
 from experiments.runs import run_folder
+from learner import events
+from learner.events import Emit
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, TrainingError
 
@@ -312,9 +314,9 @@ def test_failures_are_on_record(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def fail(config: Config, listen: Any, spill: Path | None, **checkpoints: Any) -> None:
-        listen("phase", {"phase": "starting actors"})
-        listen("round", {"round": 1, "rounds": 9, "reward": float("nan"), "ess": [0.5, 1.0]})
+    def fail(config: Config, emit: Emit, spill: Path | None, **checkpoints: Any) -> None:
+        emit(events.Phase(phase="starting actors"))
+        emit(tiny.round_event(reward=float("nan"), ess=[0.5, 1.0]))
         raise error
 
     monkeypatch.setattr(experiments.run, "train", fail)
@@ -342,24 +344,30 @@ class Silent:
 
     def stop(self) -> None: ...
 
-    def show(self, event: str, row: dict[str, Any]) -> None:
-        self.shown.append(event)
+    def show(self, event: events.Event) -> None:
+        self.shown.append(event.name)
+
+
+UPDATE = events.Update(
+    update=1, round=1, version_in=0, version_out=1, policy_lag_max=0, newest_round=1,
+    drawn_by={1: 0}, trajectories=8, batch="b", weights="w",
+)  # fmt: skip
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
-    ("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")]
+    ("name", "event"), [("metrics.jsonl", tiny.round_event()), ("ledger.jsonl", UPDATE)]
 )
 def test_a_record_that_the_disk_does_not_take_is_one_line(
-    tmp_path: Path, name: str, event: str
+    tmp_path: Path, name: str, event: events.Event
 ) -> None:
     from experiments.runs import recorder
 
     (tmp_path / name).symlink_to("/dev/full")
 
     def record() -> None:
-        with recorder.Recorder(run_folder.RunFolder(tmp_path), Silent()) as listen:
-            listen(event, {"round": 1})
+        with recorder.Recorder(run_folder.RunFolder(tmp_path), Silent()) as emit:
+            emit(event)
 
     with pytest.raises(
         MachineError, match=f"cannot write .*{name}: No space left on device; free space and resume"

@@ -23,8 +23,7 @@ from experiments.runs.run_folder import RunFolder
 from experiments.runs.tracking import Tracker, redacted, scalars
 from rl_unlearn.errors import ConfigError
 
-ROW = {
-    "round": 1,
+METRICS = {
     "kl": 0.5,
     "ess": 0.25,
     "replay": {"held": 8},
@@ -59,7 +58,7 @@ def record(
     tracker = Tracker("wandb", folder, config)
     with Recorder(folder, make_progress(Console(stderr=True)), trackers=[tracker]) as recorder:
         for number in range(events):
-            recorder("round", ROW | {"round": number + 1})
+            recorder(tiny.round_event(number + 1, **METRICS))
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -74,8 +73,9 @@ def test_a_tracker_hears_the_numbers_and_the_end(
     rows = record(tmp_path, monkeypatch, backend)
     assert [step for step, _ in backend.heard[:-1]] == [1, 2, 3]
     assert backend.heard[0][1] == {
-        "round/kl": 0.5, "round/ess": 0.25, "round/replay.held": 8.0,
-        "round/explained_variance.00": 0.1
+        "round/rounds": 9.0, "round/images": 8.0, "round/seconds": 1.0,
+        "round/images_per_second": 8.0, "round/kl": 0.5, "round/ess": 0.25,
+        "round/replay.held": 8.0, "round/explained_variance.00": 0.1,
     }  # fmt: skip
     assert backend.heard[-1] == "finished"
     assert not warnings_in(rows)
@@ -126,7 +126,7 @@ def test_tensorboard_is_a_tracker_whose_files_are_made_with_the_first_numbers(
     assert not list(tmp_path.iterdir())
     (tracker,) = tracking.open_trackers(config, RunFolder(tmp_path))
     for number in (1, 2):
-        tracker.log(scalars("round", ROW), number)
+        tracker.log(scalars("round", METRICS), number)
     tracker.close("finished")
     assert tracker.trouble() is None
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -143,7 +143,7 @@ def test_a_tensorboard_that_cannot_write_is_a_warning(tmp_path: Path) -> None:
     trackers = tracking.open_trackers(tiny.config(tensorboard=True), RunFolder(tmp_path))
     progress = make_progress(Console(stderr=True))
     with Recorder(RunFolder(tmp_path), progress, trackers) as recorder:
-        recorder("round", ROW)
+        recorder(tiny.round_event(**METRICS))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (message,) = warnings_in(rows)
     assert message.startswith("tensorboard is off: FileExistsError: ")

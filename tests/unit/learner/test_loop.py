@@ -335,6 +335,11 @@ def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
 
 
+def named(version: int) -> Weights:
+    """Weights that are no more than a name."""
+    return Weights(version, {}, f"w{version}")
+
+
 class Looks(tiny.Nobody):
     """A rollout actor that sees what it is told."""
 
@@ -366,10 +371,10 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
             selection={"may_lose": may_lose, "images": 40}
         )  # 20 to keep: 0.05 is one of them
         selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
-        versions = Versions(0, {0: "weights"}, Timeline(config))
+        versions = Versions(0, {0: named(0)}, Timeline(config))
         versions.untouched = looks[0]
         for version in range(len(looks)):
-            await selection.consider(versions, version, version, "weights")
+            await selection.consider(versions, version, version, named(version))
         return versions.best.version
 
     assert asyncio.run(scenario()) == chosen
@@ -389,10 +394,10 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
         ]
         actors = Actors([InlineHandle(Looks(*looks[1:]))], *[tiny.Nobody()] * 3)
         selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
-        versions = Versions(0, {0: "weights"}, Timeline(config))
+        versions = Versions(0, {0: named(0)}, Timeline(config))
         versions.untouched = looks[0]
         for version in range(3):
-            await selection.consider(versions, version, version, "weights", final=version == 2)
+            await selection.consider(versions, version, version, named(version), final=version == 2)
 
     asyncio.run(scenario())
     warnings = [row["message"] for event, row in events if event == "warning"]
@@ -532,20 +537,20 @@ def test_another_model_on_a_rollout_actor_is_noticed():
 def test_the_board_keeps_what_is_needed_and_the_newest():
     async def scenario() -> None:
         timeline = Timeline(tiny.config(loop={"pipeline": 1}))
-        versions = Versions(0, {0: "w0"}, timeline)
-        assert await versions.behaviour(2) == (0, "w0")
+        versions = Versions(0, {0: named(0)}, timeline)
+        assert await versions.behaviour(2) == (0, named(0))
         waiting = asyncio.create_task(versions.behaviour(4))
-        await versions.publish(1, "w1", 1)
-        assert await versions.behaviour(2) == (0, "w0"), "round 2 is still to be drawn"
+        await versions.publish(1, named(1), 1)
+        assert await versions.behaviour(2) == (0, named(0)), "round 2 is still to be drawn"
         await asyncio.sleep(0)
         assert not waiting.done()
-        await versions.publish(2, "w2", 2)
-        assert await waiting == (2, "w2")
-        assert await versions.behaviour(3) == (1, "w1")
+        await versions.publish(2, named(2), 2)
+        assert await waiting == (2, named(2))
+        assert await versions.behaviour(3) == (1, named(1))
         with pytest.raises(KeyError):
             await versions.behaviour(2)
-        await versions.publish(3, "w3", 99)
-        assert versions.newest == "w3", "the newest version is always there"
+        await versions.publish(3, named(3), 99)
+        assert versions.newest == named(3), "the newest version is always there"
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
@@ -553,17 +558,17 @@ def test_the_board_keeps_what_is_needed_and_the_newest():
 def test_an_asynchronous_board_draws_by_the_newest_and_keeps_who_draws_what_no_batch_held_yet():
     async def scenario() -> None:
         timeline = Timeline(tiny.config(loop={"mode": "async"}))
-        versions = Versions(0, {0: "w0"}, timeline)
-        assert await versions.behaviour(1) == (0, "w0")
-        assert await versions.behaviour(2) == (0, "w0")
-        await versions.publish(1, "w1", 1)
-        assert await versions.behaviour(3) == (1, "w1")
-        assert await versions.behaviour(2) == (0, "w0"), (
+        versions = Versions(0, {0: named(0)}, timeline)
+        assert await versions.behaviour(1) == (0, named(0))
+        assert await versions.behaviour(2) == (0, named(0))
+        await versions.publish(1, named(1), 1)
+        assert await versions.behaviour(3) == (1, named(1))
+        assert await versions.behaviour(2) == (0, named(0)), (
             "drawn again, it would be drawn by the same one"
         )
-        await versions.publish(2, "w2", 2)
+        await versions.publish(2, named(2), 2)
         assert sorted(versions._weights) == [1, 2]
-        await versions.publish(3, "w3", 3)
+        await versions.publish(3, named(3), 3)
         assert sorted(versions._weights) == [3], "round 4 has not begun"
 
     asyncio.run(asyncio.wait_for(scenario(), 120))

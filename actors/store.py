@@ -1,0 +1,188 @@
+"""The store behind the replay actor: trajectories as rows of Arrow, by id. Nothing here waits."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from rl_unlearn.config import Config
+from rl_unlearn.files import spilled
+from rl_unlearn.noise import generator
+from rl_unlearn.snapshot import Snapshot, under
+from rl_unlearn.trajectory import PER_ROUND, Trajectory
+
+
+@dataclass
+class _Row:
+    trajectory: pa.RecordBatch
+    round: int
+    version: int
+    draws: int
+
+
+class Store:
+    """Single trajectories by id; a trajectory that is not finite is refused and kept aside."""
+
+    def __init__(self, config: Config, spill: Path | None):
+        """``spill``: folder to which committed batches are also written."""
+        self._capacity, self._max_lag = config.replay.capacity, config.replay.max_lag
+        self._images = config.rollout.images
+        self._spill = spill
+        self._rows: dict[int, _Row] = {}
+        self._seen: set[int] = set()
+        self._arrived: Counter[int] = Counter()
+        """Rows seen of each round, the refused ones included."""
+        self._refused: dict[int, Trajectory] = {}
+        self._owed: set[int] = set()
+        """Refused rows that no batch has gone without yet."""
+        self._counts = dict.fromkeys(
+            ("added", "repeated", "refused", "evicted_stale", "evicted_capacity", "sampled"), 0
+        )
+
+    def commit(self, trajectory: Trajectory, fresh: bool) -> int:
+        """Adds all rows whose ids are new and whose numbers are finite; returns how many.
+
+        With ``fresh=False`` they count as sampled before.
+        """
+        rounds, finite = trajectory.rounds.tolist(), trajectory.finite().tolist()
+        batch = trajectory.to_arrow()
+        unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
+        new = [i for i in unseen if finite[i]]
+        for i in unseen:
+            if not finite[i]:
+                self._refuse(trajectory[i : i + 1], fresh)
+        if new and self._spill is not None:
+            self._write(batch.take(pa.array(new)), rounds[new[0]], int(trajectory.ids[new[0]]))
+        for i in new:
+            id, version = int(trajectory.ids[i]), int(trajectory.policy_versions[i])
+            self._rows[id] = _Row(batch.slice(i, 1), rounds[i], version, int(not fresh))
+            self._seen.add(id)
+        self._arrived.update(rounds[i] for i in unseen)
+        self._counts["added"] += len(new)
+        self._counts["repeated"] += len(trajectory) - len(unseen)
+        return len(new)
+
+    def has_begun(self, rounds: list[int]) -> bool:
+        """Whether rows of one of these rounds have arrived."""
+        return any(self._arrived[round] for round in rounds)
+
+    def whole(self) -> int:
+        """The newest round all rows of which have come; rounds come one after another."""
+        whole = (r for r, count in self._arrived.items() if r and count == self._images)
+        return max(whole, default=0)
+
+    def unsampled(self) -> int:
+        """How many rows were never sampled."""
+        return sum(row.draws == 0 for row in self._rows.values())
+
+    def waiting(self, up_to: int) -> int:
+        """How many rows of rounds up to this one were never sampled, the refused ones included."""
+        return len(self.fresh(up_to)) + sum(id // PER_ROUND <= up_to for id in self._owed)
+
+    def fresh(self, up_to: int) -> list[int]:
+        """Ids that were never sampled, of rounds up to this one, oldest first."""
+        return sorted(i for i, row in self._rows.items() if row.draws == 0 and row.round <= up_to)
+
+    def holds(self, up_to: int) -> bool:
+        """Whether there is a row to learn from, of round 1 to this one."""
+        return any(0 < row.round <= up_to for row in self._rows.values())
+
+    def uniform(
+        self, count: int, rounds: range, without: set[int], seed: tuple[int | str, ...]
+    ) -> list[int]:
+        """Up to ``count`` ids of these rounds, drawn without replacement, none of ``without``."""
+        ids = sorted(i for i, row in self._rows.items() if row.round in rounds and i not in without)
+        order = torch.randperm(len(ids), generator=generator(*seed)).tolist()
+        return [ids[i] for i in order[:count]]
+
+    def mark_sampled(self, ids: list[int], up_to: int) -> None:
+        """Counts these rows as sampled, and refused ones of rounds up to this one as gone
+        without.
+        """
+        for id in ids:
+            self._rows[id].draws += 1
+        self._counts["sampled"] += len(ids)
+        self._owed = {id for id in self._owed if id // PER_ROUND > up_to}
+
+    def read(self, ids: list[int]) -> Trajectory:
+        """The trajectories of these ids, in this order."""
+        return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in ids])
+
+    def evict_stale(self, version: int, up_to: int) -> bool:
+        """Evicts rows, of rounds up to this one, that are too old for policy ``version``; returns
+        whether there were any.
+        """
+        stale = [
+            id
+            for id, row in self._rows.items()
+            if row.round <= up_to and version - row.version > self._max_lag
+        ]
+        return self._evict(stale, "evicted_stale")
+
+    def evict_oldest(self, up_to: int) -> bool:
+        """Evicts the oldest rows of rounds up to this one beyond the capacity; returns whether
+        there were any.
+        """
+        held = sorted(id for id, row in self._rows.items() if row.round <= up_to)
+        return self._evict(held[: max(0, len(held) - self._capacity)], "evicted_capacity")
+
+    def refused(self, round: int) -> Trajectory:
+        """The rows refused in a round; forgets those of earlier ones."""
+        self._refused = {id: row for id, row in self._refused.items() if id // PER_ROUND >= round}
+        rows = [row for id, row in sorted(self._refused.items()) if id // PER_ROUND == round]
+        return Trajectory.cat(rows)
+
+    def counts(self) -> dict[str, int]:
+        """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""
+        return {"held": len(self._rows), **self._counts}
+
+    def snapshot(self, newest: int) -> Snapshot:
+        """The store without what has come of rounds later than this one."""
+        later = {id for id in self._seen if id // PER_ROUND > newest}
+        refused = sum(id in self._refused for id in later)
+        ids = sorted(self._rows.keys() - later)
+        tensors = under("rows", self.read(ids).tensors()) if ids else {}
+        tensors["draws"] = torch.tensor([self._rows[id].draws for id in ids], dtype=torch.int64)
+        tensors["seen"] = torch.tensor(sorted(self._seen - later), dtype=torch.int64)
+        counts = self._counts | {
+            "added": self._counts["added"] - len(later) + refused,
+            "refused": self._counts["refused"] - refused,
+        }
+        return Snapshot(tensors, {"counts": counts, "owed": sorted(self._owed - later)})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes over what another store held when ``snapshot`` was taken."""
+        tensors = snapshot.part("rows")
+        if tensors:
+            trajectory = Trajectory(**tensors)
+            batch, draws = trajectory.to_arrow(), snapshot.tensors["draws"]
+            columns = (trajectory.ids, trajectory.rounds, trajectory.policy_versions, draws)
+            for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+                id, round, version, drawn = row
+                self._rows[id] = _Row(batch.slice(i, 1), round, version, drawn)
+        self._seen = set(snapshot.tensors["seen"].tolist())
+        self._arrived = Counter(id // PER_ROUND for id in self._seen)
+        self._counts = dict(snapshot.values["counts"])
+        self._owed = set(snapshot.values["owed"])
+
+    def _refuse(self, row: Trajectory, fresh: bool) -> None:
+        id = int(row.ids)
+        self._seen.add(id)
+        self._refused[id] = row
+        self._counts["refused"] += 1
+        if fresh:
+            self._owed.add(id)
+
+    def _evict(self, ids: list[int], count: str) -> bool:
+        for id in ids:
+            del self._rows[id]
+        self._counts[count] += len(ids)
+        return bool(ids)
+
+    def _write(self, batch: pa.RecordBatch, round: int, first: int) -> None:
+        # One file a batch, renamed into place: a reader sees a whole batch or none.
+        assert self._spill is not None
+        self._spill.mkdir(parents=True, exist_ok=True)
+        spilled.write(self._spill / f"round-{round:06d}-{first:016x}.arrow", batch)
