@@ -35,7 +35,9 @@ from rl_unlearn.clip.zeroshot import fetch
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError
+from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
+from rl_unlearn.evaluation.record import Evaluation
 from rl_unlearn.models import foundation, location
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -61,8 +63,8 @@ def carry_out(
     start = time.monotonic()
     tracking.check(config)
     book = PromptBook.from_config(config)
-    folder.state["revision_asked"] = (
-        read_state(folder.path).revision_asked if resumed else config.model.revision
+    folder.note(
+        revision_asked=read_state(folder.path).revision_asked if resumed else config.model.revision
     )
     with console.status("loading the model and the judges"):
         config = config.model_copy(update={"model": location.pinned(config.model)})
@@ -72,7 +74,7 @@ def carry_out(
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
-    folder.state["stands_on"] = stands_on
+    folder.note(stands_on=stands_on)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         keeper = Checkpoints(
@@ -96,23 +98,22 @@ def carry_out(
             write_bytes(
                 folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event))
             )
-            outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
+            evaluation: Evaluation | None = None
             if judge is not None:
-                outcome |= _look(config, folder, result, book, judge, console)
-                recorder(
-                    "evaluation", {"round": config.loop.rounds, "final": True, **outcome["after"]}
-                )
+                evaluation = _look(config, folder, result, book, judge, console)
+                figures = evaluation.content()["after"]
+                recorder("evaluation", {"round": config.loop.rounds, "final": True, **figures})
         seconds = time.monotonic() - start + max(0.0, earlier)
-        outcome |= {
+        training: dict[str, Any] = {
+            "images_used": result.images,
+            "updates": result.updates,
             "wall_seconds": round(seconds, 1),
-            "seed": config.seed,
-            "concept": config.concept,
         }
-        if judge is not None:
-            write_json(folder / "evaluation.json", outcome)
-        folder.update(
-            training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")}
-        )
+        outcome = training | {"seed": config.seed, "concept": config.concept}
+        if evaluation is not None:
+            outcome = evaluation.model_copy(update=outcome).content()
+            write_json(folder / record.NAME, outcome)
+        folder.update(training=training)
         write_card(folder.path, folder / "adapter", config)
         report = write_report(folder.path)
     return outcome | {
@@ -175,7 +176,7 @@ def _look(
     book: PromptBook,
     judge: ProbabilityJudge,
     console: Console,
-) -> dict[str, Any]:
+) -> Evaluation:
     local = _for_driver(config)
     candidate = measuring.Candidate(
         config.run_name,

@@ -1,21 +1,21 @@
 """Attacks for a person who waits: a bar while they run, a table at the end."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rl_unlearn.attacks.record import Attacks
 from rl_unlearn.attacks.table import Bench
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.judges import Judge
+from rl_unlearn.evaluation.record import Figure
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 
 def attack(
     policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, console: Console
-) -> dict[str, Any]:
+) -> Attacks:
     """The attack table of a policy; a live bar on a terminal, plain lines elsewhere."""
     columns = (
         TextColumn("{task.description}"),
@@ -39,25 +39,19 @@ def attack(
         return Bench(policy, book, judge, config, tell).table()
 
 
-def show(outcome: dict[str, Any], console: Console) -> None:
+def show(attacks: Attacks, console: Console) -> None:
     """A row for each attack: success rate with its interval, before and after."""
-    table = Table(
-        title=f"attacks on {outcome['concept']}, seed {outcome['seed']}", title_justify="left"
-    )
+    table = Table(title=f"attacks on {attacks.concept}, seed {attacks.seed}", title_justify="left")
     for heading in ("attack", "budget"):
         table.add_column(heading)
     for heading in ("untouched, %", "adapter, %", "seconds"):
         table.add_column(heading, justify="right")
-    for row in outcome["rows"]:
+    for row in attacks.rows:
         table.add_row(
-            row["attack"],
-            row["budget"],
-            _text(row["before"]),
-            _text(row["after"]),
-            f"{row['seconds']:.0f}",
+            row.attack, row.budget, _text(row.before), _text(row.after), f"{row.seconds:.0f}"
         )
     console.print(table)
 
 
-def _text(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.1f} ({interval['low']:.1f} to {interval['high']:.1f})"
+def _text(rate: Figure) -> str:
+    return f"{rate.value:.1f} ({rate.low:.1f} to {rate.high:.1f})"

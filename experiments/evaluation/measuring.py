@@ -5,7 +5,6 @@ holds it.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +30,7 @@ from rl_unlearn.evaluation.comparison import (
 from rl_unlearn.evaluation.images import examine, plan
 from rl_unlearn.evaluation.judges import ProbabilityJudge
 from rl_unlearn.evaluation.metrics import Rates
+from rl_unlearn.evaluation.record import Cost, Evaluation, Figure, ModelRecord, Protocol
 from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
 
@@ -51,23 +51,23 @@ class Candidate:
 class Comparison:
     """The untouched model and the candidates on the same prompts and noise."""
 
-    protocol: dict[str, Any]
-    untouched: dict[str, Any]
-    rows: tuple[dict[str, Any], ...]
+    protocol: Protocol
+    untouched: ModelRecord
+    rows: tuple[ModelRecord, ...]
     """One for each candidate."""
     before: Rates
     after: tuple[Rates, ...]
 
-    def evaluation(self, number: int = 0) -> dict[str, Any]:
-        """What `evaluation.json` holds of one candidate, beside the run's own figures."""
+    def evaluation(self, number: int = 0) -> Evaluation:
+        """What `evaluation.json` holds of one candidate, beside what its run took."""
         after = self.after[number]
-        return {
-            "before": self.before.headline(),
-            "after": after.headline(),
-            "counts": after.counts,
-            "protocol": self.protocol,
-            "models": [self.untouched, self.rows[number]],
-        }
+        return Evaluation(
+            before=self.before.headline(),
+            after=after.headline(),
+            counts=after.counts,
+            protocol=self.protocol,
+            models=[self.untouched, self.rows[number]],
+        )
 
 
 def judge_side_by_side(
@@ -105,17 +105,17 @@ def judge_side_by_side(
             for candidate, look in zip(candidates, looks[1:], strict=True)
         ]
     return Comparison(
-        protocol={
-            "judge": judge.name,
-            "seeds": list(images.numbers),
-            "prompts": len(book.prompts),
-            "images": len(images.prompts),
-            "clip": f"the selection CLIP, {config.selection.clip}",
-            "definitions": ALL_DEFINITIONS,
-        },
+        protocol=Protocol(
+            judge=judge.name,
+            seeds=list(images.numbers),
+            prompts=len(book.prompts),
+            images=len(images.prompts),
+            clip=f"the selection CLIP, {config.selection.clip}",
+            definitions=ALL_DEFINITIONS,
+        ),
         untouched=_untouched_row(reference, book, judge, answered[0]),
         rows=tuple(
-            row | {"cost": _cost(one, candidate)}
+            row.model_copy(update={"cost": _cost(one, candidate)})
             for (_, row), one, candidate in zip(found, answered[1:], candidates, strict=True)
         ),
         before=reference.rates,
@@ -123,51 +123,50 @@ def judge_side_by_side(
     )
 
 
-def show(evaluation: dict[str, Any], console: Console) -> None:
+def show(evaluation: Evaluation, console: Console) -> None:
     """A table with a row for each model, and the verdicts below it."""
     table = Table(
-        title=f"forgetting {escape(evaluation['concept'])}, percent [95 % interval]",
+        title=f"forgetting {escape(evaluation.concept)}, percent [95 % interval]",
         title_justify="left",
     )
     table.add_column("")
-    for row in evaluation["models"]:
-        table.add_column(escape(row["name"]), justify="right")
+    for row in evaluation.models:
+        table.add_column(escape(row.name), justify="right")
     for key, heading in (HEADLINE | FURTHER).items():
-        table.add_row(heading, *(_cell(row.get(key)) for row in evaluation["models"]))
-    table.add_row(
-        "broken", *("[red]yes[/]" if row["broken"] else "no" for row in evaluation["models"])
-    )
+        table.add_row(heading, *(_cell(getattr(row, key)) for row in evaluation.models))
+    table.add_row("broken", *("[red]yes[/]" if row.broken else "no" for row in evaluation.models))
     console.print(table)
-    for row in evaluation["models"][1:]:
-        _say(console, f"{row['name']}: {row['verdict']}")
+    for row in evaluation.models[1:]:
+        _say(console, f"{row.name}: {row.verdict}")
     _say(
         console,
-        f"judge: {evaluation['protocol']['judge']}; KID and FID in "
-        f"{evaluation['models'][0]['feature_extractor']}",
+        f"judge: {evaluation.protocol.judge}; KID and FID in "
+        f"{evaluation.models[0].feature_extractor}",
     )
 
 
 def _untouched_row(
     reference: Reference, book: PromptBook, judge: ProbabilityJudge, one: Answered
-) -> dict[str, Any]:
-    return reference_row(reference, book, judge.feature_extractor) | {"cost": _cost(one)}
+) -> ModelRecord:
+    row = reference_row(reference, book, judge.feature_extractor)
+    return row.model_copy(update={"cost": _cost(one)})
 
 
-def _cost(one: Answered, candidate: Candidate | None = None) -> dict[str, float]:
-    cost: dict[str, float] = {"seconds": one.seconds, "peak_memory_bytes": one.peak_memory_bytes}
+def _cost(one: Answered, candidate: Candidate | None = None) -> Cost:
+    known = {"seconds": one.seconds, "peak_memory_bytes": one.peak_memory_bytes}
     if candidate and candidate.storage_bytes is not None:
-        cost["storage_bytes"] = candidate.storage_bytes
+        known["storage_bytes"] = candidate.storage_bytes
     if candidate and candidate.training_seconds is not None:
-        cost["training_seconds"] = candidate.training_seconds
-    return cost
+        known["training_seconds"] = candidate.training_seconds
+    return Cost(**known)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
         return ""
-    if isinstance(value, dict):
-        return f"{value['value']:.1f} [dim]\\[{value['low']:.4g}, {value['high']:.4g}][/]"
-    return f"{value:.3g}"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3g}"
+    return f"{figure.value:.1f} [dim]\\[{figure.low:.4g}, {figure.high:.4g}][/]"
 
 
 @contextmanager

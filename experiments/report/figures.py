@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-LARGEST = 1e100
-"""Beyond it differences overflow; nothing that a run measures comes near."""
+from rl_unlearn.evaluation.record import LARGEST
 
 
 def drawable(value: Any) -> float | None:

@@ -8,17 +8,25 @@ from typing import Any
 
 from experiments import settings
 from experiments.evaluation.measures import FURTHER, HEADLINE
-from experiments.report import charts, contract, matrix, tiles
+from experiments.report import charts, matrix, tiles
 from experiments.report.charts import Chart, Curve
-from experiments.report.contract import Interval, Measured
 from experiments.report.figures import drawable, points
 from experiments.runs.own_files import inside
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.adapters.adapter_file import FILE_NAME
+from rl_unlearn.attacks.record import Attacks, read_attacks
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.evaluation.metrics import accuracies
+from rl_unlearn.evaluation.record import (
+    Cost,
+    Evaluation,
+    Figure,
+    ModelRecord,
+    Neighbour,
+    read_evaluation,
+)
 
 HUES = 6
 CANVAS_JUDGES = "the canvas's judges, which training never sees"
@@ -33,8 +41,8 @@ class Run:
     path: Path
     config: Config
     state: RunState
-    evaluation: contract.Evaluation | None
-    attacks: contract.Attacks | None
+    evaluation: Evaluation | None
+    attacks: Attacks | None
     metrics: list[dict[str, Any]]
     rows: list[tiles.Row]
     title: str
@@ -46,7 +54,7 @@ class Run:
         return 1 + (self.number - 1) % HUES
 
     @property
-    def before(self) -> Measured | None:
+    def before(self) -> ModelRecord | None:
         """The untouched model: among the models compared if there are any, else the side called
         before.
         """
@@ -57,7 +65,7 @@ class Run:
         )
 
     @property
-    def after(self) -> Measured | None:
+    def after(self) -> ModelRecord | None:
         """The run's own model, likewise."""
         if self.evaluation is None:
             return None
@@ -101,21 +109,21 @@ def read(path: Path, number: int) -> Run:
         path,
         settings.recorded(config),
         read_state(path),
-        contract.read(inside(path, "evaluation.json"), contract.Evaluation),
-        contract.read(inside(path, "attacks.json"), contract.Attacks),
+        read_evaluation(inside(path, "evaluation.json")),
+        read_attacks(inside(path, "attacks.json")),
         read_rows(inside(path, "metrics.jsonl"), Event),
         tiles.read(path),
         path.resolve().name,
     )
 
 
-def figure(side: Measured | None, key: str) -> Interval | None:
+def figure(side: ModelRecord | None, key: str) -> Figure | None:
     """One figure of a side, if measured."""
-    found: Interval | None = getattr(side, key) if side is not None else None
+    found: Figure | None = getattr(side, key) if side is not None else None
     return found
 
 
-def further(run: Run) -> list[tuple[str, str, Interval | None, Interval]]:
+def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
     """`(name, key, before, after)` of what was measured beside the headline."""
     rows = []
     for key, name in FURTHER.items():
@@ -228,7 +236,7 @@ def critic_map(run: Run) -> charts.Map | None:
     )
 
 
-def others(runs: Sequence[Run]) -> list[Measured]:
+def others(runs: Sequence[Run]) -> list[ModelRecord]:
     """Further models that were judged beside these runs."""
     found = {model.name: model for run in runs if run.evaluation for model in run.evaluation.models}
     for name in ["untouched", *(run.after.name for run in runs if run.after)]:
@@ -258,13 +266,13 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
     return found
 
 
-def _span(figure: Interval) -> charts.Span:
+def _span(figure: Figure) -> charts.Span:
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     return charts.Span(figure.value, low, high)
 
 
-def damaged(run: Run) -> list[contract.Neighbour]:
+def damaged(run: Run) -> list[Neighbour]:
     """Other concepts that are drawn less often than before."""
     return [near for near in run.after.neighbours if near.after < near.before] if run.after else []
 
@@ -311,7 +319,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
     )
     rows = [(name, f"{value:,.0f}") for name, value in told if value is not None]
     rows.append(("seed", str(run.config.seed)))
-    measured = run.after.cost if run.after else contract.Cost()
+    measured = run.after.cost if run.after else Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
     if measured.peak_memory_bytes is not None:

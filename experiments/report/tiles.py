@@ -6,12 +6,12 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from pydantic import ValidationError
 
 from experiments.evaluation.samples import FOLDER, Sheet
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.versioned import validated
 
 SMALL = 128
 REMEDY = "run `evaluate` or the training again"
@@ -75,12 +75,7 @@ def read_sheet(run: Path) -> Sheet | None:
     path = inside(run, f"{FOLDER}/{Sheet.WORDS}")
     if not path.exists():
         return None
-    try:
-        return Sheet.model_validate(read_object(path, REMEDY))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg'].lower()}: {REMEDY}") from error
+    return validated(path, read_object(path, REMEDY), Sheet, REMEDY)
 
 
 def _side(path: Path) -> Image.Image:

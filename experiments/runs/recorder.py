@@ -94,7 +94,7 @@ class Recorder:
         self._append({"event": event, "elapsed": elapsed, **row})
         if (
             event == "phase"
-            and self._folder.state.get("state") == "starting"
+            and self._folder.state.state == "starting"
             and row.get("phase") not in _STARTING
         ):
             self._folder.update(state="running")

@@ -28,6 +28,7 @@ from rl_unlearn.adapters.adapter import read_adapter
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.errors import DataError
 from rl_unlearn.evaluation.judges import load_judge
+from rl_unlearn.evaluation.record import NAME, Evaluation, read_evaluation
 from rl_unlearn.prompts import PromptBook
 
 PANEL = "canvas:panel"
@@ -50,18 +51,27 @@ def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
 
 def row(run: Path, console: Console) -> dict[str, Any]:
     """What one run folder holds, and the panel's view of it."""
-    found = read_json(run / "evaluation.json")
+    evaluation = read(run)
+    judged = evaluation.content()
     return {
-        "concept": found["concept"],
-        "seed": found["seed"],
-        **{name: found["after"][name] for name in HEADLINE},
-        "before": found["before"],
+        "concept": evaluation.concept,
+        "seed": evaluation.seed,
+        **{name: judged["after"][name] for name in HEADLINE},
+        "before": judged["before"],
         "panel": judge_by_panel(run, console),
-        "seen_as": found["models"][1]["seen_as"],
-        "target_images": found["counts"]["target_images"],
-        "images": found["images_used"],
-        "seconds": found["wall_seconds"],
+        "seen_as": evaluation.models[1].seen_as,
+        "target_images": evaluation.counts.target_images,
+        "images": evaluation.images_used,
+        "seconds": evaluation.wall_seconds,
     }
+
+
+def read(run: Path) -> Evaluation:
+    """Returns the evaluation of a run; DataError if it has none, or none of an adapter."""
+    evaluation = read_evaluation(run / NAME)
+    if evaluation is None or len(evaluation.models) < 2:
+        raise DataError(f"{run / NAME} holds no evaluation of an adapter: evaluate the run first")
+    return evaluation
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -102,7 +112,7 @@ def gallery(runs: list[Path]) -> Image.Image:
                     )
                     line.append(tile.resize((TILE, TILE), Image.Resampling.LANCZOS))
         cells.append(line)
-        names.append(read_json(run / "evaluation.json")["concept"])
+        names.append(read(run).concept)
     return pictures.grid(cells, names, [""] * 16, "before, and after (right half)")
 
 
@@ -117,7 +127,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--keep", action="store_true", help="add to the rows of the JSON file")
     args = parser.parse_args(argv)
     console = Console(stderr=True)
-    runs = sorted(path.parent for path in args.runs.glob("*/evaluation.json"))
+    runs = sorted(path.parent for path in args.runs.glob(f"*/{NAME}"))
     new = [row(run, console) for run in runs]
     done = {(one["concept"], one["seed"]) for one in new}
     kept = read_json(args.json).get("rows", []) if args.keep else []

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool
 
 from experiments.evaluation.measures import HEADLINE
-from experiments.report import contract
-from experiments.report.contract import Count, Number, Part
 from experiments.runs.rows import Event, read_rows
+from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -23,24 +22,6 @@ class Look(Event):
     forgotten: Share | None = None
     score: Number | None = None
     best: StrictBool = False
-
-
-class Judged(Part):
-    """One model under the judges."""
-
-    ua: Number | None = None
-    ira: Number | None = None
-    cra: Number | None = None
-    coherence: Number | None = None
-
-
-class Evaluation(Part):
-    """The part of `evaluation.json` that tables are made from."""
-
-    after: Judged = Judged()
-    images_used: Count | None = None
-    updates: Count | None = None
-    wall_seconds: Number | None = None
 
 
 def looks(folder: Path) -> list[dict[str, Any]]:
@@ -60,9 +41,13 @@ def figures(folder: Path) -> dict[str, float]:
     """The judges' figures and what the run took, nothing if one of them is missing; DataError if
     they are damaged.
     """
-    found = contract.read(folder / "evaluation.json", Evaluation)
-    if found is None:
+    evaluation = read_evaluation(folder / NAME)
+    if evaluation is None or evaluation.after is None:
         return {}
-    values = {name: getattr(found.after, name) for name in HEADLINE}
-    values |= {"images": found.images_used, "updates": found.updates, "seconds": found.wall_seconds}
+    headline = {name: getattr(evaluation.after, name) for name in HEADLINE}
+    values = {name: figure and figure.value for name, figure in headline.items()} | {
+        "images": evaluation.images_used,
+        "updates": evaluation.updates,
+        "seconds": evaluation.wall_seconds,
+    }
     return {} if None in values.values() else {name: float(value) for name, value in values.items()}

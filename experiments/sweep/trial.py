@@ -16,7 +16,7 @@ from experiments.evaluation.measures import HEADLINE
 from experiments.files import write_json
 from experiments.runs import replacing, resuming
 from experiments.runs.run_folder import RunFolder, now
-from experiments.runs.run_state import NAME, read_state
+from experiments.runs.run_state import NAME, RunState, Trial, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.results import chosen, figures, looks
@@ -80,16 +80,11 @@ class Trials:
                     raise
             report(final(folder.path))
 
-    def about(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    def about(self, drawn: Mapping[str, Any]) -> RunState:
         """What `run_state.json` says of it from the start: tables are made from that."""
         found = self.space.settings(drawn)
-        return {
-            "trial": {
-                "sweep": self.root.name,
-                "label": Namer(self.space).label(found),
-                "settings": found,
-            }
-        }
+        label = Namer(self.space).label(found)
+        return RunState(trial=Trial(sweep=self.root.name, label=label, settings=found))
 
     def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
         from experiments.run import carry_out
@@ -137,15 +132,16 @@ def final(folder: Path) -> dict[str, Any]:
     )
 
 
-def note(folder: Path, state: dict[str, Any], verdict: str, reason: str) -> None:
+def note(folder: Path, state: RunState, verdict: str, reason: str) -> None:
     """Writes the end of a trial that could not write it itself; what its run folder says already is
     kept.
     """
     there = read_state(folder)
     if there.state not in ("failed", "finished", "stopped"):
         folder.mkdir(parents=True, exist_ok=True)
-        known = state | there.model_dump(exclude_unset=True)
-        write_json(folder / NAME, known | {"state": verdict, "reason": reason, "finished": now()})
+        known = state.changed(**there.content())
+        ended = known.changed(state=verdict, reason=reason, finished=now())
+        write_json(folder / NAME, ended.content())
 
 
 def _text(value: Any) -> str:

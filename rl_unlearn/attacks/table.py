@@ -3,13 +3,13 @@ alike."""
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from rl_unlearn.attacks import inversion
 from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
+from rl_unlearn.attacks.record import Attack, Attacks
 from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.relearning import relearn
 from rl_unlearn.attacks.success import hits, rate
@@ -70,24 +70,27 @@ class Bench:
         self.prefixes: dict[str, dict[str, str]] = {}
         """The words found, by side and prompt."""
 
-    def table(self) -> dict[str, Any]:
-        """`attacks.json`: concept, seed, rows, definitions, and the prefixes found.
-
-        Rates in percent.
-        """
+    def table(self) -> Attacks:
+        """Carries every attack out, and returns what `attacks.json` holds; rates in percent."""
         sides = [list(self._attacks(unlearned)) for unlearned in (False, True)]
         rows = [
-            {
-                "attack": attack, "budget": budget, "before": rate(before), "after": rate(after),
-                "images": len(after), "seconds": round(seconds, 1),
-            }
+            Attack(
+                attack=attack,
+                budget=budget,
+                before=rate(before),
+                after=rate(after),
+                images=len(after),
+                seconds=round(seconds, 1),
+            )
             for (attack, budget, before, _), (_, _, after, seconds) in zip(*sides, strict=True)
-        ]  # fmt: skip
-        return {
-            "concept": self._config.concept, "seed": self._config.seed, "rows": rows,
-            "definitions": DEFINITIONS,
-            "prefixes": self.prefixes,
-        }  # fmt: skip
+        ]
+        return Attacks(
+            concept=self._config.concept,
+            seed=self._config.seed,
+            rows=rows,
+            definitions=DEFINITIONS,
+            prefixes=self.prefixes,
+        )
 
     def _attacks(
         self, unlearned: bool

@@ -1,5 +1,5 @@
-"""One model against the untouched one: every figure of an evaluation, as the rows of
-`evaluation.json`.
+"""One model against the untouched one: every figure of an evaluation, as `evaluation.json` holds
+them.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from rl_unlearn.evaluation.metrics import (
     rates,
     targets,
 )
+from rl_unlearn.evaluation.record import ModelRecord
 from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
 
@@ -93,17 +94,17 @@ def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Co
     )
 
 
-def reference_row(reference: Reference, book: PromptBook, feature_extractor: str) -> dict[str, Any]:
+def reference_row(reference: Reference, book: PromptBook, feature_extractor: str) -> ModelRecord:
     """The untouched model's row of `models`; what compares a model with itself is left out."""
-    return {
-        "name": UNTOUCHED,
+    return ModelRecord(
+        name=UNTOUCHED,
         **_rates_row(reference.rates),
         **_clip_row(reference.answers, reference),
-        "confidence": _confidence(reference.answers, reference, book),
-        "feature_extractor": feature_extractor,
-        "broken": False,
-        "verdict": "The untouched model, which every other row is compared with.",
-    }
+        confidence=_confidence(reference.answers, reference, book),
+        feature_extractor=feature_extractor,
+        broken=False,
+        verdict="The untouched model, which every other row is compared with.",
+    )
 
 
 def compare(
@@ -113,7 +114,7 @@ def compare(
     book: PromptBook,
     config: Config,
     feature_extractor: str,
-) -> tuple[Rates, dict[str, Any]]:
+) -> tuple[Rates, ModelRecord]:
     """A model's rates, and its row of `models`."""
     found = rates(
         answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed
@@ -142,18 +143,18 @@ def compare(
             worst=worst,
         )
     )  # fmt: skip
-    row = {
-        "name": name,
+    row = ModelRecord(
+        name=name,
         **_rates_row(found),
-        "similarity": similarity.row(),
+        similarity=similarity.row(),
         **_clip_row(answers, reference),
-        "confidence": sure,
+        confidence=sure,
         **({"kid": apart.kid, "fid": apart.fid} if apart else {}),
-        "feature_extractor": feature_extractor,
-        "broken": verdict.broken,
-        "verdict": verdict.sentence,
-        "neighbours": damage,
-    }
+        feature_extractor=feature_extractor,
+        broken=verdict.broken,
+        verdict=verdict.sentence,
+        neighbours=damage,
+    )
     return found, row
 
 

@@ -24,7 +24,7 @@ from actors.critic import CriticActor
 from cluster import program
 from experiments import settings
 from experiments.files import to_json
-from experiments.report import contract, plots, story, tiles
+from experiments.report import plots, story, tiles
 from experiments.report.report import write_report
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
@@ -38,11 +38,13 @@ from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
 from rl_unlearn.adapters.adapter import read_adapter, save_adapter
 from rl_unlearn.adapters.adapter_file import FILE_NAME, metadata
+from rl_unlearn.attacks.record import read_attacks
 from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import FILE_NAME as CRITIC
 from rl_unlearn.critic_file import load_critic, save_critic
 from rl_unlearn.errors import DataError
+from rl_unlearn.evaluation.record import read_evaluation
 from rl_unlearn.files import spilled
 from rl_unlearn.models import model_folder
 from rl_unlearn.policy import DiffusionPolicy
@@ -248,11 +250,8 @@ def metrics(run: Path) -> None:
 
 
 def whole_page(page: Path) -> None:
-    for name, kind in (
-        ("evaluation.json", contract.Evaluation),
-        ("attacks.json", contract.Attacks),
-    ):
-        contract.read(page / name, kind)
+    read_evaluation(page / "evaluation.json")
+    read_attacks(page / "attacks.json")
     story.read(page, 1)
     write_report(page)
 

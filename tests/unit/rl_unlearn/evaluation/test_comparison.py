@@ -9,6 +9,7 @@ import torch
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.evaluation.comparison import compare, measure_reference, reference_row
 from rl_unlearn.evaluation.images import Answers, plan
+from rl_unlearn.evaluation.record import ModelRecord
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -67,7 +68,7 @@ def spoiled(one: Answers, rows: torch.Tensor) -> Answers:
     )
 
 
-def rows_of(world, spoil: torch.Tensor) -> list[dict]:
+def rows_of(world, spoil: torch.Tensor) -> list[ModelRecord]:
     config, book, images, _ = world
     before, after = answers(book, images.prompts, 0), answers(book, images.prompts, 1)
     reference = measure_reference(spoiled(before, spoil), images, book, config)
@@ -85,4 +86,4 @@ def test_all_others_count(world):
     before, after = rows_of(world, gone), rows_of(world, torch.ones_like(gone))
     for name in ("similarity", "clip_score", "confidence", "kid", "fid", "ua", "ira", "cra"):
         if name != "similarity":  # both sides are turned round
-            assert before[1][name] != after[1][name], name
+            assert getattr(before[1], name) != getattr(after[1], name), name
