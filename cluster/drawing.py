@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from actors.drawing import Brush, DrawingActor, Drawn
+from actors.images import Brush, DrawingActor, Drawn
 from cluster import program
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actors.drawing import Brush, Drawn
+from actors.images import Brush, Drawn
 from cluster.drawing import Batch, Studio
 from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapters.adapter import digest

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actors.drawing import Brush
+from actors.images import Brush
 from cluster.drawing import studio
 from experiments import signals
 from experiments.evaluation.answers import Answered, answer

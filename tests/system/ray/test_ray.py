@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from actors.drawing import Brush
+from actors.images import Brush
 from cluster import drawing, placement, program
 from cluster.crew import Crew
 from experiments.evaluation.answers import answer

@@ -12,7 +12,7 @@ import tiny
 import torch
 from conftest import ROOT
 
-from actors.drawing import Brush, Drawn
+from actors.images import Brush, Drawn
 from experiments import settings
 from experiments.evaluation.answers import FOLDER, answer
 from rl_unlearn.adapters.adapter import save_adapter

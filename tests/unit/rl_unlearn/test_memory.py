@@ -9,7 +9,7 @@ import torch
 from tiny import quick  # noqa: F401
 
 from actors.critic import CriticActor
-from actors.drawing import Brush, DrawingActor
+from actors.images import Brush, DrawingActor
 from actors.rollout import RolloutActor
 from cluster import program
 from learner import checkpointing
