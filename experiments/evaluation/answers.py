@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from actors.images import Brush, Drawn
-from cluster.drawing import Batch, Studio
+from cluster.images import Batch, Studio
 from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from actors.images import Brush
-from cluster.drawing import studio
+from cluster.images import studio
 from experiments import signals
 from experiments.evaluation.answers import Answered, answer
 from experiments.evaluation.measures import FURTHER, HEADLINE

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from actors.images import Brush
-from cluster import drawing, placement, program
+from cluster import images, placement, program
 from cluster.crew import Crew
 from experiments.evaluation.answers import answer
 from rl_unlearn.errors import MachineError, UserError
@@ -102,16 +102,16 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
         cluster={"inline": False, "actor_cpus": 0.1},
         loop={"timeout": 600.0},
     )
-    images = plan(PromptBook.from_config(config), config)
+    asked = plan(PromptBook.from_config(config), config)
     brush = Brush(config.lora, None)
     found = {}
     for name, chosen in (
         ("shared", config),
         ("inline", config.model_copy(update={"cluster": tiny.config().cluster})),
     ):
-        with drawing.studio(chosen) as studio:
+        with images.studio(chosen) as studio:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
-            answered = answer(brush, images, target, studio)
+            answered = answer(brush, asked, target, studio)
         found[name] = [part.clone() for part in answered.images()]
         assert answered.drawn == 18
     assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]

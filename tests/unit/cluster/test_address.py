@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from cluster import address, program, proxy
-from cluster.drawing import studio
+from cluster.images import studio
 from experiments.__main__ import main
 from experiments.doctor import health_cluster
 from experiments.verbs.common import CONFIGS
