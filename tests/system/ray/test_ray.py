@@ -19,7 +19,7 @@ import torch
 from actors.images import Brush
 from cluster import images, placement, program
 from cluster.crew import Crew
-from experiments.evaluation.answers import answer
+from experiments.evaluation.image_cache import answer
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation.images import plan
 from rl_unlearn.prompts import PromptBook

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from actors.images import Brush, Drawn
 from experiments import settings
-from experiments.evaluation.answers import FOLDER, answer
+from experiments.evaluation.image_cache import FOLDER, answer
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
