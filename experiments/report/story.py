@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.evaluation.measures import FURTHER, HEADLINE
+from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.report import charts, matrix, tiles
 from experiments.report.charts import Chart, Curve
 from experiments.report.figures import drawable, points

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from experiments.evaluation import measuring, pictures
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.evaluation.samples import Sheet
 from experiments.files import read_json, write_bytes, write_json
 from experiments.report import tiles

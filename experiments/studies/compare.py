@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings, strict_yaml
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
 from experiments.sweep.results import looks
 from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials

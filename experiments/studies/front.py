@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
 from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.runs.rows import Event, read_rows
 from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 

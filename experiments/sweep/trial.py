@@ -12,7 +12,7 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_json
 from experiments.runs import replacing, resuming
 from experiments.runs.run_folder import RunFolder, now
