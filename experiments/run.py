@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import Result, train
-from experiments.evaluation import measuring, pictures, samples
+from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
@@ -178,13 +178,13 @@ def _look(
     console: Console,
 ) -> Evaluation:
     local = _for_driver(config)
-    candidate = measuring.Candidate(
+    candidate = comparing.Candidate(
         config.run_name,
         config.lora,
         result.adapter,
         (folder / "adapter" / FILE_NAME).stat().st_size,
     )
-    compared = measuring.judge_side_by_side([candidate], book, judge, local, console)
+    compared = comparing.judge_side_by_side([candidate], book, judge, local, console)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
     drawn = samples.draw(policy, book, config.evaluation.batch)

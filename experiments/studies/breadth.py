@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from experiments.evaluation import measuring, pictures
+from experiments.evaluation import comparing, pictures
 from experiments.evaluation.headline import HEADLINE
 from experiments.evaluation.samples import Sheet
 from experiments.files import read_json, write_bytes, write_json
@@ -38,12 +38,12 @@ TILE = 48
 def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
     """UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
     config = common.run_config(run, [f"evaluation.judge={PANEL}", f"output={run.parent}"])
-    candidate = measuring.Candidate(
+    candidate = comparing.Candidate(
         run.name, config.lora, read_adapter(run), locate(run).stat().st_size
     )
     book = PromptBook.from_config(config)
     return (
-        measuring.judge_side_by_side([candidate], book, load_judge(config), config, console)
+        comparing.judge_side_by_side([candidate], book, load_judge(config), config, console)
         .after[0]
         .headline()
     )

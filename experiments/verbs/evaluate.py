@@ -16,7 +16,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from experiments.evaluation.measuring import Candidate
+    from experiments.evaluation.comparing import Candidate
 
 HELP = "judge adapters against the untouched model: concept forgotten, the rest kept"
 
@@ -58,7 +58,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     states = [read_adapter(path) for path in paths]
     configs = [common.run_config(path, overrides) for path in paths]
     config = _shared(paths, configs)
-    from experiments.evaluation import measuring
+    from experiments.evaluation import comparing
     from experiments.evaluation.models import quiet
     from experiments.export.card import write_card
     from experiments.report.report import write_report
@@ -73,7 +73,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     candidates = [
         _candidate(*parts) for parts in zip(names, paths, configs, states, trained, strict=True)
     ]  # fmt: skip
-    compared = measuring.judge_side_by_side(candidates, book, judge, config, console)
+    compared = comparing.judge_side_by_side(candidates, book, judge, config, console)
     sides = []
     for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
         about = training | {"seed": own.seed, "concept": own.concept}
@@ -89,7 +89,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
                 markup=False,
             )
     whole = sides[0].model_copy(update={"models": [compared.untouched, *compared.rows]})
-    measuring.show(whole, console)
+    comparing.show(whole, console)
     if args.out:
         write_json(Path(args.out), whole.content())
     return whole.content()
@@ -104,7 +104,7 @@ def _training(path: Path) -> dict[str, Any]:
 def _candidate(
     name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]
 ) -> "Candidate":
-    from experiments.evaluation.measuring import Candidate
+    from experiments.evaluation.comparing import Candidate
     from rl_unlearn.adapters.adapter_file import locate
 
     return Candidate(

@@ -148,7 +148,7 @@ def _start(
         console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
     if not config.cluster.inline:
         address.check(config)
-    from experiments.evaluation import measuring
+    from experiments.evaluation import comparing
     from experiments.run import carry_out
     from rl_unlearn.evaluation.record import Evaluation
 
@@ -156,7 +156,7 @@ def _start(
         config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
     )
     if "after" in outcome:
-        measuring.show(Evaluation.model_validate(outcome), console)
+        comparing.show(Evaluation.model_validate(outcome), console)
     console.print(
         f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
         f"{outcome['wall_seconds']:.0f} seconds\n"
