@@ -14,8 +14,8 @@ from rich.table import Table
 from actors.images import Brush
 from cluster.images import studio
 from experiments import signals
-from experiments.evaluation.image_cache import Answered, answer
 from experiments.evaluation.headline import FURTHER, HEADLINE
+from experiments.evaluation.image_cache import Answered, answer
 from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config, Lora

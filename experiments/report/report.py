@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
-from experiments.report import charts, matrix, story
+from experiments.report import charts, matrix, run_view
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
@@ -32,7 +32,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     """Writes one page about the runs in `folders`; DataError if one of them is no run folder or
     damaged.
     """
-    runs = _apart([story.read(folder, i) for i, folder in enumerate(folders, start=1)])
+    runs = _apart([run_view.read(folder, i) for i, folder in enumerate(folders, start=1)])
     environment = Environment(
         loader=FileSystemLoader(PARTS),
         autoescape=True,
@@ -41,12 +41,12 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _figure
-    environment.globals |= {"charts": charts, "matrix": matrix, "story": story}
+    environment.globals |= {"charts": charts, "matrix": matrix, "run_view": run_view}
     write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
     return out
 
 
-def _apart(runs: list[story.Run]) -> list[story.Run]:
+def _apart(runs: list[run_view.Run]) -> list[run_view.Run]:
     """Runs of the same name take that of their parent folder along."""
     names = Counter(run.name for run in runs)
     return [
@@ -60,7 +60,7 @@ def _apart(runs: list[story.Run]) -> list[story.Run]:
     ]
 
 
-def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
+def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
     style, script = (
         (PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
@@ -77,10 +77,10 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "measures": HEADLINE,
         "definitions": ALL_DEFINITIONS
         | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
-        "others": story.others(runs),
-        "curves": story.curves(runs),
-        "maps": [(run, found) for run in runs if (found := story.critic_map(run))],
-        "trade_offs": story.trade_offs(runs),
+        "others": run_view.others(runs),
+        "curves": run_view.curves(runs),
+        "maps": [(run, found) for run in runs if (found := run_view.critic_map(run))],
+        "trade_offs": run_view.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
         "pictures": {

@@ -24,7 +24,7 @@ from actors.critic import CriticActor
 from cluster import program
 from experiments import settings
 from experiments.files import to_json
-from experiments.report import plots, story, tiles
+from experiments.report import plots, run_view, tiles
 from experiments.report.report import write_report
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
@@ -182,8 +182,8 @@ def readers(world: Path) -> dict[str, Reader]:
             run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest
         )
     for name in ("evaluation", "attacks", "metrics"):  # where no tiles are cut
-        found[f"story, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
-    found["story, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
+        found[f"run_view, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
+    found["run_view, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
     for name, file in shown.items():
         found[f"page, {name}"] = Reader(file, lambda: whole_page(page))
     for name in ("run_state.json", "evaluation.json", "metrics.jsonl"):
@@ -207,19 +207,19 @@ def readers(world: Path) -> dict[str, Reader]:
 
 def told(page: Path) -> None:
     """All that the page shows, without drawing it."""
-    run = story.read(page, 1)
+    run = run_view.read(page, 1)
     for part in (
-        story.summary,
-        story.critic_map,
-        story.collateral,
-        story.confusion,
-        story.cost,
-        story.further,
-        story.seen_as,
-        story.damaged,
+        run_view.summary,
+        run_view.critic_map,
+        run_view.collateral,
+        run_view.confusion,
+        run_view.cost,
+        run_view.further,
+        run_view.seen_as,
+        run_view.damaged,
     ):
         part(run)
-    for parts in (story.curves, story.trade_offs, story.others):
+    for parts in (run_view.curves, run_view.trade_offs, run_view.others):
         parts([run])
 
 
@@ -252,7 +252,7 @@ def metrics(run: Path) -> None:
 def whole_page(page: Path) -> None:
     read_evaluation(page / "evaluation.json")
     read_attacks(page / "attacks.json")
-    story.read(page, 1)
+    run_view.read(page, 1)
     write_report(page)
 
 
@@ -271,7 +271,7 @@ NAMES = (
     *(f"checkpoint, {part}" for part in PARTS),
     *(f"page, {name}" for name in ("evaluation", "attacks", "metrics", "run state", "samples",
                                    "configuration")),
-    *(f"story, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
+    *(f"run_view, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
     *(f"{kind}, {name}" for kind in ("sweep", "table")
       for name in ("run_state.json", "evaluation.json", "metrics.jsonl")),
     *(f"trial, {name}" for name in ("evaluation.json", "metrics.jsonl")), "adapter, kohya",
