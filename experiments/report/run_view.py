@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import settings
 from experiments.evaluation.headline import FURTHER, HEADLINE
-from experiments.report import charts, matrix, tiles
+from experiments.report import charts, confusion, tiles
 from experiments.report.charts import Chart, Curve
 from experiments.report.figures import drawable, points
 from experiments.runs.own_files import inside
@@ -287,17 +287,17 @@ def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
     return [(domain, rows) for domain, rows in tables if rows]
 
 
-def confusion(run: Run) -> list[matrix.Pair]:
+def confusions(run: Run) -> list[confusion.Pair]:
     """What the judge sees when each concept is asked for, a pair of maps for each domain."""
     own = "style" if run.config.concept.startswith("style:") else "object"
     pairs = [
-        matrix.pair(domain, before, after, run.forgotten if domain == own else ())
+        confusion.pair(domain, before, after, run.forgotten if domain == own else ())
         for domain, (before, after) in _sides(run).items()
     ]
     return [pair for pair in pairs if pair.shown]
 
 
-def _sides(run: Run) -> dict[str, tuple[matrix.Rows, matrix.Rows]]:
+def _sides(run: Run) -> dict[str, tuple[confusion.Rows, confusion.Rows]]:
     before, after = (side.seen_when_asked if side else {} for side in (run.before, run.after))
     return {
         domain: (before[domain], after[domain]) for domain in sorted(before.keys() & after.keys())

@@ -212,7 +212,7 @@ def told(page: Path) -> None:
         run_view.summary,
         run_view.critic_map,
         run_view.collateral,
-        run_view.confusion,
+        run_view.confusions,
         run_view.cost,
         run_view.further,
         run_view.seen_as,
