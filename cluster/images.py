@@ -20,7 +20,7 @@ Keep = Callable[[int, Drawn], None]
 _RESTARTS = 10
 
 
-class Studio(Protocol):
+class ImageSource(Protocol):
     """Draws batches."""
 
     def model_digest(self) -> str:
@@ -31,7 +31,7 @@ class Studio(Protocol):
 
 
 @contextmanager
-def studio(config: Config) -> Iterator[Studio]:
+def image_source(config: Config) -> Iterator[ImageSource]:
     """What `evaluation.actors` and `cluster.inline` ask for.
 
     Raises UserError with one line that names the cause.

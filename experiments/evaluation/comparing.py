@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from actors.images import Brush
-from cluster.images import studio
+from cluster.images import image_source
 from experiments import signals
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.evaluation.image_cache import Answered, answer
@@ -87,11 +87,11 @@ def judge_side_by_side(
     answered = []
     with ExitStack() as stack:
         with console.status("starting to draw"):
-            drawing = stack.enter_context(studio(config))
+            source = stack.enter_context(image_source(config))
         signals.install()  # Ray sets its own handlers
         for name, brush in zip(names, brushes, strict=True):
             with _bar(console, name) as progress:
-                answered.append(answer(brush, images, config, drawing, progress))
+                answered.append(answer(brush, images, config, source, progress))
             total, drawn = len(images.prompts), answered[-1].drawn
             _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
     clip = ZeroShot(

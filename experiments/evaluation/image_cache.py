@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from actors.images import Brush, Drawn
-from cluster.images import Batch, Studio
+from cluster.images import Batch, ImageSource
 from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
@@ -51,14 +51,14 @@ def answer(
     brush: Brush,
     plan: Plan,
     config: Config,
-    studio: Studio,
+    source: ImageSource,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answered:
     """Draws what is not in the cache yet; each batch is kept as soon as it is drawn.
 
     ``progress(done, total)``.
     """
-    folder = Path(config.output) / FOLDER / _model_key(brush, config, studio.model_digest())
+    folder = Path(config.output) / FOLDER / _model_key(brush, config, source.model_digest())
     make_folder(folder, "set output=... to a writable folder")
     batches = _batches(plan, config.evaluation.batch)
     files = [folder / f"{_key(batch)}.safetensors" for batch in batches]
@@ -81,7 +81,7 @@ def answer(
     there = count()
     if progress:
         progress(there, len(plan.prompts))
-    studio.draw(brush, missing, keep)
+    source.draw(brush, missing, keep)
     return Answered(
         tuple(files),
         sum(s for s, _ in costs.values()),

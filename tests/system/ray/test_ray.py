@@ -109,9 +109,9 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
         ("shared", config),
         ("inline", config.model_copy(update={"cluster": tiny.config().cluster})),
     ):
-        with images.studio(chosen) as studio:
+        with images.image_source(chosen) as source:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
-            answered = answer(brush, asked, target, studio)
+            answered = answer(brush, asked, target, source)
         found[name] = [part.clone() for part in answered.images()]
         assert answered.drawn == 18
     assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]

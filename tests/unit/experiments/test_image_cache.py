@@ -23,7 +23,7 @@ from rl_unlearn.noise import generator
 from rl_unlearn.prompts import PromptBook
 
 
-class FakeStudio:
+class FakeSource:
     """Draws noise named by the request, counts, and may stop half-way."""
 
     def __init__(self, digest: str = "model", breaks_after: int = 10**9):
@@ -54,8 +54,8 @@ def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, Brush]:
     return config, Brush(config.lora, None)
 
 
-def ask(config: Config, brush: Brush, studio: FakeStudio):
-    return answer(brush, plan(PromptBook.from_config(config), config), config, studio)
+def ask(config: Config, brush: Brush, source: FakeSource):
+    return answer(brush, plan(PromptBook.from_config(config), config), config, source)
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -64,12 +64,12 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
     config, brush = setting(tmp_path)
-    studio = FakeStudio()
-    first = ask(config, brush, studio)
+    source = FakeSource()
+    first = ask(config, brush, source)
     images = torch.cat(list(first.images()))
-    assert (studio.drawn, first.drawn, len(images)) == (18, 18, 18)
+    assert (source.drawn, first.drawn, len(images)) == (18, 18, 18)
     assert (first.seconds, first.peak_memory_bytes) == (5.0, 104)
-    again = ask(config, brush, FakeStudio())
+    again = ask(config, brush, FakeSource())
     assert again.drawn == 0
     assert (again.seconds, again.peak_memory_bytes) == (5.0, 104), (
         "the cost is that of drawing, whenever it was"
@@ -80,15 +80,15 @@ def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
 def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
     config, brush = setting(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        ask(config, brush, FakeStudio(breaks_after=2))
+        ask(config, brush, FakeSource(breaks_after=2))
     assert len(files(tmp_path)) == 2
     steps: list[tuple[int, int]] = []
-    studio = FakeStudio()
+    source = FakeSource()
     images = plan(PromptBook.from_config(config), config)
-    resumed = answer(brush, images, config, studio, lambda done, total: steps.append((done, total)))
-    assert studio.drawn == resumed.drawn == 12
+    resumed = answer(brush, images, config, source, lambda done, total: steps.append((done, total)))
+    assert source.drawn == resumed.drawn == 12
     assert steps == [(6, 18), (10, 18), (14, 18), (18, 18)]
-    whole = ask(config.model_copy(update={"output": str(tmp_path / "other")}), brush, FakeStudio())
+    whole = ask(config.model_copy(update={"output": str(tmp_path / "other")}), brush, FakeSource())
     assert torch.equal(torch.cat(list(resumed.images())), torch.cat(list(whole.images())))
 
 
@@ -103,18 +103,18 @@ def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
 )
 def test_a_damaged_file_is_drawn_again(damage, tmp_path):
     config, brush = setting(tmp_path)
-    images = torch.cat(list(ask(config, brush, FakeStudio()).images()))
+    images = torch.cat(list(ask(config, brush, FakeSource()).images()))
     victim = files(tmp_path)[2]
     victim.write_bytes(damage(victim.read_bytes()))
-    studio = FakeStudio()
-    again = ask(config, brush, studio)
-    assert 0 < studio.drawn <= 4
+    source = FakeSource()
+    again = ask(config, brush, source)
+    assert 0 < source.drawn <= 4
     assert torch.equal(torch.cat(list(again.images())), images)
 
 
 def test_whatever_decides_the_images_decides_the_key(tmp_path):
     config, brush = setting(tmp_path)
-    ask(config, brush, FakeStudio())
+    ask(config, brush, FakeSource())
     state = {"a.lora_A.weight": torch.ones(2, 2)}
     changed = [
         (config, Brush(config.lora, state), "model"),
@@ -137,10 +137,10 @@ def test_whatever_decides_the_images_decides_the_key(tmp_path):
         ),
     ]
     for number, (other, tool, digest) in enumerate(changed):
-        assert ask(other, tool, FakeStudio(digest)).drawn == 18, number
-        assert ask(other, tool, FakeStudio(digest)).drawn == 0, number
+        assert ask(other, tool, FakeSource(digest)).drawn == 18, number
+        assert ask(other, tool, FakeSource(digest)).drawn == 0, number
     judged = config.model_copy(update={"seed": 5, "concept": "dog"})
-    assert ask(judged, brush, FakeStudio()).drawn == 0, (
+    assert ask(judged, brush, FakeSource()).drawn == 0, (
         "neither the run's seed nor its concept changes an image here"
     )
 
@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / FOLDER).write_text("in the way")
     config, brush = setting(tmp_path)
     with pytest.raises(MachineError, match="output="):
-        ask(config, brush, FakeStudio())
+        ask(config, brush, FakeSource())
 
 
 @pytest.mark.slow
