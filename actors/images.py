@@ -17,8 +17,9 @@ from rl_unlearn.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)
-class Brush:
-    """What is drawn with. Produced by the driver, consumed by drawing actors."""
+class ModelVariant:
+    """The model that draws: untouched, or with an adapter. Made by the driver, used by its
+    actors."""
 
     lora: Lora
     """Shape of the adapter."""
@@ -57,12 +58,12 @@ class DrawingActor:
 
     @memory.enough_for("the drawing actor", memory.DRAWING)
     @torch.no_grad()
-    def draw(self, brush: Brush, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
+    def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
         """One image for each text and seed, in one batch, with 8 bits a channel."""
         start = time.monotonic()
-        if brush.adapter is not None:
-            self._take(brush.lora, brush.adapter)
-        with self._policy.adapter_enabled(brush.adapter is not None):
+        if variant.adapter is not None:
+            self._take(variant.lora, variant.adapter)
+        with self._policy.adapter_enabled(variant.adapter is not None):
             images = self._policy.generate(list(texts), list(seeds), batch=len(texts))
         pixels = (images * 255).round().to(torch.uint8)
         return Drawn(pixels, time.monotonic() - start, _peak_memory(self._policy.device))

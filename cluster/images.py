@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from actors.images import Brush, DrawingActor, Drawn
+from actors.images import DrawingActor, Drawn, ModelVariant
 from cluster import program
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
@@ -26,7 +26,7 @@ class ImageSource(Protocol):
     def model_digest(self) -> str:
         """Checksum of the untouched pipeline."""
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         """Draws all batches, numbered by the caller."""
 
 
@@ -50,9 +50,9 @@ class _Inline:
     def model_digest(self) -> str:
         return self._actor.model_digest()
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         for number, (texts, seeds) in batches.items():
-            keep(number, self._actor.draw(brush, texts, seeds))
+            keep(number, self._actor.draw(variant, texts, seeds))
 
 
 class _Shared:
@@ -83,10 +83,10 @@ class _Shared:
     def model_digest(self) -> str:
         return self._digest
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         import ray
 
-        shared = ray.put(brush)
+        shared = ray.put(variant)
         waiting = list(batches.items())
         in_hand: dict[Any, tuple[Any, int]] = {}
         idle = list(self._actors)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actors.images import Brush
+from actors.images import ModelVariant
 from cluster.images import image_source
 from experiments import signals
 from experiments.evaluation.headline import FURTHER, HEADLINE
@@ -80,18 +80,18 @@ def judge_side_by_side(
     """Draws what the cache lacks, looks at all of it, and compares."""
     images = plan(book, config)
     names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
-    brushes = [
-        Brush(config.lora, None),
-        *(Brush(candidate.lora, candidate.state) for candidate in candidates),
+    variants = [
+        ModelVariant(config.lora, None),
+        *(ModelVariant(candidate.lora, candidate.state) for candidate in candidates),
     ]
     answered = []
     with ExitStack() as stack:
         with console.status("starting to draw"):
             source = stack.enter_context(image_source(config))
         signals.install()  # Ray sets its own handlers
-        for name, brush in zip(names, brushes, strict=True):
+        for name, variant in zip(names, variants, strict=True):
             with _bar(console, name) as progress:
-                answered.append(answer(brush, images, config, source, progress))
+                answered.append(answer(variant, images, config, source, progress))
             total, drawn = len(images.prompts), answered[-1].drawn
             _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
     clip = ZeroShot(

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actors.images import Brush, Drawn
+from actors.images import Drawn, ModelVariant
 from cluster.images import Batch, ImageSource
 from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapters.adapter import digest
@@ -48,7 +48,7 @@ class Answered:
 
 
 def answer(
-    brush: Brush,
+    variant: ModelVariant,
     plan: Plan,
     config: Config,
     source: ImageSource,
@@ -58,7 +58,7 @@ def answer(
 
     ``progress(done, total)``.
     """
-    folder = Path(config.output) / FOLDER / _model_key(brush, config, source.model_digest())
+    folder = Path(config.output) / FOLDER / _model_key(variant, config, source.model_digest())
     make_folder(folder, "set output=... to a writable folder")
     batches = _batches(plan, config.evaluation.batch)
     files = [folder / f"{_key(batch)}.safetensors" for batch in batches]
@@ -81,7 +81,7 @@ def answer(
     there = count()
     if progress:
         progress(there, len(plan.prompts))
-    source.draw(brush, missing, keep)
+    source.draw(variant, missing, keep)
     return Answered(
         tuple(files),
         sum(s for s, _ in costs.values()),
@@ -97,8 +97,8 @@ def _batches(plan: Plan, size: int) -> list[Batch]:
     ]
 
 
-def _model_key(brush: Brush, config: Config, model: str) -> str:
-    adapter = None if brush.adapter is None else digest(brush.adapter)
+def _model_key(variant: ModelVariant, config: Config, model: str) -> str:
+    adapter = None if variant.adapter is None else digest(variant.adapter)
     return _key(
         [model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size]
     )

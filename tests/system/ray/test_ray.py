@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from actors.images import Brush
+from actors.images import ModelVariant
 from cluster import images, placement, program
 from cluster.crew import Crew
 from experiments.evaluation.image_cache import answer
@@ -103,7 +103,7 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
         loop={"timeout": 600.0},
     )
     asked = plan(PromptBook.from_config(config), config)
-    brush = Brush(config.lora, None)
+    variant = ModelVariant(config.lora, None)
     found = {}
     for name, chosen in (
         ("shared", config),
@@ -111,7 +111,7 @@ def test_two_drawing_actors_share_the_images_of_one(tmp_path):
     ):
         with images.image_source(chosen) as source:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
-            answered = answer(brush, asked, target, source)
+            answered = answer(variant, asked, target, source)
         found[name] = [part.clone() for part in answered.images()]
         assert answered.drawn == 18
     assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]

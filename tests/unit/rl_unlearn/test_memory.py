@@ -9,7 +9,7 @@ import torch
 from tiny import quick  # noqa: F401
 
 from actors.critic import CriticActor
-from actors.images import Brush, DrawingActor
+from actors.images import DrawingActor, ModelVariant
 from actors.rollout import RolloutActor
 from cluster import program
 from learner import checkpointing
@@ -122,7 +122,10 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
         (lambda: learner.update(scored), "learner.checkpointing=on"),
         (lambda: learner.keep(batch), "learner.microbatch"),
         (lambda: critic.score(batch), "critic.minibatch"),
-        (lambda: drawing.draw(Brush(chosen.lora, None), ("a cat",), (1,)), "evaluation.batch"),
+        (
+            lambda: drawing.draw(ModelVariant(chosen.lora, None), ("a cat",), (1,)),
+            "evaluation.batch",
+        ),
     ):
         with pytest.raises(
             MachineError, match=rf"not enough GPU memory \(CUDA out of memory\): .*{setting}"
