@@ -28,10 +28,10 @@ class ModelVariant:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images and what they took. Produced by drawing actors, kept by the driver."""
+class Images:
+    """A batch of images and what drawing it took. Made by image actors, kept by the driver."""
 
-    images: UInt8[Tensor, "batch 3 height width"]
+    pixels: UInt8[Tensor, "batch 3 height width"]
     seconds: float
     peak_memory_bytes: int
     """Largest memory of the process so far, or on a GPU the largest allocated on it."""
@@ -58,7 +58,7 @@ class DrawingActor:
 
     @memory.enough_for("the drawing actor", memory.DRAWING)
     @torch.no_grad()
-    def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
+    def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Images:
         """One image for each text and seed, in one batch, with 8 bits a channel."""
         start = time.monotonic()
         if variant.adapter is not None:
@@ -66,7 +66,7 @@ class DrawingActor:
         with self._policy.adapter_enabled(variant.adapter is not None):
             images = self._policy.generate(list(texts), list(seeds), batch=len(texts))
         pixels = (images * 255).round().to(torch.uint8)
-        return Drawn(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
+        return Images(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
 
     def _take(self, lora: Lora, adapter: AdapterState) -> None:
         if lora != self._lora:  # an adapter of another shape needs another policy

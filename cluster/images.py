@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from actors.images import DrawingActor, Drawn, ModelVariant
+from actors.images import DrawingActor, Images, ModelVariant
 from cluster import program
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
 Batch = tuple[tuple[str, ...], tuple[int, ...]]
 """Texts and noise seeds."""
-Keep = Callable[[int, Drawn], None]
+Keep = Callable[[int, Images], None]
 """Takes batch number and images as soon as they are there, in any order, on the driver."""
 
 _RESTARTS = 10

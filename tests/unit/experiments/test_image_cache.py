@@ -12,7 +12,7 @@ import tiny
 import torch
 from conftest import ROOT
 
-from actors.images import Drawn, ModelVariant
+from actors.images import Images, ModelVariant
 from experiments import settings
 from experiments.evaluation.image_cache import FOLDER, answer
 from rl_unlearn.adapters.adapter import save_adapter
@@ -44,7 +44,7 @@ class FakeSource:
                 torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=generator(seed, text))
                 for text, seed in zip(texts, seeds, strict=True)
             ]
-            keep(number, Drawn(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
+            keep(number, Images(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
 
 
 def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, ModelVariant]:
