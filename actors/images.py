@@ -1,4 +1,4 @@
-"""The drawing actor: images of prompts, by the untouched model or with an adapter."""
+"""The image actor: images of prompts, by the untouched model or with an adapter."""
 
 import resource
 import time
@@ -37,7 +37,7 @@ class Images:
     """Largest memory of the process so far, or on a GPU the largest allocated on it."""
 
 
-class DrawingActor:
+class ImageActor:
     """Holds one pipeline.
 
     Drawing is a pure function of its arguments, so a lost call may be repeated.
@@ -56,7 +56,7 @@ class DrawingActor:
         """Checksum of the untouched pipeline."""
         return self._digest
 
-    @memory.enough_for("the drawing actor", memory.DRAWING)
+    @memory.enough_for("the image actor", memory.IMAGES)
     @torch.no_grad()
     def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Images:
         """One image for each text and seed, in one batch, with 8 bits a channel."""

@@ -1,4 +1,4 @@
-"""Places the drawing actors of an evaluation: in this process, or 1 to N of them on Ray, which
+"""Places the image actors of an evaluation: in this process, or 1 to N of them on Ray, which
 share the work.
 """
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from actors.images import DrawingActor, Images, ModelVariant
+from actors.images import ImageActor, Images, ModelVariant
 from cluster import program
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
@@ -45,7 +45,7 @@ def image_source(config: Config) -> Iterator[ImageSource]:
 
 class _Inline:
     def __init__(self, config: Config):
-        self._actor = DrawingActor(config)
+        self._actor = ImageActor(config)
 
     def model_digest(self) -> str:
         return self._actor.model_digest()
@@ -68,7 +68,7 @@ class _Shared:
         }
         if ray.util.get_current_placement_group() is None:  # a trial's group has places in the pool
             options["label_selector"] = config.cluster.rollout_labels
-        remote = ray.remote(DrawingActor).options(
+        remote = ray.remote(ImageActor).options(
             max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options
         )
         threads = config.cluster.threads
@@ -97,7 +97,7 @@ class _Shared:
             done, _ = ray.wait(list(in_hand), num_returns=1, timeout=self._timeout)
             if not done:
                 raise TrainingError(
-                    f"no drawing actor finished a batch in {self._timeout:g} seconds: raise "
+                    f"no image actor finished a batch in {self._timeout:g} seconds: raise "
                     "loop.timeout"
                 )
             for reference in done:
@@ -113,7 +113,7 @@ class _Shared:
             return ray.get(references, timeout=self._timeout)
         except GetTimeoutError as error:
             raise MachineError(
-                f"the drawing actors did not answer in {self._timeout:g} seconds (this machine "
+                f"the image actors did not answer in {self._timeout:g} seconds (this machine "
                 f"has {os.cpu_count()} "
                 "CPUs): lower evaluation.actors or cluster.actor_cpus, or raise loop.timeout"
             ) from error

@@ -52,7 +52,7 @@ class Trials:
         return self.needs(configured(self.base, self.space.settings(drawn), "space"))
 
     def needs(self, config: Config) -> list[Place]:
-        """A place for the trial's own process, its actors', then those of drawing actors beyond its
+        """A place for the trial's own process, its actors', then those of image actors beyond its
         rollout actors.
         """
         own = self.space.file.per_trial

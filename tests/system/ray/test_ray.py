@@ -96,7 +96,7 @@ def test_two_learner_ranks_learn_what_one_does(inline):
             )
 
 
-def test_two_drawing_actors_share_the_images_of_one(tmp_path):
+def test_two_image_actors_share_the_images_of_one(tmp_path):
     config = tiny.config(
         evaluation={"per_prompt": 3, "batch": 4, "actors": 2},
         cluster={"inline": False, "actor_cpus": 0.1},
