@@ -1,6 +1,4 @@
-"""Adapters side by side against the untouched model: the judges' view of each, as `evaluation.json`
-holds it.
-"""
+"""Adapters beside the untouched model in the eyes of a judge, as `evaluation.json` holds them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,14 +13,13 @@ from actors.images import ModelVariant
 from cluster.images import image_source
 from experiments import signals
 from experiments.evaluation.headline import FURTHER, HEADLINE
-from experiments.evaluation.image_cache import Answered, answer
+from experiments.evaluation.image_cache import CachedImages, cached
 from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.evaluation.comparison import (
     ALL_DEFINITIONS,
     UNTOUCHED,
-    Reference,
     compare,
     measure_reference,
     reference_row,
@@ -59,7 +56,7 @@ class Comparison:
     after: tuple[Rates, ...]
 
     def evaluation(self, number: int = 0) -> Evaluation:
-        """What `evaluation.json` holds of one candidate, beside what its run took."""
+        """Returns what `evaluation.json` holds of one candidate, but for what its run took."""
         after = self.after[number]
         return Evaluation(
             before=self.before.headline(),
@@ -77,54 +74,56 @@ def judge_side_by_side(
     config: Config,
     console: Console,
 ) -> Comparison:
-    """Draws what the cache lacks, looks at all of it, and compares."""
-    images = plan(book, config)
+    """Draws what the cache lacks, lets the judge look at all of it, and compares."""
+    images_asked = plan(book, config)
     names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
     variants = [
         ModelVariant(config.lora, None),
         *(ModelVariant(candidate.lora, candidate.state) for candidate in candidates),
     ]
-    answered = []
+    images: list[CachedImages] = []
     with ExitStack() as stack:
         with console.status("starting to draw"):
             source = stack.enter_context(image_source(config))
         signals.install()  # Ray sets its own handlers
         for name, variant in zip(names, variants, strict=True):
             with _bar(console, name) as progress:
-                answered.append(answer(variant, images, config, source, progress))
-            total, drawn = len(images.prompts), answered[-1].drawn
+                images.append(cached(variant, images_asked, config, source, progress))
+            total, drawn = len(images_asked.prompts), images[-1].drawn
             _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
     with console.status("judging"):
-        looks = [examine(one.images(), images.texts, judge, clip) for one in answered]
-        reference = measure_reference(looks[0], images, book, config)
-        found = [
-            compare(candidate.name, look, reference, book, config, judge.feature_extractor)
-            for candidate, look in zip(candidates, looks[1:], strict=True)
+        seen = [examine(model.images(), images_asked.texts, judge, clip) for model in images]
+        reference = measure_reference(seen[0], images_asked, book, config)
+        compared = [
+            compare(candidate.name, model, reference, book, config, judge.feature_extractor)
+            for candidate, model in zip(candidates, seen[1:], strict=True)
         ]
     return Comparison(
         protocol=Protocol(
             judge=judge.name,
-            seeds=list(images.numbers),
+            seeds=list(images_asked.numbers),
             prompts=len(book.prompts),
-            images=len(images.prompts),
+            images=len(images_asked.prompts),
             clip=f"the selection CLIP, {config.selection.clip}",
             definitions=ALL_DEFINITIONS,
         ),
-        untouched=_untouched_row(reference, book, judge, answered[0]),
+        untouched=reference_row(reference, book, judge.feature_extractor).model_copy(
+            update={"cost": _cost(images[0])}
+        ),
         rows=tuple(
-            row.model_copy(update={"cost": _cost(one, candidate)})
-            for (_, row), one, candidate in zip(found, answered[1:], candidates, strict=True)
+            row.model_copy(update={"cost": _cost(model, candidate)})
+            for (_, row), model, candidate in zip(compared, images[1:], candidates, strict=True)
         ),
         before=reference.rates,
-        after=tuple(rates for rates, _ in found),
+        after=tuple(rates for rates, _ in compared),
     )
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """A table with a row for each model, and the verdicts below it."""
+    """Prints a table with a column for each model, and the verdicts below it."""
     table = Table(
         title=f"forgetting {escape(evaluation.concept)}, percent [95 % interval]",
         title_justify="left",
@@ -145,15 +144,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     )
 
 
-def _untouched_row(
-    reference: Reference, book: PromptBook, judge: ProbabilityJudge, one: Answered
-) -> ModelRecord:
-    row = reference_row(reference, book, judge.feature_extractor)
-    return row.model_copy(update={"cost": _cost(one)})
-
-
-def _cost(one: Answered, candidate: Candidate | None = None) -> Cost:
-    known = {"seconds": one.seconds, "peak_memory_bytes": one.peak_memory_bytes}
+def _cost(images: CachedImages, candidate: Candidate | None = None) -> Cost:
+    known = {"seconds": images.seconds, "peak_memory_bytes": images.peak_memory_bytes}
     if candidate and candidate.storage_bytes is not None:
         known["storage_bytes"] = candidate.storage_bytes
     if candidate and candidate.training_seconds is not None:

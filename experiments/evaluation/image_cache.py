@@ -29,14 +29,14 @@ FOLDER = ".answers"
 
 
 @dataclass(frozen=True)
-class Answered:
-    """All images of one model, in files, and what drawing them took (whenever that was)."""
+class CachedImages:
+    """The images of one model, in files, and what drawing them took, whenever that was."""
 
     files: tuple[Path, ...]
     seconds: float
     peak_memory_bytes: int
     drawn: int
-    """Images that had to be drawn now; the others were there."""
+    """How many had to be drawn now; the others were there."""
 
     def images(self) -> Iterator[UInt8[Tensor, "batch 3 height width"]]:
         """The images, batch by batch, in the plan's order."""
@@ -47,16 +47,17 @@ class Answered:
             yield images.pixels
 
 
-def answer(
+def cached(
     variant: ModelVariant,
     plan: Plan,
     config: Config,
     source: ImageSource,
     progress: Callable[[int, int], None] | None = None,
-) -> Answered:
-    """Draws what is not in the cache yet; each batch is kept as soon as it is drawn.
+) -> CachedImages:
+    """Returns the images of a plan; draws what is not in the cache yet, and keeps each batch as
+    soon as it is drawn.
 
-    ``progress(done, total)``.
+    `progress` takes how many images there are, and how many there will be.
     """
     folder = Path(config.output) / FOLDER / _model_key(variant, config, source.model_digest())
     make_folder(folder, "set output=... to a writable folder")
@@ -78,15 +79,15 @@ def answer(
         if progress:
             progress(count(), len(plan.prompts))
 
-    there = count()
+    already = count()
     if progress:
-        progress(there, len(plan.prompts))
+        progress(already, len(plan.prompts))
     source.draw(variant, missing, keep)
-    return Answered(
+    return CachedImages(
         tuple(files),
-        sum(s for s, _ in costs.values()),
-        max(m for _, m in costs.values()),
-        len(plan.prompts) - there,
+        sum(seconds for seconds, _ in costs.values()),
+        max(memory for _, memory in costs.values()),
+        len(plan.prompts) - already,
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from actors.images import ModelVariant
 from cluster import images, placement, program
 from cluster.crew import Crew
-from experiments.evaluation.image_cache import answer
+from experiments.evaluation.image_cache import cached
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation.images import plan
 from rl_unlearn.prompts import PromptBook
@@ -111,9 +111,9 @@ def test_two_image_actors_share_the_images_of_one(tmp_path):
     ):
         with images.image_source(chosen) as source:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
-            answered = answer(variant, asked, target, source)
-        found[name] = [part.clone() for part in answered.images()]
-        assert answered.drawn == 18
+            drawings = cached(variant, asked, target, source)
+        found[name] = [part.clone() for part in drawings.images()]
+        assert drawings.drawn == 18
     assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]
     for shared, inline in zip(found["shared"], found["inline"], strict=True):
         assert torch.equal(shared, inline)

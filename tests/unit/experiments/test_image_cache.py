@@ -1,4 +1,4 @@
-"""The cache of answers: found by content, continued after a kill, distrusted when damaged."""
+"""The cache of images: found by content, continued after a kill, distrusted when damaged."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from actors.images import Images, ModelVariant
 from experiments import settings
-from experiments.evaluation.image_cache import FOLDER, answer
+from experiments.evaluation.image_cache import FOLDER, cached
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
@@ -55,7 +55,7 @@ def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, ModelVariant]:
 
 
 def ask(config: Config, variant: ModelVariant, source: FakeSource):
-    return answer(variant, plan(PromptBook.from_config(config), config), config, source)
+    return cached(variant, plan(PromptBook.from_config(config), config), config, source)
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -85,7 +85,7 @@ def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
     steps: list[tuple[int, int]] = []
     source = FakeSource()
     images = plan(PromptBook.from_config(config), config)
-    resumed = answer(
+    resumed = cached(
         variant, images, config, source, lambda done, total: steps.append((done, total))
     )
     assert source.drawn == resumed.drawn == 12
