@@ -56,10 +56,10 @@ def plan(book: PromptBook, config: Config) -> Plan:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Seen:
     """One model's images as judge and CLIP see them, in the plan's order, on the CPU."""
 
-    seen: Labels
+    labels: Labels
     """The judge's class in each domain."""
     sure: dict[str, Float[Tensor, " images"]]
     """The judge's probability of that class, 0 to 1."""
@@ -78,7 +78,7 @@ def examine(
     texts: tuple[str, ...],
     judge: ProbabilityJudge,
     clip: ZeroShot,
-) -> Answers:
+) -> Seen:
     """Looks at the images of ``texts``, which come in batches of any size, in order."""
     different = list(dict.fromkeys(texts))
     parts = [different[i : i + _TEXTS_AT_ONCE] for i in range(0, len(different), _TEXTS_AT_ONCE)]
@@ -94,8 +94,8 @@ def examine(
     best = {
         d: torch.cat([e.log_probs[d] for e in evidence]).max(dim=1) for d in ("object", "style")
     }
-    return Answers(
-        seen={domain: top.indices for domain, top in best.items()},
+    return Seen(
+        labels={domain: top.indices for domain, top in best.items()},
         sure={domain: top.values.exp() for domain, top in best.items()},
         features=torch.cat([e.features for e in evidence]),
         embeddings=embedded,
