@@ -6,7 +6,7 @@ from statistics import NormalDist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl_unlearn.evaluation.bootstrap import Interval, interval
+from rl_unlearn.evaluation.intervals import Interval, interval
 
 LEVEL = 0.95
 
@@ -18,7 +18,7 @@ def rate(
 ) -> Interval:
     """Weighted share of the images for which something holds, in percent; ``weights`` sum to 1.
 
-    The interval is that of :func:`rl_unlearn.evaluation.bootstrap.interval`. Where its resamples
+    The interval is that of :func:`rl_unlearn.evaluation.intervals.interval`. Where its resamples
     show no spread, as when all images agree, it would claim certainty: there it is Wilson's for the
     effective number of images (Kish 1965).
     """

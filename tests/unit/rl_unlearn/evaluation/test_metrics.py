@@ -9,7 +9,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.intervals import interval, resample
 from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
 from rl_unlearn.evaluation.wilson import wilson
 from rl_unlearn.prompts import PromptBook

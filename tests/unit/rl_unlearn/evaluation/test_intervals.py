@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.intervals import interval, resample
 from rl_unlearn.evaluation.wilson import rate, wilson
 
 
