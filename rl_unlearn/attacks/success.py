@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rl_unlearn.evaluation.intervals import wilson
 from rl_unlearn.evaluation.judges import Judge
-from rl_unlearn.evaluation.wilson import wilson
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook

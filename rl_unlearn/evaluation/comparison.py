@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.intervals import interval, resample
 from rl_unlearn.evaluation.distances import distances
 from rl_unlearn.evaluation.images import Plan, Seen
+from rl_unlearn.evaluation.intervals import interval, resample
 from rl_unlearn.evaluation.metrics import (
     DEFINITIONS,
     Rates,

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.evaluation.intervals import Interval, resample
-from rl_unlearn.evaluation.wilson import rate
+from rl_unlearn.evaluation.intervals import Interval, rate, resample
 from rl_unlearn.prompts import PromptBook
 
 Domain = Literal["object", "style"]
