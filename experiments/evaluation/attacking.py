@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from experiments.console import say
 from rl_unlearn.attacks.record import Attacks
 from rl_unlearn.attacks.table import Bench
 from rl_unlearn.config import Config
@@ -31,9 +32,7 @@ def attack(
             nonlocal last
             bar.update(task, description=text, completed=done, total=total)
             if not console.is_terminal and text != last:
-                console.print(
-                    f"{done}/{total}  {text}", soft_wrap=True, markup=False, highlight=False
-                )
+                say(console, f"{done}/{total}  {text}")
             last = text
 
         return Bench(policy, book, judge, config, tell).table()

@@ -12,6 +12,7 @@ from rich.table import Table
 from actors.images import ModelVariant
 from cluster.images import image_source
 from experiments import signals
+from experiments.console import say
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.evaluation.image_cache import CachedImages, cached
 from rl_unlearn.adapters.adapter import AdapterState
@@ -90,7 +91,7 @@ def judge_side_by_side(
             with _bar(console, name) as progress:
                 images.append(cached(variant, images_asked, config, source, progress))
             total, drawn = len(images_asked.prompts), images[-1].drawn
-            _say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
+            say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
@@ -136,8 +137,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     table.add_row("broken", *("[red]yes[/]" if row.broken else "no" for row in evaluation.models))
     console.print(table)
     for row in evaluation.models[1:]:
-        _say(console, f"{row.name}: {row.verdict}")
-    _say(
+        say(console, f"{row.name}: {row.verdict}")
+    say(
         console,
         f"judge: {evaluation.protocol.judge}; KID and FID in "
         f"{evaluation.models[0].feature_extractor}",
@@ -176,7 +177,3 @@ def _bar(console: Console, name: str) -> Iterator[Callable[[int, int], None] | N
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"drawing, {escape(name)}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)

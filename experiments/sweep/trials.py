@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cluster import placement, program, tuning
 from experiments import signals
+from experiments.console import say
 from experiments.runs.run_state import read_state
 from experiments.sweep.space import Settings, Space, configured
 from experiments.sweep.trial import Trials, note
@@ -73,4 +74,4 @@ class _Progress:
                 line, verdict = f"{name}: {how}", ("stopped", tuning.StoppedEarly.name)
             line += f" ({self._over} of {self._trials.space.trials})"
         self.known[name] = (drawn, verdict)
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(self._console, line)

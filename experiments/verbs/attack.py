@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
@@ -57,9 +58,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if common.concern(args.overrides, "attack", "evaluation"):
         write_json(path / record.NAME, outcome.content())
         write_report(path)
-        console.print(
-            f"attacks: {path / record.NAME}", soft_wrap=True, highlight=False, markup=False
-        )
+        say(console, f"attacks: {path / record.NAME}")
     else:
         console.print("the run's attacks.json stays: more than the attack was overridden")
     return outcome.content()
