@@ -14,7 +14,7 @@ from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
-from experiments.report import plots
+from experiments.report import curves
 from experiments.report.report import write_report
 from experiments.runs import tracking
 from experiments.runs.checkpoints import Checkpoints
@@ -96,7 +96,8 @@ def carry_out(
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
             write_bytes(
-                folder / "curves.png", plots.draw_curves(read_rows(folder / "metrics.jsonl", Event))
+                folder / "curves.png",
+                curves.draw_curves(read_rows(folder / "metrics.jsonl", Event)),
             )
             evaluation: Evaluation | None = None
             if judge is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from experiments.report.plots import BLUE, GREY, ORANGE
+from experiments.report.curves import BLUE, GREY, ORANGE
 from experiments.sweep.table import FORGOTTEN, Row
 
 MOST_PANELS = 48

@@ -24,7 +24,7 @@ from actors.critic import CriticActor
 from cluster import program
 from experiments import settings
 from experiments.files import to_json
-from experiments.report import plots, run_view, tiles
+from experiments.report import curves, run_view, tiles
 from experiments.report.report import write_report
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
@@ -241,7 +241,7 @@ def metrics(run: Path) -> None:
     content = file.read_bytes()
     ledger = (run / LEDGER).read_bytes()
     try:
-        plots.series(read_rows(file, Event), "round", "kl")
+        curves.series(read_rows(file, Event), "round", "kl")
         trim(run, 1, 1)
     finally:
         file.write_bytes(content)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny_runs import make_run, make_trial
 
-from experiments.report import charts, plots
+from experiments.report import charts, curves
 from experiments.report.charts import Curve
 from experiments.report.figures import drawable
 from experiments.report.report import write_report
@@ -66,7 +66,7 @@ def test_a_page_and_curves_are_drawn_of_any_numbers(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = write_report(folder).read_text()
     assert not re.search(r"\b(nan|inf|-inf)\b", re.sub(r"base64,[^\"]+", "", text))
-    assert plots.draw_curves(rows).startswith(b"\x89PNG")
+    assert curves.draw_curves(rows).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", SERIES)
