@@ -95,10 +95,8 @@ def carry_out(
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            write_bytes(
-                folder / "curves.png",
-                curves.draw_curves(read_rows(folder / "metrics.jsonl", Event)),
-            )
+            rows = read_rows(folder / "metrics.jsonl", Event)
+            write_bytes(folder / "curves.png", curves.draw_curves(rows))
             evaluation: Evaluation | None = None
             if judge is not None:
                 evaluation = _look(config, folder, result, book, judge, console)

@@ -2,10 +2,10 @@
 units.
 """
 
-from io import BytesIO
 from typing import Any
 
 from experiments.report.figures import points
+from experiments.report.png import new_figure, open_axes, to_png
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
@@ -51,18 +51,13 @@ def series(rows: list[dict[str, Any]], event: str, key: str) -> tuple[list[float
 
 def draw_curves(rows: list[dict[str, Any]]) -> bytes:
     """A PNG of six panels over the rounds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 6)
     for axes, (title, unit, curves) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("round")
         axes.set_ylabel(unit)
-        axes.grid(alpha=0.3)
         axes.ticklabel_format(axis="y", useOffset=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes, grid=0.3)
         drawn = 0
         for event, key, label, colour, style in curves:
             rounds, values = series(rows, event, key)
@@ -82,6 +77,4 @@ def draw_curves(rows: list[dict[str, Any]]) -> bytes:
             axes.set_ylim(0, 1.05)
         if drawn > 1:
             axes.legend(frameon=False, fontsize=9)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return to_png(figure)

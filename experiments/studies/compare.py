@@ -16,13 +16,13 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments import settings, strict_yaml
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
+from experiments.report.png import legend_below, new_figure, open_axes, to_png
 from experiments.sweep.results import looks
 from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
 
@@ -174,9 +174,6 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their
     mean is thick.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     concepts = list(dict.fromkeys(run.concept for run in runs))
     lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}
     panels = {key: title for key, title in PANELS.items() if lowest[key] < FLAT}
@@ -185,9 +182,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
         for key, title in PANELS.items()
         if key not in panels
     )
-    size = (4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
     grid = figure.subplots(len(concepts), len(panels), sharex=True, sharey=True, squeeze=False)
     for line, concept in zip(grid, concepts, strict=True):
         for axes, (key, title) in zip(line, panels.items(), strict=True):
@@ -206,18 +201,9 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
             axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
             axes.set_ylim(-0.03, 1.05)
             axes.set_xlim(left=0)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_axes(axes)
             axes.tick_params(labelsize=8)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=2 * len(grid[0]),
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, grid[0][0], columns=2 * len(grid[0]))
     for axes in grid[-1]:
         axes.set_xlabel(
             {"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8
@@ -225,9 +211,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     figure.suptitle(
         f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9
     )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def plot_runs(

@@ -12,13 +12,13 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
+from experiments.report.png import legend_below, new_figure, open_axes, to_png
 from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
@@ -89,11 +89,7 @@ def draw(points: Sequence[Point], point: str) -> bytes:
     """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order
     of their values.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(LOST), 4.0), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * len(LOST), 4.0)
     for axes, (measure, title) in zip(
         figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True
     ):
@@ -120,24 +116,15 @@ def draw(points: Sequence[Point], point: str) -> bytes:
             axes.invert_xaxis()  # what keeps more is on the right, as in the others
         else:
             axes.set_xlim(min(95.0, axes.get_xlim()[0]), 100.5)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
         axes.tick_params(labelsize=8)
     axes = figure.axes[0]
     axes.set_ylabel("UA %: forgotten", fontsize=9)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=6,
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, axes, columns=6)
     figure.suptitle(
         f"UA, IRA and CRA by the judges, drift by the learner; small numbers: {point}", fontsize=9
     )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _arms(means: Sequence[Mean], share: bool) -> tuple[list[float], list[float]]:

@@ -16,11 +16,11 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments.files import write_bytes
+from experiments.report.png import legend_below, new_figure, open_axes, to_png
 from experiments.runs.rows import Event, read_rows
 from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
 from experiments.sweep.table import mean
@@ -92,11 +92,7 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
 
 def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
     """A PNG of one key against rounds: single runs are thin, their mean is thick."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     for colour, (setting, runs) in zip(
         COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False
@@ -104,19 +100,10 @@ def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
         plot_runs(axes, runs, setting, color=colour)
     axes.set_xlabel("rounds", fontsize=9)
     axes.set_ylabel(key, fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     axes.tick_params(labelsize=8)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
-    )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    legend_below(figure, axes, columns=4)
+    return to_png(figure)
 
 
 def main(argv: list[str] | None = None) -> None:

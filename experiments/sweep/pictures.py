@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 from experiments.report.curves import BLUE, GREY, ORANGE
+from experiments.report.png import new_figure, open_axes, to_png
 from experiments.sweep.table import FORGOTTEN, Row
 
 MOST_PANELS = 48
@@ -16,7 +16,9 @@ _PALE = "#C8C8C8"
 
 def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> bytes:
     """A PNG of UA against the mean of IRA and CRA; bars are 95 % t-intervals over seeds."""
-    figure, axes = _figure(8.6, 6.0)
+    figure = new_figure(8.6, 6.0)
+    axes = figure.subplots()
+    open_axes(axes)
     for row in [row for row in found if row.means]:
         on_front = any(row is member for member in members)
         colour = ORANGE if on_front else GREY
@@ -48,7 +50,7 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
         axes.plot([], [], "o", color=GREY, label="beaten by one on it")[0],
     ]
     axes.legend(handles=handles, frameon=False, loc="best", fontsize=9)
-    return _png(figure)
+    return to_png(figure, dpi=120)
 
 
 def draw_curves(found: Sequence[Row], title: str) -> bytes:
@@ -58,9 +60,11 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
     shown = [row for row in found if any(trial.curve for trial in row.trials)][:MOST_PANELS]
     columns = max(1, min(_COLUMNS, len(shown)))
     lines = max(1, math.ceil(len(shown) / columns))
-    figure, grid = _figure(max(5.0, 3.1 * columns), 2.4 * lines + 0.9, lines, columns)
+    figure = new_figure(max(5.0, 3.1 * columns), 2.4 * lines + 0.9)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     means = [_mean_curve(row) for row in shown]
     for i, axes in enumerate(grid):
+        open_axes(axes)
         if i >= len(shown):
             axes.set_axis_off()
             continue
@@ -97,7 +101,7 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
         fontsize=9,
     )
     figure.supylabel("forgotten (0 to 1)", fontsize=9)
-    return _png(figure)
+    return to_png(figure, dpi=120)
 
 
 def _mean_curve(row: Row) -> list[tuple[float, float]]:
@@ -190,27 +194,6 @@ def _overlap(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    if not rows:
-        axes = figure.subplots()
-        _plain(axes)
-        return figure, axes
-    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in grid:
-        _plain(axes)
-    return figure, grid
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _few_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
@@ -219,9 +202,3 @@ def _few_ticks() -> Any:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

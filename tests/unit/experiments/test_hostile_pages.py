@@ -73,8 +73,8 @@ def test_a_page_and_curves_are_drawn_of_any_numbers(
 def test_a_chart_stays_in_its_box(name: str) -> None:
     points = [(i, drawable(value)) for i, value in enumerate(SERIES[name])]
     given: Any = [Curve("a", 1, 0, points), Curve("b", 1, 0, [(1e99, 1.0), (-1e99, 2.0)])]
-    for curves in (given[:1], given):
-        chart = charts.line_chart("t", "u", "x", curves, limit=(1e50, "limit"))
+    for chosen in (given[:1], given):
+        chart = charts.line_chart("t", "u", "x", chosen, limit=(1e50, "limit"))
         places = [place for line in (chart.lines if chart else []) for place in line.dots]
         assert all(-1 <= x <= charts.WIDTH + 1 and -1 <= y <= charts.HEIGHT + 1 for x, y in places)
 

@@ -53,7 +53,7 @@ def test_examine_keeps_the_order_of_the_plan():
     texts = tuple(book.prompts[i % 3].text for i in range(7))
     found = examine([images[:3], images[3:]], texts, ProbabilityJudge("mine", "pixels", look), clip)
     bright = (images.float() / 255).mean(dim=(1, 2, 3))
-    assert found.seen["object"].tolist() == [0 if b > 0.5 else 1 for b in bright.tolist()]
+    assert found.labels["object"].tolist() == [0 if b > 0.5 else 1 for b in bright.tolist()]
     assert found.sure["object"].tolist() == pytest.approx(
         [max(b, 1 - b) for b in bright.tolist()], rel=1e-4
     )

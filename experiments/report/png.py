@@ -1,0 +1,38 @@
+"""Pictures that matplotlib draws, as PNG files: without a window, and in one style."""
+
+from io import BytesIO
+from typing import Any
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure of so many inches, whose parts find their places themselves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def open_axes(axes: Any, grid: float = 0.25) -> None:
+    """Takes the frame away above and on the right, and draws a grid of some opacity."""
+    axes.grid(alpha=grid)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Any, axes: Any, columns: int) -> None:
+    """Names the lines of some axes below the whole figure."""
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def to_png(figure: Any, dpi: int = 110) -> bytes:
+    """Returns the bytes of a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
