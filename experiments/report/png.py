@@ -3,6 +3,8 @@
 from io import BytesIO
 from typing import Any
 
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
 
 def new_figure(width: float, height: float) -> Any:
     """Returns an empty figure of so many inches, whose parts find their places themselves."""

@@ -16,6 +16,7 @@ from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
 from experiments.report import charts, confusion, run_view
+from experiments.report.curves import critic_map, page_curves
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
@@ -78,8 +79,8 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
         "definitions": ALL_DEFINITIONS
         | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
         "others": run_view.others(runs),
-        "curves": run_view.curves(runs),
-        "maps": [(run, found) for run in runs if (found := run_view.critic_map(run))],
+        "curves": page_curves(runs),
+        "maps": [(run, found) for run in runs if (found := critic_map(run))],
         "trade_offs": run_view.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],

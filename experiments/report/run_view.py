@@ -9,8 +9,6 @@ from typing import Any
 from experiments import settings
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.report import charts, confusion, tiles
-from experiments.report.charts import Chart, Curve
-from experiments.report.figures import drawable, points
 from experiments.runs.own_files import inside
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_state import RunState, read_state
@@ -155,85 +153,6 @@ def summary(run: Run) -> str:
         if old is not None and new is not None:
             words.append(sentence.format(f"{new.value:.1f}\u00a0%", f"{old.value:.1f}\u00a0%"))
     return f"{lead} {'; '.join(words)}."
-
-
-def curves(runs: Sequence[Run]) -> list[Chart]:
-    """The training curves of all runs together; with several runs a colour stands for a run."""
-
-    def gather(event: str, x: str, *kinds: tuple[str, str]) -> list[Curve]:
-        found = []
-        for run in runs:
-            for dash, (key, label) in enumerate(kinds):
-                name, hue = (
-                    (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
-                )
-                found.append(Curve(name, hue, dash, points(run.metrics, event, x, key)))
-        return found
-
-    budgets = {run.config.learner.kl_budget for run in runs}
-    budget = (budgets.pop(), "budget") if len(budgets) == 1 else None
-    rounds = ("round", "round")
-    rough = any(value > 0 for run in runs for _, value in points(run.metrics, *rounds, "kl_floor"))
-    floor = [("kl_floor", "floor of rounding, taken off")] if rough else []
-    panels = (
-        charts.line_chart(
-            "Forgetting over images",
-            "share, by the selection CLIP",
-            "images",
-            gather(
-                "selection",
-                "images",
-                ("forgotten", "forgotten"),
-                ("retained", "retained"),
-                ("coherence", "coherence"),
-            ),
-            span=(0, 1),
-        ),
-        charts.line_chart(
-            "Reward",
-            "mean, nats",
-            "round",
-            gather(*rounds, ("reward", "target prompts"), ("retain_reward", "kept prompts")),
-        ),
-        charts.line_chart(
-            "Drift on kept prompts",
-            "KL, nats per step",
-            "round",
-            gather(*rounds, ("kl", "KL to the untouched model"), *floor),
-            limit=budget,
-        ),
-        charts.line_chart(
-            "Importance ratios",
-            "1 = on policy",
-            "round",
-            gather(*rounds, ("ratio_max", "largest"), ("ratio_min", "smallest")),
-        ),
-        charts.line_chart(
-            "Effective sample size",
-            "share of the batch",
-            "round",
-            gather(*rounds, ("ess", "of the weights used"), ("ess_exact", "of exact weights")),
-            span=(0, 1),
-        ),
-        charts.line_chart("Policy lag", "updates", "round", gather(*rounds, ("policy_lag", "lag"))),
-    )
-    return [panel for panel in panels if panel is not None]
-
-
-def critic_map(run: Run) -> charts.Map | None:
-    """Explained variance by round and noise level."""
-    rows = [
-        row
-        for row in run.metrics
-        if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
-    ]
-    if not rows:
-        return None
-    values = [[drawable(value) for value in row["explained_variance"]] for row in rows]
-    rounds = [drawable(row.get("round")) for row in rows]
-    return charts.heat_map(
-        [i + 1 if round is None else round for i, round in enumerate(rounds)], values
-    )
 
 
 def others(runs: Sequence[Run]) -> list[ModelRecord]:

@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.report.curves import BLUE, GREY, ORANGE
-from experiments.report.png import new_figure, open_axes, to_png
+from experiments.report.png import BLUE, GREY, ORANGE, new_figure, open_axes, to_png
 from experiments.sweep.table import FORGOTTEN, Row
 
 MOST_PANELS = 48

@@ -210,7 +210,7 @@ def told(page: Path) -> None:
     run = run_view.read(page, 1)
     for part in (
         run_view.summary,
-        run_view.critic_map,
+        curves.critic_map,
         run_view.collateral,
         run_view.confusions,
         run_view.cost,
@@ -219,7 +219,7 @@ def told(page: Path) -> None:
         run_view.damaged,
     ):
         part(run)
-    for parts in (run_view.curves, run_view.trade_offs, run_view.others):
+    for parts in (curves.page_curves, run_view.trade_offs, run_view.others):
         parts([run])
 
 
