@@ -75,7 +75,7 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
         "script": script,
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
         "runs": runs,
-        "measures": HEADLINE,
+        "headline": HEADLINE,
         "definitions": ALL_DEFINITIONS
         | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
         "others": run_view.others(runs),

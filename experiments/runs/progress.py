@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-MEASURES = (
+FIGURES = (
     ("reward", "reward", "{:+.2f}"),
     ("forget_rate", "forgotten", "{:.0%}"),
     ("kl", "KL nats/step", "{:.3f}"),
@@ -39,10 +39,10 @@ def make_progress(console: Console) -> Progress:
     return LiveView(console) if console.is_terminal else Lines(console)
 
 
-def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
+def figures(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each headline number that the row holds; a per-step list shows its mean."""
     shown = []
-    for key, label, form in MEASURES:
+    for key, label, form in FIGURES:
         value = row.get(key)
         if isinstance(value, list | tuple):
             numbers = [v for v in value if isinstance(v, int | float)]
@@ -112,7 +112,7 @@ class Lines:
         elif event == "selection":
             self._print(selection_text(row))
         elif event == "round":
-            numbers = "  ".join(f"{label} {text}" for label, text in measures(row))
+            numbers = "  ".join(f"{label} {text}" for label, text in figures(row))
             eta = self._eta.text(row)
             self._print(
                 f"round {row.get('round', '?')}/{row.get('rounds', '?')}  "
@@ -166,7 +166,7 @@ class LiveView:
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        shown = measures(self._row)
+        shown = figures(self._row)
         table.add_row(*(Text(label, style="dim") for label, _ in shown))
         table.add_row(*(Text(text) for _, text in shown))
         return Group(self._bar, table, Text(self._look, style="dim"))

@@ -16,7 +16,7 @@ from experiments.sweep import results as told
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as
 forgotten."""
-MEASURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
+FIGURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
 HEADINGS = (
     "UA %",
     "coherence %",
@@ -40,7 +40,7 @@ class Trial:
     state: str
     reason: str | None
     figures: dict[str, float]
-    """By the names in MEASURES; empty unless finished, without `images_until` if that was never
+    """By the names in FIGURES; empty unless finished, without `images_until` if that was never
     reached."""
     curve: tuple[tuple[float, float], ...]
     """Images and share forgotten, look by look."""
@@ -129,7 +129,7 @@ def rows(trials: Sequence[Trial]) -> list[Row]:
     found = []
     for key, members in groups.items():
         figures = [trial.figures for trial in members if trial.finished]
-        measured = {name: [one[name] for one in figures if name in one] for name in MEASURES}
+        measured = {name: [one[name] for one in figures if name in one] for name in FIGURES}
         means = {name: mean(values) for name, values in measured.items() if values}
         found.append(Row(members[0].label, json.loads(key), tuple(members), means))
     return sorted(
@@ -164,7 +164,7 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
     ]
     for row in found:
         star = " ★" if any(row is member for member in front) else ""
-        cells = [_cell(row, key) for key in MEASURES]
+        cells = [_cell(row, key) for key in FIGURES]
         count = f"{len(row.finished)}" + (
             f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
         )
@@ -192,12 +192,12 @@ def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
     keys = list(dict.fromkeys(key for row in found for key in row.settings))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    figures = [f"{name}{end}" for name in MEASURES for end in ("", "_half", "_n")]
+    figures = [f"{name}{end}" for name in FIGURES for end in ("", "_half", "_n")]
     writer.writerow(["setting", *keys, "n", "trials", "front", *figures])
     for row in found:
         values = [row.settings.get(key, "") for key in keys]
         cells: list[Any] = []
-        for name in MEASURES:
+        for name in FIGURES:
             one = row.means.get(name)
             cells += (
                 [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
