@@ -33,7 +33,7 @@ from experiments.runs.resuming import check, trim
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
-from experiments.sweep import front, space, table
+from experiments.sweep import front, space_file, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
 from rl_unlearn.adapters.adapter import read_adapter, save_adapter
@@ -175,7 +175,9 @@ def readers(world: Path) -> dict[str, Reader]:
         ),
         "adapter": Reader(run / "adapter" / FILE_NAME, lambda: (read_adapter(run), metadata(run))),
         "critic": Reader(run / CRITIC, restored),
-        "space": Reader(world / "space.yaml", lambda: space.read(world / "space.yaml", Config())),
+        "space": Reader(
+            world / "space.yaml", lambda: space_file.read(world / "space.yaml", Config())
+        ),
     }
     for part in PARTS:
         found[f"checkpoint, {part}"] = Reader(
