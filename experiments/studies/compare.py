@@ -12,19 +12,23 @@ looks, the measuring instrument here, are left out.
 
 import argparse
 import math
-import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import settings, strict_yaml
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
-from experiments.report.png import legend_below, new_figure, open_axes, to_png
-from experiments.sweep.results import looks
-from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
+from experiments.report.png import (
+    COLOURS,
+    legend_below,
+    new_figure,
+    open_axes,
+    plot_runs,
+    to_png,
+)
+from experiments.studies.runs import Run, read_runs, setting_names
+from experiments.sweep.table import mean
 
 PANELS = {
     "forgotten": "forgotten",
@@ -34,66 +38,7 @@ PANELS = {
 }
 FLAT = 0.95
 """A share that never falls below is said and not drawn."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", ":", "-.")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished trial and its looks."""
-
-    setting: str
-    """Its label without the concept."""
-    concept: str
-    trial: Trial
-    warmup: int
-    """Images of the warm-up."""
-    per_round: int
-    """Images of a round."""
-    looks: tuple[dict[str, Any], ...]
-
-    def images(self, look: dict[str, Any]) -> int:
-        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two
-        before.
-        """
-        return self.warmup + self.per_round * int(look["round"])
-
-    @property
-    def reached(self) -> dict[str, Any] | None:
-        """The first look that finds the concept forgotten."""
-        return next((look for look in self.looks if look["forgotten"] >= FORGOTTEN), None)
-
-
-def read_runs(root: Path) -> list[Run]:
-    """All judged trials of a sweep."""
-    return [_run(trial) for trial in read_trials(root) if trial.finished]
-
-
-def _run(trial: Trial) -> Run:
-    config = settings.recorded(trial.path / "config.yaml")
-    concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
-    found = looks(trial.path)
-    label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
-    return Run(
-        label,
-        config.concept,
-        trial,
-        config.critic.warmup_images,
-        config.rollout.images,
-        tuple(found),
-    )
-
-
-def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
-    """Settings in the order of the sweep's file, where it names them; others by name after them."""
-    listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
-    places = {
-        re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place
-        for place, one in enumerate(listed)
-    }
-    return sorted(
-        {run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name)
-    )
 
 
 def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -212,17 +157,6 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
         f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9
     )
     return to_png(figure)
-
-
-def plot_runs(
-    axes: Any, curves: Sequence[Sequence[tuple[float, float]]], label: str, **look: Any
-) -> None:
-    """Single runs thin, their mean thick and labelled; ``look`` is matplotlib's."""
-    for curve in curves:
-        axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
-    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=False)]
-    thick = [(statistics.mean(xs), statistics.mean(ys)) for xs, ys in columns]
-    axes.plot(*zip(*thick, strict=True), linewidth=1.9, label=label, **look)
 
 
 def _place(run: Run, look: dict[str, Any], against: str) -> float:

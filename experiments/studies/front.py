@@ -18,9 +18,8 @@ from typing import Any
 from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
-from experiments.report.png import legend_below, new_figure, open_axes, to_png
+from experiments.report.png import COLOURS, legend_below, new_figure, open_axes, to_png
 from experiments.runs.rows import Event, read_rows
-from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
 LOST = {

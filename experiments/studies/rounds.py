@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import write_bytes
-from experiments.report.png import legend_below, new_figure, open_axes, to_png
+from experiments.report.png import (
+    COLOURS,
+    legend_below,
+    new_figure,
+    open_axes,
+    plot_runs,
+    to_png,
+)
 from experiments.runs.rows import Event, read_rows
-from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
+from experiments.studies.runs import Run, read_runs, setting_names
 from experiments.sweep.table import mean
 
 TAKE: dict[str, Callable[[Sequence[float]], float]] = {
