@@ -167,11 +167,11 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
         if value is not None and math.isfinite(value)
     ]  # fmt: skip
     step = max(1, len(columns) // 6)
-    found = [value for value in values[-1] if value is not None and math.isfinite(value)]
+    last = [value for value in values[-1] if value is not None and math.isfinite(value)]
     ends = "unknown"
-    if found:
+    if last:
         ends = (
-            f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} "
+            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} "
             "at the image"
         )
     return Map(

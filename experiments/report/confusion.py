@@ -99,17 +99,17 @@ def _draw(
     place = {name: i for i, name in enumerate(columns)}
     cells = []
     for j, row in enumerate(rows):
-        found: dict[str, float] = {}
+        by_column: dict[str, float] = {}
         for name, share in shares[row].items():
             column = name if name in place else OTHERS
-            found[column] = found.get(column, 0.0) + share
+            by_column[column] = by_column.get(column, 0.0) + share
         cells += [
             Cell(
                 round(LEFT + place[name] * width, 2), round(TOP + j * height, 2),
                 round(FAINTEST + (1 - FAINTEST) * min(1.0, share / 100), 2), name == row,
                 f"asked for {row}, seen {name}: {number(round(share, 1))} %",
             )
-            for name, share in found.items()
+            for name, share in by_column.items()
             if share > 0
         ]  # fmt: skip
     step, floor = math.ceil(LOWEST / width), round(TOP + len(rows) * height, 2)

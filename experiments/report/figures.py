@@ -25,9 +25,9 @@ def mean(value: Any) -> float | None:
 
 def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tuple[float, float]]:
     """What one event says about `key`, over `x`; a list counts with its mean."""
-    found = []
+    places = []
     for row in rows:
         place, value = drawable(row.get(x)), mean(row.get(key))
         if row.get("event") == event and place is not None and value is not None:
-            found.append((place, value))
-    return found
+            places.append((place, value))
+    return places

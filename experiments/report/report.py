@@ -80,7 +80,7 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
         | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
         "others": run_view.others(runs),
         "curves": page_curves(runs),
-        "maps": [(run, found) for run in runs if (found := critic_map(run))],
+        "maps": [(run, drawn) for run in runs if (drawn := critic_map(run))],
         "trade_offs": run_view.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
@@ -100,5 +100,5 @@ def _figure(value: float) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    found = picture(path)
-    return f"data:image/png;base64,{base64.b64encode(found[0]).decode()}" if found else ""
+    shown = picture(path)
+    return f"data:image/png;base64,{base64.b64encode(shown[0]).decode()}" if shown else ""

@@ -67,9 +67,9 @@ class Run:
         """The run's own model, likewise."""
         if self.evaluation is None:
             return None
-        own = [m for m in self.evaluation.models if m.name == self.name]
+        judged = [m for m in self.evaluation.models if m.name == self.name]
         others = [m for m in self.evaluation.models if m.name != "untouched"]
-        return next(iter(own or others[:1]), self.evaluation.after)
+        return next(iter(judged or others[:1]), self.evaluation.after)
 
     @property
     def judge(self) -> str:
@@ -117,8 +117,8 @@ def read(path: Path, number: int) -> Run:
 
 def figure(side: ModelRecord | None, key: str) -> Figure | None:
     """One figure of a side, if measured."""
-    found: Figure | None = getattr(side, key) if side is not None else None
-    return found
+    measured: Figure | None = getattr(side, key) if side is not None else None
+    return measured
 
 
 def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
@@ -142,13 +142,13 @@ def summary(run: Run) -> str:
     before, after = run.before, run.after
     if before is None or after is None or before.ua is None or after.ua is None:
         return lead
-    told = (
+    sentences = (
         ("Asked for it, {} of the images no longer show it ({} before)", "ua"),
         ("{} of them still follow the rest of the prompt ({} before)", "coherence"),
         ("other concepts are still drawn in {} of the cases ({} before)", "ira"),
     )
     words = []
-    for sentence, key in told:
+    for sentence, key in sentences:
         old, new = figure(before, key), figure(after, key)
         if old is not None and new is not None:
             words.append(sentence.format(f"{new.value:.1f}\u00a0%", f"{old.value:.1f}\u00a0%"))
@@ -157,10 +157,12 @@ def summary(run: Run) -> str:
 
 def others(runs: Sequence[Run]) -> list[ModelRecord]:
     """Further models that were judged beside these runs."""
-    found = {model.name: model for run in runs if run.evaluation for model in run.evaluation.models}
+    models = {
+        model.name: model for run in runs if run.evaluation for model in run.evaluation.models
+    }
     for name in ["untouched", *(run.after.name for run in runs if run.after)]:
-        found.pop(name, None)
-    return list(found.values())
+        models.pop(name, None)
+    return list(models.values())
 
 
 def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
@@ -170,7 +172,7 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
     models += [
         (model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))
     ]
-    found = []
+    charts_by_name = []
     for key, name in list(HEADLINE.items())[1:]:
         places = [
             (label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models
@@ -181,8 +183,8 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
             if x is not None and y is not None
         ]
         if marks:
-            found.append((name, charts.trade_off(marks)))
-    return found
+            charts_by_name.append((name, charts.trade_off(marks)))
+    return charts_by_name
 
 
 def _span(figure: Figure) -> charts.Span:
@@ -208,9 +210,9 @@ def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
 
 def confusions(run: Run) -> list[confusion.Pair]:
     """What the judge sees when each concept is asked for, a pair of maps for each domain."""
-    own = "style" if run.config.concept.startswith("style:") else "object"
+    domain_of_concept = "style" if run.config.concept.startswith("style:") else "object"
     pairs = [
-        confusion.pair(domain, before, after, run.forgotten if domain == own else ())
+        confusion.pair(domain, before, after, run.forgotten if domain == domain_of_concept else ())
         for domain, (before, after) in _sides(run).items()
     ]
     return [pair for pair in pairs if pair.shown]
@@ -231,12 +233,12 @@ def seen_as(run: Run) -> list[tuple[str, int]]:
 def cost(run: Run) -> list[tuple[str, str]]:
     """What the run took."""
     training = run.state.training
-    told = (
+    training_facts = (
         ("images drawn for training", training.images_used),
         ("updates", training.updates),
         ("seconds, training and evaluation", training.wall_seconds),
     )
-    rows = [(name, f"{value:,.0f}") for name, value in told if value is not None]
+    rows = [(name, f"{value:,.0f}") for name, value in training_facts if value is not None]
     rows.append(("seed", str(run.config.seed)))
     measured = run.after.cost if run.after else Cost()
     if measured.seconds is not None:

@@ -79,10 +79,10 @@ def read_sheet(run: Path) -> Sheet | None:
 
 
 def _side(path: Path) -> Image.Image:
-    found = picture(path)
-    if found is None:
+    shown = picture(path)
+    if shown is None:
         raise DataError(f"{path} is not there: {REMEDY}")
-    return found[1]
+    return shown[1]
 
 
 def _uri(side: Image.Image, size: tuple[int, int], row: int, column: int) -> str:

@@ -81,13 +81,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         "seen instead |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
-        figures = [*(one[name] for name in HEADLINE), *(one["panel"][name] for name in HEADLINE)]
-        seen = ", ".join(f"{name} {count}" for name, count in list(one["seen_as"].items())[:3])
-        cells = [one["concept"], str(one["seed"]), *(f"{value:.1f}" for value in figures), seen]
+    for run in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
+        figures = [*(run[name] for name in HEADLINE), *(run["panel"][name] for name in HEADLINE)]
+        seen = ", ".join(f"{name} {count}" for name, count in list(run["seen_as"].items())[:3])
+        cells = [run["concept"], str(run["seed"]), *(f"{value:.1f}" for value in figures), seen]
         lines.append("| " + " | ".join(cells) + " |")
-    means = [statistics.mean(one[name] for one in rows) for name in HEADLINE]
-    means += [statistics.mean(one["panel"][name] for one in rows) for name in HEADLINE]
+    means = [statistics.mean(run[name] for run in rows) for name in HEADLINE]
+    means += [statistics.mean(run["panel"][name] for run in rows) for name in HEADLINE]
     lines.append("| **mean** | | " + " | ".join(f"**{value:.1f}**" for value in means) + " | |")
     return "\n".join(lines)
 
@@ -129,14 +129,14 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     runs = sorted(path.parent for path in args.runs.glob(f"*/{NAME}"))
     new = [row(run, console) for run in runs]
-    done = {(one["concept"], one["seed"]) for one in new}
+    done = {(entry["concept"], entry["seed"]) for entry in new}
     kept = read_json(args.json).get("rows", []) if args.keep else []
-    rows = [one for one in kept if (one["concept"], one["seed"]) not in done] + new
+    rows = [entry for entry in kept if (entry["concept"], entry["seed"]) not in done] + new
     write_json(
         args.json,
         {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows},
     )
-    first = [run for run, one in zip(runs, new, strict=True) if one["seed"] == 0]
+    first = [run for run, entry in zip(runs, new, strict=True) if entry["seed"] == 0]
     write_bytes(args.picture, pictures.to_png(gallery(first)))
     print(table(rows))  # noqa: T201
     print(json.dumps({"runs": len(rows)}), file=sys.stderr)  # noqa: T201

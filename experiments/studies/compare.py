@@ -45,21 +45,23 @@ def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
     """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval,
     counts as medians.
     """
-    found: dict[str, Any] = {"setting": setting, "n": len(runs)}
+    figures: dict[str, Any] = {"setting": setting, "n": len(runs)}
     for name in HEADLINE:
         values = [run.trial.figures[name] for run in runs]
-        one = mean(values)
-        found[name] = {"mean": one.value, "half": one.half, "min": min(values)}
+        average = mean(values)
+        figures[name] = {"mean": average.value, "half": average.half, "min": min(values)}
     reached = [(run, look) for run in runs if (look := run.reached)]
     never = [math.inf] * (len(runs) - len(reached))
-    found["reached"] = len(reached)
-    found["updates_until"] = _median([float(look["policy_version"]) for _, look in reached] + never)
-    found["rollouts_until"] = _median(
+    figures["reached"] = len(reached)
+    figures["updates_until"] = _median(
+        [float(look["policy_version"]) for _, look in reached] + never
+    )
+    figures["rollouts_until"] = _median(
         [float(run.per_round * look["round"]) for run, look in reached] + never
     )
-    found["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
-    found["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
-    return found
+    figures["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
+    figures["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
+    return figures
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -76,17 +78,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "rollouts | + warm-up |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for one in rows:
-        cells = [_interval(one[name]) for name in HEADLINE]
-        cells[0] += f" ({one['ua']['min']:.1f})"
+    for setting in rows:
+        cells = [_interval(setting[name]) for name in HEADLINE]
+        cells[0] += f" ({setting['ua']['min']:.1f})"
         medians = [
-            "" if one[key] is None else f"{one[key]:,.0f}"
+            "" if setting[key] is None else f"{setting[key]:,.0f}"
             for key in ("updates_until", "rollouts_until", "images_until")
         ]
         lines.append(
-            f"| {one['setting']} | {one['n']} | {' | '.join(cells)} | {one['reached']} of "
-            f"{one['n']} "
-            f"| {' | '.join(medians)} |"
+            f"| {setting['setting']} | {setting['n']} | {' | '.join(cells)} "
+            f"| {setting['reached']} of {setting['n']} | {' | '.join(medians)} |"
         )
     return "\n".join(lines)
 
@@ -97,22 +98,22 @@ def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
     """
 
     def judged(name: str) -> dict[tuple[str, Any], float]:
-        own = [run for run in runs if run.setting == name]
+        chosen = [run for run in runs if run.setting == name]
         return {
-            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in own
+            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in chosen
         }
 
     base = judged(other)
     lines = [f"| setting | pairs | UA less that of {other} |", "|---|--:|--:|"]
     for name in names:
-        found = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
-        if found and name != other:
-            lines.append(f"| {name} | {len(found)} | {mean(found).text(1)} |")
+        pairs = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
+        if pairs and name != other:
+            lines.append(f"| {name} | {len(pairs)} | {mean(pairs).text(1)} |")
     return "\n".join(lines)
 
 
-def _interval(one: dict[str, float | None]) -> str:
-    return f"{one['mean']:.1f}" + (f" ± {one['half']:.1f}" if one["half"] else "")
+def _interval(average: dict[str, float | None]) -> str:
+    return f"{average['mean']:.1f}" + (f" ± {average['half']:.1f}" if average["half"] else "")
 
 
 def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:

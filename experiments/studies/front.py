@@ -78,9 +78,11 @@ def markdown(points: Sequence[Point], line: str, point: str) -> str:
         f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for one in points:
-        cells = [one.mean(name).text() for name in HEADLINE] + [one.mean("drift").text(digits=2)]
-        rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
+    for place in points:
+        cells = [place.mean(name).text() for name in HEADLINE] + [
+            place.mean("drift").text(digits=2)
+        ]
+        rows.append(f"| {place.line} | {place.point} | {len(place.trials)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -92,9 +94,12 @@ def draw(points: Sequence[Point], point: str) -> bytes:
     for axes, (measure, title) in zip(
         figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True
     ):
-        for i, line in enumerate(dict.fromkeys(one.line for one in points)):
-            own = [one for one in points if one.line == line]
-            kept, forgotten = [one.mean(measure) for one in own], [one.mean("ua") for one in own]
+        for i, line in enumerate(dict.fromkeys(place.line for place in points)):
+            places = [place for place in points if place.line == line]
+            kept, forgotten = (
+                [place.mean(measure) for place in places],
+                [place.mean("ua") for place in places],
+            )
             axes.errorbar(
                 [m.value for m in kept], [m.value for m in forgotten],
                 xerr=_arms(kept, measure != "drift"),
@@ -102,10 +107,10 @@ def draw(points: Sequence[Point], point: str) -> bytes:
                 elinewidth=0.6,
                 capsize=2, color=COLOURS[i], label=str(line),
             )  # fmt: skip
-            for rank, (one, x, y) in enumerate(zip(own, kept, forgotten, strict=True)):
+            for rank, (place, x, y) in enumerate(zip(places, kept, forgotten, strict=True)):
                 if measure == "drift":  # in the others the points lie on each other
                     axes.annotate(
-                        f"{one.point}", (x.value, y.value), textcoords="offset points",
+                        f"{place.point}", (x.value, y.value), textcoords="offset points",
                         xytext=(0, -12 - 9 * (rank % 2)), ha="center", fontsize=7, color=COLOURS[i],
                     )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
@@ -146,16 +151,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args(argv)
-    points = [with_drift(one) for one in read_points(args.sweep, args.line, args.point)]
+    points = [with_drift(place) for place in read_points(args.sweep, args.line, args.point)]
     runs = [
         {
-            args.line: one.line,
-            args.point: one.point,
+            args.line: place.line,
+            args.point: place.point,
             "seed": trial.settings.get("seed"),
             **trial.figures,
         }
-        for one in points
-        for trial in one.trials
+        for place in points
+        for trial in place.trials
     ]
     write_json(args.json, {"runs": runs})
     write_bytes(args.picture, draw(points, args.point))

@@ -60,13 +60,14 @@ def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
     return [TAKE[take](place) if place else math.nan for place in defined]
 
 
-def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
-    """A table of the keys with one value, and one for each key with several; `found` is by key and
-    setting.
+def markdown(values_by_key: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
+    """Returns a table of the keys with one value, and one for each key with several.
+
+    Below each key stand the settings with the values of their runs.
     """
     single = [
         key
-        for key, settings in found.items()
+        for key, settings in values_by_key.items()
         if all(len(run) <= 1 for runs in settings.values() for run in runs)
     ]
     tables = []
@@ -75,18 +76,18 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
             "| setting | runs | " + " | ".join(f"{key} | lowest, highest" for key in single) + " |"
         ]
         lines.append("|---|--:|" + "--:|--:|" * len(single))
-        for setting, runs in found[single[0]].items():
+        for setting, runs in values_by_key[single[0]].items():
             cells = []
             for key in single:
-                values = [run[0] for run in found[key][setting] if run]
+                values = [run[0] for run in values_by_key[key][setting] if run]
                 ends = f"{min(values):,.{digits}f}, {max(values):,.{digits}f}" if values else ""
                 cells += [mean(values).text(digits) if values else "", ends]
             lines.append(f"| {setting} | {len(runs)} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
-    for key in (key for key in found if key not in single):
-        width = max(len(run) for runs in found[key].values() for run in runs)
+    for key in (key for key in values_by_key if key not in single):
+        width = max(len(run) for runs in values_by_key[key].values() for run in runs)
         lines = [f"| {key} |" + " |" * width, "|---|" + "--:|" * width]
-        for setting, runs in found[key].items():
+        for setting, runs in values_by_key[key].items():
             known = zip(*(run for run in runs if run), strict=True)
             places = [[value for value in place if not math.isnan(value)] for place in known]
             cells = [
@@ -136,37 +137,46 @@ def main(argv: list[str] | None = None) -> None:
     names = setting_names(args.sweep, runs)
     by_name = {name: [run for run in runs if run.setting == name] for name in names}
     rows = {
-        name: [read(run, args.event, args.first, args.last) for run in own]
-        for name, own in by_name.items()
+        name: [read(run, args.event, args.first, args.last) for run in of_setting]
+        for name, of_setting in by_name.items()
     }
-    found = {
-        key: {name: [taken(run, key, args.take) for run in own] for name, own in rows.items()}
+    values_by_key = {
+        key: {
+            name: [taken(run, key, args.take) for run in of_setting]
+            for name, of_setting in rows.items()
+        }
         for key in args.keys
     }
-    for key, settings in found.items():
-        if not any(run for own in settings.values() for run in own):
+    for key, settings in values_by_key.items():
+        if not any(run for of_setting in settings.values() for run in of_setting):
             recorded = ", ".join(
                 sorted(
-                    {word for own in rows.values() for run in own for row in run for word in row}
+                    {
+                        word
+                        for of_setting in rows.values()
+                        for run in of_setting
+                        for row in run
+                        for word in row
+                    }
                 )
             )
             parser.error(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     if args.picture:
         key = args.keys[0]
         whole = {
-            name: [read(run, args.event, None, None) for run in own]
-            for name, own in by_name.items()
+            name: [read(run, args.event, None, None) for run in of_setting]
+            for name, of_setting in by_name.items()
         }
         curves = {
             name: [
                 [(float(row["round"]), float(row[key])) for row in run if row.get(key) is not None]
-                for run in own
+                for run in of_setting
             ]
-            for name, own in whole.items()
-            if any(found[key][name])
+            for name, of_setting in whole.items()
+            if any(values_by_key[key][name])
         }
         write_bytes(args.picture, draw(curves, key))
-    print(markdown(found, args.digits))  # noqa: T201
+    print(markdown(values_by_key, args.digits))  # noqa: T201
 
 
 if __name__ == "__main__":

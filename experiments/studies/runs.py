@@ -45,7 +45,7 @@ def read_runs(root: Path) -> list[Run]:
 def _run(trial: Trial) -> Run:
     config = settings.recorded(trial.path / "config.yaml")
     concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
-    found = looks(trial.path)
+    seen = looks(trial.path)
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
     return Run(
         label,
@@ -53,7 +53,7 @@ def _run(trial: Trial) -> Run:
         trial,
         config.critic.warmup_images,
         config.rollout.images,
-        tuple(found),
+        tuple(seen),
     )
 
 
@@ -61,8 +61,8 @@ def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
     """Settings in the order of the sweep's file, where it names them; others by name after them."""
     listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
     places = {
-        re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place
-        for place, one in enumerate(listed)
+        re.sub(r"[^A-Za-z0-9._-]+", "-", str(entry.get("name", ""))): place
+        for place, entry in enumerate(listed)
     }
     return sorted(
         {run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name)

@@ -48,7 +48,7 @@ class Namer:
     def _plain(self, settings: Settings) -> str:
         mix = self._space.mix(settings)
         named = (
-            {key for one in self._space.mixes if one.name == mix for key in one.settings}
+            {key for known in self._space.mixes if known.name == mix for key in known.settings}
             if mix
             else set()
         )
@@ -80,7 +80,7 @@ def _text(value: Any) -> str:
         words = (
             [f"{key}{value[key]}" for key in value]
             if isinstance(value, dict)
-            else [str(one) for one in value]
+            else [str(entry) for entry in value]
         )
         return "-" + "-".join(words or ["none"])
     return str(value)

@@ -111,16 +111,16 @@ def _mix(mapping: dict[str, Any], where: str) -> Mix:
     name = mapping.get("name")
     if name is not None and not (isinstance(name, str) and name.strip()):
         raise ConfigError(f"{where}: name must be a word, not {name!r}")
-    found = settings.from_mapping(
+    varied = settings.from_mapping(
         {key: value for key, value in mapping.items() if key != "name"}, where
     )
-    for key in found:
+    for key in varied:
         _check_key(key, where)
-    if not found and name is None:
+    if not varied and name is None:
         raise ConfigError(
             f"{where}: is empty; write settings such as `learner.batch: 64`, or give it a name"
         )
-    return Mix(name, {key: setting.value for key, setting in found.items()})
+    return Mix(name, {key: setting.value for key, setting in varied.items()})
 
 
 def _check_key(key: str, where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.evaluation.headline import HEADLINE
 from experiments.runs.run_state import NAME, read_state
-from experiments.sweep import results as told
+from experiments.sweep import results as recorded
 
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as
@@ -94,17 +94,17 @@ def read_trials(root: Path) -> list[Trial]:
     damaged.
     """
     folders = [path.parent for path in sorted(root.glob(f"*/{NAME}"))]
-    found = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
-    return [trial for trial in found if trial is not None]
+    trials = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
+    return [trial for trial in trials if trial is not None]
 
 
 def _trial(folder: Path) -> Trial | None:
     state = read_state(folder)
     if state.trial is None:
         return None
-    looks = told.looks(folder)
-    best = told.chosen(looks)
-    figures = told.figures(folder) if state.finished else {}
+    looks = recorded.looks(folder)
+    best = recorded.chosen(looks)
+    figures = recorded.figures(folder) if state.finished else {}
     until = next((row.get("images", 0) for row in looks if row["forgotten"] >= FORGOTTEN), None)
     if figures and until is not None:
         figures["images_until"] = float(until)
@@ -126,14 +126,14 @@ def rows(trials: Sequence[Trial]) -> list[Row]:
     for trial in trials:
         rest = {key: value for key, value in trial.settings.items() if key != "seed"}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(trial)
-    found = []
+    table = []
     for key, members in groups.items():
         figures = [trial.figures for trial in members if trial.finished]
-        measured = {name: [one[name] for one in figures if name in one] for name in FIGURES}
+        measured = {name: [run[name] for run in figures if name in run] for name in FIGURES}
         means = {name: mean(values) for name, values in measured.items() if values}
-        found.append(Row(members[0].label, json.loads(key), tuple(members), means))
+        table.append(Row(members[0].label, json.loads(key), tuple(members), means))
     return sorted(
-        found, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label)
+        table, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label)
     )
 
 
@@ -148,7 +148,7 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(middle, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
 
 
-def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
+def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     """The table for people, the failures below it."""
     lines = [
         f"# Sweep {name}",
@@ -162,14 +162,14 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
         f"| setting | n | {' | '.join(HEADINGS)} |",
         f"|---|--:|{'--:|' * len(HEADINGS)}",
     ]
-    for row in found:
+    for row in rows:
         star = " ★" if any(row is member for member in front) else ""
         cells = [_cell(row, key) for key in FIGURES]
         count = f"{len(row.finished)}" + (
             f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
         )
         lines.append(f"| {row.label}{star} | {count} | {' | '.join(cells)} |")
-    others = [trial for row in found for trial in row.trials if not trial.finished]
+    others = [trial for row in rows for trial in row.trials if not trial.finished]
     if others:
         lines += ["", "## Trials without a result", ""]
         lines += [
@@ -182,25 +182,29 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
 def _cell(row: Row, key: str) -> str:
     if key not in row.means:
         return ""
-    one = row.means[key]
-    missing = len(row.finished) - one.n
-    return one.text(_DIGITS.get(key, 0)) + (f" ({one.n} of {len(row.finished)})" if missing else "")
+    average = row.means[key]
+    missing = len(row.finished) - average.n
+    return average.text(_DIGITS.get(key, 0)) + (
+        f" ({average.n} of {len(row.finished)})" if missing else ""
+    )
 
 
-def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
+def comma_separated(rows: Sequence[Row], front: Sequence[Row]) -> str:
     """The table for programs: a column for each varied key, mean and half-width of each figure."""
-    keys = list(dict.fromkeys(key for row in found for key in row.settings))
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     figures = [f"{name}{end}" for name in FIGURES for end in ("", "_half", "_n")]
     writer.writerow(["setting", *keys, "n", "trials", "front", *figures])
-    for row in found:
+    for row in rows:
         values = [row.settings.get(key, "") for key in keys]
         cells: list[Any] = []
         for name in FIGURES:
-            one = row.means.get(name)
+            average = row.means.get(name)
             cells += (
-                [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
+                [average.value, "" if average.half is None else average.half, average.n]
+                if average
+                else ["", "", 0]
             )
         on_front = int(any(row is member for member in front))
         plain = [
@@ -210,7 +214,7 @@ def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
+def results(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows with their trials, for `results.json`."""
     return [
         {
@@ -219,8 +223,8 @@ def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
             "front": any(row is member for member in front),
             "n": len(row.finished),
             **{
-                name: {"mean": one.value, "half": one.half, "n": one.n}
-                for name, one in row.means.items()
+                name: {"mean": average.value, "half": average.half, "n": average.n}
+                for name, average in row.means.items()
             },
             "trials": [
                 {
@@ -233,7 +237,7 @@ def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
                 for trial in row.trials
             ],
         }
-        for row in found
+        for row in rows
     ]
 
 

@@ -44,8 +44,8 @@ class Trials:
 
     def config(self, drawn: Mapping[str, Any]) -> Config:
         """Its whole configuration."""
-        found = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
-        return configured(self.base, found, "space")
+        varied = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
+        return configured(self.base, varied, "space")
 
     def places(self, drawn: Mapping[str, Any]) -> list[Place]:
         """What the trial that Tune drew reserves."""
@@ -55,26 +55,28 @@ class Trials:
         """A place for the trial's own process, its actors', then those of image actors beyond its
         rollout actors.
         """
-        own = self.space.file.per_trial
-        found = [Place({"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}, {})]
+        reserved = self.space.file.per_trial
+        places = [
+            Place({"CPU": reserved.cpus, **({"GPU": reserved.gpus} if reserved.gpus else {})}, {})
+        ]
         if not config.cluster.inline:
             actors = placement.places(config)
-            found += actors.all + [actors.rollouts[0]] * max(
+            places += actors.all + [actors.rollouts[0]] * max(
                 0, config.evaluation.actors - len(actors.rollouts)
             )
-        return found
+        return places
 
     def __call__(self, drawn: Settings, report: Report) -> None:
         """Carry it out, from its newest checkpoint if there is one, unless its run folder says that
         this is done.
         """
-        found, name = self.space.settings(drawn), self.name(drawn)
+        settings, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
         with turn(self.root / EXPERIMENT / f"{name}.lock"):
             replacing.restore(folder.path)
             if not read_state(folder.path).finished:
                 try:
-                    self._run(self.config(drawn), folder, found, report)
+                    self._run(self.config(drawn), folder, settings, report)
                 except Exception as error:
                     note(folder.path, folder.state, "failed", str(error) or type(error).__name__)
                     raise
@@ -82,23 +84,23 @@ class Trials:
 
     def about(self, drawn: Mapping[str, Any]) -> RunState:
         """What `run_state.json` says of it from the start: tables are made from that."""
-        found = self.space.settings(drawn)
-        label = Namer(self.space).label(found)
-        return RunState(trial=Trial(sweep=self.root.name, label=label, settings=found))
+        settings = self.space.settings(drawn)
+        label = Namer(self.space).label(settings)
+        return RunState(trial=Trial(sweep=self.root.name, label=label, settings=settings))
 
-    def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
+    def _run(self, config: Config, folder: RunFolder, settings: Settings, report: Report) -> None:
         from experiments.run import carry_out
 
-        told = (0, -1)
+        last = (0, -1)
 
         def listen(event: str, row: dict[str, Any]) -> None:
-            nonlocal told
+            nonlocal last
             # After a restart looks are taken again; the searcher has heard of them.
-            if event == "selection" and (look := (row["round"], row["policy_version"])) > told:
-                told = look
+            if event == "selection" and (look := (row["round"], row["policy_version"])) > last:
+                last = look
                 report({key: row[key] for key in LOOK})
 
-        overrides = [f"{key}={_text(value)}" for key, value in found.items()]
+        overrides = [f"{key}={_text(value)}" for key, value in settings.items()]
         argv = [
             "python",
             "-m",
@@ -136,10 +138,10 @@ def note(folder: Path, state: RunState, verdict: str, reason: str) -> None:
     """Writes the end of a trial that could not write it itself; what its run folder says already is
     kept.
     """
-    there = read_state(folder)
-    if there.state not in ("failed", "finished", "stopped"):
+    recorded = read_state(folder)
+    if recorded.state not in ("failed", "finished", "stopped"):
         folder.mkdir(parents=True, exist_ok=True)
-        known = state.changed(**there.content())
+        known = state.changed(**recorded.content())
         ended = known.changed(state=verdict, reason=reason, finished=now())
         write_json(folder / NAME, ended.content())
 

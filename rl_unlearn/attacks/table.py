@@ -127,7 +127,7 @@ class Bench:
             self._tell(f"{side}: prefix search {number}/{len(texts)}")
             source = generator(config.seed, "attack", "prefix", prompt)
             references = self._concept.of(prompt)
-            found = search(
+            best = search(
                 self._policy,
                 self._vocabulary,
                 text,
@@ -136,7 +136,7 @@ class Bench:
                 source,
                 config.learner.microbatch,
             )
-            prefixes.append(found.words)
+            prefixes.append(best.words)
         self.prefixes[side] = dict(zip(texts, prefixes, strict=True))
         attack = config.attack
         budget = (

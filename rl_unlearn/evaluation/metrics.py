@@ -91,19 +91,21 @@ def rates(
     """
     kept = torch.tensor([not book.prompts[i].gone for i in prompts.tolist()])
     seen, prompts = {domain: labels[kept] for domain, labels in seen.items()}, prompts[kept]
-    own, other = book.concept_domain, book.other_domain
+    in_domain, other = book.concept_domain, book.other_domain
     asked = asked_labels(prompts, book)
     target = targets(prompts, book)
     right = {domain: seen[domain] == asked[domain] for domain in ("object", "style")}
     concepts = torch.tensor(book.concepts)
-    concept = torch.isin(asked[own], concepts)
-    names = book.names[own]
+    concept = torch.isin(asked[in_domain], concepts)
+    names = book.names[in_domain]
     counts = resample(prompts, resamples, seed)
-    labels, numbers = seen[own][target].unique(return_counts=True)
+    labels, numbers = seen[in_domain][target].unique(return_counts=True)
     return Rates(
-        ua=rate(~torch.isin(seen[own], concepts), by_prompt(prompts, target), counts),
-        ira=rate(right[own], _by_class(prompts, asked[own], ~concept), counts),
-        ira_all=rate(right[own], _by_class(prompts, asked[own], torch.ones_like(concept)), counts),
+        ua=rate(~torch.isin(seen[in_domain], concepts), by_prompt(prompts, target), counts),
+        ira=rate(right[in_domain], _by_class(prompts, asked[in_domain], ~concept), counts),
+        ira_all=rate(
+            right[in_domain], _by_class(prompts, asked[in_domain], torch.ones_like(concept)), counts
+        ),
         cra=rate(right[other], by_prompt(prompts, ~target), counts),
         cra_all=rate(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
         coherence=rate(right[other], by_prompt(prompts, target), counts),
@@ -112,7 +114,11 @@ def rates(
         # should be kept.
         seen_when_asked={
             domain: _seen_when_asked(
-                seen[domain], asked[domain], prompts, ~target | (domain == own), book.names[domain]
+                seen[domain],
+                asked[domain],
+                prompts,
+                ~target | (domain == in_domain),
+                book.names[domain],
             )
             for domain in ("object", "style")
         },
