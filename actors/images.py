@@ -38,7 +38,7 @@ class Images:
 
 
 class ImageActor:
-    """Holds one pipeline.
+    """Actor that holds one pipeline.
 
     Drawing is a pure function of its arguments, so a lost call may be repeated.
     """
@@ -53,13 +53,13 @@ class ImageActor:
         self._loaded: str | None = None
 
     def model_digest(self) -> str:
-        """Checksum of the untouched pipeline."""
+        """Returns the checksum of the untouched pipeline."""
         return self._digest
 
     @memory.enough_for("the image actor", memory.IMAGES)
     @torch.no_grad()
     def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Images:
-        """One image for each text and seed, in one batch, with 8 bits a channel."""
+        """Draws one image for each text and seed, in one batch, with 8 bits a channel."""
         start = time.monotonic()
         if variant.adapter is not None:
             self._take(variant.lora, variant.adapter)

@@ -21,10 +21,10 @@ _RESTARTS = 10
 
 
 class ImageSource(Protocol):
-    """Draws batches."""
+    """Source of images: whatever draws batches."""
 
     def model_digest(self) -> str:
-        """Checksum of the untouched pipeline."""
+        """Returns the checksum of the untouched pipeline."""
 
     def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         """Draws all batches, numbered by the caller."""
@@ -32,7 +32,7 @@ class ImageSource(Protocol):
 
 @contextmanager
 def image_source(config: Config) -> Iterator[ImageSource]:
-    """What `evaluation.actors` and `cluster.inline` ask for.
+    """Opens what `evaluation.actors` and `cluster.inline` ask for.
 
     Raises UserError with one line that names the cause.
     """
@@ -56,7 +56,7 @@ class _Inline:
 
 
 class _Shared:
-    """Each actor has one batch in hand and gets the next when it is done."""
+    """Image actors on Ray: each has one batch in hand and gets the next when it is done."""
 
     def __init__(self, config: Config):
         import ray

@@ -17,7 +17,7 @@ from rl_unlearn.prompts import PromptBook
 def attack(
     policy: DiffusionPolicy, book: PromptBook, judge: Judge, config: Config, console: Console
 ) -> Attacks:
-    """The attack table of a policy; a live bar on a terminal, plain lines elsewhere."""
+    """Carries all attacks out on a policy; a live bar on a terminal, plain lines elsewhere."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -39,7 +39,7 @@ def attack(
 
 
 def show(attacks: Attacks, console: Console) -> None:
-    """A row for each attack: success rate with its interval, before and after."""
+    """Prints a row for each attack: success rate with its interval, before and after."""
     table = Table(title=f"attacks on {attacks.concept}, seed {attacks.seed}", title_justify="left")
     for heading in ("attack", "budget"):
         table.add_column(heading)

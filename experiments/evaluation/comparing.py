@@ -164,7 +164,7 @@ def _cell(figure: Figure | None) -> str:
 
 @contextmanager
 def _bar(console: Console, name: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar where somebody can watch it."""
+    """Shows a progress bar where somebody can watch it."""
     if not console.is_terminal:
         yield None
         return

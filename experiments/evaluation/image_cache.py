@@ -39,7 +39,7 @@ class CachedImages:
     """How many had to be drawn now; the others were there."""
 
     def images(self) -> Iterator[UInt8[Tensor, "batch 3 height width"]]:
-        """The images, batch by batch, in the plan's order."""
+        """Yields the images, batch by batch, in the plan's order."""
         for file in self.files:
             images = _read(file)
             if images is None:
@@ -120,8 +120,8 @@ def _pack(images: Images) -> bytes:
 
 
 def _read(file: Path) -> Images | None:
-    """The batch in a file, or None if there is no whole one: safetensors sees a cut, the checksum a
-    flipped bit.
+    """Returns the batch in a file, None if there is no whole one: safetensors sees a cut, the
+    checksum a flipped bit.
     """
     try:
         with safe_open(file, framework="pt") as content:

@@ -67,8 +67,8 @@ class Pair:
 
 
 def pair(domain: str, before: Rows, after: Rows, forgotten: Collection[str]) -> Pair:
-    """Both models' maps with the same rows and columns, in the order of `after`; the `forgotten`
-    ones are marked.
+    """Returns both models' maps with the same rows and columns, in the order of `after`; the
+    `forgotten` ones are marked.
 
     Of more than MOST concepts the forgotten ones and those whose accuracy changed most are shown.
     """
@@ -125,7 +125,9 @@ def _draw(
 
 
 def _told(shares: Rows, rows: Sequence[str]) -> str:
-    """Which concepts are always seen as asked, and what the others are seen as, the worst first."""
+    """Returns in words which concepts are always seen as asked, and what the others are seen as,
+    the worst first.
+    """
     strayed = sorted(
         (name for name in rows if shares[name].get(name, 0) < 100),
         key=lambda n: shares[n].get(n, 0),

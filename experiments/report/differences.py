@@ -8,8 +8,9 @@ from rl_unlearn.config import Config
 
 
 def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
-    """`(key, default, value of each configuration)` where they differ; a single one is compared
-    with the defaults.
+    """Returns `(key, default, value of each configuration)` where they differ.
+
+    A single configuration is compared with the defaults.
     """
     rows = []
     for key, field in settings.fields().items():

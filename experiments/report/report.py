@@ -48,7 +48,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _apart(runs: list[run_view.Run]) -> list[run_view.Run]:
-    """Runs of the same name take that of their parent folder along."""
+    """Gives runs of the same name that of their parent folder, too."""
     names = Counter(run.name for run in runs)
     return [
         replace(
@@ -91,7 +91,7 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
 
 
 def _hash(text: str) -> str:
-    """A content-security-policy source that admits exactly this text."""
+    """Returns a content-security-policy source that admits exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

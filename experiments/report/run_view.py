@@ -32,7 +32,7 @@ CANVAS_JUDGES = "the canvas's judges, which training never sees"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's content."""
+    """Content of a run folder."""
 
     name: str
     number: int
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def hue(self) -> int:
-        """Colour of the style sheet; they come round again."""
+        """Colour of the style sheet; colours come round again."""
         return 1 + (self.number - 1) % HUES
 
     @property
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What forgot."""
+        """The model that forgot."""
         return "the emoji canvas" if self.config.model.path == "canvas" else self.config.model.path
 
     @property
@@ -97,7 +97,7 @@ class Run:
 
 
 def read(path: Path, number: int) -> Run:
-    """A run folder; DataError if it is none or if a file in it is damaged."""
+    """Reads a run folder; DataError if it is none or if a file in it is damaged."""
     config, state = inside(path, "config.yaml"), inside(path, "run_state.json")
     if not config.is_file() or not state.is_file():
         raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
@@ -116,13 +116,13 @@ def read(path: Path, number: int) -> Run:
 
 
 def figure(side: ModelRecord | None, key: str) -> Figure | None:
-    """One figure of a side, if measured."""
+    """Returns one figure of a side, None if it was not measured."""
     measured: Figure | None = getattr(side, key) if side is not None else None
     return measured
 
 
 def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
-    """`(name, key, before, after)` of what was measured beside the headline."""
+    """Returns `(name, key, before, after)` of what was measured beside the headline."""
     rows = []
     for key, name in FURTHER.items():
         new = figure(run.after, key)
@@ -137,7 +137,7 @@ def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
 
 
 def summary(run: Run) -> str:
-    """The run in two sentences."""
+    """Returns the run in two sentences."""
     lead = f"An adapter trained to make {run.model} stop drawing “{run.config.concept}”."
     before, after = run.before, run.after
     if before is None or after is None or before.ua is None or after.ua is None:
@@ -156,7 +156,7 @@ def summary(run: Run) -> str:
 
 
 def others(runs: Sequence[Run]) -> list[ModelRecord]:
-    """Further models that were judged beside these runs."""
+    """Returns further models that were judged beside these runs."""
     models = {
         model.name: model for run in runs if run.evaluation for model in run.evaluation.models
     }
@@ -166,7 +166,7 @@ def others(runs: Sequence[Run]) -> list[ModelRecord]:
 
 
 def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
-    """UA against what should stay, a chart for each; hue 0 is the untouched model."""
+    """Returns UA against what should stay, a chart for each; hue 0 is the untouched model."""
     untouched = next((run.before for run in runs if run.before), None)
     models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
     models += [
@@ -194,12 +194,12 @@ def _span(figure: Figure) -> charts.Span:
 
 
 def damaged(run: Run) -> list[Neighbour]:
-    """Other concepts that are drawn less often than before."""
+    """Returns other concepts that are drawn less often than before."""
     return [near for near in run.after.neighbours if near.after < near.before] if run.after else []
 
 
 def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """`(domain, [(concept, accuracy before, after)])`, the most changed first."""
+    """Returns `(domain, [(concept, accuracy before, after)])`, the most changed first."""
     tables = []
     for domain, (before, after) in _sides(run).items():
         first, second = accuracies({"": before})[""], accuracies({"": after})[""]
@@ -209,7 +209,7 @@ def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
 
 
 def confusions(run: Run) -> list[confusion.Pair]:
-    """What the judge sees when each concept is asked for, a pair of maps for each domain."""
+    """Returns what the judge sees when each concept is asked for, two maps for each domain."""
     domain_of_concept = "style" if run.config.concept.startswith("style:") else "object"
     pairs = [
         confusion.pair(domain, before, after, run.forgotten if domain == domain_of_concept else ())
@@ -226,12 +226,12 @@ def _sides(run: Run) -> dict[str, tuple[confusion.Rows, confusion.Rows]]:
 
 
 def seen_as(run: Run) -> list[tuple[str, int]]:
-    """What the judge saw on the images that ask for the concept."""
+    """Returns what the judge saw on the images that ask for the concept, most frequent first."""
     return sorted(run.after.seen_as.items(), key=lambda item: -item[1]) if run.after else []
 
 
 def cost(run: Run) -> list[tuple[str, str]]:
-    """What the run took."""
+    """Returns what the run took, by name."""
     training = run.state.training
     training_facts = (
         ("images drawn for training", training.images_used),
@@ -253,7 +253,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Returns a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

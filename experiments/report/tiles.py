@@ -38,8 +38,9 @@ class Row:
 
 
 def read(run: Path) -> list[Row]:
-    """Rows of a run's `samples/` folder, none if it has no such folder; DataError if it is
-    damaged."""
+    """Returns the rows of a run's `samples/` folder, none if it has no such folder; DataError if it
+    is damaged.
+    """
     sheet = read_sheet(run)
     if sheet is None:
         return []
@@ -71,7 +72,9 @@ def read(run: Path) -> list[Row]:
 
 
 def read_sheet(run: Path) -> Sheet | None:
-    """The words beside the pictures, None if the run has none; DataError if they are damaged."""
+    """Returns the words beside the pictures, None if the run has none; DataError if they are
+    damaged.
+    """
     path = inside(run, f"{FOLDER}/{Sheet.WORDS}")
     if not path.exists():
         return None

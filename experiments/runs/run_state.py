@@ -25,7 +25,7 @@ class Training(_Part):
 
 
 class Trial(_Part):
-    """Of which sweep the run is one, and with which settings."""
+    """The sweep that the run is part of, and its settings there."""
 
     sweep: StrictStr = ""
     label: StrictStr

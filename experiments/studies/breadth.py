@@ -36,7 +36,7 @@ TILE = 48
 
 
 def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
-    """UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
+    """Returns UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
     config = common.run_config(run, [f"evaluation.judge={PANEL}", f"output={run.parent}"])
     candidate = comparing.Candidate(
         run.name, config.lora, read_adapter(run), locate(run).stat().st_size
@@ -50,7 +50,7 @@ def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
 
 
 def row(run: Path, console: Console) -> dict[str, Any]:
-    """What one run folder holds, and the panel's view of it."""
+    """Returns what one run folder holds, and the panel's view of it."""
     evaluation = read(run)
     judged = evaluation.content()
     return {
@@ -75,7 +75,7 @@ def read(run: Path) -> Evaluation:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A row for each run, the lowest UA first, as Markdown; the mean over all runs below."""
+    """Returns a row for each run, the lowest UA first, as Markdown; the mean of all runs below."""
     lines = [
         "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | "
         "seen instead |",
@@ -93,8 +93,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def gallery(runs: list[Path]) -> Image.Image:
-    """For each run the row of its samples that asks for the concept, untouched on the left and
-    adapted on the right.
+    """Returns a picture: for each run the row of its samples that asks for the concept, untouched
+    on the left and adapted on the right.
     """
     cells, names = [], []
     for run in runs:

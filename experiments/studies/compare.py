@@ -42,8 +42,8 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval,
-    counts as medians.
+    """Returns a setting's figures over its runs: judged ones as mean and half of the 95 %
+    t-interval, counts as medians.
     """
     figures: dict[str, Any] = {"setting": setting, "n": len(runs)}
     for name in HEADLINE:
@@ -65,14 +65,15 @@ def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _median(values: Sequence[float]) -> float | None:
-    """None where at least half of the runs never got there."""
+    """Returns the median, None where at least half of the runs never got there."""
     middle = statistics.median(values)
     return middle if math.isfinite(middle) else None
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table; what is first reached counts images of the rounds, and with those of the
-    warm-up."""
+    """Returns the table; what is first reached counts images of the rounds, and with those of the
+    warm-up.
+    """
     lines = [
         "| setting | runs | UA (lowest) | coherence | IRA | CRA | forgotten in | updates | "
         "rollouts | + warm-up |",
@@ -93,8 +94,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
-    """A table: UA of each setting less that of ``other``, over the pairs of the same concept and
-    seed.
+    """Returns a table: UA of each setting less that of ``other``, over the pairs of the same
+    concept and seed.
     """
 
     def judged(name: str) -> dict[tuple[str, Any], float]:
@@ -117,8 +118,9 @@ def _interval(average: dict[str, float | None]) -> str:
 
 
 def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
-    """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their
-    mean is thick.
+    """Returns a PNG: a row of panels for each concept, a column for each share.
+
+    Single runs are thin, their mean is thick.
     """
     concepts = list(dict.fromkeys(run.concept for run in runs))
     lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}

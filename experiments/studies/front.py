@@ -39,13 +39,13 @@ class Point:
     trials: tuple[Trial, ...]
 
     def mean(self, measure: str) -> Mean:
-        """Of a judged figure, percent, or of the drift (`with_drift`), nats."""
+        """Returns the mean of a judged figure, percent, or of the drift (`with_drift`), nats."""
         return mean([trial.figures[measure] for trial in self.trials])
 
 
 def drift(trial: Trial) -> float:
-    """KL to the frozen model on prompts to keep, nats per denoising step: median of the last
-    rounds.
+    """Returns the KL to the frozen model on prompts to keep, nats per denoising step: median of the
+    last rounds.
     """
     rounds = [
         row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"
@@ -54,7 +54,7 @@ def drift(trial: Trial) -> float:
 
 
 def read_points(root: Path, line: str, point: str) -> list[Point]:
-    """The finished trials of a sweep, grouped by two keys of their configurations."""
+    """Returns the finished trials of a sweep, grouped by two keys of their configurations."""
     groups: dict[tuple[Any, Any], list[Trial]] = {}
     for trial in read_trials(root):
         if trial.finished:
@@ -65,7 +65,7 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
 
 
 def with_drift(point: Point) -> Point:
-    """The drift is among its trials' figures."""
+    """Returns the point with the drift among its trials' figures."""
     trials = [
         replace(trial, figures=trial.figures | {"drift": drift(trial)}) for trial in point.trials
     ]
@@ -73,7 +73,7 @@ def with_drift(point: Point) -> Point:
 
 
 def markdown(points: Sequence[Point], line: str, point: str) -> str:
-    """The table of all points."""
+    """Returns the table of all points."""
     rows = [
         f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -87,8 +87,9 @@ def markdown(points: Sequence[Point], line: str, point: str) -> str:
 
 
 def draw(points: Sequence[Point], point: str) -> bytes:
-    """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order
-    of their values.
+    """Returns a PNG: for each figure of what is kept, forgotten against it.
+
+    Points are joined in the order of their values.
     """
     figure = new_figure(4.2 * len(LOST), 4.0)
     for axes, (measure, title) in zip(
@@ -132,7 +133,9 @@ def draw(points: Sequence[Point], point: str) -> bytes:
 
 
 def _arms(means: Sequence[Mean], share: bool) -> tuple[list[float], list[float]]:
-    """Lengths of the error bars, down and up; those of a share end at 0 and 100 percent."""
+    """Returns the lengths of the error bars, down and up; those of a share end at 0 and 100
+    percent.
+    """
     halves = [m.half or 0.0 for m in means]
     if not share:
         return halves, halves

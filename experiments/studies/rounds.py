@@ -40,7 +40,7 @@ TAKE: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict[str, Any]]:
-    """The rows of one event, all of them or the first or last so many."""
+    """Returns the rows of one event, all of them or the first or last so many."""
     rows = [
         row
         for row in read_rows(run.trial.path / "metrics.jsonl", Event)
@@ -50,7 +50,8 @@ def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict
 
 
 def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
-    """One value of a run for the key, or for a key that holds lists one for each of their places.
+    """Returns one value of a run for the key, or for a key that holds lists one for each of their
+    places.
 
     What was not defined in a row is left out; NaN where it never was. Empty if no row has the key.
     """
@@ -99,7 +100,7 @@ def markdown(values_by_key: dict[str, dict[str, list[list[float]]]], digits: int
 
 
 def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
-    """A PNG of one key against rounds: single runs are thin, their mean is thick."""
+    """Returns a PNG of one key against rounds: single runs are thin, their mean is thick."""
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     for colour, (setting, runs) in zip(

@@ -26,8 +26,8 @@ class Run:
     looks: tuple[dict[str, Any], ...]
 
     def images(self, look: dict[str, Any]) -> int:
-        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two
-        before.
+        """Returns the images of warm-up and rounds by the time of a look; its policy is that of a
+        round or two before.
         """
         return self.warmup + self.per_round * int(look["round"])
 
@@ -38,7 +38,7 @@ class Run:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """All judged trials of a sweep."""
+    """Returns all judged trials of a sweep."""
     return [_run(trial) for trial in read_trials(root) if trial.finished]
 
 
@@ -58,7 +58,9 @@ def _run(trial: Trial) -> Run:
 
 
 def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
-    """Settings in the order of the sweep's file, where it names them; others by name after them."""
+    """Returns settings in the order of the sweep's file, where it names them; others by name after
+    them.
+    """
     listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
     places = {
         re.sub(r"[^A-Za-z0-9._-]+", "-", str(entry.get("name", ""))): place

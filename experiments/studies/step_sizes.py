@@ -23,17 +23,17 @@ ALIKE = 0.01
 
 
 def score(cell: Point) -> float:
-    """The selection CLIP's, mean over the concepts, at most 1.05."""
+    """Returns the selection CLIP's score, mean over the concepts, at most 1.05."""
     return statistics.mean(trial.score for trial in cell.trials if trial.score is not None)
 
 
 def images(cell: Point) -> float:
-    """Mean number of images until the concept counted as forgotten."""
+    """Returns the mean number of images until the concept counted as forgotten."""
     return statistics.mean(trial.figures.get("images_until", math.inf) for trial in cell.trials)
 
 
 def read_cells(root: Path) -> dict[str, list[Point]]:
-    """By estimator, in the order of step sizes."""
+    """Returns the cells by estimator, in the order of step sizes."""
     by_estimator: dict[str, list[Point]] = {}
     for cell in read_points(root, "estimator.name", "learner.lr"):
         by_estimator.setdefault(cell.line, []).append(cell)
@@ -41,7 +41,7 @@ def read_cells(root: Path) -> dict[str, list[Point]]:
 
 
 def choose(cells: Sequence[Point]) -> Point:
-    """The best step size of one estimator."""
+    """Returns the best step size of one estimator."""
     highest = max(score(cell) for cell in cells)
     return min(
         (c for c in cells if score(c) >= highest - ALIKE),
@@ -50,7 +50,7 @@ def choose(cells: Sequence[Point]) -> Point:
 
 
 def markdown(by_estimator: dict[str, list[Point]]) -> str:
-    """A row for each estimator, a column for each step size."""
+    """Returns a row for each estimator, a column for each step size."""
     sizes = sorted({cell.point for cells in by_estimator.values() for cell in cells})
     lines = [
         f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |",

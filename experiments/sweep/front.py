@@ -11,7 +11,9 @@ FOLDER = "front"
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """The Pareto front of mean UA and mean of IRA and CRA, by rising UA; equals are all on it."""
+    """Returns the Pareto front of mean UA and mean of IRA and CRA, by rising UA; equals are all on
+    it.
+    """
     judged = [row for row in rows if row.means]
     return sorted(
         (row for row in judged if not any(_beats(other, row) for other in judged)), key=_ua

@@ -26,7 +26,7 @@ class Namer:
         }
 
     def name(self, settings: Settings) -> str:
-        """The trial's folder.
+        """Returns the trial's folder.
 
         Drawn settings carry a checksum, since the numbers in a name are rounded.
         """
@@ -41,7 +41,9 @@ class Namer:
         return f"{plain[: LONGEST - 7].rstrip('-')}-{mark}"
 
     def label(self, settings: Settings) -> str:
-        """The setting without its seed, for tables and pictures; two settings may share one."""
+        """Returns the setting without its seed, for tables and pictures; two settings may share
+        one.
+        """
         rest = {key: value for key, value in settings.items() if key != "seed"}
         return self._plain(rest) if rest or self._space.mix(rest) else "base"
 
@@ -63,7 +65,9 @@ class Namer:
         )
 
     def _part(self, key: str, value: Any) -> str:
-        """Words speak for themselves; numbers take along the end of their key."""
+        """Returns a part of a name: words speak for themselves, numbers take along the end of their
+        key.
+        """
         if isinstance(value, str):
             return value
         leaf = key.rpartition(".")[2]

@@ -14,7 +14,7 @@ _PALE = "#C8C8C8"
 
 
 def draw_front(rows: Sequence[Row], members: Sequence[Row], title: str) -> bytes:
-    """A PNG of UA against the mean of IRA and CRA; bars are 95 % t-intervals over seeds."""
+    """Returns a PNG of UA against the mean of IRA and CRA; bars are 95 % t-intervals over seeds."""
     figure = new_figure(8.6, 6.0)
     axes = figure.subplots()
     open_axes(axes)
@@ -53,8 +53,8 @@ def draw_front(rows: Sequence[Row], members: Sequence[Row], title: str) -> bytes
 
 
 def draw_curves(rows: Sequence[Row], title: str) -> bytes:
-    """A PNG with a panel for each setting: its seeds thin, their mean thick, all other settings
-    pale behind.
+    """Returns a PNG with a panel for each setting: its seeds thin, their mean thick, all other
+    settings pale behind.
     """
     shown = [row for row in rows if any(trial.curve for trial in row.trials)][:MOST_PANELS]
     columns = max(1, min(_COLUMNS, len(shown)))
@@ -104,7 +104,7 @@ def draw_curves(rows: Sequence[Row], title: str) -> bytes:
 
 
 def _mean_curve(row: Row) -> list[tuple[float, float]]:
-    """Mean over the trials that looked, look by look; as long as the longest."""
+    """Returns the mean over the trials that looked, look by look, as long as the longest."""
     curves = [trial.curve for trial in (row.finished or row.trials) if trial.curve]
     points = []
     for i in range(max(len(curve) for curve in curves)):
@@ -116,7 +116,7 @@ def _mean_curve(row: Row) -> list[tuple[float, float]]:
 
 
 def _half_kept(row: Row) -> float:
-    """Half-width of the 95 % interval of the mean of IRA and CRA over trials."""
+    """Returns the half-width of the 95 % interval of the mean of IRA and CRA over trials."""
     from experiments.sweep.table import mean
 
     return (
@@ -126,8 +126,9 @@ def _half_kept(row: Row) -> float:
 
 
 def _limits(axes: Any, rows: Sequence[Row]) -> None:
-    """Close around the means and trials: a wide interval over two seeds would squeeze everything
-    else.
+    """Ends the axes close around means and trials.
+
+    A wide interval over two seeds would squeeze all else.
     """
     judged = [trial for row in rows for trial in row.finished]
     if not judged:
@@ -148,8 +149,8 @@ def _limits(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
-    """A label beside each point, with a thin line to it; the first place around it that is still
-    free.
+    """Writes a label beside each point, with a thin line to it, at the first place around it that
+    is still free.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     points = [row for row in named if row.means]

@@ -25,21 +25,23 @@ class Look(Event):
 
 
 def looks(folder: Path) -> list[dict[str, Any]]:
-    """All looks of a run that saw something, in order; DataError if its metrics are damaged."""
+    """Returns all looks of a run that saw something, in order; DataError if its metrics are
+    damaged.
+    """
     rows = read_rows(folder / "metrics.jsonl", Look)
     return [row for row in rows if row["event"] == "selection" and row.get("forgotten") is not None]
 
 
 def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The look at the version that a run returned, or would return: of those allowed, the one liked
-    best.
+    """Returns the look at the version that a run returned, or would return: of those allowed, the
+    one liked best.
     """
     return next((row for row in reversed(looks) if row.get("best")), None)
 
 
 def figures(folder: Path) -> dict[str, float]:
-    """The judges' figures and what the run took, nothing if one of them is missing; DataError if
-    they are damaged.
+    """Returns the judges' figures and what the run took, nothing if one of them is missing;
+    DataError if they are damaged.
     """
     evaluation = read_evaluation(folder / NAME)
     if evaluation is None or evaluation.after is None:

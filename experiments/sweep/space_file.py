@@ -35,8 +35,8 @@ REPORTED = (
 
 
 def read(path: Path, base: Config) -> Space:
-    """The space in a file, every value tried on `base`; a ConfigError names the first thing that is
-    wrong.
+    """Returns the space in a file, every value tried on `base`; a ConfigError names the first thing
+    that is wrong.
     """
     if not path.is_file():
         raise ConfigError(
@@ -202,7 +202,7 @@ def _check_search(space: Space, source: str) -> None:
 
 
 def _check_values(space: Space, base: Config, source: str) -> None:
-    """Every single value, and the ends of every range, tried one by one on the configuration."""
+    """Tries every single value, and the ends of every range, one by one on the configuration."""
     for name, varied in (("space", space.lists), ("space", space.choices)):
         for key, values in varied.items():
             for value in values:

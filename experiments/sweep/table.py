@@ -63,7 +63,9 @@ class Mean:
     n: int
 
     def text(self, digits: int = 1) -> str:
-        """Value and interval; the same number in every trial, as of updates, needs no interval."""
+        """Returns value and interval; the same number in every trial, as of updates, needs no
+        interval.
+        """
         return f"{self.value:,.{digits}f}" + (f" ± {self.half:,.{digits}f}" if self.half else "")
 
 
@@ -90,7 +92,7 @@ class Row:
 
 
 def read_trials(root: Path) -> list[Trial]:
-    """Every trial in a sweep's folder, by name; DataError, which names the file, if one of them is
+    """Returns every trial in a sweep's folder, by name; DataError, which names the file, if one is
     damaged.
     """
     folders = [path.parent for path in sorted(root.glob(f"*/{NAME}"))]
@@ -121,7 +123,7 @@ def _trial(folder: Path) -> Trial | None:
 
 
 def rows(trials: Sequence[Trial]) -> list[Row]:
-    """One row for each setting, the lowest UA first; settings without a judged trial last."""
+    """Returns a row for each setting, the lowest UA first; settings without a judged trial last."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         rest = {key: value for key, value in trial.settings.items() if key != "seed"}
@@ -138,7 +140,7 @@ def rows(trials: Sequence[Trial]) -> list[Row]:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Mean and Student's 95 % interval of independent values."""
+    """Returns mean and Student's 95 % interval of independent values."""
     n, middle = len(values), sum(values) / len(values)
     if n < 2:
         return Mean(middle, None, n)
@@ -149,7 +151,7 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
-    """The table for people, the failures below it."""
+    """Returns the table for people, the failures below it."""
     lines = [
         f"# Sweep {name}",
         "",
@@ -190,7 +192,9 @@ def _cell(row: Row, key: str) -> str:
 
 
 def comma_separated(rows: Sequence[Row], front: Sequence[Row]) -> str:
-    """The table for programs: a column for each varied key, mean and half-width of each figure."""
+    """Returns the table for programs: a column for each varied key, mean and half-width of each
+    figure.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -215,7 +219,7 @@ def comma_separated(rows: Sequence[Row], front: Sequence[Row]) -> str:
 
 
 def results(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows with their trials, for `results.json`."""
+    """Returns the rows with their trials, for `results.json`."""
     return [
         {
             "setting": row.label,
@@ -242,5 +246,5 @@ def results(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def one_line(text: str) -> str:
-    """Text of any origin on one line of a list."""
+    """Returns text of any origin on one line of a list."""
     return " ".join(text.split())[:300]

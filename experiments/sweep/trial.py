@@ -29,9 +29,7 @@ LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round
 
 @dataclass(frozen=True)
 class Trials:
-    """Everything about the trials of a sweep that their settings do not say; travels to their
-    processes.
-    """
+    """What all trials of a sweep share beside their settings; travels to their processes."""
 
     root: Path
     """The sweep's folder, absolute."""
@@ -39,21 +37,21 @@ class Trials:
     space: Space
 
     def name(self, drawn: Mapping[str, Any]) -> str:
-        """The folder of the trial that Tune drew."""
+        """Returns the folder of the trial that Tune drew."""
         return Namer(self.space).name(self.space.settings(drawn))
 
     def config(self, drawn: Mapping[str, Any]) -> Config:
-        """Its whole configuration."""
+        """Returns its whole configuration."""
         varied = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
         return configured(self.base, varied, "space")
 
     def places(self, drawn: Mapping[str, Any]) -> list[Place]:
-        """What the trial that Tune drew reserves."""
+        """Returns what the trial that Tune drew reserves."""
         return self.needs(configured(self.base, self.space.settings(drawn), "space"))
 
     def needs(self, config: Config) -> list[Place]:
-        """A place for the trial's own process, its actors', then those of image actors beyond its
-        rollout actors.
+        """Returns a place for the trial's own process, its actors', then those of image actors
+        beyond its rollout actors.
         """
         reserved = self.space.file.per_trial
         places = [
@@ -67,8 +65,8 @@ class Trials:
         return places
 
     def __call__(self, drawn: Settings, report: Report) -> None:
-        """Carry it out, from its newest checkpoint if there is one, unless its run folder says that
-        this is done.
+        """Carries the trial out, from its newest checkpoint if there is one, unless its run folder
+        says that this is done.
         """
         settings, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
@@ -83,7 +81,7 @@ class Trials:
             report(final(folder.path))
 
     def about(self, drawn: Mapping[str, Any]) -> RunState:
-        """What `run_state.json` says of it from the start: tables are made from that."""
+        """Returns what `run_state.json` says of it from the start: tables are made from that."""
         settings = self.space.settings(drawn)
         label = Namer(self.space).label(settings)
         return RunState(trial=Trial(sweep=self.root.name, label=label, settings=settings))
@@ -118,7 +116,9 @@ class Trials:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
+    """Returns the last row of a finished trial: its best look, and the judges' figures as
+    `judge_*`.
+    """
     taken = looks(folder)
     best, judged = chosen(taken), figures(folder)
     if best is None or not judged or any(best.get(key) is None for key in LOOK):

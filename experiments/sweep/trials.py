@@ -43,7 +43,7 @@ def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> N
 
 
 def _rounds(base: Config, space: Space) -> int:
-    """Of the longest trial."""
+    """Returns the rounds of the longest trial."""
     draw = space.ranges.get("loop.rounds")
     listed = [*space.lists.get("loop.rounds", ()), *space.choices.get("loop.rounds", ())]
     mixed = [mix.settings["loop.rounds"] for mix in space.mixes if "loop.rounds" in mix.settings]

@@ -35,9 +35,10 @@ class Plan:
 
 
 def plan(book: PromptBook, config: Config) -> Plan:
-    """Every prompt of the book with its images: the noise depends on evaluation.seed, the prompt
-    and the number alone, not on the run, so that runs of different seeds are compared on the same
-    noise.
+    """Returns every prompt of the book with its images.
+
+    The noise depends on evaluation.seed, the prompt and the number alone, not on the run, so that
+    runs of different seeds are compared on the same noise.
     """
     chosen = config.evaluation
     images = [
@@ -79,7 +80,9 @@ def examine(
     judge: ProbabilityJudge,
     clip: ZeroShot,
 ) -> Seen:
-    """Looks at the images of ``texts``, which come in batches of any size, in order."""
+    """Lets judge and CLIP look at the images of ``texts``, which come in batches of any size, in
+    order.
+    """
     different = list(dict.fromkeys(texts))
     parts = [different[i : i + _TEXTS_AT_ONCE] for i in range(0, len(different), _TEXTS_AT_ONCE)]
     words = torch.cat([clip.embed_texts(part).cpu() for part in parts])
