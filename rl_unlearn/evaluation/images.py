@@ -90,7 +90,7 @@ def examine(
     evidence, embeddings = [], []
     for batch in images:
         pixels = batch.float() / 255
-        evidence.append(judge.look(pixels))
+        evidence.append(judge.classify(pixels))
         embeddings.append(clip.embed(pixels).float().cpu())
     embedded = torch.cat(embeddings)
     cosines = (embedded * words[torch.tensor([place[text] for text in texts])]).sum(dim=1)

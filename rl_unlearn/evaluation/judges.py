@@ -44,7 +44,7 @@ class ProbabilityJudge:
     name: str
     feature_extractor: str
     """What its features are, for the reader of a KID or FID made with them."""
-    look: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
+    classify: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
     """Images in [0, 1], any size."""
 
     def __call__(
@@ -53,7 +53,7 @@ class ProbabilityJudge:
         """Returns the likeliest class of each domain."""
         return {
             domain: log_probs.argmax(dim=1)
-            for domain, log_probs in self.look(images).log_probs.items()
+            for domain, log_probs in self.classify(images).log_probs.items()
         }
 
 
@@ -82,7 +82,7 @@ def _canvas(name: str) -> ProbabilityJudge:
     ]
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         images = images.cpu()
         seen, features = [], []
         for judges in members:
@@ -100,7 +100,7 @@ def _canvas(name: str) -> ProbabilityJudge:
         )
 
     return ProbabilityJudge(
-        name, f"the judges {name}, last stage averaged over positions (not Inception)", look
+        name, f"the judges {name}, last stage averaged over positions (not Inception)", classify
     )
 
 
@@ -120,13 +120,13 @@ def _open_clip(
     zero_shot = ZeroShot(clip, tokenizer, book.phrases, device)
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         return Judgement(
             {domain: log_probs.float().cpu() for domain, log_probs in zero_shot(images).items()},
             zero_shot.embed(images).cpu(),
         )
 
-    return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", look)
+    return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", classify)
 
 
 def _classifiers(
@@ -145,7 +145,7 @@ def _classifiers(
             )
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         outputs = {domain: part(images.to(device)) for domain, part in parts.items()}
         return Judgement(
             {
@@ -157,5 +157,7 @@ def _classifiers(
 
     kinds = " and ".join(sorted({part.kind for part in parts.values()}))
     return ProbabilityJudge(
-        str(folder), f"last features of the judges in {folder.name} ({kinds}, not Inception)", look
+        str(folder),
+        f"last features of the judges in {folder.name} ({kinds}, not Inception)",
+        classify,
     )
