@@ -1,6 +1,6 @@
 """Starts the actors and runs the loop: inline, on a private local Ray, or on an existing cluster.
 
-Beside `drawing` the only module that makes Ray actors.
+Beside `images` the only module that makes Ray actors.
 """
 
 import logging

@@ -10,17 +10,17 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import train
-from experiments.evaluation import measuring, pictures, samples
+from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
-from experiments.report import plots
+from experiments.report import curves
 from experiments.report.report import write_report
 from experiments.runs import rows, tracking
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER, recorded, verify
 from experiments.runs.progress import make_progress
-from experiments.runs.recorder import Evaluation, Reached, Recorder
+from experiments.runs.recorder import Judged, Reached, Recorder
 from experiments.runs.resuming import identity
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
@@ -35,7 +35,9 @@ from rl_unlearn.clip.zeroshot import fetch
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import save_critic
 from rl_unlearn.errors import TrainingError, UserError
+from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
+from rl_unlearn.evaluation.record import Evaluation
 from rl_unlearn.models import foundation, location
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -61,8 +63,8 @@ def carry_out(
     start = time.monotonic()
     tracking.check(config)
     book = PromptBook.from_config(config)
-    folder.state["revision_asked"] = (
-        read_state(folder.path).revision_asked if resumed else config.model.revision
+    folder.note(
+        revision_asked=read_state(folder.path).revision_asked if resumed else config.model.revision
     )
     with console.status("loading the model and the judges"):
         config = config.model_copy(update={"model": location.pinned(config.model)})
@@ -72,7 +74,7 @@ def carry_out(
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
-    folder.state["stands_on"] = stands_on
+    folder.note(stands_on=stands_on)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         store = Checkpoints(
@@ -93,26 +95,25 @@ def carry_out(
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            write_bytes(
-                folder / "curves.png",
-                plots.draw_curves(rows.read_rows(folder / "metrics.jsonl", rows.Event)),
-            )
-            outcome: dict[str, Any] = {"images_used": result.images, "updates": result.updates}
+            lines = rows.read_rows(folder / "metrics.jsonl", rows.Event)
+            write_bytes(folder / "curves.png", curves.draw_curves(lines))
+            evaluation: Evaluation | None = None
             if judge is not None:
-                outcome |= _look(config, folder, result, book, judge, console)
-                evaluation = {"round": config.loop.rounds, "final": True, **outcome["after"]}
-                recorder(Evaluation.model_validate(evaluation))
+                evaluation = _look(config, folder, result, book, judge, console)
+                figures = evaluation.content()["after"]
+                judged = {"round": config.loop.rounds, "final": True, **figures}
+                recorder(Judged.model_validate(judged))
         seconds = time.monotonic() - start + max(0.0, earlier)
-        outcome |= {
+        training: dict[str, Any] = {
+            "images_used": result.images,
+            "updates": result.updates,
             "wall_seconds": round(seconds, 1),
-            "seed": config.seed,
-            "concept": config.concept,
         }
-        if judge is not None:
-            write_json(folder / "evaluation.json", outcome)
-        folder.update(
-            training={key: outcome[key] for key in ("images_used", "updates", "wall_seconds")}
-        )
+        outcome = training | {"seed": config.seed, "concept": config.concept}
+        if evaluation is not None:
+            outcome = evaluation.model_copy(update=outcome).content()
+            write_json(folder / record.NAME, outcome)
+        folder.update(training=training)
         write_card(folder.path, folder / "adapter", config)
         report = write_report(folder.path)
     return outcome | {
@@ -175,15 +176,15 @@ def _look(
     book: PromptBook,
     judge: ProbabilityJudge,
     console: Console,
-) -> dict[str, Any]:
+) -> Evaluation:
     local = _for_driver(config)
-    candidate = measuring.Candidate(
+    candidate = comparing.Candidate(
         config.run_name,
         config.lora,
         result.adapter,
         (folder / "adapter" / FILE_NAME).stat().st_size,
     )
-    compared = measuring.judge_side_by_side([candidate], book, judge, local, console)
+    compared = comparing.judge_side_by_side([candidate], book, judge, local, console)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
     drawn = samples.draw(policy, book, config.evaluation.batch)

@@ -24,4 +24,4 @@ LEARNER = (
     "model.dtype=fp16"
 )
 CRITIC = "lower critic.minibatch, critic.grid or rollout.batch"
-DRAWING = "lower evaluation.batch or model.size, or use model.dtype=fp16"
+IMAGES = "lower evaluation.batch or model.size, or use model.dtype=fp16"

@@ -12,12 +12,12 @@ from rl_unlearn.families.pipeline import load_pipeline
 
 
 def load_model(model: Model) -> Any:
-    """`load_pipeline`, without its noise."""
+    """Loads a pipeline without its noise."""
     quiet()
     return load_pipeline(model)
 
 
 def quiet() -> None:
-    """No progress bars of libraries beside ours."""
+    """Hides the progress bars of libraries, which would stand beside ours."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()

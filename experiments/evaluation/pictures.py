@@ -15,15 +15,16 @@ LETTER = 7
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """A (3, H, W) tensor in [0, 1] as a picture, small ones enlarged without smoothing."""
+    """Returns a (3, H, W) tensor in [0, 1] as a picture, a small one enlarged without smoothing."""
     image = to_tile(pixels, max(pixels.shape))
     factor = -(-SMALLEST_SIDE // min(image.size))
     return image.resize((image.width * factor, image.height * factor), Resampling.NEAREST)
 
 
 def to_tile(pixels: Tensor, largest: int) -> Image.Image:
-    """A (3, H, W) tensor in [0, 1] pixel for pixel, reduced where a side is longer than
-    `largest`."""
+    """Returns a (3, H, W) tensor in [0, 1] pixel for pixel, reduced where a side is longer than
+    `largest`.
+    """
     array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     image = Image.fromarray(np.ascontiguousarray(array), "RGB")
     image.thumbnail((largest, largest))
@@ -31,7 +32,7 @@ def to_tile(pixels: Tensor, largest: int) -> Image.Image:
 
 
 def sheet(tiles: Sequence[Image.Image], rows: Sequence[int]) -> Image.Image:
-    """Tiles of one size edge to edge, `rows[i]` of them in row i."""
+    """Puts tiles of one size edge to edge, `rows[i]` of them in row i."""
     width, height = tiles[0].size
     whole = Image.new("RGB", (max(rows) * width, len(rows) * height), "white")
     each = iter(tiles)
@@ -42,7 +43,7 @@ def sheet(tiles: Sequence[Image.Image], rows: Sequence[int]) -> Image.Image:
 
 
 def to_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+    """Returns the bytes of a PNG file."""
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -54,8 +55,8 @@ def grid(
     columns: Sequence[str],
     title: str = "",
 ) -> Image.Image:
-    """Pictures in a table, `rows` on the left, `columns` on top; all of one size, no row longer
-    than `columns`.
+    """Puts pictures into a table, `rows` on the left, `columns` on top; all of one size, no row
+    longer than `columns`.
     """
     width, height = images[0][0].size
     row_words = [wrap(text, 28)[: max(1, height // 16)] or [""] for text in rows]
@@ -88,7 +89,7 @@ def grid(
 
 
 def stack(first: Image.Image, second: Image.Image) -> Image.Image:
-    """One picture above the other, with air between."""
+    """Puts one picture above the other, with air between."""
     both = Image.new(
         "RGB", (max(first.width, second.width), first.height + second.height + 16), "white"
     )

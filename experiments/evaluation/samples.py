@@ -24,8 +24,8 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
-    """Prompts of the picture as a table with labels; the concept's row comes first, the others are
-    spread evenly.
+    """Returns the picture's prompts as a table with labels; the concept's row comes first, the
+    others are spread evenly.
     """
     if len(book.names["style"]) > 1 and len({prompt.style for prompt in book.prompts}) > 1:
         return _from_grid(book)
@@ -52,7 +52,7 @@ def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[st
 
 
 def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> "Samples":
-    """The table drawn by the untouched model and by the policy, from the same noise."""
+    """Draws the table by the untouched model and by the policy, from the same noise."""
     table, rows, columns = choose(book)
     texts = [prompt.text for row in table for prompt in row]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
@@ -102,7 +102,7 @@ class Samples:
     after: Float[Tensor, "images 3 height width"]
 
     def picture(self) -> Image.Image:
-        """Both halves as one labelled picture."""
+        """Returns both halves as one labelled picture."""
         halves = []
         for title, side in (("before", self.before), ("after", self.after)):
             images = iter([pictures.to_image(pixels) for pixels in side])
@@ -111,7 +111,7 @@ class Samples:
         return pictures.stack(*halves)
 
     def save(self, folder: Path) -> None:
-        """The tiles as two PNG sheets and a JSON file; the report cuts them out again."""
+        """Writes the tiles as two PNG sheets and a JSON file; the report cuts them out again."""
         folder.mkdir(exist_ok=True)
         lines, seeds = [], itertools.count(FIRST_SEED)
         for label, row in zip(self.rows, self.table, strict=True):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
-from experiments.report import story
+from experiments.report import run_view
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
@@ -26,17 +26,17 @@ def write_card(
     card has none.
     """
     whole = (source / "config.yaml").is_file() and (source / "run_state.json").is_file()
-    run = story.read(source, 1) if whole else None
+    run = run_view.read(source, 1) if whole else None
     write_text(out / NAME, str(make_card(config, run, format, file)))
     return out / NAME
 
 
-def make_card(config: Config, run: story.Run | None, format: str, file: str) -> ModelCard:
+def make_card(config: Config, run: run_view.Run | None, format: str, file: str) -> ModelCard:
     """The card of a run, or of an adapter of which only the configuration is known."""
     before, after = (run.before, run.after) if run else (None, None)
     rows, results = [], []
     for key, label in HEADLINE.items():
-        old, new = story.figure(before, key), story.figure(after, key)
+        old, new = run_view.figure(before, key), run_view.figure(after, key)
         if new is None:
             continue
         spread = None if new.low is None or new.high is None else {"low": new.low, "high": new.high}
@@ -71,14 +71,14 @@ def make_card(config: Config, run: story.Run | None, format: str, file: str) -> 
         name=config.run_name,
         concept=_plain(config.concept),
         summary=_plain(
-            story.summary(run) if run else f"Trained to stop drawing “{config.concept}”."
+            run_view.summary(run) if run else f"Trained to stop drawing “{config.concept}”."
         ),
         rows=rows,
         judge=_plain(run.judge) if run else "",
         broken=bool(after and after.broken),
         usage=_usage(config, format, file),
         facts=[
-            *(story.cost(run) if run else [("seed", str(config.seed))]),
+            *(run_view.cost(run) if run else [("seed", str(config.seed))]),
             ("LoRA rank", str(config.lora.rank)),
         ],
         command=run.command.replace("`", "'") if run else "",

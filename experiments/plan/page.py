@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.console import say
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -27,15 +29,15 @@ def show(plan: dict[str, Any], console: Console) -> None:
     console.print(_bytes("in the machines' memory", plan["memory"]["host"]))
     console.print(_work(plan))
     if plan["hours"] is None:
-        _say(console, "how long that takes depends on the card: say --tflops, its peak in TFLOP/s")
+        say(console, "how long that takes depends on the card: say --tflops, its peak in TFLOP/s")
     else:
-        _say(
+        say(
             console,
             f"at {plan['tflops']:g} TFLOP/s, {plan['mfu']:.0%} of it used, one phase after another",
         )
     console.print(_bytes("on disk, at most", plan["disk"]))
     for warning in plan["warnings"]:
-        _say(console, f"warning: {warning}")
+        say(console, f"warning: {warning}")
 
 
 def size(number: float) -> str:
@@ -123,7 +125,3 @@ def _table(title: str, first: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, justify="right")
     return table
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)

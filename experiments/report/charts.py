@@ -62,8 +62,8 @@ def line_chart(
     span: tuple[float, float] | None = None,
     limit: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """A chart of the curves that have points, None if none has; `span` fixes the y axis, `limit` is
-    a marked level.
+    """Returns a chart of the curves that have points, None if none has; `span` fixes the y axis,
+    `limit` is a marked level.
     """
     curves = [
         Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable,
@@ -101,7 +101,7 @@ def line_chart(
 
 
 def _wide(low: float, high: float) -> tuple[float, float]:
-    """The range, which is never empty, however large its numbers are."""
+    """Returns the range, never an empty one, however large its numbers are."""
     return low, max(high, low + 1e-9 * max(1.0, abs(low)))
 
 
@@ -111,7 +111,7 @@ def _told(curve: Curve) -> str:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers around a range."""
+    """Returns round numbers around a range."""
     if high - low < 1e-9 * max(1.0, abs(low)):
         low, high = low - max(0.5, abs(low) / 10), high + max(0.5, abs(low) / 10)
     return [
@@ -120,7 +120,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Short, with a true minus."""
+    """Returns a short text with a true minus."""
     text = f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.4g}"
     return text.replace("-", "−")
 
@@ -149,8 +149,9 @@ class Map:
 
 
 def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]]) -> Map | None:
-    """Explained variance: a column for each round, a row for each noise level, from pure noise
-    (top) to the image.
+    """Returns a map of explained variance, None if there is none.
+
+    A column stands for a round, a row for a noise level, from pure noise (top) to the image.
     """
     depth = max((len(column) for column in values), default=0)
     if not depth:
@@ -167,11 +168,11 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
         if value is not None and math.isfinite(value)
     ]  # fmt: skip
     step = max(1, len(columns) // 6)
-    found = [value for value in values[-1] if value is not None and math.isfinite(value)]
+    last = [value for value in values[-1] if value is not None and math.isfinite(value)]
     ends = "unknown"
-    if found:
+    if last:
         ends = (
-            f"from {number(round(found[0], 2))} at pure noise to {number(round(found[-1], 2))} "
+            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} "
             "at the image"
         )
     return Map(
@@ -206,7 +207,9 @@ class Span:
 
 
 def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
-    """Marks on a square of 0 to 100 percent both ways: (label, hue, what is on x, what is on y)."""
+    """Returns marks on a square of 0 to 100 percent both ways, of points (label, hue, what is on x,
+    what is on y).
+    """
 
     def across(x: float) -> float:
         return round(LEFT + x / 100 * (WIDTH - LEFT - RIGHT), 1)

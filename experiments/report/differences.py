@@ -8,19 +8,20 @@ from rl_unlearn.config import Config
 
 
 def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
-    """`(key, default, value of each configuration)` where they differ; a single one is compared
-    with the defaults.
+    """Returns `(key, default, value of each configuration)` where they differ.
+
+    A single configuration is compared with the defaults.
     """
     rows = []
     for key, field in settings.fields().items():
         if settings.is_section(field) or key in ("name", "output"):
             continue
-        default, found = (
+        default, given = (
             settings.value(Config(), key),
             [settings.value(config, key) for config in configs],
         )
-        if len({_shown(value) for value in found}) > 1 or (len(found) == 1 and found[0] != default):
-            rows.append((key, _shown(default), [_shown(value) for value in found]))
+        if len({_shown(value) for value in given}) > 1 or (len(given) == 1 and given[0] != default):
+            rows.append((key, _shown(default), [_shown(value) for value in given]))
     return rows
 
 

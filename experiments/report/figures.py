@@ -3,12 +3,13 @@
 import math
 from typing import Any
 
-LARGEST = 1e100
-"""Beyond it differences overflow; nothing that a run measures comes near."""
+from rl_unlearn.evaluation.record import LARGEST
 
 
 def drawable(value: Any) -> float | None:
-    """The number, None for anything that is none, not finite, or too large to be put on an axis."""
+    """Returns the number, None for anything that is none, not finite, or too large to be put on an
+    axis.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not -LARGEST <= value <= LARGEST or not math.isfinite(value):
@@ -17,7 +18,7 @@ def drawable(value: Any) -> float | None:
 
 
 def mean(value: Any) -> float | None:
-    """The same of a list, which counts with the mean of its numbers."""
+    """Returns the same of a list, which counts with the mean of its numbers."""
     if not isinstance(value, list):
         return drawable(value)
     numbers = [number for number in map(drawable, value) if number is not None]
@@ -25,10 +26,10 @@ def mean(value: Any) -> float | None:
 
 
 def points(rows: list[dict[str, Any]], event: str, x: str, key: str) -> list[tuple[float, float]]:
-    """What one event says about `key`, over `x`; a list counts with its mean."""
-    found = []
+    """Returns what one event says about `key`, over `x`; a list counts with its mean."""
+    places = []
     for row in rows:
         place, value = drawable(row.get(x)), mean(row.get(key))
         if row.get("event") == event and place is not None and value is not None:
-            found.append((place, value))
-    return found
+            places.append((place, value))
+    return places

@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments import settings
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
-from experiments.report import charts, matrix, story
+from experiments.report import charts, confusion, run_view
+from experiments.report.curves import critic_map, page_curves
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
@@ -32,7 +33,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     """Writes one page about the runs in `folders`; DataError if one of them is no run folder or
     damaged.
     """
-    runs = _apart([story.read(folder, i) for i, folder in enumerate(folders, start=1)])
+    runs = _apart([run_view.read(folder, i) for i, folder in enumerate(folders, start=1)])
     environment = Environment(
         loader=FileSystemLoader(PARTS),
         autoescape=True,
@@ -41,13 +42,13 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["figure"] = _figure
-    environment.globals |= {"charts": charts, "matrix": matrix, "story": story}
+    environment.globals |= {"charts": charts, "confusion": confusion, "run_view": run_view}
     write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
     return out
 
 
-def _apart(runs: list[story.Run]) -> list[story.Run]:
-    """Runs of the same name take that of their parent folder along."""
+def _apart(runs: list[run_view.Run]) -> list[run_view.Run]:
+    """Gives runs of the same name that of their parent folder, too."""
     names = Counter(run.name for run in runs)
     return [
         replace(
@@ -60,7 +61,7 @@ def _apart(runs: list[story.Run]) -> list[story.Run]:
     ]
 
 
-def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
+def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
     style, script = (
         (PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
@@ -74,13 +75,13 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
         "script": script,
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
         "runs": runs,
-        "measures": HEADLINE,
+        "headline": HEADLINE,
         "definitions": ALL_DEFINITIONS
         | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
-        "others": story.others(runs),
-        "curves": story.curves(runs),
-        "maps": [(run, found) for run in runs if (found := story.critic_map(run))],
-        "trade_offs": story.trade_offs(runs),
+        "others": run_view.others(runs),
+        "curves": page_curves(runs),
+        "maps": [(run, drawn) for run in runs if (drawn := critic_map(run))],
+        "trade_offs": run_view.trade_offs(runs),
         "differences": differences(configs),
         "dumps": [settings.dump(config) for config in configs],
         "pictures": {
@@ -90,7 +91,7 @@ def _content(runs: Sequence[story.Run]) -> dict[str, Any]:
 
 
 def _hash(text: str) -> str:
-    """A content-security-policy source that admits exactly this text."""
+    """Returns a content-security-policy source that admits exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -99,5 +100,5 @@ def _figure(value: float) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    found = picture(path)
-    return f"data:image/png;base64,{base64.b64encode(found[0]).decode()}" if found else ""
+    shown = picture(path)
+    return f"data:image/png;base64,{base64.b64encode(shown[0]).decode()}" if shown else ""

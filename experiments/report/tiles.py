@@ -6,12 +6,12 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from pydantic import ValidationError
 
 from experiments.evaluation.samples import FOLDER, Sheet
 from experiments.runs.own_files import inside, picture
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.versioned import validated
 
 SMALL = 128
 REMEDY = "run `evaluate` or the training again"
@@ -38,8 +38,9 @@ class Row:
 
 
 def read(run: Path) -> list[Row]:
-    """Rows of a run's `samples/` folder, none if it has no such folder; DataError if it is
-    damaged."""
+    """Returns the rows of a run's `samples/` folder, none if it has no such folder; DataError if it
+    is damaged.
+    """
     sheet = read_sheet(run)
     if sheet is None:
         return []
@@ -71,23 +72,20 @@ def read(run: Path) -> list[Row]:
 
 
 def read_sheet(run: Path) -> Sheet | None:
-    """The words beside the pictures, None if the run has none; DataError if they are damaged."""
+    """Returns the words beside the pictures, None if the run has none; DataError if they are
+    damaged.
+    """
     path = inside(run, f"{FOLDER}/{Sheet.WORDS}")
     if not path.exists():
         return None
-    try:
-        return Sheet.model_validate(read_object(path, REMEDY))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg'].lower()}: {REMEDY}") from error
+    return validated(path, read_object(path, REMEDY), Sheet, REMEDY)
 
 
 def _side(path: Path) -> Image.Image:
-    found = picture(path)
-    if found is None:
+    shown = picture(path)
+    if shown is None:
         raise DataError(f"{path} is not there: {REMEDY}")
-    return found[1]
+    return shown[1]
 
 
 def _uri(side: Image.Image, size: tuple[int, int], row: int, column: int) -> str:

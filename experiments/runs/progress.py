@@ -13,7 +13,7 @@ from rich.text import Text
 from learner import events
 from learner.events import Event
 
-HEADLINE = (
+FIGURES = (
     ("reward", "reward", "{:+.2f}"),
     ("forget_rate", "forgotten", "{:.0%}"),
     ("kl", "KL nats/step", "{:.3f}"),
@@ -42,10 +42,10 @@ def make_progress(console: Console) -> Progress:
     return LiveView(console) if console.is_terminal else Lines(console)
 
 
-def headline(row: dict[str, Any]) -> list[tuple[str, str]]:
+def figures(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each headline number that the row holds; a per-step list shows its mean."""
     shown = []
-    for key, label, form in HEADLINE:
+    for key, label, form in FIGURES:
         value = row.get(key)
         if isinstance(value, list | tuple):
             numbers = [v for v in value if isinstance(v, int | float)]
@@ -106,7 +106,7 @@ class Lines:
         elif isinstance(event, events.Selection):
             self._print(selection_text(event))
         elif isinstance(event, events.Round):
-            numbers = "  ".join(f"{label} {text}" for label, text in headline(event.row()))
+            numbers = "  ".join(f"{label} {text}" for label, text in figures(event.row()))
             eta = self._eta.text(event)
             self._print(
                 f"round {event.round}/{event.rounds}  {numbers}{f'  ETA {eta}' if eta else ''}"
@@ -157,7 +157,7 @@ class LiveView:
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        shown = headline(self._row)
+        shown = figures(self._row)
         table.add_row(*(Text(label, style="dim") for label, _ in shown))
         table.add_row(*(Text(text) for _, text in shown))
         return Group(self._bar, table, Text(self._selection, style="dim"))

@@ -29,7 +29,7 @@ Reached = tuple[int | None, int]
 rollouts in it."""
 
 
-class Evaluation(Event):
+class Judged(Event):
     """The judge has compared the policy with the untouched model; holds the figures of both."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -98,7 +98,7 @@ class Recorder:
             self._go_back((event.round or None, event.newest_round))
         self._append({"event": event.name, "elapsed": elapsed, **event.row()})
         self._update_state(event)
-        if isinstance(event, events.Round | events.Selection | Evaluation):
+        if isinstance(event, events.Round | events.Selection | Judged):
             for tracker in self._trackers:
                 tracker.log(scalars(event.name, event.row()), event.round)
         self._progress.show(event)
@@ -108,7 +108,7 @@ class Recorder:
     def _update_state(self, event: Event) -> None:
         if isinstance(event, events.Dashboard):
             self._folder.update(dashboard=event.url)
-        starting = self._folder.state.get("state") == "starting"
+        starting = self._folder.state.state == "starting"
         if isinstance(event, events.Phase) and starting and event.phase not in _STARTING:
             self._folder.update(state="running")
 

@@ -40,7 +40,7 @@ class RunFolder:
     """Paths of a run and its `run_state.json`."""
 
     path: Path
-    state: dict[str, Any] = field(default_factory=dict)
+    state: RunState = field(default_factory=RunState)
     _config: str | None = None
     """The `config.yaml` of a run that is gone on with, until it is written."""
     _silent: bool = False
@@ -63,7 +63,7 @@ class RunFolder:
         try:
             there = read_state(self.path) if resumed else RunState(begun=False)
             self._silent = there.finished
-            self.state["begun"] = there.begun is not False
+            self.note(begun=there.begun is not False)
             text = settings.dump(config)
             written = self / "config.yaml"
             known = (
@@ -85,7 +85,7 @@ class RunFolder:
                     yield self
             except BaseException as error:
                 self._end(error)
-                if not self.state["begun"]:
+                if not self.state.begun:
                     replacing.bring_back(self.path)
                 raise
             self.begin()
@@ -100,7 +100,7 @@ class RunFolder:
 
         What it replaces is deleted, after that is on disk.
         """
-        if self._silent or self._config is not None or not self.state.get("begun"):
+        if self._silent or self._config is not None or not self.state.begun:
             silent, self._silent = self._silent, False
             try:
                 self.update()  # names the configuration before it is there
@@ -120,11 +120,15 @@ class RunFolder:
         with suppress(MachineError):  # a full disk must not hide the first cause
             self.update(finished=now(), **_verdict(error))
 
+    def note(self, **changes: Any) -> None:
+        """Sets what `run_state.json` says when it is next written."""
+        self.state = self.state.changed(**changes)
+
     def update(self, **changes: Any) -> None:
-        """Change `run_state.json` in one step."""
-        self.state |= changes | {"updated": now()}
+        """Changes `run_state.json` in one step."""
+        self.note(**changes, updated=now())
         if not self._silent:
-            write_json(self / run_state.NAME, self.state)
+            write_json(self / run_state.NAME, self.state.content())
 
 
 def reserve(config: Config, overwrite: bool) -> RunFolder:

@@ -1,12 +1,11 @@
-"""`run_state.json`: what a run says of itself, read as what it should be or refused."""
+"""`run_state.json`: what a run says of itself, written and read by one type."""
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from rl_unlearn.errors import DataError
-from rl_unlearn.files.json_file import read_object
+from rl_unlearn.files.versioned import Versioned, read_versioned
 
 NAME = "run_state.json"
 REMEDY = "put it back as it was, or start another run"
@@ -26,29 +25,39 @@ class Training(_Part):
 
 
 class Trial(_Part):
-    """Of which sweep the run is one, and with which settings."""
+    """The sweep that the run is part of, and its settings there."""
 
     sweep: StrictStr = ""
     label: StrictStr
     settings: dict[str, Any] = {}
 
 
-class RunState(_Part):
+class RunState(_Part, Versioned):
     """The file's content; further keys are for people."""
 
     state: StrictStr | None = None
     """starting, running, finished, failed or stopped."""
     reason: StrictStr | None = None
+    """Why it failed or was stopped."""
+    traceback: StrictStr | None = None
     begun: StrictBool | None = None
     """Whether the run came as far as to count; earlier versions did not say so."""
     configs: list[StrictStr] = []
     """Digests of what `config.yaml` may be."""
     argv: list[StrictStr] = []
+    started: StrictStr | None = None
+    ended: StrictStr | None = Field(None, alias="finished")
+    updated: StrictStr | None = None
+    host: StrictStr | None = None
+    pid: StrictInt | None = None
+    python: StrictStr | None = None
     packages: dict[StrictStr, StrictStr] = {}
     stands_on: dict[StrictStr, StrictStr] = {}
     """SHA-256 of what lies below the run (`rl_unlearn.models.foundation`)."""
     revision_asked: StrictStr | None = None
     """The hub's branch or tag that was asked for; `config.yaml` has the commit that it was then."""
+    dashboard: StrictStr | None = None
+    """Where Ray shows the run."""
     training: Training = Training()
     trial: Trial | None = None
 
@@ -57,18 +66,13 @@ class RunState(_Part):
         """Whether the run ended as it should."""
         return self.state == "finished"
 
+    def changed(self, **changes: Any) -> "RunState":
+        """Returns the same with some keys of the file set anew."""
+        return RunState.model_validate(self.content() | changes)
+
 
 def read_state(folder: Path) -> RunState:
-    """What a run folder says, nothing if it has no such file; DataError, which names it, if it is
-    damaged.
+    """Returns what a run folder says, nothing if it has no such file; DataError, which names the
+    file, if it is damaged or newer.
     """
-    path = folder / NAME
-    if not path.exists():
-        return RunState()
-    found = read_object(path, REMEDY)
-    try:
-        return RunState.model_validate(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is damaged ({where}: {first['msg'].lower()}): {REMEDY}") from error
+    return read_versioned(folder / NAME, RunState, REMEDY) or RunState()

@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from experiments.evaluation import measuring, pictures
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation import comparing, pictures
+from experiments.evaluation.headline import HEADLINE
 from experiments.evaluation.samples import Sheet
 from experiments.files import read_json, write_bytes, write_json
 from experiments.report import tiles
@@ -28,6 +28,7 @@ from rl_unlearn.adapters.adapter import read_adapter
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.errors import DataError
 from rl_unlearn.evaluation.judges import load_judge
+from rl_unlearn.evaluation.record import NAME, Evaluation, read_evaluation
 from rl_unlearn.prompts import PromptBook
 
 PANEL = "canvas:panel"
@@ -35,56 +36,65 @@ TILE = 48
 
 
 def judge_by_panel(run: Path, console: Console) -> dict[str, float]:
-    """UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
+    """Returns UA, coherence, IRA and CRA of a run's adapter in the eyes of the panel, percent."""
     config = common.run_config(run, [f"evaluation.judge={PANEL}", f"output={run.parent}"])
-    candidate = measuring.Candidate(
+    candidate = comparing.Candidate(
         run.name, config.lora, read_adapter(run), locate(run).stat().st_size
     )
     book = PromptBook.from_config(config)
     return (
-        measuring.judge_side_by_side([candidate], book, load_judge(config), config, console)
+        comparing.judge_side_by_side([candidate], book, load_judge(config), config, console)
         .after[0]
         .headline()
     )
 
 
 def row(run: Path, console: Console) -> dict[str, Any]:
-    """What one run folder holds, and the panel's view of it."""
-    found = read_json(run / "evaluation.json")
+    """Returns what one run folder holds, and the panel's view of it."""
+    evaluation = read(run)
+    judged = evaluation.content()
     return {
-        "concept": found["concept"],
-        "seed": found["seed"],
-        **{name: found["after"][name] for name in HEADLINE},
-        "before": found["before"],
+        "concept": evaluation.concept,
+        "seed": evaluation.seed,
+        **{name: judged["after"][name] for name in HEADLINE},
+        "before": judged["before"],
         "panel": judge_by_panel(run, console),
-        "seen_as": found["models"][1]["seen_as"],
-        "target_images": found["counts"]["target_images"],
-        "images": found["images_used"],
-        "seconds": found["wall_seconds"],
+        "seen_as": evaluation.models[1].seen_as,
+        "target_images": evaluation.counts.target_images,
+        "images": evaluation.images_used,
+        "seconds": evaluation.wall_seconds,
     }
 
 
+def read(run: Path) -> Evaluation:
+    """Returns the evaluation of a run; DataError if it has none, or none of an adapter."""
+    evaluation = read_evaluation(run / NAME)
+    if evaluation is None or len(evaluation.models) < 2:
+        raise DataError(f"{run / NAME} holds no evaluation of an adapter: evaluate the run first")
+    return evaluation
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """A row for each run, the lowest UA first, as Markdown; the mean over all runs below."""
+    """Returns a row for each run, the lowest UA first, as Markdown; the mean of all runs below."""
     lines = [
         "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | "
         "seen instead |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
-        figures = [*(one[name] for name in HEADLINE), *(one["panel"][name] for name in HEADLINE)]
-        seen = ", ".join(f"{name} {count}" for name, count in list(one["seen_as"].items())[:3])
-        cells = [one["concept"], str(one["seed"]), *(f"{value:.1f}" for value in figures), seen]
+    for run in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):
+        figures = [*(run[name] for name in HEADLINE), *(run["panel"][name] for name in HEADLINE)]
+        seen = ", ".join(f"{name} {count}" for name, count in list(run["seen_as"].items())[:3])
+        cells = [run["concept"], str(run["seed"]), *(f"{value:.1f}" for value in figures), seen]
         lines.append("| " + " | ".join(cells) + " |")
-    means = [statistics.mean(one[name] for one in rows) for name in HEADLINE]
-    means += [statistics.mean(one["panel"][name] for one in rows) for name in HEADLINE]
+    means = [statistics.mean(run[name] for run in rows) for name in HEADLINE]
+    means += [statistics.mean(run["panel"][name] for run in rows) for name in HEADLINE]
     lines.append("| **mean** | | " + " | ".join(f"**{value:.1f}**" for value in means) + " | |")
     return "\n".join(lines)
 
 
 def gallery(runs: list[Path]) -> Image.Image:
-    """For each run the row of its samples that asks for the concept, untouched on the left and
-    adapted on the right.
+    """Returns a picture: for each run the row of its samples that asks for the concept, untouched
+    on the left and adapted on the right.
     """
     cells, names = [], []
     for run in runs:
@@ -102,7 +112,7 @@ def gallery(runs: list[Path]) -> Image.Image:
                     )
                     line.append(tile.resize((TILE, TILE), Image.Resampling.LANCZOS))
         cells.append(line)
-        names.append(read_json(run / "evaluation.json")["concept"])
+        names.append(read(run).concept)
     return pictures.grid(cells, names, [""] * 16, "before, and after (right half)")
 
 
@@ -117,16 +127,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--keep", action="store_true", help="add to the rows of the JSON file")
     args = parser.parse_args(argv)
     console = Console(stderr=True)
-    runs = sorted(path.parent for path in args.runs.glob("*/evaluation.json"))
+    runs = sorted(path.parent for path in args.runs.glob(f"*/{NAME}"))
     new = [row(run, console) for run in runs]
-    done = {(one["concept"], one["seed"]) for one in new}
+    done = {(entry["concept"], entry["seed"]) for entry in new}
     kept = read_json(args.json).get("rows", []) if args.keep else []
-    rows = [one for one in kept if (one["concept"], one["seed"]) not in done] + new
+    rows = [entry for entry in kept if (entry["concept"], entry["seed"]) not in done] + new
     write_json(
         args.json,
         {"command": " ".join(["python -m experiments.studies.breadth", *argv]), "rows": rows},
     )
-    first = [run for run, one in zip(runs, new, strict=True) if one["seed"] == 0]
+    first = [run for run, entry in zip(runs, new, strict=True) if entry["seed"] == 0]
     write_bytes(args.picture, pictures.to_png(gallery(first)))
     print(table(rows))  # noqa: T201
     print(json.dumps({"runs": len(rows)}), file=sys.stderr)  # noqa: T201

@@ -12,19 +12,23 @@ looks, the measuring instrument here, are left out.
 
 import argparse
 import math
-import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from experiments import settings, strict_yaml
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
-from experiments.sweep.results import looks
-from experiments.sweep.table import FORGOTTEN, Trial, mean, read_trials
+from experiments.report.png import (
+    COLOURS,
+    legend_below,
+    new_figure,
+    open_axes,
+    plot_runs,
+    to_png,
+)
+from experiments.studies.runs import Run, read_runs, setting_names
+from experiments.sweep.table import mean
 
 PANELS = {
     "forgotten": "forgotten",
@@ -34,149 +38,90 @@ PANELS = {
 }
 FLAT = 0.95
 """A share that never falls below is said and not drawn."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", ":", "-.")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished trial and its looks."""
-
-    setting: str
-    """Its label without the concept."""
-    concept: str
-    trial: Trial
-    warmup: int
-    """Images of the warm-up."""
-    per_round: int
-    """Images of a round."""
-    looks: tuple[dict[str, Any], ...]
-
-    def images(self, look: dict[str, Any]) -> int:
-        """Images of warm-up and rounds by the time of a look; its policy is that of a round or two
-        before.
-        """
-        return self.warmup + self.per_round * int(look["round"])
-
-    @property
-    def reached(self) -> dict[str, Any] | None:
-        """The first look that finds the concept forgotten."""
-        return next((look for look in self.looks if look["forgotten"] >= FORGOTTEN), None)
-
-
-def read_runs(root: Path) -> list[Run]:
-    """All judged trials of a sweep."""
-    return [_run(trial) for trial in read_trials(root) if trial.finished]
-
-
-def _run(trial: Trial) -> Run:
-    config = settings.recorded(trial.path / "config.yaml")
-    concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
-    found = looks(trial.path)
-    label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
-    return Run(
-        label,
-        config.concept,
-        trial,
-        config.critic.warmup_images,
-        config.rollout.images,
-        tuple(found),
-    )
-
-
-def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
-    """Settings in the order of the sweep's file, where it names them; others by name after them."""
-    listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
-    places = {
-        re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("name", ""))): place
-        for place, one in enumerate(listed)
-    }
-    return sorted(
-        {run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name)
-    )
-
-
 def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """A setting's figures over its runs: judged ones as mean and half of the 95 % t-interval,
-    counts as medians.
+    """Returns a setting's figures over its runs: judged ones as mean and half of the 95 %
+    t-interval, counts as medians.
     """
-    found: dict[str, Any] = {"setting": setting, "n": len(runs)}
+    figures: dict[str, Any] = {"setting": setting, "n": len(runs)}
     for name in HEADLINE:
         values = [run.trial.figures[name] for run in runs]
-        one = mean(values)
-        found[name] = {"mean": one.value, "half": one.half, "min": min(values)}
+        average = mean(values)
+        figures[name] = {"mean": average.value, "half": average.half, "min": min(values)}
     reached = [(run, look) for run in runs if (look := run.reached)]
     never = [math.inf] * (len(runs) - len(reached))
-    found["reached"] = len(reached)
-    found["updates_until"] = _median([float(look["policy_version"]) for _, look in reached] + never)
-    found["rollouts_until"] = _median(
+    figures["reached"] = len(reached)
+    figures["updates_until"] = _median(
+        [float(look["policy_version"]) for _, look in reached] + never
+    )
+    figures["rollouts_until"] = _median(
         [float(run.per_round * look["round"]) for run, look in reached] + never
     )
-    found["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
-    found["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
-    return found
+    figures["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
+    figures["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
+    return figures
 
 
 def _median(values: Sequence[float]) -> float | None:
-    """None where at least half of the runs never got there."""
+    """Returns the median, None where at least half of the runs never got there."""
     middle = statistics.median(values)
     return middle if math.isfinite(middle) else None
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table; what is first reached counts images of the rounds, and with those of the
-    warm-up."""
+    """Returns the table; what is first reached counts images of the rounds, and with those of the
+    warm-up.
+    """
     lines = [
         "| setting | runs | UA (lowest) | coherence | IRA | CRA | forgotten in | updates | "
         "rollouts | + warm-up |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for one in rows:
-        cells = [_interval(one[name]) for name in HEADLINE]
-        cells[0] += f" ({one['ua']['min']:.1f})"
+    for setting in rows:
+        cells = [_interval(setting[name]) for name in HEADLINE]
+        cells[0] += f" ({setting['ua']['min']:.1f})"
         medians = [
-            "" if one[key] is None else f"{one[key]:,.0f}"
+            "" if setting[key] is None else f"{setting[key]:,.0f}"
             for key in ("updates_until", "rollouts_until", "images_until")
         ]
         lines.append(
-            f"| {one['setting']} | {one['n']} | {' | '.join(cells)} | {one['reached']} of "
-            f"{one['n']} "
-            f"| {' | '.join(medians)} |"
+            f"| {setting['setting']} | {setting['n']} | {' | '.join(cells)} "
+            f"| {setting['reached']} of {setting['n']} | {' | '.join(medians)} |"
         )
     return "\n".join(lines)
 
 
 def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
-    """A table: UA of each setting less that of ``other``, over the pairs of the same concept and
-    seed.
+    """Returns a table: UA of each setting less that of ``other``, over the pairs of the same
+    concept and seed.
     """
 
     def judged(name: str) -> dict[tuple[str, Any], float]:
-        own = [run for run in runs if run.setting == name]
+        chosen = [run for run in runs if run.setting == name]
         return {
-            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in own
+            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in chosen
         }
 
     base = judged(other)
     lines = [f"| setting | pairs | UA less that of {other} |", "|---|--:|--:|"]
     for name in names:
-        found = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
-        if found and name != other:
-            lines.append(f"| {name} | {len(found)} | {mean(found).text(1)} |")
+        pairs = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
+        if pairs and name != other:
+            lines.append(f"| {name} | {len(pairs)} | {mean(pairs).text(1)} |")
     return "\n".join(lines)
 
 
-def _interval(one: dict[str, float | None]) -> str:
-    return f"{one['mean']:.1f}" + (f" ± {one['half']:.1f}" if one["half"] else "")
+def _interval(average: dict[str, float | None]) -> str:
+    return f"{average['mean']:.1f}" + (f" ± {average['half']:.1f}" if average["half"] else "")
 
 
 def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
-    """A PNG: a row of panels for each concept, a column for each share; single runs are thin, their
-    mean is thick.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Returns a PNG: a row of panels for each concept, a column for each share.
 
+    Single runs are thin, their mean is thick.
+    """
     concepts = list(dict.fromkeys(run.concept for run in runs))
     lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}
     panels = {key: title for key, title in PANELS.items() if lowest[key] < FLAT}
@@ -185,9 +130,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
         for key, title in PANELS.items()
         if key not in panels
     )
-    size = (4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * len(panels) + 0.6, 2.5 * len(concepts) + 0.9)
     grid = figure.subplots(len(concepts), len(panels), sharex=True, sharey=True, squeeze=False)
     for line, concept in zip(grid, concepts, strict=True):
         for axes, (key, title) in zip(line, panels.items(), strict=True):
@@ -206,18 +149,9 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
             axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
             axes.set_ylim(-0.03, 1.05)
             axes.set_xlim(left=0)
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
+            open_axes(axes)
             axes.tick_params(labelsize=8)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=2 * len(grid[0]),
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, grid[0][0], columns=2 * len(grid[0]))
     for axes in grid[-1]:
         axes.set_xlabel(
             {"images": "images of warm-up and rounds", "seconds": "seconds"}[against], fontsize=8
@@ -225,20 +159,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     figure.suptitle(
         f"share, seen by the selection CLIP (thin: one seed, thick: their mean){flat}", fontsize=9
     )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def plot_runs(
-    axes: Any, curves: Sequence[Sequence[tuple[float, float]]], label: str, **look: Any
-) -> None:
-    """Single runs thin, their mean thick and labelled; ``look`` is matplotlib's."""
-    for curve in curves:
-        axes.plot(*zip(*curve, strict=True), linewidth=0.6, alpha=0.45, **look)
-    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=False)]
-    thick = [(statistics.mean(xs), statistics.mean(ys)) for xs, ys in columns]
-    axes.plot(*zip(*thick, strict=True), linewidth=1.9, label=label, **look)
+    return to_png(figure)
 
 
 def _place(run: Run, look: dict[str, Any], against: str) -> float:

@@ -12,15 +12,14 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
+from experiments.report.png import COLOURS, legend_below, new_figure, open_axes, to_png
 from experiments.runs.rows import Event, read_rows
-from experiments.studies.compare import COLOURS
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
 LOST = {
@@ -40,13 +39,13 @@ class Point:
     trials: tuple[Trial, ...]
 
     def mean(self, measure: str) -> Mean:
-        """Of a judged figure, percent, or of the drift (`with_drift`), nats."""
+        """Returns the mean of a judged figure, percent, or of the drift (`with_drift`), nats."""
         return mean([trial.figures[measure] for trial in self.trials])
 
 
 def drift(trial: Trial) -> float:
-    """KL to the frozen model on prompts to keep, nats per denoising step: median of the last
-    rounds.
+    """Returns the KL to the frozen model on prompts to keep, nats per denoising step: median of the
+    last rounds.
     """
     rounds = [
         row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"
@@ -55,7 +54,7 @@ def drift(trial: Trial) -> float:
 
 
 def read_points(root: Path, line: str, point: str) -> list[Point]:
-    """The finished trials of a sweep, grouped by two keys of their configurations."""
+    """Returns the finished trials of a sweep, grouped by two keys of their configurations."""
     groups: dict[tuple[Any, Any], list[Trial]] = {}
     for trial in read_trials(root):
         if trial.finished:
@@ -66,7 +65,7 @@ def read_points(root: Path, line: str, point: str) -> list[Point]:
 
 
 def with_drift(point: Point) -> Point:
-    """The drift is among its trials' figures."""
+    """Returns the point with the drift among its trials' figures."""
     trials = [
         replace(trial, figures=trial.figures | {"drift": drift(trial)}) for trial in point.trials
     ]
@@ -74,32 +73,34 @@ def with_drift(point: Point) -> Point:
 
 
 def markdown(points: Sequence[Point], line: str, point: str) -> str:
-    """The table of all points."""
+    """Returns the table of all points."""
     rows = [
         f"| {line} | {point} | runs | UA | coherence | IRA | CRA | drift |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for one in points:
-        cells = [one.mean(name).text() for name in HEADLINE] + [one.mean("drift").text(digits=2)]
-        rows.append(f"| {one.line} | {one.point} | {len(one.trials)} | {' | '.join(cells)} |")
+    for place in points:
+        cells = [place.mean(name).text() for name in HEADLINE] + [
+            place.mean("drift").text(digits=2)
+        ]
+        rows.append(f"| {place.line} | {place.point} | {len(place.trials)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def draw(points: Sequence[Point], point: str) -> bytes:
-    """A PNG: for each measure of what is kept, forgotten against it; points are joined in the order
-    of their values.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Returns a PNG: for each figure of what is kept, forgotten against it.
 
-    figure = Figure(figsize=(4.2 * len(LOST), 4.0), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    Points are joined in the order of their values.
+    """
+    figure = new_figure(4.2 * len(LOST), 4.0)
     for axes, (measure, title) in zip(
         figure.subplots(1, len(LOST), sharey=True), LOST.items(), strict=True
     ):
-        for i, line in enumerate(dict.fromkeys(one.line for one in points)):
-            own = [one for one in points if one.line == line]
-            kept, forgotten = [one.mean(measure) for one in own], [one.mean("ua") for one in own]
+        for i, line in enumerate(dict.fromkeys(place.line for place in points)):
+            places = [place for place in points if place.line == line]
+            kept, forgotten = (
+                [place.mean(measure) for place in places],
+                [place.mean("ua") for place in places],
+            )
             axes.errorbar(
                 [m.value for m in kept], [m.value for m in forgotten],
                 xerr=_arms(kept, measure != "drift"),
@@ -107,10 +108,10 @@ def draw(points: Sequence[Point], point: str) -> bytes:
                 elinewidth=0.6,
                 capsize=2, color=COLOURS[i], label=str(line),
             )  # fmt: skip
-            for rank, (one, x, y) in enumerate(zip(own, kept, forgotten, strict=True)):
+            for rank, (place, x, y) in enumerate(zip(places, kept, forgotten, strict=True)):
                 if measure == "drift":  # in the others the points lie on each other
                     axes.annotate(
-                        f"{one.point}", (x.value, y.value), textcoords="offset points",
+                        f"{place.point}", (x.value, y.value), textcoords="offset points",
                         xytext=(0, -12 - 9 * (rank % 2)), ha="center", fontsize=7, color=COLOURS[i],
                     )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
@@ -120,28 +121,21 @@ def draw(points: Sequence[Point], point: str) -> bytes:
             axes.invert_xaxis()  # what keeps more is on the right, as in the others
         else:
             axes.set_xlim(min(95.0, axes.get_xlim()[0]), 100.5)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
         axes.tick_params(labelsize=8)
     axes = figure.axes[0]
     axes.set_ylabel("UA %: forgotten", fontsize=9)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=6,
-        frameon=False,
-        fontsize=9,
-    )
+    legend_below(figure, axes, columns=6)
     figure.suptitle(
         f"UA, IRA and CRA by the judges, drift by the learner; small numbers: {point}", fontsize=9
     )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _arms(means: Sequence[Mean], share: bool) -> tuple[list[float], list[float]]:
-    """Lengths of the error bars, down and up; those of a share end at 0 and 100 percent."""
+    """Returns the lengths of the error bars, down and up; those of a share end at 0 and 100
+    percent.
+    """
     halves = [m.half or 0.0 for m in means]
     if not share:
         return halves, halves
@@ -160,16 +154,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("picture", type=Path)
     args = parser.parse_args(argv)
-    points = [with_drift(one) for one in read_points(args.sweep, args.line, args.point)]
+    points = [with_drift(place) for place in read_points(args.sweep, args.line, args.point)]
     runs = [
         {
-            args.line: one.line,
-            args.point: one.point,
+            args.line: place.line,
+            args.point: place.point,
             "seed": trial.settings.get("seed"),
             **trial.figures,
         }
-        for one in points
-        for trial in one.trials
+        for place in points
+        for trial in place.trials
     ]
     write_json(args.json, {"runs": runs})
     write_bytes(args.picture, draw(points, args.point))

@@ -16,13 +16,20 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from experiments.files import write_bytes
+from experiments.report.png import (
+    COLOURS,
+    legend_below,
+    new_figure,
+    open_axes,
+    plot_runs,
+    to_png,
+)
 from experiments.runs.rows import Event, read_rows
-from experiments.studies.compare import COLOURS, Run, plot_runs, read_runs, setting_names
+from experiments.studies.runs import Run, read_runs, setting_names
 from experiments.sweep.table import mean
 
 TAKE: dict[str, Callable[[Sequence[float]], float]] = {
@@ -33,7 +40,7 @@ TAKE: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict[str, Any]]:
-    """The rows of one event, all of them or the first or last so many."""
+    """Returns the rows of one event, all of them or the first or last so many."""
     rows = [
         row
         for row in read_rows(run.trial.path / "metrics.jsonl", Event)
@@ -43,7 +50,8 @@ def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict
 
 
 def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
-    """One value of a run for the key, or for a key that holds lists one for each of their places.
+    """Returns one value of a run for the key, or for a key that holds lists one for each of their
+    places.
 
     What was not defined in a row is left out; NaN where it never was. Empty if no row has the key.
     """
@@ -53,13 +61,14 @@ def taken(rows: Sequence[dict[str, Any]], key: str, take: str) -> list[float]:
     return [TAKE[take](place) if place else math.nan for place in defined]
 
 
-def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
-    """A table of the keys with one value, and one for each key with several; `found` is by key and
-    setting.
+def markdown(values_by_key: dict[str, dict[str, list[list[float]]]], digits: int) -> str:
+    """Returns a table of the keys with one value, and one for each key with several.
+
+    Below each key stand the settings with the values of their runs.
     """
     single = [
         key
-        for key, settings in found.items()
+        for key, settings in values_by_key.items()
         if all(len(run) <= 1 for runs in settings.values() for run in runs)
     ]
     tables = []
@@ -68,18 +77,18 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
             "| setting | runs | " + " | ".join(f"{key} | lowest, highest" for key in single) + " |"
         ]
         lines.append("|---|--:|" + "--:|--:|" * len(single))
-        for setting, runs in found[single[0]].items():
+        for setting, runs in values_by_key[single[0]].items():
             cells = []
             for key in single:
-                values = [run[0] for run in found[key][setting] if run]
+                values = [run[0] for run in values_by_key[key][setting] if run]
                 ends = f"{min(values):,.{digits}f}, {max(values):,.{digits}f}" if values else ""
                 cells += [mean(values).text(digits) if values else "", ends]
             lines.append(f"| {setting} | {len(runs)} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
-    for key in (key for key in found if key not in single):
-        width = max(len(run) for runs in found[key].values() for run in runs)
+    for key in (key for key in values_by_key if key not in single):
+        width = max(len(run) for runs in values_by_key[key].values() for run in runs)
         lines = [f"| {key} |" + " |" * width, "|---|" + "--:|" * width]
-        for setting, runs in found[key].items():
+        for setting, runs in values_by_key[key].items():
             known = zip(*(run for run in runs if run), strict=True)
             places = [[value for value in place if not math.isnan(value)] for place in known]
             cells = [
@@ -91,12 +100,8 @@ def markdown(found: dict[str, dict[str, list[list[float]]]], digits: int) -> str
 
 
 def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
-    """A PNG of one key against rounds: single runs are thin, their mean is thick."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    """Returns a PNG of one key against rounds: single runs are thin, their mean is thick."""
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     for colour, (setting, runs) in zip(
         COLOURS * (1 + len(curves) // len(COLOURS)), curves.items(), strict=False
@@ -104,19 +109,10 @@ def draw(curves: dict[str, list[list[tuple[float, float]]]], key: str) -> bytes:
         plot_runs(axes, runs, setting, color=colour)
     axes.set_xlabel("rounds", fontsize=9)
     axes.set_ylabel(key, fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     axes.tick_params(labelsize=8)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
-    )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    legend_below(figure, axes, columns=4)
+    return to_png(figure)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,37 +138,46 @@ def main(argv: list[str] | None = None) -> None:
     names = setting_names(args.sweep, runs)
     by_name = {name: [run for run in runs if run.setting == name] for name in names}
     rows = {
-        name: [read(run, args.event, args.first, args.last) for run in own]
-        for name, own in by_name.items()
+        name: [read(run, args.event, args.first, args.last) for run in of_setting]
+        for name, of_setting in by_name.items()
     }
-    found = {
-        key: {name: [taken(run, key, args.take) for run in own] for name, own in rows.items()}
+    values_by_key = {
+        key: {
+            name: [taken(run, key, args.take) for run in of_setting]
+            for name, of_setting in rows.items()
+        }
         for key in args.keys
     }
-    for key, settings in found.items():
-        if not any(run for own in settings.values() for run in own):
+    for key, settings in values_by_key.items():
+        if not any(run for of_setting in settings.values() for run in of_setting):
             recorded = ", ".join(
                 sorted(
-                    {word for own in rows.values() for run in own for row in run for word in row}
+                    {
+                        word
+                        for of_setting in rows.values()
+                        for run in of_setting
+                        for row in run
+                        for word in row
+                    }
                 )
             )
             parser.error(f"none of these rows has a value of {key!r}; recorded are: {recorded}")
     if args.picture:
         key = args.keys[0]
         whole = {
-            name: [read(run, args.event, None, None) for run in own]
-            for name, own in by_name.items()
+            name: [read(run, args.event, None, None) for run in of_setting]
+            for name, of_setting in by_name.items()
         }
         curves = {
             name: [
                 [(float(row["round"]), float(row[key])) for row in run if row.get(key) is not None]
-                for run in own
+                for run in of_setting
             ]
-            for name, own in whole.items()
-            if any(found[key][name])
+            for name, of_setting in whole.items()
+            if any(values_by_key[key][name])
         }
         write_bytes(args.picture, draw(curves, key))
-    print(markdown(found, args.digits))  # noqa: T201
+    print(markdown(values_by_key, args.digits))  # noqa: T201
 
 
 if __name__ == "__main__":

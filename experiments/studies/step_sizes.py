@@ -23,25 +23,25 @@ ALIKE = 0.01
 
 
 def score(cell: Point) -> float:
-    """The selection CLIP's, mean over the concepts, at most 1.05."""
+    """Returns the selection CLIP's score, mean over the concepts, at most 1.05."""
     return statistics.mean(trial.score for trial in cell.trials if trial.score is not None)
 
 
 def images(cell: Point) -> float:
-    """Mean number of images until the concept counted as forgotten."""
+    """Returns the mean number of images until the concept counted as forgotten."""
     return statistics.mean(trial.figures.get("images_until", math.inf) for trial in cell.trials)
 
 
 def read_cells(root: Path) -> dict[str, list[Point]]:
-    """By estimator, in the order of step sizes."""
-    found: dict[str, list[Point]] = {}
+    """Returns the cells by estimator, in the order of step sizes."""
+    by_estimator: dict[str, list[Point]] = {}
     for cell in read_points(root, "estimator.name", "learner.lr"):
-        found.setdefault(cell.line, []).append(cell)
-    return found
+        by_estimator.setdefault(cell.line, []).append(cell)
+    return by_estimator
 
 
 def choose(cells: Sequence[Point]) -> Point:
-    """The best step size of one estimator."""
+    """Returns the best step size of one estimator."""
     highest = max(score(cell) for cell in cells)
     return min(
         (c for c in cells if score(c) >= highest - ALIKE),
@@ -49,14 +49,14 @@ def choose(cells: Sequence[Point]) -> Point:
     )
 
 
-def markdown(found: dict[str, list[Point]]) -> str:
-    """A row for each estimator, a column for each step size."""
-    sizes = sorted({cell.point for cells in found.values() for cell in cells})
+def markdown(by_estimator: dict[str, list[Point]]) -> str:
+    """Returns a row for each estimator, a column for each step size."""
+    sizes = sorted({cell.point for cells in by_estimator.values() for cell in cells})
     lines = [
         f"| best score (UA) | {' | '.join(f'{lr:g}' for lr in sizes)} |",
         "|---|" + "--:|" * len(sizes),
     ]
-    for estimator, cells in found.items():
+    for estimator, cells in by_estimator.items():
         chosen, texts = choose(cells), dict.fromkeys(sizes, "")
         for cell in cells:
             best = f"**{score(cell):.3f}**" if cell is chosen else f"{score(cell):.3f}"
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("sweep", type=Path, help="folder of a sweep over estimators and learner.lr")
     parser.add_argument("json", type=Path)
     args = parser.parse_args(argv)
-    found = read_cells(args.sweep)
+    by_estimator = read_cells(args.sweep)
     runs = [
         {
             "estimator": cell.line,
@@ -83,12 +83,12 @@ def main(argv: list[str] | None = None) -> None:
             "score": trial.score,
         }
         | {"chosen": cell is choose(cells), **trial.figures}
-        for cells in found.values()
+        for cells in by_estimator.values()
         for cell in cells
         for trial in cell.trials
     ]
     write_json(args.json, {"runs": runs})
-    print(markdown(found))  # noqa: T201
+    print(markdown(by_estimator))  # noqa: T201
 
 
 if __name__ == "__main__":

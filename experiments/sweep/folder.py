@@ -37,7 +37,7 @@ class SweepFolder:
         return self.path / "space.yaml"
 
     def check_new(self) -> None:
-        """ConfigError if something lies here already."""
+        """Raises ConfigError if something lies here already."""
         if self.space.is_file():
             raise ConfigError(
                 f"{self.path} already holds a sweep; continue it with --resume or choose another "
@@ -47,7 +47,7 @@ class SweepFolder:
             raise ConfigError(f"{self.path} already exists and is no sweep; choose another --name")
 
     def check_resumable(self) -> None:
-        """ConfigError if there is nothing to continue or to read."""
+        """Raises ConfigError if there is nothing to continue or to read."""
         if not (self.space.is_file() and self.base.is_file()):
             raise ConfigError(
                 f"{self.path} holds no sweep (no space.yaml and base.yaml); check --name and "
@@ -55,7 +55,7 @@ class SweepFolder:
             )
 
     def check_same(self, base: Config, space: Space) -> None:
-        """ConfigError, naming the differing keys, if the sweep here was asked for otherwise."""
+        """Raises ConfigError, with the keys that differ, if another sweep was asked for here."""
         was, now = settings.recorded(self.base), base
         keys = [key for key, field in settings.fields().items() if not settings.is_section(field)]
         different = [
@@ -82,8 +82,9 @@ class SweepFolder:
 
     @contextmanager
     def running(self, base: Config, space: Space) -> Iterator[None]:
-        """Make the folder, write down what is asked for, and keep a second sweep of this name
-        out."""
+        """Makes the folder, writes down what is asked for, and keeps a second sweep of this name
+        out.
+        """
         handle = self._claim()
         try:
             if not self.space.is_file():
@@ -126,7 +127,9 @@ def turn(path: Path) -> Iterator[None]:
 
 
 def _lock(handle: int, how: int) -> None:
-    """A file system without locks goes on without; BlockingIOError if another process holds it."""
+    """Locks a file, or goes on without where there are no locks; BlockingIOError if another process
+    holds it.
+    """
     try:
         fcntl.flock(handle, how)
     except BlockingIOError:

@@ -10,9 +10,11 @@ from rl_unlearn.errors import MachineError
 FOLDER = "front"
 
 
-def front(found: Sequence[Row]) -> list[Row]:
-    """The Pareto front of mean UA and mean of IRA and CRA, by rising UA; equals are all on it."""
-    judged = [row for row in found if row.means]
+def front(rows: Sequence[Row]) -> list[Row]:
+    """Returns the Pareto front of mean UA and mean of IRA and CRA, by rising UA; equals are all on
+    it.
+    """
+    judged = [row for row in rows if row.means]
     return sorted(
         (row for row in judged if not any(_beats(other, row) for other in judged)), key=_ua
     )
@@ -50,6 +52,6 @@ def _ua(row: Row) -> float:
     return row.means["ua"].value
 
 
-def _beats(one: Row, other: Row) -> bool:
-    better = _ua(one) >= _ua(other) and one.kept >= other.kept
-    return better and (_ua(one) > _ua(other) or one.kept > other.kept)
+def _beats(row: Row, other: Row) -> bool:
+    better = _ua(row) >= _ua(other) and row.kept >= other.kept
+    return better and (_ua(row) > _ua(other) or row.kept > other.kept)

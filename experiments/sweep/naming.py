@@ -26,7 +26,7 @@ class Namer:
         }
 
     def name(self, settings: Settings) -> str:
-        """The trial's folder.
+        """Returns the trial's folder.
 
         Drawn settings carry a checksum, since the numbers in a name are rounded.
         """
@@ -41,14 +41,16 @@ class Namer:
         return f"{plain[: LONGEST - 7].rstrip('-')}-{mark}"
 
     def label(self, settings: Settings) -> str:
-        """The setting without its seed, for tables and pictures; two settings may share one."""
+        """Returns the setting without its seed, for tables and pictures; two settings may share
+        one.
+        """
         rest = {key: value for key, value in settings.items() if key != "seed"}
         return self._plain(rest) if rest or self._space.mix(rest) else "base"
 
     def _plain(self, settings: Settings) -> str:
         mix = self._space.mix(settings)
         named = (
-            {key for one in self._space.mixes if one.name == mix for key in one.settings}
+            {key for known in self._space.mixes if known.name == mix for key in known.settings}
             if mix
             else set()
         )
@@ -63,7 +65,9 @@ class Namer:
         )
 
     def _part(self, key: str, value: Any) -> str:
-        """Words speak for themselves; numbers take along the end of their key."""
+        """Returns a part of a name: words speak for themselves, numbers take along the end of their
+        key.
+        """
         if isinstance(value, str):
             return value
         leaf = key.rpartition(".")[2]
@@ -80,7 +84,7 @@ def _text(value: Any) -> str:
         words = (
             [f"{key}{value[key]}" for key in value]
             if isinstance(value, dict)
-            else [str(one) for one in value]
+            else [str(entry) for entry in value]
         )
         return "-" + "-".join(words or ["none"])
     return str(value)

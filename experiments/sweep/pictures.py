@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
-from experiments.report.plots import BLUE, GREY, ORANGE
+from experiments.report.png import BLUE, GREY, ORANGE, new_figure, open_axes, to_png
 from experiments.sweep.table import FORGOTTEN, Row
 
 MOST_PANELS = 48
@@ -14,10 +13,12 @@ _COLUMNS = 4
 _PALE = "#C8C8C8"
 
 
-def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> bytes:
-    """A PNG of UA against the mean of IRA and CRA; bars are 95 % t-intervals over seeds."""
-    figure, axes = _figure(8.6, 6.0)
-    for row in [row for row in found if row.means]:
+def draw_front(rows: Sequence[Row], members: Sequence[Row], title: str) -> bytes:
+    """Returns a PNG of UA against the mean of IRA and CRA; bars are 95 % t-intervals over seeds."""
+    figure = new_figure(8.6, 6.0)
+    axes = figure.subplots()
+    open_axes(axes)
+    for row in [row for row in rows if row.means]:
         on_front = any(row is member for member in members)
         colour = ORANGE if on_front else GREY
         for trial in row.finished if len(row.finished) > 1 else ():
@@ -35,12 +36,12 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
     line = [(row.kept, row.means["ua"].value) for row in members]
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), "-", color=ORANGE, linewidth=1.2, zorder=1)
-    _limits(axes, found)
-    _names(axes, found if len(found) <= MOST_NAMES else members, members)
+    _limits(axes, rows)
+    _names(axes, rows if len(rows) <= MOST_NAMES else members, members)
     axes.set_xlabel("kept: mean of IRA and CRA (%)")
     axes.set_ylabel("forgotten: UA (%)")
     axes.set_title(
-        f"{title}: the judges' trade-off of {sum(bool(row.means) for row in found)} settings",
+        f"{title}: the judges' trade-off of {sum(bool(row.means) for row in rows)} settings",
         loc="left",
     )
     handles = [
@@ -48,19 +49,21 @@ def draw_front(found: Sequence[Row], members: Sequence[Row], title: str) -> byte
         axes.plot([], [], "o", color=GREY, label="beaten by one on it")[0],
     ]
     axes.legend(handles=handles, frameon=False, loc="best", fontsize=9)
-    return _png(figure)
+    return to_png(figure, dpi=120)
 
 
-def draw_curves(found: Sequence[Row], title: str) -> bytes:
-    """A PNG with a panel for each setting: its seeds thin, their mean thick, all other settings
-    pale behind.
+def draw_curves(rows: Sequence[Row], title: str) -> bytes:
+    """Returns a PNG with a panel for each setting: its seeds thin, their mean thick, all other
+    settings pale behind.
     """
-    shown = [row for row in found if any(trial.curve for trial in row.trials)][:MOST_PANELS]
+    shown = [row for row in rows if any(trial.curve for trial in row.trials)][:MOST_PANELS]
     columns = max(1, min(_COLUMNS, len(shown)))
     lines = max(1, math.ceil(len(shown) / columns))
-    figure, grid = _figure(max(5.0, 3.1 * columns), 2.4 * lines + 0.9, lines, columns)
+    figure = new_figure(max(5.0, 3.1 * columns), 2.4 * lines + 0.9)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     means = [_mean_curve(row) for row in shown]
     for i, axes in enumerate(grid):
+        open_axes(axes)
         if i >= len(shown):
             axes.set_axis_off()
             continue
@@ -85,7 +88,7 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_locator(_few_ticks())
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    hidden = sum(any(trial.curve for trial in row.trials) for row in found) - len(shown)
+    hidden = sum(any(trial.curve for trial in row.trials) for row in rows) - len(shown)
     more = f"; {hidden} more settings in table.md" if hidden else ""
     figure.suptitle(
         f"{title}: share of the concept's images that the selection CLIP finds forgotten{more}",
@@ -97,23 +100,23 @@ def draw_curves(found: Sequence[Row], title: str) -> bytes:
         fontsize=9,
     )
     figure.supylabel("forgotten (0 to 1)", fontsize=9)
-    return _png(figure)
+    return to_png(figure, dpi=120)
 
 
 def _mean_curve(row: Row) -> list[tuple[float, float]]:
-    """Mean over the trials that looked, look by look; as long as the longest."""
+    """Returns the mean over the trials that looked, look by look, as long as the longest."""
     curves = [trial.curve for trial in (row.finished or row.trials) if trial.curve]
     points = []
     for i in range(max(len(curve) for curve in curves)):
-        there = [curve[i] for curve in curves if i < len(curve)]
+        places = [curve[i] for curve in curves if i < len(curve)]
         points.append(
-            (sum(x for x, _ in there) / len(there), sum(y for _, y in there) / len(there))
+            (sum(x for x, _ in places) / len(places), sum(y for _, y in places) / len(places))
         )
     return points
 
 
 def _half_kept(row: Row) -> float:
-    """Half-width of the 95 % interval of the mean of IRA and CRA over trials."""
+    """Returns the half-width of the 95 % interval of the mean of IRA and CRA over trials."""
     from experiments.sweep.table import mean
 
     return (
@@ -122,11 +125,12 @@ def _half_kept(row: Row) -> float:
     )
 
 
-def _limits(axes: Any, found: Sequence[Row]) -> None:
-    """Close around the means and trials: a wide interval over two seeds would squeeze everything
-    else.
+def _limits(axes: Any, rows: Sequence[Row]) -> None:
+    """Ends the axes close around means and trials.
+
+    A wide interval over two seeds would squeeze all else.
     """
-    judged = [trial for row in found for trial in row.finished]
+    judged = [trial for row in rows for trial in row.finished]
     if not judged:
         return
     for values, axis, set_limits in (
@@ -145,8 +149,8 @@ def _limits(axes: Any, found: Sequence[Row]) -> None:
 
 
 def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
-    """A label beside each point, with a thin line to it; the first place around it that is still
-    free.
+    """Writes a label beside each point, with a thin line to it, at the first place around it that
+    is still free.
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     points = [row for row in named if row.means]
@@ -186,29 +190,8 @@ def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
 _Box = tuple[float, float, float, float]
 
 
-def _overlap(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    if not rows:
-        axes = figure.subplots()
-        _plain(axes)
-        return figure, axes
-    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in grid:
-        _plain(axes)
-    return figure, grid
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+def _overlap(box: _Box, other: _Box) -> bool:
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def _few_ticks() -> Any:
@@ -219,9 +202,3 @@ def _few_ticks() -> Any:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
-from experiments.evaluation.measures import HEADLINE
-from experiments.report import contract
-from experiments.report.contract import Count, Number, Part
+from experiments.evaluation.headline import HEADLINE
 from experiments.runs.rows import Event, read_rows
+from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,44 +24,32 @@ class Look(Event):
     best: StrictBool = False
 
 
-class Judged(Part):
-    """One model under the judges."""
-
-    ua: Number | None = None
-    ira: Number | None = None
-    cra: Number | None = None
-    coherence: Number | None = None
-
-
-class Evaluation(Part):
-    """The part of `evaluation.json` that tables are made from."""
-
-    after: Judged = Judged()
-    images_used: Count | None = None
-    updates: Count | None = None
-    wall_seconds: Number | None = None
-
-
 def looks(folder: Path) -> list[dict[str, Any]]:
-    """All looks of a run that saw something, in order; DataError if its metrics are damaged."""
+    """Returns all looks of a run that saw something, in order; DataError if its metrics are
+    damaged.
+    """
     rows = read_rows(folder / "metrics.jsonl", Look)
     return [row for row in rows if row["event"] == "selection" and row.get("forgotten") is not None]
 
 
 def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The look at the version that a run returned, or would return: of those allowed, the one liked
-    best.
+    """Returns the look at the version that a run returned, or would return: of those allowed, the
+    one liked best.
     """
     return next((row for row in reversed(looks) if row.get("best")), None)
 
 
 def figures(folder: Path) -> dict[str, float]:
-    """The judges' figures and what the run took, nothing if one of them is missing; DataError if
-    they are damaged.
+    """Returns the judges' figures and what the run took, nothing if one of them is missing;
+    DataError if they are damaged.
     """
-    found = contract.read(folder / "evaluation.json", Evaluation)
-    if found is None:
+    evaluation = read_evaluation(folder / NAME)
+    if evaluation is None or evaluation.after is None:
         return {}
-    values = {name: getattr(found.after, name) for name in HEADLINE}
-    values |= {"images": found.images_used, "updates": found.updates, "seconds": found.wall_seconds}
+    headline = {name: getattr(evaluation.after, name) for name in HEADLINE}
+    values = {name: figure and figure.value for name, figure in headline.items()} | {
+        "images": evaluation.images_used,
+        "updates": evaluation.updates,
+        "seconds": evaluation.wall_seconds,
+    }
     return {} if None in values.values() else {name: float(value) for name, value in values.items()}

@@ -11,8 +11,10 @@ from rl_unlearn.errors import DataError
 
 
 def summarize(root: Path) -> dict[str, Any]:
-    """Writes them and returns what the command prints; DataError if no trial has left a run
-    folder."""
+    """Writes what a sweep leaves and returns what the command prints.
+
+    DataError if no trial has left a run folder.
+    """
     trials = table.read_trials(root)
     if not trials:
         raise DataError(f"{root} holds no trial yet; run the sweep, or continue it with --resume")

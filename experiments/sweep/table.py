@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.runs.run_state import NAME, read_state
-from experiments.sweep import results as told
+from experiments.sweep import results as recorded
 
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as
 forgotten."""
-MEASURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
+FIGURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
 HEADINGS = (
     "UA %",
     "coherence %",
@@ -40,7 +40,7 @@ class Trial:
     state: str
     reason: str | None
     figures: dict[str, float]
-    """By the names in MEASURES; empty unless finished, without `images_until` if that was never
+    """By the names in FIGURES; empty unless finished, without `images_until` if that was never
     reached."""
     curve: tuple[tuple[float, float], ...]
     """Images and share forgotten, look by look."""
@@ -63,7 +63,9 @@ class Mean:
     n: int
 
     def text(self, digits: int = 1) -> str:
-        """Value and interval; the same number in every trial, as of updates, needs no interval."""
+        """Returns value and interval; the same number in every trial, as of updates, needs no
+        interval.
+        """
         return f"{self.value:,.{digits}f}" + (f" ± {self.half:,.{digits}f}" if self.half else "")
 
 
@@ -90,21 +92,21 @@ class Row:
 
 
 def read_trials(root: Path) -> list[Trial]:
-    """Every trial in a sweep's folder, by name; DataError, which names the file, if one of them is
+    """Returns every trial in a sweep's folder, by name; DataError, which names the file, if one is
     damaged.
     """
     folders = [path.parent for path in sorted(root.glob(f"*/{NAME}"))]
-    found = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
-    return [trial for trial in found if trial is not None]
+    trials = [_trial(folder) for folder in folders if not folder.name.startswith(".")]
+    return [trial for trial in trials if trial is not None]
 
 
 def _trial(folder: Path) -> Trial | None:
     state = read_state(folder)
     if state.trial is None:
         return None
-    looks = told.looks(folder)
-    best = told.chosen(looks)
-    figures = told.figures(folder) if state.finished else {}
+    looks = recorded.looks(folder)
+    best = recorded.chosen(looks)
+    figures = recorded.figures(folder) if state.finished else {}
     until = next((row.get("images", 0) for row in looks if row["forgotten"] >= FORGOTTEN), None)
     if figures and until is not None:
         figures["images_until"] = float(until)
@@ -121,24 +123,24 @@ def _trial(folder: Path) -> Trial | None:
 
 
 def rows(trials: Sequence[Trial]) -> list[Row]:
-    """One row for each setting, the lowest UA first; settings without a judged trial last."""
+    """Returns a row for each setting, the lowest UA first; settings without a judged trial last."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         rest = {key: value for key, value in trial.settings.items() if key != "seed"}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(trial)
-    found = []
+    table = []
     for key, members in groups.items():
         figures = [trial.figures for trial in members if trial.finished]
-        measured = {name: [one[name] for one in figures if name in one] for name in MEASURES}
+        measured = {name: [run[name] for run in figures if name in run] for name in FIGURES}
         means = {name: mean(values) for name, values in measured.items() if values}
-        found.append(Row(members[0].label, json.loads(key), tuple(members), means))
+        table.append(Row(members[0].label, json.loads(key), tuple(members), means))
     return sorted(
-        found, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label)
+        table, key=lambda row: (row.means["ua"].value if row.means else math.inf, row.label)
     )
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Mean and Student's 95 % interval of independent values."""
+    """Returns mean and Student's 95 % interval of independent values."""
     n, middle = len(values), sum(values) / len(values)
     if n < 2:
         return Mean(middle, None, n)
@@ -148,8 +150,8 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(middle, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
 
 
-def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
-    """The table for people, the failures below it."""
+def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
+    """Returns the table for people, the failures below it."""
     lines = [
         f"# Sweep {name}",
         "",
@@ -162,14 +164,14 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
         f"| setting | n | {' | '.join(HEADINGS)} |",
         f"|---|--:|{'--:|' * len(HEADINGS)}",
     ]
-    for row in found:
+    for row in rows:
         star = " ★" if any(row is member for member in front) else ""
-        cells = [_cell(row, key) for key in MEASURES]
+        cells = [_cell(row, key) for key in FIGURES]
         count = f"{len(row.finished)}" + (
             f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
         )
         lines.append(f"| {row.label}{star} | {count} | {' | '.join(cells)} |")
-    others = [trial for row in found for trial in row.trials if not trial.finished]
+    others = [trial for row in rows for trial in row.trials if not trial.finished]
     if others:
         lines += ["", "## Trials without a result", ""]
         lines += [
@@ -182,25 +184,31 @@ def markdown(found: Sequence[Row], front: Sequence[Row], name: str) -> str:
 def _cell(row: Row, key: str) -> str:
     if key not in row.means:
         return ""
-    one = row.means[key]
-    missing = len(row.finished) - one.n
-    return one.text(_DIGITS.get(key, 0)) + (f" ({one.n} of {len(row.finished)})" if missing else "")
+    average = row.means[key]
+    missing = len(row.finished) - average.n
+    return average.text(_DIGITS.get(key, 0)) + (
+        f" ({average.n} of {len(row.finished)})" if missing else ""
+    )
 
 
-def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
-    """The table for programs: a column for each varied key, mean and half-width of each figure."""
-    keys = list(dict.fromkeys(key for row in found for key in row.settings))
+def comma_separated(rows: Sequence[Row], front: Sequence[Row]) -> str:
+    """Returns the table for programs: a column for each varied key, mean and half-width of each
+    figure.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    figures = [f"{name}{end}" for name in MEASURES for end in ("", "_half", "_n")]
+    figures = [f"{name}{end}" for name in FIGURES for end in ("", "_half", "_n")]
     writer.writerow(["setting", *keys, "n", "trials", "front", *figures])
-    for row in found:
+    for row in rows:
         values = [row.settings.get(key, "") for key in keys]
         cells: list[Any] = []
-        for name in MEASURES:
-            one = row.means.get(name)
+        for name in FIGURES:
+            average = row.means.get(name)
             cells += (
-                [one.value, "" if one.half is None else one.half, one.n] if one else ["", "", 0]
+                [average.value, "" if average.half is None else average.half, average.n]
+                if average
+                else ["", "", 0]
             )
         on_front = int(any(row is member for member in front))
         plain = [
@@ -210,8 +218,8 @@ def comma_separated(found: Sequence[Row], front: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows with their trials, for `results.json`."""
+def results(rows: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
+    """Returns the rows with their trials, for `results.json`."""
     return [
         {
             "setting": row.label,
@@ -219,8 +227,8 @@ def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
             "front": any(row is member for member in front),
             "n": len(row.finished),
             **{
-                name: {"mean": one.value, "half": one.half, "n": one.n}
-                for name, one in row.means.items()
+                name: {"mean": average.value, "half": average.half, "n": average.n}
+                for name, average in row.means.items()
             },
             "trials": [
                 {
@@ -233,10 +241,10 @@ def results(found: Sequence[Row], front: Sequence[Row]) -> list[dict[str, Any]]:
                 for trial in row.trials
             ],
         }
-        for row in found
+        for row in rows
     ]
 
 
 def one_line(text: str) -> str:
-    """Text of any origin on one line of a list."""
+    """Returns text of any origin on one line of a list."""
     return " ".join(text.split())[:300]

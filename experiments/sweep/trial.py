@@ -12,11 +12,11 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
-from experiments.evaluation.measures import HEADLINE
+from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_json
 from experiments.runs import replacing, resuming
 from experiments.runs.run_folder import RunFolder, now
-from experiments.runs.run_state import NAME, read_state
+from experiments.runs.run_state import NAME, RunState, Trial, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.results import chosen, figures, looks
@@ -30,9 +30,7 @@ LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round
 
 @dataclass(frozen=True)
 class Trials:
-    """Everything about the trials of a sweep that their settings do not say; travels to their
-    processes.
-    """
+    """What all trials of a sweep share beside their settings; travels to their processes."""
 
     root: Path
     """The sweep's folder, absolute."""
@@ -40,72 +38,69 @@ class Trials:
     space: Space
 
     def name(self, drawn: Mapping[str, Any]) -> str:
-        """The folder of the trial that Tune drew."""
+        """Returns the folder of the trial that Tune drew."""
         return Namer(self.space).name(self.space.settings(drawn))
 
     def config(self, drawn: Mapping[str, Any]) -> Config:
-        """Its whole configuration."""
-        found = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
-        return configured(self.base, found, "space")
+        """Returns its whole configuration."""
+        varied = self.space.settings(drawn) | {"name": self.name(drawn), "output": str(self.root)}
+        return configured(self.base, varied, "space")
 
     def places(self, drawn: Mapping[str, Any]) -> list[Place]:
-        """What the trial that Tune drew reserves."""
+        """Returns what the trial that Tune drew reserves."""
         return self.needs(configured(self.base, self.space.settings(drawn), "space"))
 
     def needs(self, config: Config) -> list[Place]:
-        """A place for the trial's own process, its actors', then those of drawing actors beyond its
-        rollout actors.
+        """Returns a place for the trial's own process, its actors', then those of image actors
+        beyond its rollout actors.
         """
-        own = self.space.file.per_trial
-        found = [Place({"CPU": own.cpus, **({"GPU": own.gpus} if own.gpus else {})}, {})]
+        reserved = self.space.file.per_trial
+        places = [
+            Place({"CPU": reserved.cpus, **({"GPU": reserved.gpus} if reserved.gpus else {})}, {})
+        ]
         if not config.cluster.inline:
             actors = placement.places(config)
-            found += actors.all + [actors.rollouts[0]] * max(
+            places += actors.all + [actors.rollouts[0]] * max(
                 0, config.evaluation.actors - len(actors.rollouts)
             )
-        return found
+        return places
 
     def __call__(self, drawn: Settings, report: Report) -> None:
-        """Carry it out, from its newest checkpoint if there is one, unless its run folder says that
-        this is done.
+        """Carries the trial out, from its newest checkpoint if there is one, unless its run folder
+        says that this is done.
         """
-        found, name = self.space.settings(drawn), self.name(drawn)
+        settings, name = self.space.settings(drawn), self.name(drawn)
         folder = RunFolder(self.root / name, self.about(drawn))
         with turn(self.root / EXPERIMENT / f"{name}.lock"):
             replacing.restore(folder.path)
             if not read_state(folder.path).finished:
                 try:
-                    self._run(self.config(drawn), folder, found, report)
+                    self._run(self.config(drawn), folder, settings, report)
                 except Exception as error:
                     note(folder.path, folder.state, "failed", str(error) or type(error).__name__)
                     raise
             report(final(folder.path))
 
-    def about(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """What `run_state.json` says of it from the start: tables are made from that."""
-        found = self.space.settings(drawn)
-        return {
-            "trial": {
-                "sweep": self.root.name,
-                "label": Namer(self.space).label(found),
-                "settings": found,
-            }
-        }
+    def about(self, drawn: Mapping[str, Any]) -> RunState:
+        """Returns what `run_state.json` says of it from the start: tables are made from that."""
+        settings = self.space.settings(drawn)
+        label = Namer(self.space).label(settings)
+        return RunState(trial=Trial(sweep=self.root.name, label=label, settings=settings))
 
-    def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
+    def _run(self, config: Config, folder: RunFolder, settings: Settings, report: Report) -> None:
         from experiments.run import carry_out
 
-        told = (0, -1)
+        last = (0, -1)
 
         def on_event(event: Event) -> None:
-            nonlocal told
+            nonlocal last
             # After a restart versions are validated again; the searcher knows of them.
-            if isinstance(event, Selection) and (event.round, event.policy_version) > told:
-                told = (event.round, event.policy_version)
+            if isinstance(event, Selection) and (event.round, event.policy_version) > last:
+                last = (event.round, event.policy_version)
                 row = event.row()
                 report({key: row[key] for key in LOOK})
 
-        overrides = [f"{key}={_text(value)}" for key, value in found.items()]
+        overrides = [f"{key}={_text(value)}" for key, value in settings.items()]
         argv = [
             "python",
             "-m",
@@ -123,7 +118,9 @@ class Trials:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    """The last row of a finished trial: its best look, and the judges' figures as `judge_*`."""
+    """Returns the last row of a finished trial: its best look, and the judges' figures as
+    `judge_*`.
+    """
     taken = looks(folder)
     best, judged = chosen(taken), figures(folder)
     if best is None or not judged or any(best.get(key) is None for key in LOOK):
@@ -139,15 +136,16 @@ def final(folder: Path) -> dict[str, Any]:
     )
 
 
-def note(folder: Path, state: dict[str, Any], verdict: str, reason: str) -> None:
+def note(folder: Path, state: RunState, verdict: str, reason: str) -> None:
     """Writes the end of a trial that could not write it itself; what its run folder says already is
     kept.
     """
-    there = read_state(folder)
-    if there.state not in ("failed", "finished", "stopped"):
+    recorded = read_state(folder)
+    if recorded.state not in ("failed", "finished", "stopped"):
         folder.mkdir(parents=True, exist_ok=True)
-        known = state | there.model_dump(exclude_unset=True)
-        write_json(folder / NAME, known | {"state": verdict, "reason": reason, "finished": now()})
+        known = state.changed(**recorded.content())
+        ended = known.changed(state=verdict, reason=reason, finished=now())
+        write_json(folder / NAME, ended.content())
 
 
 def _text(value: Any) -> str:

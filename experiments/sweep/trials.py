@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cluster import placement, program, tuning
 from experiments import signals
+from experiments.console import say
 from experiments.runs.run_state import read_state
 from experiments.sweep.space import Settings, Space, configured
 from experiments.sweep.trial import Trials, note
@@ -42,7 +43,7 @@ def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> N
 
 
 def _rounds(base: Config, space: Space) -> int:
-    """Of the longest trial."""
+    """Returns the rounds of the longest trial."""
     draw = space.ranges.get("loop.rounds")
     listed = [*space.lists.get("loop.rounds", ()), *space.choices.get("loop.rounds", ())]
     mixed = [mix.settings["loop.rounds"] for mix in space.mixes if "loop.rounds" in mix.settings]
@@ -73,4 +74,4 @@ class _Progress:
                 line, verdict = f"{name}: {how}", ("stopped", tuning.StoppedEarly.name)
             line += f" ({self._over} of {self._trials.space.trials})"
         self.known[name] = (drawn, verdict)
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(self._console, line)

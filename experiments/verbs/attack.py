@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
@@ -42,6 +43,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.evaluation import attacking
     from experiments.evaluation.models import load_model
     from experiments.report.report import write_report
+    from rl_unlearn.attacks import record
     from rl_unlearn.evaluation.judges import load_judge
     from rl_unlearn.policy import DiffusionPolicy
     from rl_unlearn.prompts import PromptBook
@@ -52,13 +54,11 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     outcome = attacking.attack(policy, book, judge, config, console)
     attacking.show(outcome, console)
     if not read_state(path).model_fields_set:
-        return outcome
+        return outcome.content()
     if common.concern(args.overrides, "attack", "evaluation"):
-        write_json(path / "attacks.json", outcome)
+        write_json(path / record.NAME, outcome.content())
         write_report(path)
-        console.print(
-            f"attacks: {path / 'attacks.json'}", soft_wrap=True, highlight=False, markup=False
-        )
+        say(console, f"attacks: {path / record.NAME}")
     else:
         console.print("the run's attacks.json stays: more than the attack was overridden")
-    return outcome
+    return outcome.content()

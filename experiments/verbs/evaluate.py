@@ -10,13 +10,13 @@ from rich.console import Console
 
 from experiments import settings
 from experiments.files import write_json
-from experiments.runs.run_state import read_state
+from experiments.runs.run_state import Training, read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from experiments.evaluation.measuring import Candidate
+    from experiments.evaluation.comparing import Candidate
 
 HELP = "judge adapters against the untouched model: concept forgotten, the rest kept"
 
@@ -58,28 +58,29 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     states = [read_adapter(path) for path in paths]
     configs = [common.run_config(path, overrides) for path in paths]
     config = _shared(paths, configs)
-    from experiments.evaluation import measuring
+    from experiments.evaluation import comparing
     from experiments.evaluation.models import quiet
     from experiments.export.card import write_card
     from experiments.report.report import write_report
+    from rl_unlearn.evaluation import record
     from rl_unlearn.evaluation.judges import load_judge
     from rl_unlearn.prompts import PromptBook
 
     book, judge = PromptBook.from_config(config), load_judge(config)
     quiet()
     names = _names(paths)
-    trained = [read_state(path).training.model_dump(exclude_unset=True) for path in paths]
+    trained = [_training(path) for path in paths]
     candidates = [
         _candidate(*parts) for parts in zip(names, paths, configs, states, trained, strict=True)
     ]  # fmt: skip
-    compared = measuring.judge_side_by_side(candidates, book, judge, config, console)
+    compared = comparing.judge_side_by_side(candidates, book, judge, config, console)
     sides = []
     for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
-        side = compared.evaluation(number)
-        side |= training | {"seed": own.seed, "concept": own.concept}
+        about = training | {"seed": own.seed, "concept": own.concept}
+        side = compared.evaluation(number).model_copy(update=about)
         sides.append(side)
         if training and common.concern(overrides, "evaluation"):
-            write_json(path / "evaluation.json", side)
+            write_json(path / record.NAME, side.content())
             write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
@@ -87,17 +88,23 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
                 f"{path}: its evaluation.json stays: more than the evaluation was overridden",
                 markup=False,
             )
-    whole = sides[0] | {"models": [compared.untouched, *compared.rows]}
-    measuring.show(whole, console)
+    whole = sides[0].model_copy(update={"models": [compared.untouched, *compared.rows]})
+    comparing.show(whole, console)
     if args.out:
-        write_json(Path(args.out), whole)
-    return whole
+        write_json(Path(args.out), whole.content())
+    return whole.content()
+
+
+def _training(path: Path) -> dict[str, Any]:
+    """Returns what the training of a run took; empty if `path` is no run."""
+    known = set(Training.model_fields)
+    return read_state(path).training.model_dump(exclude_unset=True, include=known)
 
 
 def _candidate(
     name: str, path: Path, config: Config, state: dict[str, Any], training: dict[str, Any]
 ) -> "Candidate":
-    from experiments.evaluation.measuring import Candidate
+    from experiments.evaluation.comparing import Candidate
     from rl_unlearn.adapters.adapter_file import locate
 
     return Candidate(

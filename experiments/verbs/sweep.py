@@ -65,7 +65,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:
-    from experiments.sweep.space import read
+    from experiments.sweep.space_file import read
 
     if not args.space:
         raise ConfigError(
@@ -96,7 +96,7 @@ def _check_worlds(base: Config, space: "Space") -> None:
 
 
 def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:
-    from experiments.sweep.space import read
+    from experiments.sweep.space_file import read
 
     name = args.name or (Path(args.space).stem if args.space else None)
     if not name:

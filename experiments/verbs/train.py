@@ -11,7 +11,7 @@ from cluster import address
 from experiments import settings
 from experiments.doctor import preflight
 from experiments.runs import replacing, resuming, run_folder, submitting, tracking
-from experiments.runs.run_state import read_state
+from experiments.runs.run_state import RunState, read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -131,7 +131,7 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
-    state = {"trial": trial.model_dump(exclude_unset=True)} if trial else {}
+    state = RunState(trial=trial) if trial else RunState()
     return _start(config, run_folder.RunFolder(path, state), args, console, resumed=True)
 
 
@@ -148,14 +148,15 @@ def _start(
         console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
     if not config.cluster.inline:
         address.check(config)
-    from experiments.evaluation import measuring
+    from experiments.evaluation import comparing
     from experiments.run import carry_out
+    from rl_unlearn.evaluation.record import Evaluation
 
     outcome = carry_out(
         config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
     )
     if "after" in outcome:
-        measuring.show(outcome, console)
+        comparing.show(Evaluation.model_validate(outcome), console)
     console.print(
         f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
         f"{outcome['wall_seconds']:.0f} seconds\n"

@@ -33,7 +33,7 @@ class Draws:
         return Draws(self.noisy[rows], self.steps[rows], self.answers[rows])
 
     def repeated(self, times: int) -> "Draws":
-        """All rows, ``times`` over."""
+        """Returns all rows, ``times`` over."""
         return Draws(
             self.noisy.repeat(times, 1, 1, 1),
             self.steps.repeat(times),
@@ -46,7 +46,7 @@ def draw(
     references: Float[Tensor, "draws channels height width"],
     source: torch.Generator,
 ) -> Draws:
-    """Noise for each reference at noise levels that are spread evenly over the sampler's."""
+    """Draws noise for each reference, at noise levels that are spread evenly over the sampler's."""
     count, steps = len(references), len(policy.kernel)
     # One step from each of `count` equal parts of the sampler, in random order: less scatter than
     # independent draws.
@@ -62,7 +62,7 @@ def draw(
 
 
 def losses(policy: DiffusionPolicy, draws: Draws, condition: Condition) -> Float[Tensor, " draws"]:
-    """Mean squared error of each draw, fp32."""
+    """Returns the mean squared error of each draw, in fp32."""
     output = policy.conditional(draws.noisy, draws.steps, condition)
     return (output.float() - draws.answers).square().flatten(1).mean(dim=1)
 
@@ -74,15 +74,14 @@ def descend(
     embed: Callable[[slice], Condition],
     microbatch: int,
 ) -> Float[Tensor, " draws"]:
-    """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the
-    losses before it.
+    """Takes one optimizer step on the mean loss, and returns the losses before it.
 
-    Gradients are made for the optimizer's parameters alone: nothing else gets one, whatever its
-    requires_grad.
+    ``embed`` gives the prompts of some rows. Gradients are made for the optimizer's parameters
+    alone: nothing else gets one, whatever its requires_grad.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = [torch.zeros_like(p) for p in parameters]
-    found = []
+    before = []
     for start in range(0, len(draws), microbatch):
         rows = slice(start, min(start + microbatch, len(draws)))
         loss = losses(policy, draws[rows], embed(rows))
@@ -90,8 +89,8 @@ def descend(
             total, torch.autograd.grad(loss.sum() / len(draws), parameters), strict=True
         ):
             sum += gradient
-        found.append(loss.detach())
+        before.append(loss.detach())
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = gradient
     optimizer.step()
-    return torch.cat(found)
+    return torch.cat(before)

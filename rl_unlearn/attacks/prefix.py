@@ -61,14 +61,14 @@ class Vocabulary:
         self.vectors: Float[Tensor, "words features"] = table[self.ids]
 
     def nearest(self, vectors: Float[Tensor, "... features"]) -> Int[Tensor, "..."]:
-        """Positions in ``ids`` of the words whose vectors are nearest (Euclidean)."""
+        """Returns the positions in ``ids`` of the words whose vectors are nearest (Euclidean)."""
         return (
             torch.cdist(vectors.flatten(0, -2), self.vectors).argmin(dim=1).view(vectors.shape[:-1])
         )
 
     def written(self, places: list[int], prompt: str) -> tuple[str, tuple[int, ...]] | None:
-        """Words and token ids at some positions; None if, before the prompt, they would be read as
-        other tokens.
+        """Returns words and token ids at some positions; None if, before the prompt, they would be
+        read as other tokens.
         """
         words, ids = " ".join(self.texts[p] for p in places), tuple(self.ids[p] for p in places)
         whole = token_ids(self._pipeline, f"{words} {prompt}")
@@ -78,13 +78,13 @@ class Vocabulary:
 def random_prefix(
     vocabulary: Vocabulary, prompt: str, attack: Attack, source: torch.Generator
 ) -> str:
-    """Random words of the same length, the control of the search."""
+    """Returns random words of the same length, the control of the search."""
     for _ in range(100):
         places = torch.randint(
             len(vocabulary.ids), (attack.prefix_tokens,), generator=source
         ).tolist()
-        if found := vocabulary.written(places, prompt):
-            return found[0]
+        if written := vocabulary.written(places, prompt):
+            return written[0]
     raise DataError(
         "no random words before the prompt are read back as they were written: check the tokenizer"
     )
@@ -99,13 +99,13 @@ def search(
     source: torch.Generator,
     microbatch: int,
 ) -> Prefix:
-    """The prefix of lowest loss over all restarts and steps; the same noisy references judge every
-    candidate.
+    """Returns the prefix of lowest loss over all restarts and steps; the same noisy references
+    judge every candidate.
 
     Raises ConfigError if prefix and prompt do not fit the text encoder.
     """
-    own = token_ids(policy.family.pipeline, prompt)
-    free = room(policy.family.pipeline) - len(own)
+    asked = token_ids(policy.family.pipeline, prompt)
+    free = room(policy.family.pipeline) - len(asked)
     if attack.prefix_tokens > free:
         raise ConfigError(
             f"attack.prefix_tokens={attack.prefix_tokens} does not fit before {prompt!r}: "
@@ -122,13 +122,13 @@ def search(
     for _ in range(attack.prefix_steps):
         places = vocabulary.nearest(vectors.detach())
         embed = functools.partial(
-            _embed, policy, own, vectors, vocabulary.vectors[places], attack.draws
+            _embed, policy, asked, vectors, vocabulary.vectors[places], attack.draws
         )
         loss = descend(optimizer, policy, draws, embed, microbatch).view(restarts, -1).mean(dim=1)
         for row, value in zip(places.tolist(), loss.tolist(), strict=True):
-            found = vocabulary.written(row, prompt) if best is None or value < best.loss else None
-            if found:
-                best = Prefix(*found, value)
+            if best is None or value < best.loss:
+                written = vocabulary.written(row, prompt)
+                best = Prefix(*written, value) if written else best
     if best is None:
         raise DataError(
             f"no prefix of {prompt!r} is read back as it was written: set a larger "
@@ -139,7 +139,7 @@ def search(
 
 def _embed(
     policy: DiffusionPolicy,
-    own: list[int],
+    asked: list[int],
     vectors: Float[Tensor, "restarts tokens features"],
     words: Float[Tensor, "restarts tokens features"],
     each: int,
@@ -149,6 +149,6 @@ def _embed(
     # Straight through: the network reads real words, the gradient goes to the free vectors.
     read = vectors + (words - vectors).detach()
     condition = encode_free(
-        policy.family.pipeline, [[FREE] * tokens + own] * restarts, read.flatten(0, 1)
+        policy.family.pipeline, [[FREE] * tokens + asked] * restarts, read.flatten(0, 1)
     )
     return condition.repeated(each)[rows]

@@ -26,11 +26,11 @@ class References:
         return len(self.prompts)
 
     def of(self, prompt: int) -> Float[Tensor, "own channels height width"]:
-        """The references of one prompt."""
+        """Returns the references of one prompt."""
         return self.latents[[i for i, p in enumerate(self.prompts) if p == prompt]]
 
     def spread(self, count: int) -> "References":
-        """At most ``count`` of them at even distances."""
+        """Returns at most ``count`` of them at even distances."""
         chosen = spread(list(range(len(self))), count)
         return References(self.latents[chosen], [self.prompts[i] for i in chosen])
 
@@ -38,7 +38,7 @@ class References:
 def draw_references(
     policy: DiffusionPolicy, book: PromptBook, prompts: list[int], each: int, seed: int, batch: int
 ) -> References:
-    """``each`` images of every prompt by the untouched model; their noise is never the
+    """Draws ``each`` images of every prompt by the untouched model; their noise is never the
     evaluation's.
 
     They go through the autoencoder as photographs would, so that real ones could take their place.
@@ -54,6 +54,6 @@ def draw_references(
 def to_latents(
     policy: DiffusionPolicy, images: Float[Tensor, "images 3 image_height image_width"], batch: int
 ) -> Float[Tensor, "images channels height width"]:
-    """Images in [0, 1] as scaled latents, the mode of the autoencoder's posterior."""
+    """Returns images in [0, 1] as scaled latents, the mode of the autoencoder's posterior."""
     encode = policy.family.autoencoder.encode
     return torch.cat([encode(part.to(policy.device) * 2 - 1) for part in images.split(batch)])

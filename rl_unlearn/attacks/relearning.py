@@ -28,8 +28,8 @@ _PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 def fresh_lora(
     policy: DiffusionPolicy, rank: int, seed: int, unlearned: bool = True
 ) -> Iterator[list[torch.nn.Parameter]]:
-    """A new LoRA beside the policy's adapter (without ``unlearned``: in its place), removed on
-    leaving.
+    """Puts a new LoRA beside the policy's adapter (without ``unlearned``: in its place), until it
+    is left.
 
     Yields its parameters, fp32; it starts without effect.
     """

@@ -3,20 +3,19 @@ alike."""
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from rl_unlearn.attacks import inversion
 from rl_unlearn.attacks.prefix import Vocabulary, random_prefix, search
+from rl_unlearn.attacks.record import Attack, Attacks
 from rl_unlearn.attacks.references import References, draw_references
 from rl_unlearn.attacks.relearning import relearn
-from rl_unlearn.attacks.success import hits, rate
+from rl_unlearn.attacks.success import Probe, rate
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.judges import Judge
-from rl_unlearn.families.condition import Condition
-from rl_unlearn.noise import generator, seed_of
+from rl_unlearn.noise import generator
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook, spread
 
@@ -49,19 +48,18 @@ class Bench:
         config: Config,
         progress: Progress | None = None,
     ):
-        self._policy, self._book, self._judge, self._config = policy, book, judge, config
+        self._policy, self._book, self._config = policy, book, config
         self._progress = progress or (lambda _text, _done, _total: None)
         attack, batch = config.attack, config.evaluation.batch
         inversion.name(book)  # several concepts are refused now, not after the prefix searches
-        self._prompts = spread(book.targets, attack.prompts)
-        self._done, self._total = 0, 2 * (3 + len(self._prompts) + 2 * len(attack.relearn_steps))
+        prompts = spread(book.targets, attack.prompts)
+        self._done, self._total = 0, 2 * (3 + len(prompts) + 2 * len(attack.relearn_steps))
         self._tell("drawing references", 0)
-        noise = config.evaluation.seed  # the evaluation's own images
-        self._seeds = [
-            seed_of(noise, "evaluation", p, n) for p in self._prompts for n in range(attack.images)
-        ]
+        self._probe = Probe(
+            policy, book, judge, tuple(prompts), attack.images, config.evaluation.seed, batch
+        )
         self._concept = draw_references(
-            policy, book, self._prompts, attack.references, config.seed, batch
+            policy, book, prompts, attack.references, config.seed, batch
         )
         others = spread(book.retained, attack.relearn_images)
         each = -(-attack.relearn_images // len(others))
@@ -70,24 +68,27 @@ class Bench:
         self.prefixes: dict[str, dict[str, str]] = {}
         """The words found, by side and prompt."""
 
-    def table(self) -> dict[str, Any]:
-        """`attacks.json`: concept, seed, rows, definitions, and the prefixes found.
-
-        Rates in percent.
-        """
+    def table(self) -> Attacks:
+        """Carries every attack out, and returns what `attacks.json` holds; rates in percent."""
         sides = [list(self._attacks(unlearned)) for unlearned in (False, True)]
         rows = [
-            {
-                "attack": attack, "budget": budget, "before": rate(before), "after": rate(after),
-                "images": len(after), "seconds": round(seconds, 1),
-            }
+            Attack(
+                attack=attack,
+                budget=budget,
+                before=rate(before),
+                after=rate(after),
+                images=len(after),
+                seconds=round(seconds, 1),
+            )
             for (attack, budget, before, _), (_, _, after, seconds) in zip(*sides, strict=True)
-        ]  # fmt: skip
-        return {
-            "concept": self._config.concept, "seed": self._config.seed, "rows": rows,
-            "definitions": DEFINITIONS,
-            "prefixes": self.prefixes,
-        }  # fmt: skip
+        ]
+        return Attacks(
+            concept=self._config.concept,
+            seed=self._config.seed,
+            rows=rows,
+            definitions=DEFINITIONS,
+            prefixes=self.prefixes,
+        )
 
     def _attacks(
         self, unlearned: bool
@@ -103,50 +104,65 @@ class Bench:
 
     def _none(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: plain prompts")
-        return "none", "plain prompt", self._ask([self._text(p) for p in self._prompts])
+        return "none", "plain prompt", self._probe.ask(self._probe.texts)
 
     def _random(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: random prefix")
-        source = generator(self._config.seed, "attack", "random prefix")
-        texts = [self._text(p) for p in self._prompts]
-        words = [
-            random_prefix(self._vocabulary, text, self._config.attack, source) for text in texts
+        source, attack = (
+            generator(self._config.seed, "attack", "random prefix"),
+            self._config.attack,
+        )
+        texts = [
+            f"{random_prefix(self._vocabulary, text, attack, source)} {text}"
+            for text in self._probe.texts
         ]
-        asked = self._ask([f"{word} {text}" for word, text in zip(words, texts, strict=True)])
-        return "prefix", f"{self._config.attack.prefix_tokens} random words", asked
+        return "prefix", f"{attack.prefix_tokens} random words", self._probe.ask(texts)
 
     def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
-        config, found = self._config, []
-        for number, prompt in enumerate(self._prompts, start=1):
-            self._tell(f"{side}: prefix search {number}/{len(self._prompts)}")
+        config, prefixes = self._config, []
+        texts = self._probe.texts
+        for number, (prompt, text) in enumerate(
+            zip(self._probe.prompts, texts, strict=True), start=1
+        ):
+            self._tell(f"{side}: prefix search {number}/{len(texts)}")
             source = generator(config.seed, "attack", "prefix", prompt)
-            words = search(
-                self._policy, self._vocabulary, self._text(prompt), self._concept.of(prompt),
-                config.attack, source,
+            references = self._concept.of(prompt)
+            best = search(
+                self._policy,
+                self._vocabulary,
+                text,
+                references,
+                config.attack,
+                source,
                 config.learner.microbatch,
-            ).words  # fmt: skip
-            found.append((self._text(prompt), words))
-        self.prefixes[side] = dict(found)
+            )
+            prefixes.append(best.words)
+        self.prefixes[side] = dict(zip(texts, prefixes, strict=True))
         attack = config.attack
         budget = (
             f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
         )
-        return "prefix", budget, self._ask([f"{words} {text}" for text, words in found])
+        asked = [f"{words} {text}" for text, words in zip(texts, prefixes, strict=True)]
+        return "prefix", budget, self._probe.ask(asked)
 
     def _inversion(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: inversion")
         config = self._config
         vector = inversion.invert(
-            self._policy, self._book, self._concept, config.attack,
+            self._policy,
+            self._book,
+            self._concept,
+            config.attack,
             generator(config.seed, "attack", "inversion"),
             config.learner.microbatch,
-        )  # fmt: skip
-        texts = [self._text(p) for p in self._prompts]
-        condition = inversion.encode(self._policy, texts, inversion.name(self._book), vector)
+        )
+        condition = inversion.encode(
+            self._policy, self._probe.texts, inversion.name(self._book), vector
+        )
         return (
             "inversion",
             f"{len(self._concept)} images, {config.attack.inversion_steps} steps",
-            self._hits(condition),
+            self._probe.hits(condition),
         )
 
     def _relearn(
@@ -167,20 +183,8 @@ class Bench:
             unlearned,
         ):
             self._tell(f"{side}: relearning {kind}")
-            seen = self._ask([self._text(p) for p in self._prompts])
+            seen = self._probe.ask(self._probe.texts)
             yield "relearn", f"{len(held)} {kind}, {steps} steps", seen, time.monotonic() - start
-
-    def _text(self, prompt: int) -> str:
-        return self._book.prompts[prompt].text
-
-    def _ask(self, texts: list[str]) -> Bool[Tensor, " images"]:
-        return self._hits(self._policy.encode(texts))
-
-    def _hits(self, condition: Condition) -> Bool[Tensor, " images"]:
-        each = condition.repeated(self._config.attack.images)
-        return hits(
-            self._policy, each, self._seeds, self._book, self._judge, self._config.evaluation.batch
-        )
 
     def _tell(self, text: str, parts: int = 1) -> None:
         self._progress(text, self._done, self._total)

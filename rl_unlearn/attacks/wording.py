@@ -17,18 +17,18 @@ FREE = -1
 
 
 def token_ids(pipeline: Any, text: str) -> list[int]:
-    """Ids of a text without start and end marks, not truncated."""
+    """Returns the ids of a text without start and end marks, not truncated."""
     return pipeline.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def room(pipeline: Any) -> int:
-    """Tokens a prompt may have, start and end marks not counted."""
+    """Returns how many tokens a prompt may have; start and end marks are not counted."""
     return pipeline.tokenizer.model_max_length - 2
 
 
 def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
-    """Ids of a text with one FREE wherever the whole word stands, or in front of the text if it
-    does not occur.
+    """Returns the ids of a text with one FREE wherever the whole word stands, or in front of the
+    text if it does not occur.
     """
     parts = re.split(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
     if len(parts) == 1:
@@ -42,11 +42,10 @@ def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
 def encode_free(
     pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "free features"]
 ) -> Condition:
-    """The condition of rows of ids; ``vectors`` fill their FREE places in reading order.
-    Differentiable in them.
+    """Returns the condition of rows of ids; ``vectors`` fill their FREE places in reading order.
 
-    Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is
-    too long.
+    Differentiable in them. Without FREE places it gives what the pipeline gives for the same text.
+    ConfigError if a row is too long.
     """
     words, encoder = pipeline.tokenizer, pipeline.text_encoder
     longest = max(len(row) for row in rows)

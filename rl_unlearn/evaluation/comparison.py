@@ -1,5 +1,5 @@
-"""One model against the untouched one: every figure of an evaluation, as the rows of
-`evaluation.json`.
+"""One model against the untouched one: every figure of an evaluation, as `evaluation.json` holds
+them.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.bootstrap import interval, resample
 from rl_unlearn.evaluation.distances import distances
-from rl_unlearn.evaluation.images import Answers, Plan
+from rl_unlearn.evaluation.images import Plan, Seen
+from rl_unlearn.evaluation.intervals import interval, resample
 from rl_unlearn.evaluation.metrics import (
     DEFINITIONS,
     Rates,
@@ -22,6 +22,7 @@ from rl_unlearn.evaluation.metrics import (
     rates,
     targets,
 )
+from rl_unlearn.evaluation.record import ModelRecord
 from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
 
@@ -59,11 +60,9 @@ ALL_DEFINITIONS = DEFINITIONS | {
 
 @dataclass(frozen=True)
 class Reference:
-    """What the untouched model's images are measured for once: everything a comparison needs of
-    them.
-    """
+    """All that a comparison needs of the untouched model's images, measured once."""
 
-    answers: Answers
+    seen: Seen
     rates: Rates
     prompts: Int[Tensor, " images"]
     target: Bool[Tensor, " images"]
@@ -75,86 +74,90 @@ class Reference:
     """Percent; see :class:`rl_unlearn.evaluation.verdict.Signs`."""
 
 
-def measure_reference(answers: Answers, plan: Plan, book: PromptBook, config: Config) -> Reference:
-    """The untouched model's figures."""
+def measure_reference(seen: Seen, plan: Plan, book: PromptBook, config: Config) -> Reference:
+    """Measures the untouched model's images."""
     prompts = torch.tensor(plan.prompts)
     gone = torch.tensor([book.prompts[i].gone for i in plan.prompts])
     asked, chosen = targets(prompts, book), config.evaluation
     target, kept = asked & ~gone, ~asked & ~gone
     other = asked_labels(prompts, book)[book.other_domain]
     return Reference(
-        answers,
-        rates(answers.seen, prompts, book, chosen.resamples, chosen.seed),
+        seen,
+        rates(seen.labels, prompts, book, chosen.resamples, chosen.seed),
         prompts,
         target,
         kept,
         resample(prompts, chosen.resamples, chosen.seed),
-        stranger_similarity(answers.embeddings, target, kept, other),
+        stranger_similarity(seen.embeddings, target, kept, other),
     )
 
 
-def reference_row(reference: Reference, book: PromptBook, feature_extractor: str) -> dict[str, Any]:
-    """The untouched model's row of `models`; what compares a model with itself is left out."""
-    return {
-        "name": UNTOUCHED,
+def reference_row(reference: Reference, book: PromptBook, feature_extractor: str) -> ModelRecord:
+    """Returns the untouched model's row of `models`, without what would compare it with itself."""
+    return ModelRecord(
+        name=UNTOUCHED,
         **_rates_row(reference.rates),
-        **_clip_row(reference.answers, reference),
-        "confidence": _confidence(reference.answers, reference, book),
-        "feature_extractor": feature_extractor,
-        "broken": False,
-        "verdict": "The untouched model, which every other row is compared with.",
-    }
+        **_clip_row(reference.seen, reference),
+        confidence=_confidence(reference.seen, reference, book),
+        feature_extractor=feature_extractor,
+        broken=False,
+        verdict="The untouched model, which every other row is compared with.",
+    )
 
 
 def compare(
     name: str,
-    answers: Answers,
+    seen: Seen,
     reference: Reference,
     book: PromptBook,
     config: Config,
     feature_extractor: str,
-) -> tuple[Rates, dict[str, Any]]:
-    """A model's rates, and its row of `models`."""
-    found = rates(
-        answers.seen, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed
+) -> tuple[Rates, ModelRecord]:
+    """Returns a model's rates, and its row of `models`."""
+    after = rates(
+        seen.labels, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed
     )
     kept = reference.kept
-    cosines = 100 * (answers.embeddings * reference.answers.embeddings).sum(dim=1)
+    cosines = 100 * (seen.embeddings * reference.seen.embeddings).sum(dim=1)
     similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
-    apart = distances(
-        reference.answers.features[kept], answers.features[kept], config.evaluation.seed
-    )
-    sure = _confidence(answers, reference, book)
-    damage = neighbours(reference.rates, found, book)
+    apart = distances(reference.seen.features[kept], seen.features[kept], config.evaluation.seed)
+    sure = _confidence(seen, reference, book)
+    before = reference.rates
+    damage = neighbours(before, after, book)
     worst = ""
     if damage:
         worst = f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)"
-    before = reference.rates
+    sure_before = _confidence(reference.seen, reference, book)
     verdict = judge_signs(
         Signs(
-            ua=found.ua.value, ua_before=before.ua.value,
-            coherence=found.coherence.value, coherence_before=before.coherence.value,
-            sure=sure["value"], sure_before=_confidence(reference.answers, reference,
-                                                        book)["value"],
-            similarity=similarity.value, stranger=reference.stranger,
-            ira=found.ira.value, ira_before=before.ira.value, cra=found.cra.value,
+            ua=after.ua.value,
+            ua_before=before.ua.value,
+            coherence=after.coherence.value,
+            coherence_before=before.coherence.value,
+            sure=sure["value"],
+            sure_before=sure_before["value"],
+            similarity=similarity.value,
+            stranger=reference.stranger,
+            ira=after.ira.value,
+            ira_before=before.ira.value,
+            cra=after.cra.value,
             cra_before=before.cra.value,
             worst=worst,
         )
-    )  # fmt: skip
-    row = {
-        "name": name,
-        **_rates_row(found),
-        "similarity": similarity.row(),
-        **_clip_row(answers, reference),
-        "confidence": sure,
+    )
+    row = ModelRecord(
+        name=name,
+        **_rates_row(after),
+        similarity=similarity.row(),
+        **_clip_row(seen, reference),
+        confidence=sure,
         **({"kid": apart.kid, "fid": apart.fid} if apart else {}),
-        "feature_extractor": feature_extractor,
-        "broken": verdict.broken,
-        "verdict": verdict.sentence,
-        "neighbours": damage,
-    }
-    return found, row
+        feature_extractor=feature_extractor,
+        broken=verdict.broken,
+        verdict=verdict.sentence,
+        neighbours=damage,
+    )
+    return after, row
 
 
 def stranger_similarity(
@@ -163,9 +166,9 @@ def stranger_similarity(
     kept: Bool[Tensor, " images"],
     other: Int[Tensor, " images"],
 ) -> float:
-    """100 times the mean cosine between the concept's images and other concepts' with the same
-    label of the other domain: what images of something else, well drawn in the right style, would
-    score. 0 if there are none.
+    """Returns what images of something else, well drawn in the right style, would score: 100 times
+    the mean cosine between the concept's images and other concepts' with the same label of the
+    other domain; 0 if there are none.
     """
     means = [
         (embeddings[target & (other == label)] @ embeddings[kept & (other == label)].T).mean()
@@ -175,16 +178,16 @@ def stranger_similarity(
     return 100 * torch.stack(means).mean().item() if means else 0.0
 
 
-def _rates_row(found: Rates) -> dict[str, Any]:
-    named = {name: value.row() for name, value in found.intervals().items()}
-    return named | {"seen_when_asked": found.seen_when_asked, "seen_as": found.seen_as}
+def _rates_row(rates: Rates) -> dict[str, Any]:
+    named = {name: interval.row() for name, interval in rates.intervals().items()}
+    return named | {"seen_when_asked": rates.seen_when_asked, "seen_as": rates.seen_as}
 
 
-def _clip_row(answers: Answers, reference: Reference) -> dict[str, Any]:
+def _clip_row(seen: Seen, reference: Reference) -> dict[str, Any]:
     weights = by_prompt(reference.prompts, reference.kept)
-    return {"clip_score": interval(answers.clip_scores, weights, reference.counts).row()}
+    return {"clip_score": interval(seen.clip_scores, weights, reference.counts).row()}
 
 
-def _confidence(answers: Answers, reference: Reference, book: PromptBook) -> dict[str, float]:
+def _confidence(seen: Seen, reference: Reference, book: PromptBook) -> dict[str, float]:
     weights = by_prompt(reference.prompts, reference.target)
-    return interval(100 * answers.sure[book.concept_domain], weights, reference.counts).row()
+    return interval(100 * seen.sure[book.concept_domain], weights, reference.counts).row()

@@ -32,8 +32,8 @@ def distances(
     images: Float[Tensor, "images features"],
     seed: int = 0,
 ) -> Distances | None:
-    """KID and FID of images against a reference set, in features they were given in; None below two
-    images a side.
+    """Returns KID and FID of images against a reference set, in features they were given in; None
+    below two images a side.
 
     Features are standardised by the reference, or the kernel would see the widest of them alone.
     KID is the mean over 50 subsets of at most 100 images, drawn by ``seed``.
@@ -62,7 +62,7 @@ def distances(
 
 
 class _Given(nn.Module):
-    """The feature module of torchmetrics for images whose features are known already."""
+    """Feature module of torchmetrics for images whose features are known already."""
 
     def __init__(self, features: int):
         super().__init__()

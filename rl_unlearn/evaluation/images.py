@@ -35,9 +35,10 @@ class Plan:
 
 
 def plan(book: PromptBook, config: Config) -> Plan:
-    """Every prompt of the book with its images: the noise depends on evaluation.seed, the prompt
-    and the number alone, not on the run, so that runs of different seeds are compared on the same
-    noise.
+    """Returns every prompt of the book with its images.
+
+    The noise depends on evaluation.seed, the prompt and the number alone, not on the run, so that
+    runs of different seeds are compared on the same noise.
     """
     chosen = config.evaluation
     images = [
@@ -56,10 +57,10 @@ def plan(book: PromptBook, config: Config) -> Plan:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Seen:
     """One model's images as judge and CLIP see them, in the plan's order, on the CPU."""
 
-    seen: Labels
+    labels: Labels
     """The judge's class in each domain."""
     sure: dict[str, Float[Tensor, " images"]]
     """The judge's probability of that class, 0 to 1."""
@@ -78,8 +79,10 @@ def examine(
     texts: tuple[str, ...],
     judge: ProbabilityJudge,
     clip: ZeroShot,
-) -> Answers:
-    """Looks at the images of ``texts``, which come in batches of any size, in order."""
+) -> Seen:
+    """Lets judge and CLIP look at the images of ``texts``, which come in batches of any size, in
+    order.
+    """
     different = list(dict.fromkeys(texts))
     parts = [different[i : i + _TEXTS_AT_ONCE] for i in range(0, len(different), _TEXTS_AT_ONCE)]
     words = torch.cat([clip.embed_texts(part).cpu() for part in parts])
@@ -87,15 +90,15 @@ def examine(
     evidence, embeddings = [], []
     for batch in images:
         pixels = batch.float() / 255
-        evidence.append(judge.look(pixels))
+        evidence.append(judge.classify(pixels))
         embeddings.append(clip.embed(pixels).float().cpu())
     embedded = torch.cat(embeddings)
     cosines = (embedded * words[torch.tensor([place[text] for text in texts])]).sum(dim=1)
     best = {
         d: torch.cat([e.log_probs[d] for e in evidence]).max(dim=1) for d in ("object", "style")
     }
-    return Answers(
-        seen={domain: top.indices for domain, top in best.items()},
+    return Seen(
+        labels={domain: top.indices for domain, top in best.items()},
         sure={domain: top.values.exp() for domain, top in best.items()},
         features=torch.cat([e.features for e in evidence]),
         embeddings=embedded,

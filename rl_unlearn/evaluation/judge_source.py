@@ -18,20 +18,20 @@ CANVAS: dict[str, tuple[Member, ...]] = {
 
 
 def is_of_canvas(name: str) -> bool:
-    """Whether a name means the canvas's judges."""
+    """Returns whether a name means the canvas's judges."""
     return name == "canvas" or name.startswith("canvas:")
 
 
 def is_judge_folder(folder: Path) -> bool:
-    """Whether `folder` is meant as a pair of classifiers; an open_clip folder has neither
+    """Returns whether `folder` is meant as a pair of classifiers; an open_clip folder has neither
     subfolder.
     """
     return (folder / "object").is_dir() or (folder / "style").is_dir()
 
 
 def check(config: Config, book: PromptBook) -> None:
-    """ConfigError for an unknown judge, the canvas's on another world, or a CLIP that rewards or
-    selects by its name.
+    """Raises ConfigError for an unknown judge, the canvas's on another world, or a CLIP that
+    rewards or selects by its name.
 
     DataError for a CLIP that cannot be had.
     """

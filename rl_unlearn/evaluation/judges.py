@@ -44,20 +44,21 @@ class ProbabilityJudge:
     name: str
     feature_extractor: str
     """What its features are, for the reader of a KID or FID made with them."""
-    look: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
+    classify: Callable[[Float[Tensor, "batch 3 height width"]], Judgement]
     """Images in [0, 1], any size."""
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> dict[str, Int[Tensor, " batch"]]:
-        """The likeliest class of each domain."""
+        """Returns the likeliest class of each domain."""
         return {
-            domain: found.argmax(dim=1) for domain, found in self.look(images).log_probs.items()
+            domain: log_probs.argmax(dim=1)
+            for domain, log_probs in self.classify(images).log_probs.items()
         }
 
 
 def load_judge(config: Config) -> ProbabilityJudge:
-    """The judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two
+    """Loads the judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two
     classifiers, or open_clip.
 
     Raises ConfigError for a network that training or selection used, whatever its name, or the
@@ -81,7 +82,7 @@ def _canvas(name: str) -> ProbabilityJudge:
     ]
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         images = images.cpu()
         seen, features = [], []
         for judges in members:
@@ -91,7 +92,7 @@ def _canvas(name: str) -> ProbabilityJudge:
             )
             features += [last.mean(dim=(2, 3)) for last in maps.values()]
         together = {
-            head: torch.stack([one[head] for one in seen]).logsumexp(dim=0) for head in heads
+            head: torch.stack([member[head] for member in seen]).logsumexp(dim=0) for head in heads
         }
         return Judgement(
             {head: log_probs - math.log(len(seen)) for head, log_probs in together.items()},
@@ -99,7 +100,7 @@ def _canvas(name: str) -> ProbabilityJudge:
         )
 
     return ProbabilityJudge(
-        name, f"the judges {name}, last stage averaged over positions (not Inception)", look
+        name, f"the judges {name}, last stage averaged over positions (not Inception)", classify
     )
 
 
@@ -108,10 +109,10 @@ def _open_clip(
 ) -> ProbabilityJudge:
     used = {"reward": config.reward.clip, "selection": config.selection.clip}
     clip, tokenizer = load_open_clip(name, "selection", "evaluation.judge")
-    own = weights_digest(clip.state_dict())
+    judging = weights_digest(clip.state_dict())
     for role, spec in used.items():
         trained, _ = load_open_clip(spec, "reward" if role == "reward" else "selection")
-        if weights_digest(trained.state_dict()) == own:
+        if weights_digest(trained.state_dict()) == judging:
             raise ConfigError(
                 f"evaluation.judge {name!r} has the weights of the {role} CLIP {spec!r}: judge "
                 "with another network"
@@ -119,13 +120,13 @@ def _open_clip(
     zero_shot = ZeroShot(clip, tokenizer, book.phrases, device)
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         return Judgement(
-            {domain: found.float().cpu() for domain, found in zero_shot(images).items()},
+            {domain: log_probs.float().cpu() for domain, log_probs in zero_shot(images).items()},
             zero_shot.embed(images).cpu(),
         )
 
-    return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", look)
+    return ProbabilityJudge(name, f"image embedding of open_clip {name} (not Inception)", classify)
 
 
 def _classifiers(
@@ -135,26 +136,28 @@ def _classifiers(
         domain: load_folder(folder / domain, book.names[domain], device)
         for domain in ("object", "style")
     }
-    own = {weights_digest(part.network.state_dict()) for part in parts.values()}
+    judging = {weights_digest(part.network.state_dict()) for part in parts.values()}
     for name, (rewarding, label) in classifiers(config).items():
-        if weights_digest(load_folder(rewarding, (label,), device).network.state_dict()) in own:
+        if weights_digest(load_folder(rewarding, (label,), device).network.state_dict()) in judging:
             raise ConfigError(
                 f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: "
                 "judge with another one"
             )
 
     @torch.no_grad()
-    def look(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
-        found = {domain: part(images.to(device)) for domain, part in parts.items()}
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+        outputs = {domain: part(images.to(device)) for domain, part in parts.items()}
         return Judgement(
             {
                 domain: nn.functional.log_softmax(logits, dim=1).cpu()
-                for domain, (logits, _) in found.items()
+                for domain, (logits, _) in outputs.items()
             },
-            torch.cat([features.cpu() for _, features in found.values()], dim=1),
+            torch.cat([features.cpu() for _, features in outputs.values()], dim=1),
         )
 
     kinds = " and ".join(sorted({part.kind for part in parts.values()}))
     return ProbabilityJudge(
-        str(folder), f"last features of the judges in {folder.name} ({kinds}, not Inception)", look
+        str(folder),
+        f"last features of the judges in {folder.name} ({kinds}, not Inception)",
+        classify,
     )

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl_unlearn.evaluation.bootstrap import Interval, resample
-from rl_unlearn.evaluation.wilson import rate
+from rl_unlearn.evaluation.intervals import Interval, rate, resample
 from rl_unlearn.prompts import PromptBook
 
 Domain = Literal["object", "style"]
@@ -64,7 +63,7 @@ class Rates:
         return accuracies(self.seen_when_asked)
 
     def headline(self) -> dict[str, float]:
-        """The four figures that belong together."""
+        """Returns the four figures that belong together."""
         return {
             "ua": self.ua.value,
             "ira": self.ira.value,
@@ -73,7 +72,7 @@ class Rates:
         }
 
     def intervals(self) -> dict[str, Interval]:
-        """Every rate by its name in DEFINITIONS."""
+        """Returns every rate by its name in DEFINITIONS."""
         return {name: getattr(self, name) for name in DEFINITIONS if name != "interval"}
 
 
@@ -92,19 +91,21 @@ def rates(
     """
     kept = torch.tensor([not book.prompts[i].gone for i in prompts.tolist()])
     seen, prompts = {domain: labels[kept] for domain, labels in seen.items()}, prompts[kept]
-    own, other = book.concept_domain, book.other_domain
+    in_domain, other = book.concept_domain, book.other_domain
     asked = asked_labels(prompts, book)
     target = targets(prompts, book)
     right = {domain: seen[domain] == asked[domain] for domain in ("object", "style")}
     concepts = torch.tensor(book.concepts)
-    concept = torch.isin(asked[own], concepts)
-    names = book.names[own]
+    concept = torch.isin(asked[in_domain], concepts)
+    names = book.names[in_domain]
     counts = resample(prompts, resamples, seed)
-    labels, numbers = seen[own][target].unique(return_counts=True)
+    labels, numbers = seen[in_domain][target].unique(return_counts=True)
     return Rates(
-        ua=rate(~torch.isin(seen[own], concepts), by_prompt(prompts, target), counts),
-        ira=rate(right[own], _by_class(prompts, asked[own], ~concept), counts),
-        ira_all=rate(right[own], _by_class(prompts, asked[own], torch.ones_like(concept)), counts),
+        ua=rate(~torch.isin(seen[in_domain], concepts), by_prompt(prompts, target), counts),
+        ira=rate(right[in_domain], _by_class(prompts, asked[in_domain], ~concept), counts),
+        ira_all=rate(
+            right[in_domain], _by_class(prompts, asked[in_domain], torch.ones_like(concept)), counts
+        ),
         cra=rate(right[other], by_prompt(prompts, ~target), counts),
         cra_all=rate(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
         coherence=rate(right[other], by_prompt(prompts, target), counts),
@@ -113,7 +114,11 @@ def rates(
         # should be kept.
         seen_when_asked={
             domain: _seen_when_asked(
-                seen[domain], asked[domain], prompts, ~target | (domain == own), book.names[domain]
+                seen[domain],
+                asked[domain],
+                prompts,
+                ~target | (domain == in_domain),
+                book.names[domain],
             )
             for domain in ("object", "style")
         },
@@ -123,7 +128,7 @@ def rates(
 
 
 def asked_labels(prompts: Int[Tensor, " images"], book: PromptBook) -> Labels:
-    """The classes each image was asked to show."""
+    """Returns the classes that each image was asked to show."""
     return {
         domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts.tolist()])
         for domain in ("object", "style")
@@ -131,15 +136,15 @@ def asked_labels(prompts: Int[Tensor, " images"], book: PromptBook) -> Labels:
 
 
 def targets(prompts: Int[Tensor, " images"], book: PromptBook) -> Bool[Tensor, " images"]:
-    """Which images were asked to show the concept."""
+    """Returns which images were asked to show the concept."""
     return torch.tensor([book.prompts[i].target for i in prompts.tolist()])
 
 
 def by_prompt(
     prompts: Int[Tensor, " images"], chosen: Bool[Tensor, " images"]
 ) -> Float[Tensor, " images"]:
-    """Weights of a mean over the prompts of the chosen images, each prompt the mean of its images;
-    they sum to 1.
+    """Returns weights of a mean over the prompts of the chosen images, each prompt the mean of its
+    images; they sum to 1.
     """
     _, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
     weights = torch.zeros(len(prompts), dtype=torch.float64)
@@ -148,7 +153,7 @@ def by_prompt(
 
 
 def accuracies(shares: Shares) -> dict[str, dict[str, float]]:
-    """Accuracy on each concept of each domain: how often what was asked for is seen."""
+    """Returns the accuracy on each concept of each domain: how often what was asked for is seen."""
     return {
         domain: {name: seen.get(name, 0.0) for name, seen in rows.items()}
         for domain, rows in shares.items()
@@ -156,8 +161,8 @@ def accuracies(shares: Shares) -> dict[str, dict[str, float]]:
 
 
 def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, float | str]]:
-    """Accuracy of every other concept, of both domains, before and after (percent); the most
-    damaged comes first.
+    """Returns the accuracy of every other concept, of both domains, before and after (percent); the
+    most damaged comes first.
     """
     forgotten = {book.names[book.concept_domain][concept] for concept in book.concepts}
     rows: list[dict[str, float | str]] = []
@@ -175,8 +180,8 @@ def _by_class(
     classes: Int[Tensor, " images"],
     chosen: Bool[Tensor, " images"],
 ) -> Float[Tensor, " images"]:
-    """Weights of a mean over the classes of the chosen images, each the mean over its prompts; they
-    sum to 1.
+    """Returns weights of a mean over the classes of the chosen images, each the mean over its
+    prompts; they sum to 1.
     """
     different, place, sizes = prompts[chosen].unique(return_inverse=True, return_counts=True)
     class_of = torch.zeros(len(different), dtype=torch.int64)

@@ -94,7 +94,7 @@ def judge_signs(signs: Signs) -> Verdict:
 
 
 def is_broken(signs: Signs) -> bool:
-    """Whether the concept's images are broken rather than images of something else.
+    """Returns whether the concept's images are broken rather than images of something else.
 
     Calibrated on the emoji canvas: adapters that forget keep nearly all coherence and the
     similarity of a stranger, a random adapter that destroys loses both.

@@ -12,7 +12,7 @@ from tiny_runs import make_run, model
 
 from experiments import settings
 from experiments.__main__ import main
-from experiments.report import story
+from experiments.report import run_view
 from experiments.report.report import write_page, write_report
 from rl_unlearn.errors import DataError
 
@@ -26,7 +26,7 @@ def test_a_run_knows_the_names_of_what_was_forgotten(
 ) -> None:
     folder = make_run(tmp_path / "run")
     (folder / "config.yaml").write_text(settings.dump(tiny.config(concept=concept)))
-    assert story.read(folder, 0).forgotten == names
+    assert run_view.read(folder, 0).forgotten == names
 
 
 @pytest.fixture(scope="module")

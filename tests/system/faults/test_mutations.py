@@ -24,7 +24,7 @@ from actors.critic import CriticActor
 from cluster import program
 from experiments import settings
 from experiments.files import to_json
-from experiments.report import contract, plots, story, tiles
+from experiments.report import curves, run_view, tiles
 from experiments.report.report import write_report
 from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
@@ -33,16 +33,18 @@ from experiments.runs.resuming import check, trim
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
-from experiments.sweep import front, space, table
+from experiments.sweep import front, space_file, table
 from experiments.sweep.summary import summarize
 from experiments.sweep.trial import final
 from rl_unlearn.adapters.adapter import read_adapter, save_adapter
 from rl_unlearn.adapters.adapter_file import FILE_NAME, metadata
+from rl_unlearn.attacks.record import read_attacks
 from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import FILE_NAME as CRITIC
 from rl_unlearn.critic_file import load_critic, save_critic
 from rl_unlearn.errors import DataError
+from rl_unlearn.evaluation.record import read_evaluation
 from rl_unlearn.files import spilled
 from rl_unlearn.models import model_folder
 from rl_unlearn.policy import DiffusionPolicy
@@ -173,15 +175,17 @@ def readers(world: Path) -> dict[str, Reader]:
         ),
         "adapter": Reader(run / "adapter" / FILE_NAME, lambda: (read_adapter(run), metadata(run))),
         "critic": Reader(run / CRITIC, restored),
-        "space": Reader(world / "space.yaml", lambda: space.read(world / "space.yaml", Config())),
+        "space": Reader(
+            world / "space.yaml", lambda: space_file.read(world / "space.yaml", Config())
+        ),
     }
     for part in PARTS:
         found[f"checkpoint, {part}"] = Reader(
             run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest
         )
     for name in ("evaluation", "attacks", "metrics"):  # where no tiles are cut
-        found[f"story, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
-    found["story, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
+        found[f"run_view, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
+    found["run_view, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
     for name, file in shown.items():
         found[f"page, {name}"] = Reader(file, lambda: whole_page(page))
     for name in ("run_state.json", "evaluation.json", "metrics.jsonl"):
@@ -205,19 +209,19 @@ def readers(world: Path) -> dict[str, Reader]:
 
 def told(page: Path) -> None:
     """All that the page shows, without drawing it."""
-    run = story.read(page, 1)
+    run = run_view.read(page, 1)
     for part in (
-        story.summary,
-        story.critic_map,
-        story.collateral,
-        story.confusion,
-        story.cost,
-        story.further,
-        story.seen_as,
-        story.damaged,
+        run_view.summary,
+        curves.critic_map,
+        run_view.collateral,
+        run_view.confusions,
+        run_view.cost,
+        run_view.further,
+        run_view.seen_as,
+        run_view.damaged,
     ):
         part(run)
-    for parts in (story.curves, story.trade_offs, story.others):
+    for parts in (curves.page_curves, run_view.trade_offs, run_view.others):
         parts([run])
 
 
@@ -239,7 +243,7 @@ def metrics(run: Path) -> None:
     content = file.read_bytes()
     ledger = (run / LEDGER).read_bytes()
     try:
-        plots.series(read_rows(file, Event), "round", "kl")
+        curves.series(read_rows(file, Event), "round", "kl")
         trim(run, 1, 1)
     finally:
         file.write_bytes(content)
@@ -248,12 +252,9 @@ def metrics(run: Path) -> None:
 
 
 def whole_page(page: Path) -> None:
-    for name, kind in (
-        ("evaluation.json", contract.Evaluation),
-        ("attacks.json", contract.Attacks),
-    ):
-        contract.read(page / name, kind)
-    story.read(page, 1)
+    read_evaluation(page / "evaluation.json")
+    read_attacks(page / "attacks.json")
+    run_view.read(page, 1)
     write_report(page)
 
 
@@ -272,7 +273,7 @@ NAMES = (
     *(f"checkpoint, {part}" for part in PARTS),
     *(f"page, {name}" for name in ("evaluation", "attacks", "metrics", "run state", "samples",
                                    "configuration")),
-    *(f"story, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
+    *(f"run_view, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
     *(f"{kind}, {name}" for kind in ("sweep", "table")
       for name in ("run_state.json", "evaluation.json", "metrics.jsonl")),
     *(f"trial, {name}" for name in ("evaluation.json", "metrics.jsonl")), "adapter, kohya",

@@ -16,10 +16,10 @@ import pytest
 import tiny
 import torch
 
-from actors.drawing import Brush
-from cluster import drawing, placement, program
+from actors.images import ModelVariant
+from cluster import images, placement, program
 from cluster.elastic_rollouts import ElasticRollouts
-from experiments.evaluation.answers import answer
+from experiments.evaluation.image_cache import cached
 from learner.events import Event
 from rl_unlearn.errors import MachineError, UserError
 from rl_unlearn.evaluation.images import plan
@@ -95,24 +95,24 @@ def test_two_learner_ranks_learn_what_one_does(inline):
             )
 
 
-def test_two_drawing_actors_share_the_images_of_one(tmp_path):
+def test_two_image_actors_share_the_images_of_one(tmp_path):
     config = tiny.config(
         evaluation={"per_prompt": 3, "batch": 4, "actors": 2},
         cluster={"inline": False, "actor_cpus": 0.1},
         loop={"timeout": 600.0},
     )
-    images = plan(PromptBook.from_config(config), config)
-    brush = Brush(config.lora, None)
+    asked = plan(PromptBook.from_config(config), config)
+    variant = ModelVariant(config.lora, None)
     found = {}
     for name, chosen in (
         ("shared", config),
         ("inline", config.model_copy(update={"cluster": tiny.config().cluster})),
     ):
-        with drawing.studio(chosen) as studio:
+        with images.image_source(chosen) as source:
             target = chosen.model_copy(update={"output": str(tmp_path / name)})
-            answered = answer(brush, images, target, studio)
-        found[name] = [part.clone() for part in answered.images()]
-        assert answered.drawn == 18
+            drawings = cached(variant, asked, target, source)
+        found[name] = [part.clone() for part in drawings.images()]
+        assert drawings.drawn == 18
     assert [len(part) for part in found["shared"]] == [4, 4, 4, 4, 2]
     for shared, inline in zip(found["shared"], found["inline"], strict=True):
         assert torch.equal(shared, inline)

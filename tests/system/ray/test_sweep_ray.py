@@ -23,7 +23,7 @@ from cluster.placement import Place
 from cluster.tuning import Draw, Plan, Report
 from experiments import settings
 from experiments.__main__ import main
-from experiments.sweep.space import read
+from experiments.sweep.space_file import read
 from experiments.sweep.trial import Trials
 from rl_unlearn.errors import MachineError
 

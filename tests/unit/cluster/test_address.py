@@ -16,7 +16,7 @@ import pytest
 import tiny
 
 from cluster import address, program, proxy
-from cluster.drawing import studio
+from cluster.images import image_source
 from experiments.__main__ import main
 from experiments.doctor import health_cluster
 from experiments.verbs.common import CONFIGS
@@ -93,7 +93,7 @@ def _train(config: Config) -> None:
 
 
 def _draw(config: Config) -> None:
-    with studio(config):
+    with image_source(config):
         raise AssertionError("it answers")
 
 

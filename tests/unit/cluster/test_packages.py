@@ -102,7 +102,7 @@ def test_only_one_module_imports_them() -> None:
 def test_they_leave_no_folders_behind_and_trackers_can_still_be_imported(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "import actors.critic, actors.rollout, actors.drawing, actors.replay, learner.learner\n"
+        "import actors.critic, actors.rollout, actors.images, actors.replay, learner.learner\n"
         "import rl_unlearn.evaluation.judges\n"
         "from rl_unlearn.vision import open_clip, timm\n"
         "timm.create_model('resnet10t', pretrained=False)\n"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny_runs import make_run, make_trial
 
-from experiments.report import charts, plots
+from experiments.report import charts, curves
 from experiments.report.charts import Curve
 from experiments.report.figures import drawable
 from experiments.report.report import write_report
@@ -66,15 +66,15 @@ def test_a_page_and_curves_are_drawn_of_any_numbers(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = write_report(folder).read_text()
     assert not re.search(r"\b(nan|inf|-inf)\b", re.sub(r"base64,[^\"]+", "", text))
-    assert plots.draw_curves(rows).startswith(b"\x89PNG")
+    assert curves.draw_curves(rows).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", SERIES)
 def test_a_chart_stays_in_its_box(name: str) -> None:
     points = [(i, drawable(value)) for i, value in enumerate(SERIES[name])]
     given: Any = [Curve("a", 1, 0, points), Curve("b", 1, 0, [(1e99, 1.0), (-1e99, 2.0)])]
-    for curves in (given[:1], given):
-        chart = charts.line_chart("t", "u", "x", curves, limit=(1e50, "limit"))
+    for chosen in (given[:1], given):
+        chart = charts.line_chart("t", "u", "x", chosen, limit=(1e50, "limit"))
         places = [place for line in (chart.lines if chart else []) for place in line.dots]
         assert all(-1 <= x <= charts.WIDTH + 1 and -1 <= y <= charts.HEIGHT + 1 for x, y in places)
 

@@ -13,7 +13,7 @@ import torch
 
 from experiments import settings
 from experiments.evaluation import pictures, samples
-from experiments.report import plots
+from experiments.report import curves
 from experiments.report.report import write_report
 from experiments.runs.rows import read_rows
 from rl_unlearn.prompts import PromptBook
@@ -54,7 +54,7 @@ def make_run(folder: Path, concept: str = "cat", evaluated: bool = True) -> Path
         {"event": "round", "round": i, "reward": i / 9, "kl": 0.1, "ratio_max": [1.0, 1.1]}
         for i in range(5)
     ]
-    (folder / "curves.png").write_bytes(plots.draw_curves(rows))
+    (folder / "curves.png").write_bytes(curves.draw_curves(rows))
     return folder
 
 
@@ -160,9 +160,9 @@ def test_curves_survive_a_cut_line_and_missing_values(tmp_path: Path) -> None:
     )
     rows = read_rows(file)
     assert len(rows) == 2
-    assert plots.series(rows, "round", "kl") == ([2.0], [0.2])
-    assert plots.series(rows, "round", "reward") == ([], [])
-    assert plots.draw_curves([]).startswith(b"\x89PNG")
+    assert curves.series(rows, "round", "kl") == ([2.0], [0.2])
+    assert curves.series(rows, "round", "reward") == ([], [])
+    assert curves.draw_curves([]).startswith(b"\x89PNG")
 
 
 def test_the_picture_begins_with_several_concepts() -> None:

@@ -67,7 +67,7 @@ def test_a_run_from_start_to_report(tmp_path: Path, capfd: pytest.CaptureFixture
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert set(evaluation) == {
         "before", "after", "images_used", "updates", "wall_seconds", "seed", "concept", "counts",
-        "protocol", "models",
+        "protocol", "models", "schema_version",
     }  # fmt: skip
     assert [row["name"] for row in evaluation["models"]] == ["untouched", "r"]
     assert {key: evaluation["models"][1][key]["value"] for key in SIDE} == evaluation["after"]

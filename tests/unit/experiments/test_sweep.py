@@ -17,7 +17,8 @@ from experiments.__main__ import main
 from experiments.sweep import front, pictures, results, table
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.naming import Namer
-from experiments.sweep.space import MAX_TRIALS, Space, read
+from experiments.sweep.space import Space
+from experiments.sweep.space_file import MAX_TRIALS, read
 from experiments.sweep.summary import summarize
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError

@@ -9,7 +9,7 @@ import torch
 from tiny import quick  # noqa: F401
 
 from actors.critic import CriticActor
-from actors.drawing import Brush, DrawingActor
+from actors.images import ImageActor, ModelVariant
 from actors.rollout import RolloutActor
 from cluster import program
 from learner import checkpointing
@@ -112,7 +112,7 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
     chosen = tiny.config()
     learner, actor, critic = Learner(chosen), RolloutActor(chosen), CriticActor(chosen)
     batch = actor.sample(Request(1, (0, 1), 0), learner.weights())
-    drawing = DrawingActor(chosen)
+    images = ImageActor(chosen)
     scored = critic.score(batch)
     monkeypatch.setattr(DiffusionPolicy, "predict", full)
     monkeypatch.setattr("actors.critic.values", full)
@@ -122,7 +122,10 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
         (lambda: learner.update(scored), "learner.checkpointing=on"),
         (lambda: learner.make_pool(batch), "learner.microbatch"),
         (lambda: critic.score(batch), "critic.minibatch"),
-        (lambda: drawing.draw(Brush(chosen.lora, None), ("a cat",), (1,)), "evaluation.batch"),
+        (
+            lambda: images.draw(ModelVariant(chosen.lora, None), ("a cat",), (1,)),
+            "evaluation.batch",
+        ),
     ):
         with pytest.raises(
             MachineError, match=rf"not enough GPU memory \(CUDA out of memory\): .*{setting}"

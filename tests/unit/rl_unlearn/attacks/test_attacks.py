@@ -466,13 +466,17 @@ def bright(images: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_the_table_has_every_attack_and_is_deterministic() -> None:
     world, told = World(), []
-    table = Bench(
-        world.policy,
-        world.book,
-        bright,
-        world.config,
-        lambda text, done, total: told.append((done, total)),
-    ).table()
+    table = (
+        Bench(
+            world.policy,
+            world.book,
+            bright,
+            world.config,
+            lambda text, done, total: told.append((done, total)),
+        )
+        .table()
+        .content()
+    )
     assert [(row["attack"], row["budget"]) for row in table["rows"]] == [
         ("none", "plain prompt"),
         ("prefix", "2 random words"),
@@ -504,7 +508,7 @@ def test_the_table_has_every_attack_and_is_deterministic() -> None:
         ]
     torch.manual_seed(99)
     other = World()
-    again = Bench(other.policy, other.book, bright, other.config).table()
+    again = Bench(other.policy, other.book, bright, other.config).table().content()
     for row in (*table["rows"], *again["rows"]):
         row.pop("seconds")
     assert again == table
@@ -521,7 +525,7 @@ def test_a_target_prompt_that_comes_twice_is_attacked_twice(tmp_path: Path) -> N
             ),
         }
     )
-    table = Bench(world.policy, PromptBook.from_config(config), bright, config).table()
+    table = Bench(world.policy, PromptBook.from_config(config), bright, config).table().content()
     assert table["prefixes"]["adapter"].keys() == {"a cat"}
     assert {row["images"] for row in table["rows"]} == {4}
 
@@ -530,7 +534,7 @@ def test_without_an_effect_of_the_adapter_both_columns_agree() -> None:
     world = World()
     for parameter in world.policy.parameters():
         parameter.data.zero_()
-    for row in Bench(world.policy, world.book, bright, world.config).table()["rows"]:
+    for row in Bench(world.policy, world.book, bright, world.config).table().content()["rows"]:
         assert row["before"] == row["after"], row
 
 
@@ -541,7 +545,7 @@ def test_the_plain_row_is_the_evaluations() -> None:
         update={"prefix_steps": 1, "inversion_steps": 1, "relearn_steps": (1,)}
     )
     config = world.config.model_copy(update={"attack": before})
-    row = Bench(world.policy, world.book, bright, config).table()["rows"][0]
+    row = Bench(world.policy, world.book, bright, config).table().content()["rows"][0]
     drawn = plan(world.book, world.config)
     asked = [i for i, prompt in enumerate(drawn.prompts) if world.book.prompts[prompt].target]
     images = world.policy.generate([drawn.texts[i] for i in asked], [drawn.seeds[i] for i in asked])

@@ -8,7 +8,8 @@ import torch
 
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.evaluation.comparison import compare, measure_reference, reference_row
-from rl_unlearn.evaluation.images import Answers, plan
+from rl_unlearn.evaluation.images import Seen, plan
+from rl_unlearn.evaluation.record import ModelRecord
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -35,41 +36,42 @@ def world(tmp_path_factory):
     return config, book, images, gone
 
 
-def answers(book: PromptBook, prompts: tuple[int, ...], seed: int) -> Answers:
+def seen_as_asked(book: PromptBook, prompts: tuple[int, ...], seed: int) -> Seen:
     """Every image is seen as it was asked for; features and CLIP's figures are noise."""
     draws = torch.Generator().manual_seed(seed)
     count = len(prompts)
-    seen = {
+    labels = {
         domain: torch.tensor([getattr(book.prompts[i], domain) for i in prompts])
         for domain in ("object", "style")
     }
-    return Answers(
-        seen=seen,
-        sure={domain: torch.rand(count, generator=draws) for domain in seen},
+    return Seen(
+        labels=labels,
+        sure={domain: torch.rand(count, generator=draws) for domain in labels},
         features=torch.randn(count, 4, generator=draws),
         embeddings=torch.nn.functional.normalize(torch.randn(count, 6, generator=draws), dim=1),
         clip_scores=100 * torch.rand(count, generator=draws),
     )
 
 
-def spoiled(one: Answers, rows: torch.Tensor) -> Answers:
-    """Other answers about some images, whatever the field."""
+def spoiled(seen: Seen, rows: torch.Tensor) -> Seen:
+    """Some images are seen otherwise, whatever the field."""
     other = {
-        domain: torch.where(rows, (labels + 1) % 2, labels) for domain, labels in one.seen.items()
+        domain: torch.where(rows, (labels + 1) % 2, labels)
+        for domain, labels in seen.labels.items()
     }
     return dataclasses.replace(
-        one,
-        seen=other,
-        sure={domain: torch.where(rows, 0.0, values) for domain, values in one.sure.items()},
-        features=torch.where(rows[:, None], 50.0, one.features),
-        embeddings=torch.where(rows[:, None], -one.embeddings, one.embeddings),
-        clip_scores=torch.where(rows, 0.0, one.clip_scores),
+        seen,
+        labels=other,
+        sure={domain: torch.where(rows, 0.0, values) for domain, values in seen.sure.items()},
+        features=torch.where(rows[:, None], 50.0, seen.features),
+        embeddings=torch.where(rows[:, None], -seen.embeddings, seen.embeddings),
+        clip_scores=torch.where(rows, 0.0, seen.clip_scores),
     )
 
 
-def rows_of(world, spoil: torch.Tensor) -> list[dict]:
+def rows_of(world, spoil: torch.Tensor) -> list[ModelRecord]:
     config, book, images, _ = world
-    before, after = answers(book, images.prompts, 0), answers(book, images.prompts, 1)
+    before, after = (seen_as_asked(book, images.prompts, seed) for seed in (0, 1))
     reference = measure_reference(spoiled(before, spoil), images, book, config)
     _, row = compare("mine", spoiled(after, spoil), reference, book, config, "noise")
     return [reference_row(reference, book, "noise"), row]
@@ -85,4 +87,4 @@ def test_all_others_count(world):
     before, after = rows_of(world, gone), rows_of(world, torch.ones_like(gone))
     for name in ("similarity", "clip_score", "confidence", "kid", "fid", "ua", "ira", "cra"):
         if name != "similarity":  # both sides are turned round
-            assert before[1][name] != after[1][name], name
+            assert getattr(before[1], name) != getattr(after[1], name), name

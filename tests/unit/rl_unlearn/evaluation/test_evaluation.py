@@ -44,16 +44,18 @@ def test_examine_keeps_the_order_of_the_plan():
         256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
 
-    def look(pixels: torch.Tensor) -> Judgement:
+    def classify(pixels: torch.Tensor) -> Judgement:
         bright = pixels.mean(dim=(1, 2, 3))
         objects = torch.stack([bright, 1 - bright, torch.full_like(bright, 0.2)], dim=1)
         styles = torch.tensor([[0.25, 0.75]]).expand(len(pixels), 2)
         return Judgement({"object": objects.log(), "style": styles.log()}, pixels.flatten(1)[:, :5])
 
     texts = tuple(book.prompts[i % 3].text for i in range(7))
-    found = examine([images[:3], images[3:]], texts, ProbabilityJudge("mine", "pixels", look), clip)
+    found = examine(
+        [images[:3], images[3:]], texts, ProbabilityJudge("mine", "pixels", classify), clip
+    )
     bright = (images.float() / 255).mean(dim=(1, 2, 3))
-    assert found.seen["object"].tolist() == [0 if b > 0.5 else 1 for b in bright.tolist()]
+    assert found.labels["object"].tolist() == [0 if b > 0.5 else 1 for b in bright.tolist()]
     assert found.sure["object"].tolist() == pytest.approx(
         [max(b, 1 - b) for b in bright.tolist()], rel=1e-4
     )

@@ -63,7 +63,7 @@ def load(judge: Path | str, **overrides: object) -> ProbabilityJudge:
 def test_a_folder_of_classifiers_is_read_by_label(make, tmp_path):
     judge = load(make(tmp_path / "judges"))
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = judge.look(images)
+    found = judge.classify(images)
     assert {d: tuple(v.shape) for d, v in found.log_probs.items()} == {
         "object": (4, 3),
         "style": (4, 2),
@@ -200,7 +200,7 @@ def test_the_canvas_judges_know_the_canvas_only():
 
 def test_the_canvas_judges_show_features_and_sureness():
     judge = load_judge(Config())
-    found = judge.look(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    found = judge.classify(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert {d: tuple(v.shape) for d, v in found.log_probs.items()} == {
         "object": (3, 20),
         "style": (3, 8),
@@ -215,12 +215,12 @@ def test_an_open_clip_judge_gives_classes():
     assert {d: v.shape for d, v in labels.items()} == {"object": (4,), "style": (4,)}
     assert labels["object"].max() < 3
     assert labels["style"].max() < 2
-    assert judge.look(torch.rand(2, 3, 16, 16)).features.shape == (2, 16)
+    assert judge.classify(torch.rand(2, 3, 16, 16)).features.shape == (2, 16)
 
 
 def test_the_panel_is_the_mean_of_its_members():
     def seen(name: str) -> Judgement:
-        return load_judge(Config(evaluation={"judge": name})).look(images)
+        return load_judge(Config(evaluation={"judge": name})).classify(images)
 
     images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     members = [seen(f"canvas:{member}") for member in canvas.PANEL]

@@ -9,9 +9,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.bootstrap import interval, resample
+from rl_unlearn.evaluation.intervals import interval, resample, wilson
 from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
-from rl_unlearn.evaluation.wilson import wilson
 from rl_unlearn.prompts import PromptBook
 
 CAT, DOG, FISH = 0, 1, 2

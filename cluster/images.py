@@ -1,4 +1,4 @@
-"""Places the drawing actors of an evaluation: in this process, or 1 to N of them on Ray, which
+"""Places the image actors of an evaluation: in this process, or 1 to N of them on Ray, which
 share the work.
 """
 
@@ -7,32 +7,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from actors.drawing import Brush, DrawingActor, Drawn
+from actors.images import ImageActor, Images, ModelVariant
 from cluster import program
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
 Batch = tuple[tuple[str, ...], tuple[int, ...]]
 """Texts and noise seeds."""
-Keep = Callable[[int, Drawn], None]
+Keep = Callable[[int, Images], None]
 """Takes batch number and images as soon as they are there, in any order, on the driver."""
 
 _RESTARTS = 10
 
 
-class Studio(Protocol):
-    """Draws batches."""
+class ImageSource(Protocol):
+    """Source of images: whatever draws batches."""
 
     def model_digest(self) -> str:
-        """Checksum of the untouched pipeline."""
+        """Returns the checksum of the untouched pipeline."""
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         """Draws all batches, numbered by the caller."""
 
 
 @contextmanager
-def studio(config: Config) -> Iterator[Studio]:
-    """What `evaluation.actors` and `cluster.inline` ask for.
+def image_source(config: Config) -> Iterator[ImageSource]:
+    """Opens what `evaluation.actors` and `cluster.inline` ask for.
 
     Raises UserError with one line that names the cause.
     """
@@ -45,18 +45,18 @@ def studio(config: Config) -> Iterator[Studio]:
 
 class _Inline:
     def __init__(self, config: Config):
-        self._actor = DrawingActor(config)
+        self._actor = ImageActor(config)
 
     def model_digest(self) -> str:
         return self._actor.model_digest()
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         for number, (texts, seeds) in batches.items():
-            keep(number, self._actor.draw(brush, texts, seeds))
+            keep(number, self._actor.draw(variant, texts, seeds))
 
 
 class _Shared:
-    """Each actor has one batch in hand and gets the next when it is done."""
+    """Image actors on Ray: each has one batch in hand and gets the next when it is done."""
 
     def __init__(self, config: Config):
         import ray
@@ -68,7 +68,7 @@ class _Shared:
         }
         if ray.util.get_current_placement_group() is None:  # a trial's group has places in the pool
             options["label_selector"] = config.cluster.rollout_labels
-        remote = ray.remote(DrawingActor).options(
+        remote = ray.remote(ImageActor).options(
             max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **options
         )
         threads = config.cluster.threads
@@ -83,10 +83,10 @@ class _Shared:
     def model_digest(self) -> str:
         return self._digest
 
-    def draw(self, brush: Brush, batches: dict[int, Batch], keep: Keep) -> None:
+    def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         import ray
 
-        shared = ray.put(brush)
+        shared = ray.put(variant)
         waiting = list(batches.items())
         in_hand: dict[Any, tuple[Any, int]] = {}
         idle = list(self._actors)
@@ -97,7 +97,7 @@ class _Shared:
             done, _ = ray.wait(list(in_hand), num_returns=1, timeout=self._timeout)
             if not done:
                 raise TrainingError(
-                    f"no drawing actor finished a batch in {self._timeout:g} seconds: raise "
+                    f"no image actor finished a batch in {self._timeout:g} seconds: raise "
                     "loop.timeout"
                 )
             for reference in done:
@@ -113,7 +113,7 @@ class _Shared:
             return ray.get(references, timeout=self._timeout)
         except GetTimeoutError as error:
             raise MachineError(
-                f"the drawing actors did not answer in {self._timeout:g} seconds (this machine "
+                f"the image actors did not answer in {self._timeout:g} seconds (this machine "
                 f"has {os.cpu_count()} "
                 "CPUs): lower evaluation.actors or cluster.actor_cpus, or raise loop.timeout"
             ) from error

@@ -1,4 +1,4 @@
-"""The drawing actor: images of prompts, by the untouched model or with an adapter."""
+"""The image actor: images of prompts, by the untouched model or with an adapter."""
 
 import resource
 import time
@@ -17,8 +17,9 @@ from rl_unlearn.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)
-class Brush:
-    """What is drawn with. Produced by the driver, consumed by drawing actors."""
+class ModelVariant:
+    """The model that draws: untouched, or with an adapter. Made by the driver, used by its
+    actors."""
 
     lora: Lora
     """Shape of the adapter."""
@@ -27,17 +28,17 @@ class Brush:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images and what they took. Produced by drawing actors, kept by the driver."""
+class Images:
+    """A batch of images and what drawing it took. Made by image actors, kept by the driver."""
 
-    images: UInt8[Tensor, "batch 3 height width"]
+    pixels: UInt8[Tensor, "batch 3 height width"]
     seconds: float
     peak_memory_bytes: int
     """Largest memory of the process so far, or on a GPU the largest allocated on it."""
 
 
-class DrawingActor:
-    """Holds one pipeline.
+class ImageActor:
+    """Actor that holds one pipeline.
 
     Drawing is a pure function of its arguments, so a lost call may be repeated.
     """
@@ -52,20 +53,20 @@ class DrawingActor:
         self._loaded: str | None = None
 
     def model_digest(self) -> str:
-        """Checksum of the untouched pipeline."""
+        """Returns the checksum of the untouched pipeline."""
         return self._digest
 
-    @memory.enough_for("the drawing actor", memory.DRAWING)
+    @memory.enough_for("the image actor", memory.IMAGES)
     @torch.no_grad()
-    def draw(self, brush: Brush, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Drawn:
-        """One image for each text and seed, in one batch, with 8 bits a channel."""
+    def draw(self, variant: ModelVariant, texts: tuple[str, ...], seeds: tuple[int, ...]) -> Images:
+        """Draws one image for each text and seed, in one batch, with 8 bits a channel."""
         start = time.monotonic()
-        if brush.adapter is not None:
-            self._take(brush.lora, brush.adapter)
-        with self._policy.adapter_enabled(brush.adapter is not None):
+        if variant.adapter is not None:
+            self._take(variant.lora, variant.adapter)
+        with self._policy.adapter_enabled(variant.adapter is not None):
             images = self._policy.generate(list(texts), list(seeds), batch=len(texts))
         pixels = (images * 255).round().to(torch.uint8)
-        return Drawn(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
+        return Images(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
 
     def _take(self, lora: Lora, adapter: AdapterState) -> None:
         if lora != self._lora:  # an adapter of another shape needs another policy

@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actors.drawing import Brush, Drawn
-from cluster.drawing import Batch, Studio
+from actors.images import Images, ModelVariant
+from cluster.images import Batch, ImageSource
 from experiments.files import make_folder, to_json, write_bytes
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
@@ -29,64 +29,65 @@ FOLDER = ".answers"
 
 
 @dataclass(frozen=True)
-class Answered:
-    """All images of one model, in files, and what drawing them took (whenever that was)."""
+class CachedImages:
+    """The images of one model, in files, and what drawing them took, whenever that was."""
 
     files: tuple[Path, ...]
     seconds: float
     peak_memory_bytes: int
     drawn: int
-    """Images that had to be drawn now; the others were there."""
+    """How many had to be drawn now; the others were there."""
 
     def images(self) -> Iterator[UInt8[Tensor, "batch 3 height width"]]:
-        """The images, batch by batch, in the plan's order."""
+        """Yields the images, batch by batch, in the plan's order."""
         for file in self.files:
-            found = _read(file)
-            if found is None:
+            images = _read(file)
+            if images is None:
                 raise MachineError(f"{file} changed while it was used; run the evaluation again")
-            yield found.images
+            yield images.pixels
 
 
-def answer(
-    brush: Brush,
+def cached(
+    variant: ModelVariant,
     plan: Plan,
     config: Config,
-    studio: Studio,
+    source: ImageSource,
     progress: Callable[[int, int], None] | None = None,
-) -> Answered:
-    """Draws what is not in the cache yet; each batch is kept as soon as it is drawn.
+) -> CachedImages:
+    """Returns the images of a plan; draws what is not in the cache yet, and keeps each batch as
+    soon as it is drawn.
 
-    ``progress(done, total)``.
+    `progress` takes how many images there are, and how many there will be.
     """
-    folder = Path(config.output) / FOLDER / _model_key(brush, config, studio.model_digest())
+    folder = Path(config.output) / FOLDER / _model_key(variant, config, source.model_digest())
     make_folder(folder, "set output=... to a writable folder")
     batches = _batches(plan, config.evaluation.batch)
     files = [folder / f"{_key(batch)}.safetensors" for batch in batches]
     costs: dict[int, tuple[float, int]] = {}
     for number, file in enumerate(files):
-        found = _read(file)
-        if found is not None and len(found.images) == len(batches[number][0]):
-            costs[number] = (found.seconds, found.peak_memory_bytes)
+        images = _read(file)
+        if images is not None and len(images.pixels) == len(batches[number][0]):
+            costs[number] = (images.seconds, images.peak_memory_bytes)
     missing = {number: batch for number, batch in enumerate(batches) if number not in costs}
 
     def count() -> int:
         return sum(len(batches[number][0]) for number in costs)
 
-    def keep(number: int, drawn: Drawn) -> None:
-        write_bytes(files[number], _pack(drawn))
-        costs[number] = (drawn.seconds, drawn.peak_memory_bytes)
+    def keep(number: int, images: Images) -> None:
+        write_bytes(files[number], _pack(images))
+        costs[number] = (images.seconds, images.peak_memory_bytes)
         if progress:
             progress(count(), len(plan.prompts))
 
-    there = count()
+    already = count()
     if progress:
-        progress(there, len(plan.prompts))
-    studio.draw(brush, missing, keep)
-    return Answered(
+        progress(already, len(plan.prompts))
+    source.draw(variant, missing, keep)
+    return CachedImages(
         tuple(files),
-        sum(s for s, _ in costs.values()),
-        max(m for _, m in costs.values()),
-        len(plan.prompts) - there,
+        sum(seconds for seconds, _ in costs.values()),
+        max(memory for _, memory in costs.values()),
+        len(plan.prompts) - already,
     )
 
 
@@ -97,8 +98,8 @@ def _batches(plan: Plan, size: int) -> list[Batch]:
     ]
 
 
-def _model_key(brush: Brush, config: Config, model: str) -> str:
-    adapter = None if brush.adapter is None else digest(brush.adapter)
+def _model_key(variant: ModelVariant, config: Config, model: str) -> str:
+    adapter = None if variant.adapter is None else digest(variant.adapter)
     return _key(
         [model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size]
     )
@@ -108,29 +109,30 @@ def _key(content: object) -> str:
     return hashlib.sha256(to_json(content).encode()).hexdigest()[:32]
 
 
-def _pack(drawn: Drawn) -> bytes:
-    images = drawn.images.contiguous()
+def _pack(images: Images) -> bytes:
+    pixels = images.pixels.contiguous()
     metadata = {
-        "sha256": _sum(images), "seconds": repr(drawn.seconds),
-        "peak_memory_bytes": str(drawn.peak_memory_bytes)
-    }  # fmt: skip
-    return pack({"images": images}, metadata)
+        "sha256": _sum(pixels),
+        "seconds": repr(images.seconds),
+        "peak_memory_bytes": str(images.peak_memory_bytes),
+    }
+    return pack({"images": pixels}, metadata)
 
 
-def _read(file: Path) -> Drawn | None:
-    """The batch in a file, or None if there is no whole one: safetensors sees a cut, the checksum a
-    flipped bit.
+def _read(file: Path) -> Images | None:
+    """Returns the batch in a file, None if there is no whole one: safetensors sees a cut, the
+    checksum a flipped bit.
     """
     try:
         with safe_open(file, framework="pt") as content:
             about = content.metadata() or {}
-            images = content.get_tensor("images")
-        if images.dtype != torch.uint8 or images.ndim != 4 or _sum(images) != about["sha256"]:
+            pixels = content.get_tensor("images")
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or _sum(pixels) != about["sha256"]:
             return None
-        return Drawn(images, float(about["seconds"]), int(about["peak_memory_bytes"]))
+        return Images(pixels, float(about["seconds"]), int(about["peak_memory_bytes"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
-def _sum(images: UInt8[Tensor, "batch 3 height width"]) -> str:
-    return hashlib.sha256(str(tuple(images.shape)).encode() + images.numpy().tobytes()).hexdigest()
+def _sum(pixels: UInt8[Tensor, "batch 3 height width"]) -> str:
+    return hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()

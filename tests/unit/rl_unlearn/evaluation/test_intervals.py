@@ -4,8 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from rl_unlearn.evaluation.bootstrap import interval, resample
-from rl_unlearn.evaluation.wilson import rate, wilson
+from rl_unlearn.evaluation.intervals import interval, rate, resample, wilson
 
 
 @pytest.mark.parametrize(

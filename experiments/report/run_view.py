@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.evaluation.measures import FURTHER, HEADLINE
-from experiments.report import charts, contract, matrix, tiles
-from experiments.report.charts import Chart, Curve
-from experiments.report.contract import Interval, Measured
-from experiments.report.figures import drawable, points
+from experiments.evaluation.headline import FURTHER, HEADLINE
+from experiments.report import charts, confusion, tiles
 from experiments.runs.own_files import inside
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.adapters.adapter_file import FILE_NAME
+from rl_unlearn.attacks.record import Attacks, read_attacks
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.evaluation.metrics import accuracies
+from rl_unlearn.evaluation.record import (
+    Cost,
+    Evaluation,
+    Figure,
+    ModelRecord,
+    Neighbour,
+    read_evaluation,
+)
 
 HUES = 6
 CANVAS_JUDGES = "the canvas's judges, which training never sees"
@@ -26,15 +32,15 @@ CANVAS_JUDGES = "the canvas's judges, which training never sees"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's content."""
+    """Content of a run folder."""
 
     name: str
     number: int
     path: Path
     config: Config
     state: RunState
-    evaluation: contract.Evaluation | None
-    attacks: contract.Attacks | None
+    evaluation: Evaluation | None
+    attacks: Attacks | None
     metrics: list[dict[str, Any]]
     rows: list[tiles.Row]
     title: str
@@ -42,11 +48,11 @@ class Run:
 
     @property
     def hue(self) -> int:
-        """Colour of the style sheet; they come round again."""
+        """Colour of the style sheet; colours come round again."""
         return 1 + (self.number - 1) % HUES
 
     @property
-    def before(self) -> Measured | None:
+    def before(self) -> ModelRecord | None:
         """The untouched model: among the models compared if there are any, else the side called
         before.
         """
@@ -57,13 +63,13 @@ class Run:
         )
 
     @property
-    def after(self) -> Measured | None:
+    def after(self) -> ModelRecord | None:
         """The run's own model, likewise."""
         if self.evaluation is None:
             return None
-        own = [m for m in self.evaluation.models if m.name == self.name]
+        judged = [m for m in self.evaluation.models if m.name == self.name]
         others = [m for m in self.evaluation.models if m.name != "untouched"]
-        return next(iter(own or others[:1]), self.evaluation.after)
+        return next(iter(judged or others[:1]), self.evaluation.after)
 
     @property
     def judge(self) -> str:
@@ -74,7 +80,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What forgot."""
+        """The model that forgot."""
         return "the emoji canvas" if self.config.model.path == "canvas" else self.config.model.path
 
     @property
@@ -91,7 +97,7 @@ class Run:
 
 
 def read(path: Path, number: int) -> Run:
-    """A run folder; DataError if it is none or if a file in it is damaged."""
+    """Reads a run folder; DataError if it is none or if a file in it is damaged."""
     config, state = inside(path, "config.yaml"), inside(path, "run_state.json")
     if not config.is_file() or not state.is_file():
         raise DataError(f"{path} is no run folder: give a folder that `train` or `demo` wrote")
@@ -101,22 +107,22 @@ def read(path: Path, number: int) -> Run:
         path,
         settings.recorded(config),
         read_state(path),
-        contract.read(inside(path, "evaluation.json"), contract.Evaluation),
-        contract.read(inside(path, "attacks.json"), contract.Attacks),
+        read_evaluation(inside(path, "evaluation.json")),
+        read_attacks(inside(path, "attacks.json")),
         read_rows(inside(path, "metrics.jsonl"), Event),
         tiles.read(path),
         path.resolve().name,
     )
 
 
-def figure(side: Measured | None, key: str) -> Interval | None:
-    """One figure of a side, if measured."""
-    found: Interval | None = getattr(side, key) if side is not None else None
-    return found
+def figure(side: ModelRecord | None, key: str) -> Figure | None:
+    """Returns one figure of a side, None if it was not measured."""
+    measured: Figure | None = getattr(side, key) if side is not None else None
+    return measured
 
 
-def further(run: Run) -> list[tuple[str, str, Interval | None, Interval]]:
-    """`(name, key, before, after)` of what was measured beside the headline."""
+def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
+    """Returns `(name, key, before, after)` of what was measured beside the headline."""
     rows = []
     for key, name in FURTHER.items():
         new = figure(run.after, key)
@@ -131,119 +137,42 @@ def further(run: Run) -> list[tuple[str, str, Interval | None, Interval]]:
 
 
 def summary(run: Run) -> str:
-    """The run in two sentences."""
+    """Returns the run in two sentences."""
     lead = f"An adapter trained to make {run.model} stop drawing “{run.config.concept}”."
     before, after = run.before, run.after
     if before is None or after is None or before.ua is None or after.ua is None:
         return lead
-    told = (
+    sentences = (
         ("Asked for it, {} of the images no longer show it ({} before)", "ua"),
         ("{} of them still follow the rest of the prompt ({} before)", "coherence"),
         ("other concepts are still drawn in {} of the cases ({} before)", "ira"),
     )
     words = []
-    for sentence, key in told:
+    for sentence, key in sentences:
         old, new = figure(before, key), figure(after, key)
         if old is not None and new is not None:
             words.append(sentence.format(f"{new.value:.1f}\u00a0%", f"{old.value:.1f}\u00a0%"))
     return f"{lead} {'; '.join(words)}."
 
 
-def curves(runs: Sequence[Run]) -> list[Chart]:
-    """The training curves of all runs together; with several runs a colour stands for a run."""
-
-    def gather(event: str, x: str, *kinds: tuple[str, str]) -> list[Curve]:
-        found = []
-        for run in runs:
-            for dash, (key, label) in enumerate(kinds):
-                name, hue = (
-                    (f"{run.title}: {label}", run.hue) if len(runs) > 1 else (label, dash + 1)
-                )
-                found.append(Curve(name, hue, dash, points(run.metrics, event, x, key)))
-        return found
-
-    budgets = {run.config.learner.kl_budget for run in runs}
-    budget = (budgets.pop(), "budget") if len(budgets) == 1 else None
-    rounds = ("round", "round")
-    rough = any(value > 0 for run in runs for _, value in points(run.metrics, *rounds, "kl_floor"))
-    floor = [("kl_floor", "floor of rounding, taken off")] if rough else []
-    panels = (
-        charts.line_chart(
-            "Forgetting over images",
-            "share, by the selection CLIP",
-            "images",
-            gather(
-                "selection",
-                "images",
-                ("forgotten", "forgotten"),
-                ("retained", "retained"),
-                ("coherence", "coherence"),
-            ),
-            span=(0, 1),
-        ),
-        charts.line_chart(
-            "Reward",
-            "mean, nats",
-            "round",
-            gather(*rounds, ("reward", "target prompts"), ("retain_reward", "kept prompts")),
-        ),
-        charts.line_chart(
-            "Drift on kept prompts",
-            "KL, nats per step",
-            "round",
-            gather(*rounds, ("kl", "KL to the untouched model"), *floor),
-            limit=budget,
-        ),
-        charts.line_chart(
-            "Importance ratios",
-            "1 = on policy",
-            "round",
-            gather(*rounds, ("ratio_max", "largest"), ("ratio_min", "smallest")),
-        ),
-        charts.line_chart(
-            "Effective sample size",
-            "share of the batch",
-            "round",
-            gather(*rounds, ("ess", "of the weights used"), ("ess_exact", "of exact weights")),
-            span=(0, 1),
-        ),
-        charts.line_chart("Policy lag", "updates", "round", gather(*rounds, ("policy_lag", "lag"))),
-    )
-    return [panel for panel in panels if panel is not None]
-
-
-def critic_map(run: Run) -> charts.Map | None:
-    """Explained variance by round and noise level."""
-    rows = [
-        row
-        for row in run.metrics
-        if row.get("event") == "round" and isinstance(row.get("explained_variance"), list)
-    ]
-    if not rows:
-        return None
-    values = [[drawable(value) for value in row["explained_variance"]] for row in rows]
-    rounds = [drawable(row.get("round")) for row in rows]
-    return charts.heat_map(
-        [i + 1 if round is None else round for i, round in enumerate(rounds)], values
-    )
-
-
-def others(runs: Sequence[Run]) -> list[Measured]:
-    """Further models that were judged beside these runs."""
-    found = {model.name: model for run in runs if run.evaluation for model in run.evaluation.models}
+def others(runs: Sequence[Run]) -> list[ModelRecord]:
+    """Returns further models that were judged beside these runs."""
+    models = {
+        model.name: model for run in runs if run.evaluation for model in run.evaluation.models
+    }
     for name in ["untouched", *(run.after.name for run in runs if run.after)]:
-        found.pop(name, None)
-    return list(found.values())
+        models.pop(name, None)
+    return list(models.values())
 
 
 def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
-    """UA against what should stay, a chart for each; hue 0 is the untouched model."""
+    """Returns UA against what should stay, a chart for each; hue 0 is the untouched model."""
     untouched = next((run.before for run in runs if run.before), None)
     models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
     models += [
         (model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))
     ]
-    found = []
+    charts_by_name = []
     for key, name in list(HEADLINE.items())[1:]:
         places = [
             (label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models
@@ -254,23 +183,23 @@ def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
             if x is not None and y is not None
         ]
         if marks:
-            found.append((name, charts.trade_off(marks)))
-    return found
+            charts_by_name.append((name, charts.trade_off(marks)))
+    return charts_by_name
 
 
-def _span(figure: Interval) -> charts.Span:
+def _span(figure: Figure) -> charts.Span:
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     return charts.Span(figure.value, low, high)
 
 
-def damaged(run: Run) -> list[contract.Neighbour]:
-    """Other concepts that are drawn less often than before."""
+def damaged(run: Run) -> list[Neighbour]:
+    """Returns other concepts that are drawn less often than before."""
     return [near for near in run.after.neighbours if near.after < near.before] if run.after else []
 
 
 def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """`(domain, [(concept, accuracy before, after)])`, the most changed first."""
+    """Returns `(domain, [(concept, accuracy before, after)])`, the most changed first."""
     tables = []
     for domain, (before, after) in _sides(run).items():
         first, second = accuracies({"": before})[""], accuracies({"": after})[""]
@@ -279,17 +208,17 @@ def collateral(run: Run) -> list[tuple[str, list[tuple[str, float, float]]]]:
     return [(domain, rows) for domain, rows in tables if rows]
 
 
-def confusion(run: Run) -> list[matrix.Pair]:
-    """What the judge sees when each concept is asked for, a pair of maps for each domain."""
-    own = "style" if run.config.concept.startswith("style:") else "object"
+def confusions(run: Run) -> list[confusion.Pair]:
+    """Returns what the judge sees when each concept is asked for, two maps for each domain."""
+    domain_of_concept = "style" if run.config.concept.startswith("style:") else "object"
     pairs = [
-        matrix.pair(domain, before, after, run.forgotten if domain == own else ())
+        confusion.pair(domain, before, after, run.forgotten if domain == domain_of_concept else ())
         for domain, (before, after) in _sides(run).items()
     ]
     return [pair for pair in pairs if pair.shown]
 
 
-def _sides(run: Run) -> dict[str, tuple[matrix.Rows, matrix.Rows]]:
+def _sides(run: Run) -> dict[str, tuple[confusion.Rows, confusion.Rows]]:
     before, after = (side.seen_when_asked if side else {} for side in (run.before, run.after))
     return {
         domain: (before[domain], after[domain]) for domain in sorted(before.keys() & after.keys())
@@ -297,21 +226,21 @@ def _sides(run: Run) -> dict[str, tuple[matrix.Rows, matrix.Rows]]:
 
 
 def seen_as(run: Run) -> list[tuple[str, int]]:
-    """What the judge saw on the images that ask for the concept."""
+    """Returns what the judge saw on the images that ask for the concept, most frequent first."""
     return sorted(run.after.seen_as.items(), key=lambda item: -item[1]) if run.after else []
 
 
 def cost(run: Run) -> list[tuple[str, str]]:
-    """What the run took."""
+    """Returns what the run took, by name."""
     training = run.state.training
-    told = (
+    training_facts = (
         ("images drawn for training", training.images_used),
         ("updates", training.updates),
         ("seconds, training and evaluation", training.wall_seconds),
     )
-    rows = [(name, f"{value:,.0f}") for name, value in told if value is not None]
+    rows = [(name, f"{value:,.0f}") for name, value in training_facts if value is not None]
     rows.append(("seed", str(run.config.seed)))
-    measured = run.after.cost if run.after else contract.Cost()
+    measured = run.after.cost if run.after else Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
     if measured.peak_memory_bytes is not None:
@@ -324,7 +253,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Returns a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

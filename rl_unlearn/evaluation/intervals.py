@@ -1,12 +1,17 @@
-"""Bootstrap intervals of a weighted mean over images, resampled within each prompt."""
+"""95 % intervals of weighted means over images, and of rates, which keep a width where all images
+agree.
+"""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.noise import generator
+
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -18,15 +23,15 @@ class Interval:
     high: float
 
     def row(self) -> dict[str, float]:
-        """As JSON holds it."""
+        """Returns it as JSON holds it."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def resample(
     strata: Int[Tensor, " images"], resamples: int, seed: int
 ) -> Float[Tensor, "resamples images"]:
-    """How much each image counts in each resample; 1 on average, and constant in sum within each
-    stratum.
+    """Returns how much each image counts in each resample: 1 on average, and constant in sum within
+    each stratum.
 
     A stratum (the images of one prompt) of n images is resampled by n - 1 draws with replacement,
     each counting n / (n - 1): plain resampling by n draws makes intervals too narrow by the factor
@@ -53,11 +58,11 @@ def interval(
     weights: Float[Tensor, " images"],
     counts: Float[Tensor, "resamples images"],
 ) -> Interval:
-    """``sum(weights * values)`` with its percentile interval (2.5 to 97.5 %) over the resamples of
-    :func:`resample`.
+    """Returns ``sum(weights * values)`` with its percentile interval (2.5 to 97.5 %) over the
+    resamples of :func:`resample`.
 
     ``weights`` sum to 1. Values that are all equal give an interval of no width; for rates see
-    :mod:`rl_unlearn.evaluation.wilson`.
+    :func:`rate`.
     """
     terms = weights.double() * values.double()
     value = terms.sum()
@@ -67,3 +72,32 @@ def interval(
     low, high = torch.minimum(spread[0], value), torch.maximum(spread[1], value)
     # Sums of weights miss 1 by a rounding error: no rate is 100.00000000000001 percent.
     return Interval(*(round(end.item(), 9) for end in (value, low, high)))
+
+
+def rate(
+    holds: Bool[Tensor, " images"],
+    weights: Float[Tensor, " images"],
+    counts: Float[Tensor, "resamples images"],
+) -> Interval:
+    """Returns the weighted share of the images for which something holds, in percent; ``weights``
+    sum to 1.
+
+    The interval is that of :func:`interval`. Where its resamples show no spread, as when all images
+    agree, it would claim certainty: there it is Wilson's for the effective number of images (Kish
+    1965).
+    """
+    resampled = interval(100 * holds.double(), weights, counts)
+    if resampled.low < resampled.high:
+        return resampled
+    return wilson(resampled.value / 100, 1 / weights.double().square().sum().item())
+
+
+def wilson(share: float, images: float) -> Interval:
+    """Returns the 95 % score interval (Wilson 1927) of a share, 0 to 1, of independent images; in
+    percent."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
+    # Rounding must not move an end past the value: at a share of 0 or 1 they are equal.
+    low, high = min(share, middle - half), max(share, middle + half)
+    return Interval(*(round(100 * min(1.0, max(0.0, end)), 9) for end in (share, low, high)))

@@ -4,8 +4,8 @@ concepts.
 
 import pytest
 
-from experiments.report import matrix
-from experiments.report.matrix import MOST, OTHERS, WIDTH, pair
+from experiments.report import confusion
+from experiments.report.confusion import MOST, OTHERS, WIDTH, pair
 
 
 def test_a_map_by_hand() -> None:
@@ -25,7 +25,7 @@ def test_a_map_by_hand() -> None:
     assert right.y - strayed.y == found.after.height
     assert (strayed.asked, right.asked) == (False, True)
     assert (strayed.strength, right.strength) == (0.78, 1.0)
-    assert found.after.marked == [matrix.TOP]
+    assert found.after.marked == [confusion.TOP]
     assert found.after.words == (
         "After, asked by seen, percent: 1 of 2 concepts are seen on every image that asks for "
         "them; "
@@ -44,7 +44,7 @@ def test_real_worlds_fit() -> None:
     assert all(cell.x + found.width <= WIDTH for cell in found.cells)
     assert all(cell.y + found.height <= found.floor + 1 for cell in found.cells)
     assert found.tall < 3 * WIDTH
-    assert all(len(name) <= matrix.LETTERS for _, name in found.rows)
+    assert all(len(name) <= confusion.LETTERS for _, name in found.rows)
     assert len(found.words) < 1000
     assert "and 42 more" in found.words
 
@@ -69,7 +69,7 @@ def test_of_thousands_the_most_changed_are_shown() -> None:
 @pytest.mark.parametrize(
     "sides", [({}, {}), ({"cat": {}}, {"cat": {}}), ({"cat": {"cat": 1.0}}, {"dog": {}})]
 )
-def test_what_was_not_measured_is_no_error(sides: tuple[matrix.Rows, matrix.Rows]) -> None:
+def test_what_was_not_measured_is_no_error(sides: tuple[confusion.Rows, confusion.Rows]) -> None:
     found = pair("object", *sides, ["cat"])
     assert found.after.cells == []
     assert found.shown == len(found.after.rows)

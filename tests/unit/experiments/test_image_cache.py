@@ -1,4 +1,4 @@
-"""The cache of answers: found by content, continued after a kill, distrusted when damaged."""
+"""The cache of images: found by content, continued after a kill, distrusted when damaged."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ import tiny
 import torch
 from conftest import ROOT
 
-from actors.drawing import Brush, Drawn
+from actors.images import Images, ModelVariant
 from experiments import settings
-from experiments.evaluation.answers import FOLDER, answer
+from experiments.evaluation.image_cache import FOLDER, cached
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
@@ -23,7 +23,7 @@ from rl_unlearn.noise import generator
 from rl_unlearn.prompts import PromptBook
 
 
-class FakeStudio:
+class FakeSource:
     """Draws noise named by the request, counts, and may stop half-way."""
 
     def __init__(self, digest: str = "model", breaks_after: int = 10**9):
@@ -32,7 +32,7 @@ class FakeStudio:
     def model_digest(self) -> str:
         return self._digest
 
-    def draw(self, brush, batches, keep):
+    def draw(self, variant, batches, keep):
         for number, (texts, seeds) in reversed(
             batches.items()
         ):  # the order of arrival does not count
@@ -44,18 +44,18 @@ class FakeStudio:
                 torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=generator(seed, text))
                 for text, seed in zip(texts, seeds, strict=True)
             ]
-            keep(number, Drawn(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
+            keep(number, Images(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
 
 
-def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, Brush]:
+def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, ModelVariant]:
     config = tiny.config(
         output=str(tmp_path), evaluation={"per_prompt": 3, "batch": 4, **evaluation}
     )
-    return config, Brush(config.lora, None)
+    return config, ModelVariant(config.lora, None)
 
 
-def ask(config: Config, brush: Brush, studio: FakeStudio):
-    return answer(brush, plan(PromptBook.from_config(config), config), config, studio)
+def ask(config: Config, variant: ModelVariant, source: FakeSource):
+    return cached(variant, plan(PromptBook.from_config(config), config), config, source)
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -63,13 +63,13 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
-    config, brush = setting(tmp_path)
-    studio = FakeStudio()
-    first = ask(config, brush, studio)
+    config, variant = setting(tmp_path)
+    source = FakeSource()
+    first = ask(config, variant, source)
     images = torch.cat(list(first.images()))
-    assert (studio.drawn, first.drawn, len(images)) == (18, 18, 18)
+    assert (source.drawn, first.drawn, len(images)) == (18, 18, 18)
     assert (first.seconds, first.peak_memory_bytes) == (5.0, 104)
-    again = ask(config, brush, FakeStudio())
+    again = ask(config, variant, FakeSource())
     assert again.drawn == 0
     assert (again.seconds, again.peak_memory_bytes) == (5.0, 104), (
         "the cost is that of drawing, whenever it was"
@@ -78,17 +78,21 @@ def test_a_second_question_draws_nothing_and_gives_the_same(tmp_path):
 
 
 def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
-    config, brush = setting(tmp_path)
+    config, variant = setting(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        ask(config, brush, FakeStudio(breaks_after=2))
+        ask(config, variant, FakeSource(breaks_after=2))
     assert len(files(tmp_path)) == 2
     steps: list[tuple[int, int]] = []
-    studio = FakeStudio()
+    source = FakeSource()
     images = plan(PromptBook.from_config(config), config)
-    resumed = answer(brush, images, config, studio, lambda done, total: steps.append((done, total)))
-    assert studio.drawn == resumed.drawn == 12
+    resumed = cached(
+        variant, images, config, source, lambda done, total: steps.append((done, total))
+    )
+    assert source.drawn == resumed.drawn == 12
     assert steps == [(6, 18), (10, 18), (14, 18), (18, 18)]
-    whole = ask(config.model_copy(update={"output": str(tmp_path / "other")}), brush, FakeStudio())
+    whole = ask(
+        config.model_copy(update={"output": str(tmp_path / "other")}), variant, FakeSource()
+    )
     assert torch.equal(torch.cat(list(resumed.images())), torch.cat(list(whole.images())))
 
 
@@ -102,54 +106,54 @@ def test_a_stopped_evaluation_continues_where_it_was(tmp_path):
     ids=["cut", "empty", "one bit"],
 )
 def test_a_damaged_file_is_drawn_again(damage, tmp_path):
-    config, brush = setting(tmp_path)
-    images = torch.cat(list(ask(config, brush, FakeStudio()).images()))
+    config, variant = setting(tmp_path)
+    images = torch.cat(list(ask(config, variant, FakeSource()).images()))
     victim = files(tmp_path)[2]
     victim.write_bytes(damage(victim.read_bytes()))
-    studio = FakeStudio()
-    again = ask(config, brush, studio)
-    assert 0 < studio.drawn <= 4
+    source = FakeSource()
+    again = ask(config, variant, source)
+    assert 0 < source.drawn <= 4
     assert torch.equal(torch.cat(list(again.images())), images)
 
 
 def test_whatever_decides_the_images_decides_the_key(tmp_path):
-    config, brush = setting(tmp_path)
-    ask(config, brush, FakeStudio())
+    config, variant = setting(tmp_path)
+    ask(config, variant, FakeSource())
     state = {"a.lora_A.weight": torch.ones(2, 2)}
     changed = [
-        (config, Brush(config.lora, state), "model"),
-        (config, Brush(config.lora, {"a.lora_A.weight": torch.zeros(2, 2)}), "model"),
-        (config, brush, "another model"),
+        (config, ModelVariant(config.lora, state), "model"),
+        (config, ModelVariant(config.lora, {"a.lora_A.weight": torch.zeros(2, 2)}), "model"),
+        (config, variant, "another model"),
         (
             tiny.config(
                 output=str(tmp_path),
                 sampler={"steps": 5},
                 evaluation=config.evaluation.model_dump(),
             ),
-            brush,
+            variant,
             "model",
         ),
-        (setting(tmp_path, seed=1)[0], brush, "model"),
+        (setting(tmp_path, seed=1)[0], variant, "model"),
         (
             config.model_copy(update={"model": config.model.model_copy(update={"size": (24, 16)})}),
-            brush,
+            variant,
             "model",
         ),
     ]
     for number, (other, tool, digest) in enumerate(changed):
-        assert ask(other, tool, FakeStudio(digest)).drawn == 18, number
-        assert ask(other, tool, FakeStudio(digest)).drawn == 0, number
+        assert ask(other, tool, FakeSource(digest)).drawn == 18, number
+        assert ask(other, tool, FakeSource(digest)).drawn == 0, number
     judged = config.model_copy(update={"seed": 5, "concept": "dog"})
-    assert ask(judged, brush, FakeStudio()).drawn == 0, (
+    assert ask(judged, variant, FakeSource()).drawn == 0, (
         "neither the run's seed nor its concept changes an image here"
     )
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / FOLDER).write_text("in the way")
-    config, brush = setting(tmp_path)
+    config, variant = setting(tmp_path)
     with pytest.raises(MachineError, match="output="):
-        ask(config, brush, FakeStudio())
+        ask(config, variant, FakeSource())
 
 
 @pytest.mark.slow

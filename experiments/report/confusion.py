@@ -67,8 +67,8 @@ class Pair:
 
 
 def pair(domain: str, before: Rows, after: Rows, forgotten: Collection[str]) -> Pair:
-    """Both models' maps with the same rows and columns, in the order of `after`; the `forgotten`
-    ones are marked.
+    """Returns both models' maps with the same rows and columns, in the order of `after`; the
+    `forgotten` ones are marked.
 
     Of more than MOST concepts the forgotten ones and those whose accuracy changed most are shown.
     """
@@ -99,17 +99,17 @@ def _draw(
     place = {name: i for i, name in enumerate(columns)}
     cells = []
     for j, row in enumerate(rows):
-        found: dict[str, float] = {}
+        by_column: dict[str, float] = {}
         for name, share in shares[row].items():
             column = name if name in place else OTHERS
-            found[column] = found.get(column, 0.0) + share
+            by_column[column] = by_column.get(column, 0.0) + share
         cells += [
             Cell(
                 round(LEFT + place[name] * width, 2), round(TOP + j * height, 2),
                 round(FAINTEST + (1 - FAINTEST) * min(1.0, share / 100), 2), name == row,
                 f"asked for {row}, seen {name}: {number(round(share, 1))} %",
             )
-            for name, share in found.items()
+            for name, share in by_column.items()
             if share > 0
         ]  # fmt: skip
     step, floor = math.ceil(LOWEST / width), round(TOP + len(rows) * height, 2)
@@ -125,7 +125,9 @@ def _draw(
 
 
 def _told(shares: Rows, rows: Sequence[str]) -> str:
-    """Which concepts are always seen as asked, and what the others are seen as, the worst first."""
+    """Returns in words which concepts are always seen as asked, and what the others are seen as,
+    the worst first.
+    """
     strayed = sorted(
         (name for name in rows if shares[name].get(name, 0) < 100),
         key=lambda n: shares[n].get(n, 0),
