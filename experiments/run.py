@@ -25,7 +25,6 @@ from experiments.runs.resuming import identity
 from experiments.runs.rows import Event, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
-from experiments.runs.tracking import Tracker
 from learner.board import Resumption
 from learner.loop import Listener
 from learner.order import Order
@@ -83,8 +82,8 @@ def carry_out(
         )
         resumption, reached = _left(folder, keeper, console) if resumed else (None, None)
         order = Order(config, recorded(folder.path))
-        trackers = [Tracker(name, folder, config) for name in config.trackers]
-        with Recorder(folder, progress, config.tensorboard, trackers, reached) as recorder:
+        trackers = tracking.open_trackers(config, folder)
+        with Recorder(folder, progress, trackers, reached) as recorder:
             for note in notes:
                 recorder("warning", {"round": 0, "message": note})
             result = _train(config, folder, _both(recorder, listen), keeper, resumption, order)

@@ -1,8 +1,8 @@
-"""How Weights & Biases and MLflow are told of a run; imported only when asked for.
+"""How TensorBoard, Weights & Biases and MLflow are told of a run; imported only when asked for.
 
-Addresses and keys come from their own environment variables alone. Without these both write below
-the output folder: W&B offline into the run folder (`wandb sync` sends it later), MLflow into a
-local database.
+Addresses and keys come from their own environment variables alone. Without these all write below
+the output folder: TensorBoard and W&B offline into the run folder (`wandb sync` sends it later),
+MLflow into a local database.
 """
 
 import json
@@ -18,6 +18,7 @@ from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
+"""What to install for those that do not come with rl-unlearn."""
 PROJECT = "rl-unlearn"
 _PARAMS = 100  # in one call to MLflow
 _LONGEST = 500
@@ -31,6 +32,28 @@ class Opened(Protocol):
 
     def close(self, state: str) -> None:
         """Ends the run: `finished`, `failed` or `stopped`."""
+
+
+class _TensorBoard:
+    """Event files in the run folder, made with the first numbers: a resumed run that ends before
+    its training goes on stays as it is.
+    """
+
+    def __init__(self, folder: RunFolder, _: Config):
+        self._folder = folder / "tensorboard"
+        self._writer: Any = None
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, state: str) -> None:  # noqa: ARG002
+        if self._writer is not None:
+            self._writer.close()
 
 
 class _WandB:
@@ -102,7 +125,11 @@ class _MLflow:
         )
 
 
-OPENERS: dict[str, Callable[[RunFolder, Config], Opened]] = {"wandb": _WandB, "mlflow": _MLflow}
+OPENERS: dict[str, Callable[[RunFolder, Config], Opened]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
 
 
 def _remembered(file: Path, make: Callable[[], str]) -> str:

@@ -1,12 +1,10 @@
-"""What a run says while it works: each event goes to metrics.jsonl, to TensorBoard, trackers and
-the screen.
+"""What a run says while it works: each event goes to metrics.jsonl, to the trackers and the
+screen.
 """
 
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -16,7 +14,7 @@ from experiments.runs.ledger import LEDGER
 from experiments.runs.progress import Progress
 from experiments.runs.resuming import trim
 from experiments.runs.run_folder import RunFolder
-from experiments.runs.tracking import Scalars, Tracker, scalars
+from experiments.runs.tracking import Tracker, scalars
 
 _STARTING = ("waiting for room", "starting actors")
 _BEFORE = (*_STARTING, "warm-up", "restoring")
@@ -28,15 +26,14 @@ rollouts in it."""
 
 
 class Recorder:
-    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken TensorBoard or
-    tracker warns.
+    """The `listen` of `cluster.program.train`; a broken disk ends the run, a broken tracker is a
+    warning.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         progress: Progress,
-        tensorboard: bool,
         trackers: Iterable[Tracker] = (),
         reached: Reached | None = None,
     ) -> None:
@@ -45,7 +42,6 @@ class Recorder:
         """
         self._folder = folder
         self._progress = progress
-        self._tensorboard = tensorboard
         self._trackers = tuple(trackers)
         self._start = time.monotonic()
         self._reached = reached
@@ -53,10 +49,8 @@ class Recorder:
         """Rows said before a run goes on."""
         self._metrics: TextIO | None = None
         self._ledger: TextIO | None = None
-        self._board: Any = None
         if reached is None:
             self._open()
-            self._open_board()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -73,7 +67,7 @@ class Recorder:
             tracker.close("finished" if error is None else "stopped" if stopped else "failed")
         self._warn()
         self._progress.stop()
-        for file in filter(None, (self._metrics, self._ledger, self._board)):
+        for file in filter(None, (self._metrics, self._ledger)):
             with (
                 suppress(OSError) if error is not None else nullcontext()
             ):  # nothing hides the first cause
@@ -101,10 +95,8 @@ class Recorder:
         if event == "dashboard":
             self._folder.update(dashboard=row["url"])
         if event in ("round", "selection", "evaluation"):
-            numbers, step = scalars(event, row), int(row.get("round", 0))
-            self._draw(numbers, step)
             for tracker in self._trackers:
-                tracker.log(numbers, step)
+                tracker.log(scalars(event, row), int(row.get("round", 0)))
         self._progress.show(event, row)
         if event != "warning":
             self._warn()
@@ -123,9 +115,6 @@ class Recorder:
             if file is not None:
                 file.close()
 
-    def _open_board(self) -> None:
-        self._board = _open_board(self._folder / "tensorboard") if self._tensorboard else None
-
     def _go_on(self) -> None:
         """Cuts the files of a resumed run to where it goes on, and writes what was said
         meanwhile."""
@@ -134,7 +123,6 @@ class Recorder:
         trim(self._folder.path, *self._reached)
         self._reached, held, self._held = None, self._held, []
         self._open()
-        self._open_board()
         for row in held:
             self._append(row)
 
@@ -156,29 +144,9 @@ class Recorder:
         assert self._ledger is not None
         append(self._ledger, row, synced=True)
 
-    def _draw(self, numbers: Scalars, step: int) -> None:
-        if self._board is None:
-            return
-        try:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-        except OSError as error:
-            self._board = None
-            self("warning", {"message": f"TensorBoard is off: {error}"})
-
 
 def _begins(event: str, row: dict[str, Any]) -> bool:
     """Whether this shows that all actors are there and the warm-up, or the restoring, is done."""
     if event == "phase":
         return row.get("phase") not in _BEFORE
     return event not in ("warning", "dashboard", "restart")
-
-
-def _open_board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(folder))
-    except (ImportError, OSError) as error:
-        print(f"warning: TensorBoard is off: {error}", file=sys.stderr)  # noqa: T201
-        return None

@@ -123,3 +123,9 @@ class Tracker:
                 backend.log(*item)
         except BaseException as error:  # some backends raise SystemExit
             self._give_up(f"{type(error).__name__}: {error}")
+
+
+def open_trackers(config: Config, folder: RunFolder) -> list[Tracker]:
+    """Returns the trackers that the configuration asks for, TensorBoard first."""
+    names = (["tensorboard"] if config.tensorboard else []) + list(config.trackers)
+    return [Tracker(name, folder, config) for name in names]

@@ -95,7 +95,7 @@ def run(folder: Path, config: Any) -> tuple[Any, Silence]:
     shown = Silence()
     folder.mkdir(exist_ok=True)
     keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
-    with Recorder(RunFolder(folder), shown, tensorboard=False) as recorder:
+    with Recorder(RunFolder(folder), shown) as recorder:
         result = program.train(config, recorder, folder / "replay", keeper=keeper)
     return result, shown
 

@@ -83,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"state": "stopped", "begun": True, "argv": ["x"], "reason": "y"})
     )
     keeper = Checkpoints(run, 1, 9)
-    with Recorder(RunFolder(run), Silent(), tensorboard=False) as recorder:
+    with Recorder(RunFolder(run), Silent()) as recorder:
         result = program.train(config, recorder, keeper=keeper)
     save_adapter(
         run / "adapter",

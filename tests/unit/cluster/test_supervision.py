@@ -159,7 +159,7 @@ def test_a_cluster_without_room_after_a_loss_is_waited_for():
 def run(folder: Path, config: Any, console: Any) -> Any:
     folder.mkdir(exist_ok=True)
     keeper = Checkpoints(folder, config.loop.checkpoint_every, config.loop.checkpoints)
-    with Recorder(RunFolder(folder), Lines(console), tensorboard=False) as recorder:
+    with Recorder(RunFolder(folder), Lines(console)) as recorder:
         return program.train(config, recorder, keeper=keeper)
 
 

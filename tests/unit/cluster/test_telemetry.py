@@ -225,9 +225,7 @@ def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_dashboard_is_printed_and_on_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Recorder(
-        RunFolder(tmp_path), make_progress(Console(stderr=True)), tensorboard=False
-    ) as record:
+    with Recorder(RunFolder(tmp_path), make_progress(Console(stderr=True))) as record:
         record("dashboard", {"url": "http://127.0.0.1:8265"})
     assert "dashboard: http://127.0.0.1:8265" in capsys.readouterr().err
     assert (

@@ -346,23 +346,6 @@ class Silent:
         self.shown.append(event)
 
 
-def test_a_broken_logger_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.runs import recorder
-
-    class Broken:
-        def add_scalar(self, *_: object) -> None:
-            raise OSError("disk gone")
-
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(recorder, "_open_board", lambda _: Broken())
-    progress = Silent()
-    with recorder.Recorder(run_folder.RunFolder(tmp_path), progress, tensorboard=True) as record:
-        record("round", {"round": 1, "reward": 1.0})
-        record("round", {"round": 2, "reward": 2.0})
-    assert progress.shown == ["warning", "round", "round"]
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize(
     ("name", "event"), [("metrics.jsonl", "round"), ("ledger.jsonl", "update")]
@@ -375,9 +358,7 @@ def test_a_record_that_the_disk_does_not_take_is_one_line(
     (tmp_path / name).symlink_to("/dev/full")
 
     def record() -> None:
-        with recorder.Recorder(
-            run_folder.RunFolder(tmp_path), Silent(), tensorboard=False
-        ) as listen:
+        with recorder.Recorder(run_folder.RunFolder(tmp_path), Silent()) as listen:
             listen(event, {"round": 1})
 
     with pytest.raises(

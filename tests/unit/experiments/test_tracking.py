@@ -57,9 +57,7 @@ def record(
     monkeypatch.setitem(OPENERS, "wandb", lambda *_: backend() if callable(backend) else backend)
     folder, config = RunFolder(tmp_path), tiny.config(trackers=["wandb"])
     tracker = Tracker("wandb", folder, config)
-    with Recorder(
-        folder, make_progress(Console(stderr=True)), tensorboard=False, trackers=[tracker]
-    ) as recorder:
+    with Recorder(folder, make_progress(Console(stderr=True)), trackers=[tracker]) as recorder:
         for number in range(events):
             recorder("round", ROW | {"round": number + 1})
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -89,7 +87,7 @@ def test_the_end_is_told_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setitem(OPENERS, "wandb", lambda *_, kept=backend: kept)
         tracker = Tracker("wandb", RunFolder(tmp_path), tiny.config())
         progress = make_progress(Console(stderr=True))
-        with pytest.raises(type(error)), Recorder(RunFolder(tmp_path), progress, False, [tracker]):
+        with pytest.raises(type(error)), Recorder(RunFolder(tmp_path), progress, [tracker]):
             raise error
         assert backend.heard == [state]
 
@@ -114,6 +112,41 @@ def test_one_that_cannot_be_opened_is_a_warning(
     rows = record(tmp_path, monkeypatch, refuse)
     assert warnings_in(rows) == ["wandb is off: OSError: no route to host"]
     assert sum(row["event"] == "round" for row in rows) == 3
+
+
+def test_tensorboard_is_a_tracker_whose_files_are_made_with_the_first_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny.config(tensorboard=True)
+    monkeypatch.setattr(tracking, "CLOSING_SECONDS", PATIENCE)
+    (tracker,) = tracking.open_trackers(config, RunFolder(tmp_path))
+    tracker.close("failed")
+    assert not list(tmp_path.iterdir())
+    (tracker,) = tracking.open_trackers(config, RunFolder(tmp_path))
+    for number in (1, 2):
+        tracker.log(scalars("round", ROW), number)
+    tracker.close("finished")
+    assert tracker.trouble() is None
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("round/kl")] == [
+        (1, 0.5),
+        (2, 0.5),
+    ]
+    assert not tracking.open_trackers(tiny.config(tensorboard=False), RunFolder(tmp_path))
+
+
+def test_a_tensorboard_that_cannot_write_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    trackers = tracking.open_trackers(tiny.config(tensorboard=True), RunFolder(tmp_path))
+    progress = make_progress(Console(stderr=True))
+    with Recorder(RunFolder(tmp_path), progress, trackers) as recorder:
+        recorder("round", ROW)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (message,) = warnings_in(rows)
+    assert message.startswith("tensorboard is off: FileExistsError: ")
 
 
 def test_one_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
