@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = args_run(args)
             if args.json:
                 stdout.write(to_json(outcome) + "\n")
-            return int(outcome.get("exit_code", 0)) if args.verb in ("doctor", "sweep") else 0
+            return int(outcome.get("exit_code", 0))
         except KeyboardInterrupt as stop:
             code, line = signals.cause(stop).exit_code, "stopped"
             trace = traceback.format_exc()

@@ -10,6 +10,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console import print_plain
+
 MEASURES = (
     ("reward", "reward", "{:+.2f}"),
     ("forget_rate", "forgotten", "{:.0%}"),
@@ -120,7 +122,7 @@ class Lines:
             )
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        print_plain(self._console, text)
 
 
 class LiveView:

@@ -30,16 +30,20 @@ def add_overrides(parser: ArgumentParser) -> None:
     )
 
 
-def add_cluster(parser: ArgumentParser) -> None:
-    """Where the actors run."""
-    parser.add_argument(
-        "--inline", action="store_true", help="run every actor in this process, without Ray"
-    )
+def add_cluster(
+    parser: ArgumentParser, inline: str = "run every actor in this process, without Ray"
+) -> None:
+    """Adds where the actors run; `inline` is the help of that flag."""
+    parser.add_argument("--inline", action="store_true", help=inline)
     parser.add_argument(
         "--address",
         metavar="A",
         help="existing Ray cluster; `auto` finds the one around this machine",
     )
+
+
+def add_no_evaluate(parser: ArgumentParser) -> None:
+    """Adds `--no-evaluate`."""
     parser.add_argument("--no-evaluate", action="store_true", help="train only")
 
 

@@ -14,6 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What `demo` takes."""
     common.add_overrides(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
     parser.add_argument("--seed", metavar="N", help="source of every random number (default 0)")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import print_plain
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
@@ -83,9 +84,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
-            console.print(
+            print_plain(
+                console,
                 f"{path}: its evaluation.json stays: more than the evaluation was overridden",
-                markup=False,
             )
     whole = sides[0] | {"models": [compared.untouched, *compared.rows]}
     measuring.show(whole, console)

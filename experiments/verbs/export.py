@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import print_plain
 from experiments.verbs import common
 
 HELP = (
@@ -38,15 +39,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.export import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)
-    console.print(
+    print_plain(
+        console,
         f"{written['file']}: {written['tensors']} tensors, same output as the run's adapter "
         f"(largest difference {written['largest_difference']:.1g})",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+    )
     if written.get("left_out"):
-        console.print(
+        print_plain(
+            console,
             f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and "
             "not in the copy",
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
+        )
     return written

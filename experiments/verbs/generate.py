@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import print_plain
 from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -102,7 +103,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     grid = bool(out.suffix) and not out.is_dir()
     make_folder(out.parent if grid else out, "choose another --out")
     for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
-        console.print(f"warning: {note}", soft_wrap=True, highlight=False, markup=False)
+        print_plain(console, f"warning: {note}")
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)
@@ -120,7 +121,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         files = [out]
     else:
         files = _separate(out, drawn, len(prompts), seeds)
-    console.print(f"{len(texts)} images: {out}", soft_wrap=True, highlight=False, markup=False)
+    print_plain(console, f"{len(texts)} images: {out}")
     return {
         "file": str(out), "files": [str(file) for file in files], "prompts": prompts,
         "seeds": seeds,

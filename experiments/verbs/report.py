@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import print_plain
 from experiments.files import make_folder
 from rl_unlearn.errors import ConfigError
 
@@ -39,5 +40,5 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.out:
         make_folder(out.parent, "choose another --out")
     write_page(folders, out)
-    console.print(f"report: {out}", soft_wrap=True, highlight=False, markup=False)
+    print_plain(console, f"report: {out}")
     return {"report": str(out), "runs": [str(folder) for folder in folders]}

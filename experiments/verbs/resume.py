@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the run folder")
     common.add_overrides(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
+from experiments.console import print_plain
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
@@ -30,17 +31,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps"
     )
     parser.add_argument("--name", metavar="N", help="name of the sweep; default the space file's")
-    parser.add_argument(
-        "--inline", action="store_true",
-        help=(
-            "each trial in one process (default on the canvas; cluster.inline=false gives each "
-            "its own actors)"
-        ),
-    )  # fmt: skip
-    parser.add_argument(
-        "--address",
-        metavar="A",
-        help="existing Ray cluster; `auto` finds the one around this machine",
+    common.add_cluster(
+        parser,
+        inline="each trial in one process (default on the canvas; cluster.inline=false gives each "
+        "its own actors)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on with a killed sweep: only what is not done yet"
@@ -142,5 +136,5 @@ def _finish(folder: "SweepFolder", console: Console) -> dict[str, Any]:
         "stopped, "
         f"{len(outcome['failed'])} failed\ntable: {outcome['table']}"
     )
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    print_plain(console, "\n".join(lines))
     return outcome | {"exit_code": FAILED if outcome["failed"] else 0}

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
+from experiments.console import print_plain
 from experiments.doctor import preflight
 from experiments.runs import replacing, resuming, run_folder, submitting, tracking
 from experiments.runs.run_state import read_state
@@ -23,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What `train` takes."""
     common.add_config(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
     parser.add_argument("--name", metavar="N", help="run name; default CONCEPT-seedSEED")
     parser.add_argument(
         "--on",
@@ -125,9 +127,7 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     config = resuming.as_begun(path, config)
     resuming.check(path, config)
     if resuming.is_finished(path, config):
-        console.print(
-            f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False
-        )
+        print_plain(console, f"{path} is finished; raise loop.rounds to train on")
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
@@ -145,7 +145,7 @@ def _start(
     tracking.check(config)
     notes = preflight.look(config, judged=not args.no_evaluate)
     for note in notes:
-        console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
+        print_plain(console, f"warning: {note}")
     if not config.cluster.inline:
         address.check(config)
     from experiments.evaluation import measuring
@@ -156,10 +156,10 @@ def _start(
     )
     if "after" in outcome:
         measuring.show(outcome, console)
-    console.print(
+    print_plain(
+        console,
         f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
         f"{outcome['wall_seconds']:.0f} seconds\n"
         f"report: {outcome['report']}",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+    )
     return outcome
