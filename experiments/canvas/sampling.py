@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
 from experiments.canvas.autoencoder import decode
-from experiments.canvas.diffusion import PROMPTS, Denoiser
+from experiments.canvas.denoiser import PROMPTS, Denoiser
 
 STEPS, ETA, GUIDANCE = 10, 1.0, 1.0
 NULL = len(PROMPTS) - 1
