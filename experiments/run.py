@@ -41,7 +41,7 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 
-def carry_out(
+def run(
     config: Config,
     folder: RunFolder,
     argv: list[str],

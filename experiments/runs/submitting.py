@@ -18,7 +18,7 @@ from rl_unlearn.errors import ConfigError, DataError, TrainingError
 from rl_unlearn.files.json_file import parse_object
 
 
-def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
+def submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     """Submit the command to the head at `args.submit`, follow its log on stderr, and end as it
     ends.
 

@@ -92,7 +92,7 @@ class Trials:
         }
 
     def _run(self, config: Config, folder: RunFolder, found: Settings, report: Report) -> None:
-        from experiments.run import carry_out
+        from experiments.run import run
 
         told = (0, -1)
 
@@ -117,7 +117,7 @@ class Trials:
         if begun := resuming.is_run(folder.path):
             config = resuming.as_begun(folder.path, config)
             resuming.check(folder.path, config)
-        carry_out(config, folder, argv, True, Console(quiet=True), begun, listen)
+        run(config, folder, argv, True, Console(quiet=True), begun, listen)
 
 
 def final(folder: Path) -> dict[str, Any]:

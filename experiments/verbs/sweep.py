@@ -51,10 +51,10 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     overrides = args.overrides + common.cluster_overrides(args)
     folder, base, space = _resumed(args, overrides) if args.resume else _new(args, overrides)
     address.check(base)
-    from experiments.sweep.trials import carry_out_all
+    from experiments.sweep.trials import run_all
 
     with folder.running(base, space):
-        carry_out_all(folder.path.resolve(), base, space, console)
+        run_all(folder.path.resolve(), base, space, console)
         return _finish(folder, console)
 
 

@@ -110,7 +110,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.mfu or args.tflops:
         raise ConfigError("--mfu and --tflops say how long a run takes: give them with --plan")
     if args.submit:  # other runs are looked up where the job will be
-        return submitting.carry_out(settings.load(args.config, overrides), args, console)
+        return submitting.submit(settings.load(args.config, overrides), args, console)
     config = settings.load(args.config, overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
@@ -148,10 +148,10 @@ def _start(
         print_plain(console, f"warning: {note}")
     if not config.cluster.inline:
         address.check(config)
+    import experiments.run
     from experiments.evaluation import measuring
-    from experiments.run import carry_out
 
-    outcome = carry_out(
+    outcome = experiments.run.run(
         config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
     )
     if "after" in outcome:
