@@ -1,8 +1,8 @@
-"""Lines for people, as they are: no markup, no highlights, no line breaks of rich's own."""
+"""Lines of text for a person who watches."""
 
 from rich.console import Console
 
 
-def print_plain(console: Console, text: str) -> None:
-    """Prints one line or several."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+def say(console: Console, line: str) -> None:
+    """Prints text of any origin as it is: neither wrapped, nor coloured, nor read as markup."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import Result, train
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.evaluation import measuring, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
@@ -129,7 +129,7 @@ def _left(
     record of the run.
     """
     read_rows(folder / "metrics.jsonl", Event)
-    found = keeper.newest(lambda line: print_plain(console, line))
+    found = keeper.newest(lambda line: say(console, line))
     if found is None:
         return None, (None, 0)
     round, start = found

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.console import print_plain
+from experiments.console import say
 
 MEASURES = (
     ("reward", "reward", "{:+.2f}"),
@@ -122,7 +122,7 @@ class Lines:
             )
 
     def _print(self, text: str) -> None:
-        print_plain(self._console, text)
+        say(self._console, text)
 
 
 class LiveView:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings, signals
-from experiments.console import print_plain
+from experiments.console import say
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, TrainingError
 from rl_unlearn.files.json_file import parse_object
@@ -32,22 +32,22 @@ def submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     run = Path(config.output) / config.run_name
     client = submission.connect(args.submit)
     if not submission.asks_for_token(client):
-        print_plain(
+        say(
             console,
             f"warning: {args.submit} asks for no token: whoever reaches it can run code on the "
             "cluster",
         )
     job = submission.submit(client, run, command(args.argv), Path.cwd(), _environment(), _to_stderr)
-    print_plain(console, f"job {job.id} is submitted to {args.submit}; Ctrl-C stops it")
+    say(console, f"job {job.id} is submitted to {args.submit}; Ctrl-C stops it")
     try:
         ended = job.follow()
     except KeyboardInterrupt:
-        print_plain(console, f"stopping job {job.id}; a second signal leaves at once")
+        say(console, f"stopping job {job.id}; a second signal leaves at once")
         job.stop()
-        print_plain(console, f"job {job.id}: {job.follow().status}")
+        say(console, f"job {job.id}: {job.follow().status}")
         raise
     if ended.status == "STOPPED":
-        print_plain(console, f"job {job.id} was stopped; `--resume auto` goes on with it")
+        say(console, f"job {job.id} was stopped; `--resume auto` goes on with it")
         raise signals.Stopped(signal.SIGTERM)
     if ended.status != "SUCCEEDED":
         code = "" if ended.exit_code is None else f" with exit code {ended.exit_code}"

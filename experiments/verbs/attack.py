@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
@@ -57,7 +57,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if common.concern(args.overrides, "attack", "evaluation"):
         write_json(path / "attacks.json", outcome)
         write_report(path)
-        print_plain(console, f"attacks: {path / 'attacks.json'}")
+        say(console, f"attacks: {path / 'attacks.json'}")
     else:
-        print_plain(console, "the run's attacks.json stays: more than the attack was overridden")
+        say(console, "the run's attacks.json stays: more than the attack was overridden")
     return outcome

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
@@ -84,7 +84,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             write_card(path, path / "adapter", own)
             write_report(path)
         elif training:
-            print_plain(
+            say(
                 console,
                 f"{path}: its evaluation.json stays: more than the evaluation was overridden",
             )

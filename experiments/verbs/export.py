@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.verbs import common
 
 HELP = (
@@ -39,13 +39,13 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.export import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)
-    print_plain(
+    say(
         console,
         f"{written['file']}: {written['tensors']} tensors, same output as the run's adapter "
         f"(largest difference {written['largest_difference']:.1g})",
     )
     if written.get("left_out"):
-        print_plain(
+        say(
             console,
             f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and "
             "not in the copy",

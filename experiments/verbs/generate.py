@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -103,7 +103,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     grid = bool(out.suffix) and not out.is_dir()
     make_folder(out.parent if grid else out, "choose another --out")
     for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
-        print_plain(console, f"warning: {note}")
+        say(console, f"warning: {note}")
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)
@@ -121,7 +121,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         files = [out]
     else:
         files = _separate(out, drawn, len(prompts), seeds)
-    print_plain(console, f"{len(texts)} images: {out}")
+    say(console, f"{len(texts)} images: {out}")
     return {
         "file": str(out), "files": [str(file) for file in files], "prompts": prompts,
         "seeds": seeds,

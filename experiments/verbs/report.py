@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.files import make_folder
 from rl_unlearn.errors import ConfigError
 
@@ -40,5 +40,5 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.out:
         make_folder(out.parent, "choose another --out")
     write_page(folders, out)
-    print_plain(console, f"report: {out}")
+    say(console, f"report: {out}")
     return {"report": str(out), "runs": [str(folder) for folder in folders]}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
@@ -136,5 +136,5 @@ def _finish(folder: "SweepFolder", console: Console) -> dict[str, Any]:
         "stopped, "
         f"{len(outcome['failed'])} failed\ntable: {outcome['table']}"
     )
-    print_plain(console, "\n".join(lines))
+    say(console, "\n".join(lines))
     return outcome | {"exit_code": FAILED if outcome["failed"] else 0}

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
-from experiments.console import print_plain
+from experiments.console import say
 from experiments.doctor import preflight
 from experiments.runs import replacing, resuming, run_folder, submitting, tracking
 from experiments.runs.run_state import read_state
@@ -127,7 +127,7 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     config = resuming.as_begun(path, config)
     resuming.check(path, config)
     if resuming.is_finished(path, config):
-        print_plain(console, f"{path} is finished; raise loop.rounds to train on")
+        say(console, f"{path} is finished; raise loop.rounds to train on")
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
@@ -145,7 +145,7 @@ def _start(
     tracking.check(config)
     notes = preflight.look(config, judged=not args.no_evaluate)
     for note in notes:
-        print_plain(console, f"warning: {note}")
+        say(console, f"warning: {note}")
     if not config.cluster.inline:
         address.check(config)
     import experiments.run
@@ -156,7 +156,7 @@ def _start(
     )
     if "after" in outcome:
         measuring.show(outcome, console)
-    print_plain(
+    say(
         console,
         f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
         f"{outcome['wall_seconds']:.0f} seconds\n"
