@@ -61,7 +61,7 @@ def connect(url: str) -> Any:
     """
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
         """Ray's client, with a limit on every wait."""
 
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:

@@ -168,7 +168,7 @@ def _tune_config(plan: Plan, name: Callable[[Settings], str]) -> Any:
 def _watcher(watch: Watch) -> Any:
     from ray import tune
 
-    class Watcher(tune.Callback):
+    class Watcher(tune.Callback):  # type: ignore[misc]  # Ray has no types
         """Tells `watch` what became of the trials; a stored copy is idle, the screen belongs to
         this process.
         """

@@ -110,7 +110,7 @@ def parse(text: str, source: str) -> Any:
         ) from error
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def read(path: Path) -> dict[str, Any]:

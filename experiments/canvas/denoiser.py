@@ -78,15 +78,20 @@ class Denoiser(nn.Module):
         encoded once.
         """
         unique, inverse = prompts.unique(return_inverse=True)
-        return self.text_encoder(self.tokens[unique]).last_hidden_state[inverse]
+        states: Tensor = self.text_encoder(self.tokens[unique]).last_hidden_state
+        return states[inverse]
 
     def forward(self, noisy: Tensor, steps: Tensor, prompts: Tensor) -> Tensor:
-        return self.unet(noisy, steps, self.text(prompts)).sample
+        predicted: Tensor = self.unet(noisy, steps, self.text(prompts)).sample
+        return predicted
 
 
 def prompt_tokens(tokenizer: CLIPTokenizer) -> Tensor:
     """Token ids of PROMPTS, (189, 12)."""
-    return tokenizer(PROMPTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ids: Tensor = tokenizer(
+        PROMPTS, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
 
 
 def drop_words(concepts: Tensor, generator: torch.Generator) -> Tensor:

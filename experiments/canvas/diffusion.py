@@ -39,7 +39,7 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
             clean, concepts = data.clean(BATCH // processes)
             steps = torch.randint(1000, (len(clean),), generator=generator)
             noisy, target = data.noisy(clean, steps)
-            predicted = model(noisy, steps, drop_words(concepts, generator))
+            predicted: Tensor = model(noisy, steps, drop_words(concepts, generator))
             return (predicted - target).square().mean()
 
         training.run(loss, first)

@@ -52,7 +52,7 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
         @torch.no_grad()
         def teach(noisy: Tensor, steps: Tensor, prompts: Tensor) -> Tensor:
             guided = prompts != NULL
-            towards = teacher.unet(noisy, steps, text[prompts]).sample
+            towards: Tensor = teacher.unet(noisy, steps, text[prompts]).sample
             base = teacher.unet(
                 noisy[guided], steps[guided], text[NULL].expand(int(guided.sum()), -1, -1)
             ).sample
@@ -65,8 +65,8 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
             steps = draw_steps(len(clean))
             noisy, _ = data.noisy(clean, steps)
             prompts = drop_words(concepts, generator)
-            target = teach(noisy, steps, prompts)
-            return (student.unet(noisy, steps, text[prompts]).sample - target).square().mean()
+            predicted: Tensor = student.unet(noisy, steps, text[prompts]).sample
+            return (predicted - teach(noisy, steps, prompts)).square().mean()
 
         training.run(loss)
 

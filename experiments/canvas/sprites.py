@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resvg_py
@@ -60,7 +61,7 @@ def fetch(work: Path) -> Path:
     return folder
 
 
-def rasterise(icons: dict, name: str) -> np.ndarray:
+def rasterise(icons: dict[str, Any], name: str) -> np.ndarray:
     """One icon of an Iconify set, (4, 64, 64) uint8 with premultiplied alpha."""
     while name in icons.get("aliases", {}):
         name = icons["aliases"][name]["parent"]
@@ -77,7 +78,7 @@ def rasterise(icons: dict, name: str) -> np.ndarray:
     png = bytes(
         resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER, skip_system_fonts=True)
     )
-    rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
+    rgba: np.ndarray = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
     rgba[..., :3] *= rgba[..., 3:]
     step = RASTER // SHIPPED
     small = rgba.reshape(SHIPPED, step, SHIPPED, step, 4).mean((1, 3))

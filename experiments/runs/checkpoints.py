@@ -176,7 +176,8 @@ class Checkpoints:
 
 def _packed(snapshot: Snapshot) -> bytes:
     tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-    return save(tensors, metadata={"values": to_json(snapshot.values)})
+    content: bytes = save(tensors, metadata={"values": to_json(snapshot.values)})
+    return content
 
 
 def _check_format(manifest: dict[str, Any], folder: Path) -> None:
