@@ -19,7 +19,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def search_path() -> list[str]:
-    """Where workers shall search before the interpreter's own places.
+    """Returns where workers shall search before the interpreter's own places.
 
     That is where the driver does, with ROOT before what would hide these packages.
     """
@@ -30,7 +30,7 @@ def search_path() -> list[str]:
 
 
 def job() -> Any:
-    """A configuration for `ray.init` with which workers search where `search_path` says."""
+    """Returns a configuration for `ray.init` by which workers search where `search_path` says."""
     from ray.job_config import JobConfig
 
     class Job(JobConfig):  # type: ignore[misc]

@@ -16,14 +16,16 @@ PYTHONS_OWN = "pymp-abcdefgh/listener-abcdefgh"
 
 
 def path() -> Path:
-    """Ray's folder: below RAY_TMPDIR, else TMPDIR, else /tmp."""
+    """Returns Ray's folder: below RAY_TMPDIR, else TMPDIR, else /tmp."""
     above = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 # nosec B108: Ray's default
     return Path(above) / "ray"
 
 
 def check(config: Config) -> Path:
-    """Ray's folder; MachineError if a socket in it, or one of the dashboard's, would have no
-    room."""
+    """Returns Ray's folder.
+
+    Raises MachineError if a socket in it, or one of the dashboard's, would have no room.
+    """
     found = path()
     if _too_long(found / RAYS_OWN):
         raise MachineError(

@@ -51,7 +51,7 @@ def run(
     listen: Listener | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Fill the run folder; returns what the command prints.
+    """Fills the run folder; returns what the command prints.
 
     Bad input fails before the folder is made.
 
@@ -125,8 +125,9 @@ def run(
 def _left(
     folder: RunFolder, keeper: Checkpoints, console: Console
 ) -> tuple[Resumption | None, Reached]:
-    """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no
-    record of the run.
+    """Returns what the newest checkpoint holds, None if there is none yet, and how far it is.
+
+    Changes no record of the run.
     """
     read_rows(folder / "metrics.jsonl", Event)
     found = keeper.newest(lambda line: say(console, line))
@@ -193,7 +194,10 @@ def _look(
 
 
 def _for_driver(config: Config) -> Config:
-    """On a cluster the driver takes the device it has; actors keep the one asked for."""
+    """Returns the configuration for the driver, which on a cluster takes the device it has.
+
+    Actors keep the one asked for.
+    """
     if address.meant(config).is_local:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})})

@@ -46,7 +46,7 @@ def train(rank: int, processes: int, work: Path, weights: Path) -> None:
 
 
 def export(work: Path, weights: Path, model: Denoiser) -> None:
-    """Write the pipeline folder with the current decoder, replacing the former one in one step."""
+    """Writes the pipeline folder with the current decoder, replacing the former one in one step."""
     vae = AutoencoderKL.from_pretrained(work / ("vae" if (work / "vae").exists() else "vae-joint"))
     fresh, folder, old = weights / "pipeline.fresh", weights / "pipeline", work / "pipeline.old"
     vocabulary.save(work / "tokenizer")

@@ -68,7 +68,7 @@ def half_denoised(
 
 
 def build(work: Path) -> None:
-    """Write `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the
+    """Writes `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the
     distilled model.
     """
     path = work / "generated.safetensors"

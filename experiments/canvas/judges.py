@@ -58,7 +58,7 @@ def accuracy(judge: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def build(head: Head, work: Path, member: Member = "main") -> None:
-    """Write the judge's folder, and its curve beside it."""
+    """Writes the judge's folder, and its curve beside it."""
     folder, seed, peak = judge_path(head, member), SEEDS[member][head], PEAK[member]
     pool = renders(work, "train", per_concept=500, seed=1)
     again = reconstructions(work, pool, RECONSTRUCTED, seed=5)

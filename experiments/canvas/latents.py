@@ -17,7 +17,7 @@ SHARDS = ((500, 1), (440, 3))
 
 
 def build(work: Path, shards: tuple[tuple[int, int], ...] = SHARDS) -> None:
-    """Write one file a shard: posterior mean and deviation (N, 4, 8, 8), unscaled, and concepts
+    """Writes one file a shard: posterior mean and deviation (N, 4, 8, 8), unscaled, and concepts
     (N,).
     """
     model = AutoencoderKL.from_pretrained(work / "vae-joint")

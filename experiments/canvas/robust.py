@@ -30,7 +30,7 @@ SHARES = (0.25, 0.25, 0.5)
 
 
 def build(name: ClipName, work: Path, weights: Path, steps: int | None = None) -> None:
-    """Tune `clip-{name}` and replace its weights."""
+    """Tunes `clip-{name}` and replaces its weights."""
     seed, eye = SEEDS[name], torch.eye(CONCEPTS)
     sizes = [int(BATCH * share) for share in SHARES]
     pool = renders(work, "train", per_concept=500, seed=1)

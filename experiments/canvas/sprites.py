@@ -45,7 +45,7 @@ RASTER, SHIPPED = 256, 64
 
 
 def fetch(work: Path) -> Path:
-    """Install the pinned packages under `work`, unless they are there; returns the folder that
+    """Installs the pinned packages under `work`, unless they are there; returns the folder that
     holds them.
     """
     folder = work / "node_modules" / "@iconify-json"
@@ -86,7 +86,7 @@ def rasterise(icons: dict[str, Any], name: str) -> np.ndarray:
 
 
 def build(work: Path, weights: Path) -> None:
-    """Write `sprites.safetensors`: (20, 8, 4, 64, 64) uint8."""
+    """Writes `sprites.safetensors`: (20, 8, 4, 64, 64) uint8."""
     folder = fetch(work)
     sprites = np.zeros((len(OBJECTS), len(STYLES), 4, SHIPPED, SHIPPED), np.uint8)
     for s, style in enumerate(STYLES):

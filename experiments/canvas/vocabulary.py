@@ -79,7 +79,7 @@ def word_ids(made: CLIPTokenizer) -> list[int]:
 
 
 def save(folder: Path) -> None:
-    """Write the tokenizer with `vocab.json` and `merges.txt` beside `tokenizer.json`."""
+    """Writes the tokenizer with `vocab.json` and `merges.txt` beside `tokenizer.json`."""
     made = tokenizer()
     made.save_pretrained(folder)
     model = json.loads(made.backend_tokenizer.to_str())["model"]

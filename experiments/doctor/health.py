@@ -39,7 +39,7 @@ class Row:
 
 
 def check(config: Config) -> list[Row]:
-    """All rows; none of them changes the machine."""
+    """Returns a row of each check; none of them changes the machine."""
     rows = [
         Row("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version())
     ]
@@ -55,7 +55,7 @@ def check(config: Config) -> list[Row]:
 
 
 def requirements() -> list[Requirement]:
-    """What the installed project, or the checkout around this file, asks for."""
+    """Returns what the installed project, or the checkout around this file, asks for."""
     try:
         texts = metadata.requires("rl-unlearn") or []
     except metadata.PackageNotFoundError:
@@ -90,7 +90,7 @@ def _packages() -> Iterator[Row]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -132,12 +132,12 @@ def _gpu(config: Config) -> Row:
 
 
 def _may_have_cards() -> bool:
-    """Whether it is worth the seconds that torch takes to be imported."""
+    """Returns whether it is worth the seconds that torch takes to be imported."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or DRIVER.exists()
 
 
 def cards() -> int:
-    """GPUs that torch can use here."""
+    """Returns the number of GPUs that torch can use here."""
     if not _may_have_cards():
         return 0
     import torch
@@ -146,7 +146,7 @@ def cards() -> int:
 
 
 def _driver() -> str | None:
-    """Version of NVIDIA's kernel driver."""
+    """Returns the version of NVIDIA's kernel driver."""
     try:
         found = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8").splitlines()[0])
     except (OSError, IndexError):
@@ -165,8 +165,10 @@ def _memory() -> Row:
 
 
 def check_folder(name: str, path: Path) -> Row:
-    """Whether a folder, or the nearest one above it that is there, can be written to, and has
-    room."""
+    """Returns whether a folder can be written to and has room.
+
+    Where it is not there yet, the nearest one above it that is there is asked.
+    """
     path = path.absolute()
     there = next(above for above in (path, *path.parents) if above.exists())
     try:
@@ -192,14 +194,14 @@ def _weights() -> Row:
 
 
 def _preflight(config: Config) -> Iterator[Row]:
-    """What would go wrong in a run of this configuration, and what should be known of it."""
+    """Yields what would go wrong in a run of this configuration, and what should be known of it."""
     for name, notes, error in preflight.results(config):
         state: State = "fail" if error else "warn" if notes else "ok"
         yield Row(name, state, str(error) if error else "; ".join(notes) or "as a run needs them")
 
 
 def _hub(config: Config) -> Row:
-    """Where the model is; the hub is asked only for a hub id."""
+    """Returns where the model is; the hub is asked only for a hub id."""
     path, revision = config.model.path, config.model.revision
     if path == "canvas":
         return Row("model place", "ok", "the canvas, shipped")

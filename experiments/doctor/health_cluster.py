@@ -21,9 +21,9 @@ _LONGEST_REPLY = 100_000
 
 
 def check(config: Config, start: bool) -> list[Row]:
-    """All rows; with `start` Ray is started, or the cluster joined, and left again.
+    """Returns a row of each check; none of them changes the machine.
 
-    None changes the machine.
+    With `start` Ray is started, or the cluster joined, and left again.
     """
     if find_spec("ray") is None:
         return [Row("Ray", "fail", "cannot be imported; install the project's dependencies")]
@@ -51,7 +51,7 @@ def _cluster(config: Config, start: bool) -> Iterator[Row]:
 
 
 def _head(url: str) -> Row:
-    """A head where jobs are submitted; the job itself then finds the cluster."""
+    """Returns whether a head answers where jobs are submitted; the job then finds the cluster."""
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import urlopen
@@ -92,7 +92,7 @@ def _actors(config: Config, there: list[survey.Node]) -> Row:
 
 
 def _authentication(config: Config) -> Row:
-    """Whether a token is asked for and there; what it is stays unread."""
+    """Returns whether a token is asked for and there; what it is stays unread."""
     name, mode = "Ray authentication", os.environ.get("RAY_AUTH_MODE", "").lower()
     private_one = address.meant(config).is_local
     if private_one and not config.cluster.inline:
@@ -168,7 +168,7 @@ def _ports() -> Iterator[Row]:
 
 
 def _program(pid: int | None) -> str:
-    """Name of a process, and its program if it is a script's."""
+    """Returns the name of a process, and its program if it is a script's."""
     import psutil
 
     if pid is None:

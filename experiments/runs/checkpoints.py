@@ -1,10 +1,10 @@
-"""Checkpoints on disk: a folder that is whole or absent, safetensors with their sizes and SHA-256
-in a manifest.
+"""Checkpoints on disk, whole or absent, with sizes and SHA-256 of their files in a manifest.
 
 checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
-checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors),
-MANIFEST.json checkpoints/quarantine-round-000008/        one that is damaged or another run's:
-named, never loaded, never deleted
+checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors) and
+                                            MANIFEST.json
+checkpoints/quarantine-round-000008/        one that is damaged or another run's: named, never
+                                            loaded, never deleted
 """
 
 import hashlib
@@ -35,8 +35,7 @@ _NAME = re.compile(r"round-(\d{6,})")
 
 
 class FormatError(DataError):
-    """A checkpoint that another version of this program made: not damaged, but not to be read
-    here."""
+    """An error for a checkpoint of another version: not damaged, but not to be read here."""
 
 
 class Checkpoints:
@@ -54,7 +53,7 @@ class Checkpoints:
         self._warm_up = ""
 
     def due(self, round: int) -> bool:
-        """Whether a checkpoint shall be made after this round."""
+        """Returns whether a checkpoint shall be made after this round."""
         return self._every > 0 and round % self._every == 0
 
     def keep_warm_up(self, warm_up: Snapshot) -> None:
@@ -74,11 +73,10 @@ class Checkpoints:
         return str(path)
 
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
-        """Writes all parts aside, the manifest last, renames the folder into place, then forgets
-        the oldest ones.
+        """Writes all parts as one checkpoint, then deletes the oldest ones.
 
-        Raises MachineError if the disk does not take it; the checkpoints made before stay as they
-        are.
+        The parts are written aside, the manifest last, and the folder is renamed into place. Raises
+        MachineError if the disk does not take it; the checkpoints made before stay as they are.
         """
         final = self._root / f"round-{round:06d}"
         aside = self._root / f".{final.name}.{os.getpid()}.tmp"
@@ -110,7 +108,7 @@ class Checkpoints:
             shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
-        """The newest valid checkpoint and its round, None if the run had made none yet.
+        """Returns the newest valid checkpoint and its round, or None if the run had made none yet.
 
         One that is damaged or another run's is named through `warn` and put aside, and the one
         before is taken. Raises DataError if there are checkpoints but none is valid, or if another
@@ -152,8 +150,9 @@ class Checkpoints:
         return None
 
     def _check_own(self, manifest: dict[str, Any], found: Resumption, made: dict[int, str]) -> None:
-        """That a whole checkpoint is one of this run: of its configuration, and with the weights of
-        its ledger.
+        """Checks that a whole checkpoint is one of this run.
+
+        It must be of its configuration, and have the weights of its ledger.
         """
         if self._identity is not None and manifest["configuration"] != self._identity:
             raise ValueError("it is another run's: made with another configuration")
@@ -192,7 +191,7 @@ def _check_format(manifest: dict[str, Any], folder: Path) -> None:
 
 
 def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resumption]:
-    """The name of the warm-up's file, and all that is needed to go on."""
+    """Returns the name of the warm-up's file, and all that is needed to go on."""
     if manifest["format"] != FORMAT or manifest["round"] != round:
         raise ValueError(
             f"its manifest is of format {manifest['format']}, round {manifest['round']}"

@@ -13,7 +13,7 @@ MAX_PIXELS = 50_000_000
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file in a run folder, there or not.
+    """Returns the path of a file in a run folder, whether it is there or not.
 
     Raises DataError if it is a link that leads out of the folder, which itself may be one, or no
     plain file: what a page shows is what the run wrote.
@@ -30,8 +30,9 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def picture(path: Path) -> tuple[bytes, Image.Image] | None:
-    """A PNG file's bytes and its picture, None where there is no file; DataError if it is none, or
-    a huge one.
+    """Returns a PNG file's bytes and its picture, or None where there is no file.
+
+    Raises DataError if it is none, or a huge one.
     """
     if not path.is_file():
         return None

@@ -27,22 +27,25 @@ class Progress(Protocol):
     """Shows events of a run."""
 
     def start(self) -> None:
-        """Take the screen."""
+        """Takes the screen."""
 
     def stop(self) -> None:
-        """Give the screen back."""
+        """Gives the screen back."""
 
     def show(self, event: str, row: dict[str, Any]) -> None:
-        """Take one event."""
+        """Takes one event."""
 
 
 def make_progress(console: Console) -> Progress:
-    """A live view if somebody can watch it, else plain lines."""
+    """Returns a live view if somebody can watch it, else plain lines."""
     return LiveView(console) if console.is_terminal else Lines(console)
 
 
 def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of each headline number that the row holds; a per-step list shows its mean."""
+    """Returns label and text of each headline number that the row holds.
+
+    A per-step list shows its mean.
+    """
     shown = []
     for key, label, form in MEASURES:
         value = row.get(key)
@@ -55,7 +58,7 @@ def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def selection_text(row: dict[str, Any]) -> str:
-    """One look at the policy by the selection CLIP."""
+    """Returns a line on one look at the policy by the selection CLIP."""
     parts = [
         f"{key} {row[key]:.3g}"
         for key in ("score", "forgotten", "retained", "coherence")
@@ -72,14 +75,14 @@ def selection_text(row: dict[str, Any]) -> str:
 
 
 class Eta:
-    """Time left, from the mean round so far."""
+    """The time left, by the mean round so far."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._first: int | None = None
 
     def text(self, row: dict[str, Any]) -> str:
-        """Minutes and seconds until the last round, or nothing before there is a mean."""
+        """Returns minutes and seconds until the last round, or nothing before there is a mean."""
         done, total = row.get("round"), row.get("rounds")
         if not isinstance(done, int) or not isinstance(total, int):
             return ""
@@ -98,13 +101,13 @@ class Lines:
         self._eta = Eta()
 
     def start(self) -> None:
-        """Nothing to take."""
+        """Does nothing: lines take no screen."""
 
     def stop(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: lines took no screen."""
 
     def show(self, event: str, row: dict[str, Any]) -> None:
-        """Print one line."""
+        """Prints one line."""
         if event == "phase":
             self._print(str(row.get("phase", "")))
         elif event == "dashboard":
@@ -126,7 +129,7 @@ class Lines:
 
 
 class LiveView:
-    """Phase, bar and headline numbers, redrawn in place."""
+    """A view of phase, bar and headline numbers, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -142,15 +145,15 @@ class LiveView:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def start(self) -> None:
-        """Take the screen."""
+        """Takes the screen."""
         self._live.start()
 
     def stop(self) -> None:
-        """Leave the last picture standing."""
+        """Leaves the last picture standing."""
         self._live.stop()
 
     def show(self, event: str, row: dict[str, Any]) -> None:
-        """Redraw with the new numbers."""
+        """Redraws with the new numbers."""
         if event == "phase":
             self._bar.update(self._task, description=str(row.get("phase", "")))
         elif event == "dashboard":

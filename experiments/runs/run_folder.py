@@ -37,7 +37,7 @@ PACKAGES = (
 
 @dataclass
 class RunFolder:
-    """Paths of a run and its `run_state.json`."""
+    """The folder of a run and its `run_state.json`."""
 
     path: Path
     state: dict[str, Any] = field(default_factory=dict)
@@ -53,8 +53,8 @@ class RunFolder:
     def running(
         self, config: Config, argv: list[str], resumed: bool = False
     ) -> Iterator["RunFolder"]:
-        """Make the folder, then keep `run_state.json` true until the block is left, however it is
-        left.
+        """Makes the folder, then keeps `run_state.json` true until the block is left, in whatever
+        way.
 
         With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run
         ends before `begin`.
@@ -95,10 +95,9 @@ class RunFolder:
                 os.close(lock)
 
     def begin(self) -> None:
-        """All actors are there and the warm-up or the restoring is done: from now on this run
-        counts.
+        """Puts on record that the run counts from now on, and deletes what it replaces after that.
 
-        What it replaces is deleted, after that is on disk.
+        All actors are there, and the warm-up or the restoring is done.
         """
         if self._silent or self._config is not None or not self.state.get("begun"):
             silent, self._silent = self._silent, False
@@ -121,14 +120,14 @@ class RunFolder:
             self.update(finished=now(), **_verdict(error))
 
     def update(self, **changes: Any) -> None:
-        """Change `run_state.json` in one step."""
+        """Changes `run_state.json` in one step."""
         self.state |= changes | {"updated": now()}
         if not self._silent:
             write_json(self / run_state.NAME, self.state)
 
 
 def reserve(config: Config, overwrite: bool) -> RunFolder:
-    """Check that the run may write where its configuration says; changes nothing on disk."""
+    """Checks that the run may write where its configuration says; changes nothing on disk."""
     root = Path(config.output)
     path = root / config.run_name
     if path.resolve().parent != root.resolve():
@@ -154,7 +153,9 @@ def _holds_something(path: Path) -> bool:
 
 
 def has_begun(path: Path) -> bool:
-    """Whether the folder holds more than the record of a run that failed before it had begun."""
+    """Returns whether the folder holds more than the record of a run that failed before it had
+    begun.
+    """
     return read_state(path).begun is not False or replacing.aside(path).exists()
 
 
@@ -186,12 +187,12 @@ def _verdict(error: BaseException) -> dict[str, Any]:
 
 
 def digest(config: str) -> str:
-    """SHA-256 of the text of a `config.yaml`."""
+    """Returns the SHA-256 of the text of a `config.yaml`."""
     return hashlib.sha256(config.encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of what decides a result."""
+    """Returns the installed versions of what decides a result."""
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -200,5 +201,5 @@ def package_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """UTC time for people and for sorting."""
+    """Returns the time in UTC, for people and for sorting."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -23,7 +23,7 @@ HELP = "judge adapters against the untouched model: concept forgotten, the rest 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `evaluate` takes."""
+    """Adds what `evaluate` takes."""
     parser.add_argument(
         "adapters", nargs="+", metavar="RUN_OR_ADAPTER",
         help=(
@@ -39,7 +39,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Evaluate; a run folder gets its own result as `evaluation.json` and a fresh report."""
+    """Evaluates adapters.
+
+    A run folder gets its own result as `evaluation.json` and a fresh report.
+    """
     words = [*args.adapters, *args.overrides]
     paths = [Path(word) for word in words if _is_path(word)]
     overrides = ["evaluation.per_prompt=5"] * args.full + [
@@ -111,8 +114,9 @@ def _is_path(word: str) -> bool:
 
 
 def _shared(paths: list[Path], configs: list[Config]) -> Config:
-    """The first adapter's configuration; all must agree on what is drawn and forgotten, or figures
-    mean nothing.
+    """Returns the first adapter's configuration.
+
+    All must agree on what is drawn and forgotten, or figures mean nothing.
     """
     first = configs[0]
     for path, other in zip(paths[1:], configs[1:], strict=True):
@@ -136,7 +140,7 @@ def _shared(paths: list[Path], configs: list[Config]) -> Config:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The run's or adapter's name, numbered where two share it."""
+    """Returns the runs' or adapters' names, numbered where two share one."""
     names: list[str] = []
     for path in paths:
         path = path.resolve()

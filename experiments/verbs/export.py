@@ -16,7 +16,7 @@ HELP = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `export` takes."""
+    """Adds what `export` takes."""
     parser.add_argument(
         "run", metavar="RUN", help="run folder, adapter folder or .safetensors file"
     )
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Convert, check, write."""
+    """Converts, checks and writes an adapter."""
     from rl_unlearn.adapters.adapter import read_adapter
 
     read_adapter(args.run)

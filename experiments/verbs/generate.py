@@ -27,7 +27,7 @@ MAX_SCALE = 100.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `generate` takes."""
+    """Adds what `generate` takes."""
     parser.add_argument(
         "--prompt",
         action="append",
@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Draw a grid, a row for each prompt and a column for each seed, or as many files."""
+    """Draws a grid, a row for each prompt and a column for each seed, or as many files."""
     out, seeds = Path(args.out), _seeds(args.seeds)
     if out.suffix.lower() not in ("", ".png") and not out.is_dir():
         raise ConfigError(f"--out {args.out}: must end in .png, or name a folder")
@@ -133,7 +133,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 def _together(
     adapters: list[Path], scales: list[float], overrides: list[str]
 ) -> tuple["AdapterState", Config]:
-    """The adapters as one, and the first one's configuration made to fit it."""
+    """Returns the adapters as one, and the first one's configuration made to fit it."""
     from rl_unlearn.adapters.adapter import read_adapter
     from rl_unlearn.adapters.adapter_file import locate
     from rl_unlearn.adapters.combining import combine
@@ -168,7 +168,7 @@ def _together(
 
 
 def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]) -> list[Path]:
-    """One PNG an image, named by prompt number and seed."""
+    """Writes one PNG an image, named by prompt number and seed."""
     from experiments.evaluation import pictures
 
     digits = len(str(prompts))

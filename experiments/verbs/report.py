@@ -15,7 +15,7 @@ MAX_RUNS = 24
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `report` takes."""
+    """Adds what `report` takes."""
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder; with several the page compares them"
     )
@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Write the page."""
+    """Writes the page."""
     folders = [Path(name) for name in dict.fromkeys(args.runs)]
     if len(folders) > MAX_RUNS:
         raise ConfigError(f"{len(folders)} runs: one page holds {MAX_RUNS}; name fewer")

@@ -25,7 +25,7 @@ FAILED = 4
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `sweep` takes."""
+    """Adds what `sweep` takes."""
     common.add_config(parser)
     parser.add_argument(
         "--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps"
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Check everything cheap, then run the trials that are not done and sum up all."""
+    """Checks everything cheap, then runs the trials that are not done and sums up all."""
     if args.table:
         return _finish(_folder(args, args.table), console)
     overrides = args.overrides + common.cluster_overrides(args)
@@ -74,8 +74,9 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
 
 
 def _check_worlds(base: Config, space: "Space") -> None:
-    """The first UserError of the concepts, prompts and models that trials will have: once each,
-    before any begins.
+    """Raises the first UserError of the concepts, prompts and models that trials will have.
+
+    Each is checked once, before any trial begins.
     """
     from experiments.doctor import preflight
     from experiments.sweep.space import configured
@@ -106,8 +107,9 @@ def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Conf
 
 
 def _base(files: list[str], overrides: list[str]) -> Config:
-    """The configuration that all trials share; on the canvas a trial is one process unless the
-    command says else.
+    """Returns the configuration that all trials share.
+
+    On the canvas a trial is one process unless the command says otherwise.
     """
     small = settings.load(files, overrides).model.path == "canvas"
     return settings.load(files, ["cluster.inline=true"] * small + overrides)

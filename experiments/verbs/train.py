@@ -21,7 +21,7 @@ HELP = "train an adapter that forgets a concept"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `train` takes."""
+    """Adds what `train` takes."""
     common.add_config(parser)
     common.add_cluster(parser)
     common.add_no_evaluate(parser)
@@ -62,7 +62,7 @@ def _on_top(run: Path) -> list[str]:
 
 
 def _others(args: Namespace) -> list[str]:
-    """What other runs give, as overrides."""
+    """Returns what other runs give, as overrides."""
     below = _on_top(Path(args.on)) if args.on else []
     return below + ([f"critic.start={args.critic_from}"] if args.critic_from else [])
 
@@ -95,7 +95,7 @@ def _positive(flag: str, text: str | None) -> float | None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Check everything cheap, then train."""
+    """Checks everything cheap, then trains."""
     if args.resume and args.overwrite:
         raise ConfigError(
             "--resume goes on with a run and --overwrite replaces it: give one of them"
@@ -120,8 +120,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
-    """Train on from the newest checkpoint of the run that `config` names, or from the start if
-    there is none yet.
+    """Trains on from the newest checkpoint of the run that `config` names.
+
+    If there is none yet, from the start.
     """
     path = Path(config.output) / config.run_name
     config = resuming.as_begun(path, config)
