@@ -26,10 +26,10 @@ def check(config: Config) -> Path:
 
     Raises MachineError if a socket in it, or one of the dashboard's, would have no room.
     """
-    found = path()
-    if _too_long(found / RAYS_OWN):
+    folder = path()
+    if _too_long(folder / RAYS_OWN):
         raise MachineError(
-            f"{found} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short "
+            f"{folder} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short "
             "path, as /tmp"
         )
     temporary = Path(tempfile.gettempdir())
@@ -39,7 +39,7 @@ def check(config: Config) -> Path:
             "path, or "
             "cluster.dashboard=false"
         )
-    return found
+    return folder
 
 
 def _too_long(socket: Path) -> bool:

@@ -130,10 +130,10 @@ def _left(
     Changes no record of the run.
     """
     read_rows(folder / "metrics.jsonl", Event)
-    found = keeper.newest(lambda line: say(console, line))
-    if found is None:
+    checkpoint = keeper.newest(lambda line: say(console, line))
+    if checkpoint is None:
         return None, (None, 0)
-    round, start = found
+    round, start = checkpoint
     verify(folder / LEDGER, start.parts["loop"].values["updates"], round)
     return start, (round, start.newest_round)
 

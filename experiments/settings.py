@@ -35,16 +35,16 @@ class Setting:
 @cache
 def fields() -> dict[str, FieldInfo]:
     """Returns every dotted key with its field; sections stand under their own name too."""
-    found: dict[str, FieldInfo] = {}
+    known: dict[str, FieldInfo] = {}
 
     def walk(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
-            found[prefix + name] = field
+            known[prefix + name] = field
             if is_section(field):
                 walk(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
 
     walk(Config, "")
-    return found
+    return known
 
 
 def is_section(field: FieldInfo) -> bool:
@@ -97,9 +97,9 @@ def validate(settings: Mapping[str, Setting]) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, settings)) from error
     for key in settings.keys() & PLACES:
-        found = value(config, key)
+        places = value(config, key)
         check_local(
-            found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}="
+            places if isinstance(places, tuple) else [places], f"{settings[key].source}: {key}="
         )
     return config
 
@@ -213,7 +213,7 @@ def value(config: Config, key: str) -> Any:
 
     A section's name gives the section.
     """
-    found: Any = config
+    part: Any = config
     for name in key.split("."):
-        found = getattr(found, name)
-    return found
+        part = getattr(part, name)
+    return part

@@ -55,9 +55,9 @@ def fetch(work: Path) -> Path:
             ["npm", "install", "--prefix", str(work), "--ignore-scripts", *wanted], check=True
         )
     for package, version in PACKAGES.values():
-        found = json.loads((folder / package / "package.json").read_text())["version"]
-        if found != version:
-            raise RuntimeError(f"{package} is {found}, the recipe wants {version}")
+        installed = json.loads((folder / package / "package.json").read_text())["version"]
+        if installed != version:
+            raise RuntimeError(f"{package} is {installed}, the recipe wants {version}")
     return folder
 
 

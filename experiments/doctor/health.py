@@ -77,15 +77,15 @@ def requirements() -> list[Requirement]:
 def _packages() -> Iterator[Row]:
     for need in requirements():
         try:
-            found = metadata.version(need.name)
+            version = metadata.version(need.name)
         except metadata.PackageNotFoundError:
             yield Row(need.name, "fail", f"missing; needs {need.specifier}")
             continue
-        fits = need.specifier.contains(found, prereleases=True)
+        fits = need.specifier.contains(version, prereleases=True)
         yield Row(
             need.name,
             "ok" if fits else "warn",
-            found if fits else f"{found}; tested with {need.specifier}",
+            version if fits else f"{version}; tested with {need.specifier}",
         )
 
 
@@ -95,11 +95,11 @@ def cores() -> int:
 
 
 def _processors() -> Row:
-    found = cores()
+    number = cores()
     return Row(
         "CPU",
-        "ok" if found > 1 else "warn",
-        f"{found} cores" if found > 1 else "1 core; the demo wants 2",
+        "ok" if number > 1 else "warn",
+        f"{number} cores" if number > 1 else "1 core; the demo wants 2",
     )
 
 
@@ -116,14 +116,14 @@ def _gpu(config: Config) -> Row:
     driver, built = _driver(), f"torch {torch.__version__} for CUDA {torch.version.cuda or 'none'}"
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        found = ", ".join(f"{card.name} ({card.total_memory / GIGABYTE:.0f} GiB)" for card in cards)
+        named = ", ".join(f"{card.name} ({card.total_memory / GIGABYTE:.0f} GiB)" for card in cards)
         known = {name.removeprefix("sm_").rstrip("af")[:-1] for name in torch.cuda.get_arch_list()}
         strange = [card.name for card in cards if str(card.major) not in known]
         if strange:
             return Row(
                 "GPU", "fail", f"{built} has no code for {strange[0]}: install a build that has"
             )
-        return Row("GPU", "ok", f"{found}, driver {driver or 'unknown'}, {built}")
+        return Row("GPU", "ok", f"{named}, driver {driver or 'unknown'}, {built}")
     why = (
         f"NVIDIA driver {driver or 'unknown'} is there, but {built} sees no GPU: install a torch "
         "that fits the driver"
@@ -148,10 +148,10 @@ def cards() -> int:
 def _driver() -> str | None:
     """Returns the version of NVIDIA's kernel driver."""
     try:
-        found = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8").splitlines()[0])
+        version = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8").splitlines()[0])
     except (OSError, IndexError):
         return None
-    return found.group() if found else None
+    return version.group() if version else None
 
 
 def _memory() -> Row:
@@ -170,10 +170,10 @@ def check_folder(name: str, path: Path) -> Row:
     Where it is not there yet, the nearest one above it that is there is asked.
     """
     path = path.absolute()
-    there = next(above for above in (path, *path.parents) if above.exists())
+    nearest = next(above for above in (path, *path.parents) if above.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
-            free = shutil.disk_usage(there).free / GIGABYTE
+        with tempfile.TemporaryFile(dir=nearest):
+            free = shutil.disk_usage(nearest).free / GIGABYTE
     except OSError as error:
         return Row(name, "fail", f"{path}: {error.strerror}")
     return Row(name, "ok" if free >= 1 else "warn", f"{path}: writable, {free:.0f} GiB free")

@@ -41,13 +41,13 @@ def _cluster(config: Config, start: bool) -> Iterator[Row]:
         return
     try:
         address.check(config)
-        there = survey.nodes(config)
+        nodes = survey.nodes(config)
     except Exception as error:
         yield Row("Ray", "fail", " ".join(str(error).split())[:300])
         return
-    said = "starts" if where.is_local else f"{where.text} answers, with the same Ray and Python"
-    yield Row("Ray", "ok", f"{metadata.version('ray')} {said}; nodes: {len(there)}")
-    yield _actors(config, there)
+    state = "starts" if where.is_local else f"{where.text} answers, with the same Ray and Python"
+    yield Row("Ray", "ok", f"{metadata.version('ray')} {state}; nodes: {len(nodes)}")
+    yield _actors(config, nodes)
 
 
 def _head(url: str) -> Row:
@@ -77,11 +77,11 @@ def _this_machine() -> survey.Node:
     return survey.Node("this machine", max(cores(), 2), cards())
 
 
-def _actors(config: Config, there: list[survey.Node]) -> Row:
+def _actors(config: Config, nodes: list[survey.Node]) -> Row:
     if config.cluster.inline:
         return Row("actors", "ok", "all in this process")
-    missing = survey.room(config, there)
-    has = f"{sum(node.cpus for node in there):g} CPUs, {sum(node.gpus for node in there):g} GPUs"
+    missing = survey.room(config, nodes)
+    has = f"{sum(node.cpus for node in nodes):g} CPUs, {sum(node.gpus for node in nodes):g} GPUs"
     if missing:
         return Row(
             "actors",
@@ -108,11 +108,11 @@ def _authentication(config: Config) -> Row:
         )
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN"):
-        found = "a token is in RAY_AUTH_TOKEN"
+        place = "a token is in RAY_AUTH_TOKEN"
     elif file.is_file() and file.stat().st_size:
         if _open_to_others(file):
             return Row(name, "warn", f"others may read the token in {file}: chmod 600 it")
-        found = f"a token is in {file}"
+        place = f"a token is in {file}"
     elif private_one:
         return Row(name, "ok", "no token yet; a private local cluster makes its own")
     else:
@@ -125,9 +125,9 @@ def _authentication(config: Config) -> Row:
         return Row(
             name,
             "warn",
-            f"{found}, but it is not asked for: export RAY_AUTH_MODE=token on every machine",
+            f"{place}, but it is not asked for: export RAY_AUTH_MODE=token on every machine",
         )
-    return Row(name, "ok", found)
+    return Row(name, "ok", place)
 
 
 def _open_to_others(file: Path) -> bool:

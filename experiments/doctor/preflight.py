@@ -30,13 +30,13 @@ def look(config: Config, judged: bool = True) -> list[str]:
 
 def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
     """Returns name, notes and error of each check."""
-    found: list[tuple[str, Notes, UserError | None]] = []
+    outcomes: list[tuple[str, Notes, UserError | None]] = []
     for name, check in CHECKS.items():
         try:
-            found.append((name, check(config), None))
+            outcomes.append((name, check(config), None))
         except UserError as error:
-            found.append((name, (), error))
-    return found
+            outcomes.append((name, (), error))
+    return outcomes
 
 
 def loop(config: Config) -> Notes:

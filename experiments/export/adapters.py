@@ -75,13 +75,13 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             "card": str(write_card(path, out, config, format))
         }
     source = locate(path)
-    own = read_adapter(path)
-    part = component(own)
-    state = {f"{part}.{name}": tensor for name, tensor in own.items()}
+    adapter = read_adapter(path)
+    part = component(adapter)
+    state = {f"{part}.{name}": tensor for name, tensor in adapter.items()}
     if format == "kohya":
         folder = fetched_folder(config.model)
         layers = read_parts(folder)[part].get("layers_per_block")
-        state = to_kohya(own, read_layout(folder), layers)
+        state = to_kohya(adapter, read_layout(folder), layers)
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME

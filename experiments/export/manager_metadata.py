@@ -74,10 +74,10 @@ def for_others(about: Mapping[str, str]) -> dict[str, str]:
 
 def _numbered(record: Mapping[str, str]) -> dict[str, str]:
     """Returns a foundation whose adapters have numbers for paths: their order is what counts."""
-    found: dict[str, str] = {}
+    numbered: dict[str, str] = {}
     for name, value in record.items():
-        found[f"{ADAPTER} {len(found)}" if name.startswith(f"{ADAPTER} ") else name] = value
-    return found
+        numbered[f"{ADAPTER} {len(numbered)}" if name.startswith(f"{ADAPTER} ") else name] = value
+    return numbered
 
 
 def _is_public(path: str) -> bool:

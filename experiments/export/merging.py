@@ -61,12 +61,12 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         rounded = probe(pipeline, None, config)
         copy = _with_model(config, path=str(aside), config=None, revision=None, adapters=())
         made = probe(load_model(copy.model), None, copy)
-        found = largest(expected, made)
+        change = largest(expected, made)
         # NaN, too, is a difference. What was written is what was meant, and that is the adapter but
         # for rounding.
-        if not (largest(rounded, made) <= TOLERANCE and found <= tolerance):
+        if not (largest(rounded, made) <= TOLERANCE and change <= tolerance):
             raise DataError(
-                f"the merged weights change the network's output by {found:.2g}; nothing was "
+                f"the merged weights change the network's output by {change:.2g}; nothing was "
                 "written"
             )
         if out.is_dir():
@@ -80,7 +80,7 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         shutil.rmtree(aside, ignore_errors=True)
     return {
         "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)),
-        "largest_difference": found,
+        "largest_difference": change,
         "left_out": lost,
     }  # fmt: skip
 
@@ -131,9 +131,9 @@ def difference(pipeline: Any, first: Path, second: Path, config: Config) -> floa
     return largest(probe(pipeline, first, config), probe(pipeline, second, config))
 
 
-def largest(expected: Tensor, found: Tensor) -> float:
+def largest(expected: Tensor, output: Tensor) -> float:
     """Returns the largest difference of two outputs, relative to the largest value expected."""
-    return float((expected - found).abs().max() / expected.abs().max())
+    return float((expected - output).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()

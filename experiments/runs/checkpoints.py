@@ -104,7 +104,7 @@ class Checkpoints:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        for old in self._found()[: -self._keep]:
+        for old in self._rounds()[: -self._keep]:
             shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
@@ -114,16 +114,16 @@ class Checkpoints:
         before is taken. Raises DataError if there are checkpoints but none is valid, or if another
         version of this program made them.
         """
-        there = self._found()
+        rounds = self._rounds()
         made = ledger.weights(self._run)
-        for round in reversed(there):
+        for round in reversed(rounds):
             folder = self._root / f"round-{round:06d}"
             try:
                 manifest = read_object(folder / MANIFEST)
                 _check_format(manifest, folder)
-                self._warm_up, found = _read(folder, round, manifest)
-                self._check_own(manifest, found, made)
-                return round, found
+                self._warm_up, checkpoint = _read(folder, round, manifest)
+                self._check_own(manifest, checkpoint, made)
+                return round, checkpoint
             except FormatError:
                 raise
             except (
@@ -143,32 +143,34 @@ class Checkpoints:
                 f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the "
                 "one before is taken"
             )
-        if there:
+        if rounds:
             raise DataError(
                 f"no checkpoint in {self._root} is whole: start the run anew with --overwrite"
             )
         return None
 
-    def _check_own(self, manifest: dict[str, Any], found: Resumption, made: dict[int, str]) -> None:
+    def _check_own(
+        self, manifest: dict[str, Any], checkpoint: Resumption, made: dict[int, str]
+    ) -> None:
         """Checks that a whole checkpoint is one of this run.
 
         It must be of its configuration, and have the weights of its ledger.
         """
         if self._identity is not None and manifest["configuration"] != self._identity:
             raise ValueError("it is another run's: made with another configuration")
-        updates = found.parts["loop"].values.get("updates")
+        updates = checkpoint.parts["loop"].values.get("updates")
         if (
             manifest["updates"] != updates
-            or found.parts["learner"].values.get("version") != updates
+            or checkpoint.parts["learner"].values.get("version") != updates
         ):
             raise ValueError("its parts are of different updates")
         expected = made.get(updates) if updates else None
-        if expected and digest(found.parts["learner"].part("adapter")) != expected:
+        if expected and digest(checkpoint.parts["learner"].part("adapter")) != expected:
             raise ValueError(
                 f"it is another run's: the ledger knows other weights of update {updates:,}"
             )
 
-    def _found(self) -> list[int]:
+    def _rounds(self) -> list[int]:
         names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
         return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
@@ -180,11 +182,11 @@ def _packed(snapshot: Snapshot) -> bytes:
 
 
 def _check_format(manifest: dict[str, Any], folder: Path) -> None:
-    found = manifest.get("format")
-    if type(found) is int and found != FORMAT:
-        version = "an earlier" if found < FORMAT else "a later"
+    format = manifest.get("format")
+    if type(format) is int and format != FORMAT:
+        version = "an earlier" if format < FORMAT else "a later"
         raise FormatError(
-            f"checkpoint {folder} is of format {found}, made by {version} version, and this one "
+            f"checkpoint {folder} is of format {format}, made by {version} version, and this one "
             f"reads {FORMAT}: go on "
             "with that version, or start the run anew with --overwrite"
         )
@@ -209,9 +211,9 @@ def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resu
 
 
 def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise ValueError(f"{path.name} has {found} bytes, not {size}")
+    actual = path.stat().st_size
+    if size is not None and actual != size:
+        raise ValueError(f"{path.name} has {actual} bytes, not {size}")
     content = path.read_bytes()
     if _digest(content) != digest:
         raise ValueError(f"{path.name} is not what was written")

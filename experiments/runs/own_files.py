@@ -19,8 +19,8 @@ def inside(folder: Path, name: str) -> Path:
     plain file: what a page shows is what the run wrote.
     """
     path = folder / name
-    root, found = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    if not found.is_relative_to(root):
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    if not target.is_relative_to(root):
         raise DataError(
             f"{path} leads out of the run folder: put the file itself there, or remove the link"
         )

@@ -121,12 +121,13 @@ def check(folder: Path, config: Config) -> None:
         if settings.value(before, key) != settings.value(config, key)
     ]
     if different:
-        told = ", ".join(
+        changes = ", ".join(
             f"{key} ({settings.value(before, key)} before, {settings.value(config, key)} now)"
             for key in different[:5]
         )
         raise ConfigError(
-            f"{folder} was run with another configuration: {told}; start another run, or leave them"
+            f"{folder} was run with another configuration: {changes}; start another run, or leave "
+            "them"
         )
 
 

@@ -61,9 +61,9 @@ class RunFolder:
         """
         locks = replacing.claim(self.path, empty=not resumed)
         try:
-            there = read_state(self.path) if resumed else RunState(begun=False)
-            self._silent = there.finished
-            self.state["begun"] = there.begun is not False
+            before = read_state(self.path) if resumed else RunState(begun=False)
+            self._silent = before.finished
+            self.state["begun"] = before.begun is not False
             text = settings.dump(config)
             written = self / "config.yaml"
             known = (
@@ -160,15 +160,15 @@ def has_begun(path: Path) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    there = next(
+    nearest = next(
         folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
     )
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise MachineError(
-            f"cannot write to {there}: {error.strerror}; set output=... to a writable folder"
+            f"cannot write to {nearest}: {error.strerror}; set output=... to a writable folder"
         ) from error
 
 

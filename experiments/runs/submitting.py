@@ -51,8 +51,8 @@ def submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     if ended.status != "SUCCEEDED":
         code = "" if ended.exit_code is None else f" with exit code {ended.exit_code}"
         raise TrainingError(f"job {job.id} failed{code}: {cause(ended.lines)}")
-    own = outcome(ended.lines) if args.json else {}
-    return own | {"run": str(run), "job": job.id, "head": args.submit, "status": ended.status}
+    answer = outcome(ended.lines) if args.json else {}
+    return answer | {"run": str(run), "job": job.id, "head": args.submit, "status": ended.status}
 
 
 def command(argv: Sequence[str]) -> list[str]:
@@ -68,8 +68,10 @@ def command(argv: Sequence[str]) -> list[str]:
 
 def cause(lines: Sequence[str]) -> str:
     """Returns why a command of ours failed, by the last lines that it wrote."""
-    told = [line for line in lines if line.startswith("error: ")]
-    return told[-1].removeprefix("error: ") if told else (lines[-1] if lines else "it left no log")
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (
+        errors[-1].removeprefix("error: ") if errors else (lines[-1] if lines else "it left no log")
+    )
 
 
 def outcome(lines: Sequence[str]) -> dict[str, Any]:

@@ -43,16 +43,16 @@ def scalars(event: str, row: dict[str, Any]) -> Scalars:
 
     Those of a field of fields or of a list count, too.
     """
-    found: Scalars = {}
+    numbers: Scalars = {}
     for key, value in row.items():
         fields = (
-            {f"{i:02d}": one for i, one in enumerate(value)} if isinstance(value, list) else value
+            {f"{i:02d}": part for i, part in enumerate(value)} if isinstance(value, list) else value
         )
         parts = fields.items() if isinstance(fields, dict) else [("", fields)]
         for part, number in parts:
             if isinstance(number, int | float) and key != "round":
-                found[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)
-    return found
+                numbers[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)
+    return numbers
 
 
 def redacted(text: str) -> str:

@@ -78,13 +78,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     ]  # fmt: skip
     compared = measuring.judge_side_by_side(candidates, book, judge, config, console)
     sides = []
-    for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
+    for number, (path, trained_with, training) in enumerate(
+        zip(paths, configs, trained, strict=True)
+    ):
         side = compared.evaluation(number)
-        side |= training | {"seed": own.seed, "concept": own.concept}
+        side |= training | {"seed": trained_with.seed, "concept": trained_with.concept}
         sides.append(side)
         if training and common.concern(overrides, "evaluation"):
             write_json(path / "evaluation.json", side)
-            write_card(path, path / "adapter", own)
+            write_card(path, path / "adapter", trained_with)
             write_report(path)
         elif training:
             say(

@@ -82,8 +82,8 @@ def _check_worlds(base: Config, space: "Space") -> None:
     from experiments.sweep.space import configured
 
     known = set()
-    for found in space.enumerated():
-        config = configured(base, found, "space")
+    for drawn in space.enumerated():
+        config = configured(base, drawn, "space")
         world = (config.concept, config.prompts, config.reward.anchor, config.model)
         if repr(world) not in known:
             known.add(repr(world))
