@@ -114,7 +114,7 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
     expected = run(tmp_path, config, straight)
     for round in range(1, ROUNDS + 1):
         keeper = Checkpoints(tmp_path, 0, 1)
-        for later in keeper._found():
+        for later in keeper._rounds():
             if later > round:
                 (tmp_path / "checkpoints" / f"round-{later:06d}").rename(tmp_path / f"away-{later}")
         assert keeper.newest(lambda line: None)[0] == round
@@ -255,7 +255,7 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     process.wait()
     told = ledger.read_text().splitlines()
     assert 8 <= len(told) < 40, "killed half-way"
-    newest = Checkpoints(tmp_path / "killed", 5, 9)._found()[-1]
+    newest = Checkpoints(tmp_path / "killed", 5, 9)._rounds()[-1]
     assert newest < len(told), "and between two checkpoints"
     with (
         monkeypatch.context() as broken
