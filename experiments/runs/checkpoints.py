@@ -1,13 +1,11 @@
-"""Checkpoints on disk, whole or absent, with sizes and SHA-256 of their files in a manifest.
+"""The checkpoints of a run on disk: which are kept, which is the newest, which are put aside.
 
 checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
-checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors) and
-                                            MANIFEST.json
+checkpoints/round-000012/                   see `checkpoint_files`
 checkpoints/quarantine-round-000008/        one that is damaged or another run's: named, never
                                             loaded, never deleted
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -16,26 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-from experiments.files import make_folder, to_json, write_bytes
-from experiments.runs import ledger
+from experiments.files import make_folder, write_bytes
+from experiments.runs import checkpoint_files, ledger
 from learner.board import Resumption
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.durable import sync_folder
-from rl_unlearn.files.json_file import parse_object, read_object
+from rl_unlearn.files.json_file import read_object
 from rl_unlearn.snapshot import Snapshot
-from rl_unlearn.trajectory import Trajectory
 
-PARTS = ("learner", "critic", "replay", "loop")
-MANIFEST = "MANIFEST.json"
-FORMAT = 5
 _NAME = re.compile(r"round-(\d{6,})")
-
-
-class FormatError(DataError):
-    """An error for a checkpoint of another version: not damaged, but not to be read here."""
 
 
 class Checkpoints:
@@ -60,8 +49,8 @@ class Checkpoints:
         """Writes the trajectories that every checkpoint needs."""
         if self._every:
             make_folder(self._root, "set output=... to a writable folder")
-            content = _packed(warm_up)
-            self._warm_up = f"warm-up-{_digest(content)}.safetensors"
+            content = checkpoint_files.packed(warm_up)
+            self._warm_up = f"warm-up-{checkpoint_files.sha256(content)}.safetensors"
             write_bytes(self._root / self._warm_up, content)
 
     def keep_refused(self, round: int, trajectories: Snapshot) -> str:
@@ -69,7 +58,7 @@ class Checkpoints:
         folder = self._root.parent / "refused"
         make_folder(folder, "set output=... to a writable folder")
         path = folder / f"round-{round:06d}.safetensors"
-        write_bytes(path, _packed(trajectories))
+        write_bytes(path, checkpoint_files.packed(trajectories))
         return str(path)
 
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
@@ -83,16 +72,7 @@ class Checkpoints:
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            files = {}
-            for name in PARTS:
-                content = _packed(parts[name])
-                write_bytes(aside / f"{name}.safetensors", content)
-                files[f"{name}.safetensors"] = {"bytes": len(content), "sha256": _digest(content)}
-            manifest = {
-                "format": FORMAT, "round": round, "updates": parts["loop"].values.get("updates"),
-                "configuration": self._identity, "files": files, "warm_up": self._warm_up,
-            }  # fmt: skip
-            write_bytes(aside / MANIFEST, to_json(manifest, indent=2).encode())
+            checkpoint_files.write(aside, round, parts, self._identity, self._warm_up)
             if final.exists():  # made by a run that was resumed from an earlier checkpoint
                 shutil.rmtree(final)
             aside.rename(final)
@@ -119,12 +99,12 @@ class Checkpoints:
         for round in reversed(rounds):
             folder = self._root / f"round-{round:06d}"
             try:
-                manifest = read_object(folder / MANIFEST)
-                _check_format(manifest, folder)
-                self._warm_up, checkpoint = _read(folder, round, manifest)
+                manifest = read_object(folder / checkpoint_files.MANIFEST)
+                checkpoint_files.check_format(manifest, folder)
+                self._warm_up, checkpoint = checkpoint_files.read(folder, round, manifest)
                 self._check_own(manifest, checkpoint, made)
                 return round, checkpoint
-            except FormatError:
+            except checkpoint_files.FormatError:
                 raise
             except (
                 OSError,
@@ -173,57 +153,6 @@ class Checkpoints:
     def _rounds(self) -> list[int]:
         names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
         return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
-
-
-def _packed(snapshot: Snapshot) -> bytes:
-    tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-    content: bytes = save(tensors, metadata={"values": to_json(snapshot.values)})
-    return content
-
-
-def _check_format(manifest: dict[str, Any], folder: Path) -> None:
-    format = manifest.get("format")
-    if type(format) is int and format != FORMAT:
-        version = "an earlier" if format < FORMAT else "a later"
-        raise FormatError(
-            f"checkpoint {folder} is of format {format}, made by {version} version, and this one "
-            f"reads {FORMAT}: go on "
-            "with that version, or start the run anew with --overwrite"
-        )
-
-
-def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resumption]:
-    """Returns the name of the warm-up's file, and all that is needed to go on."""
-    if manifest["format"] != FORMAT or manifest["round"] != round:
-        raise ValueError(
-            f"its manifest is of format {manifest['format']}, round {manifest['round']}"
-        )
-    parts = {}
-    for name in PARTS:
-        file = f"{name}.safetensors"
-        listed = manifest["files"][file]
-        parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
-    warm_up = Path(manifest["warm_up"]).name
-    warm = _unpacked(
-        folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors")
-    )
-    return warm_up, Resumption(Trajectory.checked(warm.tensors), parts)
-
-
-def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:
-    actual = path.stat().st_size
-    if size is not None and actual != size:
-        raise ValueError(f"{path.name} has {actual} bytes, not {size}")
-    content = path.read_bytes()
-    if _digest(content) != digest:
-        raise ValueError(f"{path.name} is not what was written")
-    # The header of what was just checked, not of the file as it may be by now.
-    header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
-    return Snapshot(load(content), parse_object(header["__metadata__"]["values"], path))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _unused(path: Path) -> Path:

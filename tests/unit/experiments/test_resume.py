@@ -21,7 +21,8 @@ from tiny import quick  # noqa: F401
 
 from actors.replay import ReplayActor
 from cluster import inline, program
-from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.runs.checkpoint_files import MANIFEST, PARTS
+from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
 from experiments.runs.resuming import check, trim_rows
 from learner.learner import Learner
@@ -414,7 +415,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monk
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.runs.checkpoints.write_bytes", full)
+    monkeypatch.setattr("experiments.runs.checkpoint_files.write_bytes", full)
     with pytest.raises(
         MachineError, match="round-000006: No space left on device; free space and resume"
     ):
