@@ -42,7 +42,7 @@ class RunFolder:
     path: Path
     state: dict[str, Any] = field(default_factory=dict)
     _config: str | None = None
-    """The `config.yaml` of a run that is gone on with, until it is written."""
+    """The `config.yaml` of a resumed run, until it is written."""
     _silent: bool = False
     """Whether nothing is written yet: a finished run stays as it is until its training goes on."""
 
