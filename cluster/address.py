@@ -42,8 +42,10 @@ class Address:
 
 
 def meant(config: Config) -> Address:
-    """The address that counts: `cluster.address`, else RAY_ADDRESS, as jobs have it, else
-    private."""
+    """Returns the address that counts.
+
+    That is `cluster.address`, else RAY_ADDRESS, as jobs have it, else a private one.
+    """
     named, variable = config.cluster.address, os.environ.get("RAY_ADDRESS")
     if variable and named in (None, "", AUTO):  # as Ray itself reads `auto`
         return Address(variable, "RAY_ADDRESS")
@@ -51,7 +53,7 @@ def meant(config: Config) -> Address:
 
 
 def check(config: Config) -> Address:
-    """The address that counts.
+    """Returns the address that counts if it can be used.
 
     Raises ConfigError unless it is one, MachineError unless a Ray answers there or a private one
     may be started. What Ray finds by itself passes.
@@ -82,7 +84,7 @@ def check(config: Config) -> Address:
 
 
 def answers(address: Address, host: str, port: int) -> None:
-    """MachineError unless a gRPC server, as Ray's are, greets there within SECONDS."""
+    """Raises MachineError unless a gRPC server, as Ray's are, greets there within SECONDS."""
     problem = f"no Ray cluster answers at {address.text}"
     remedy = f"start one, correct {address.source}, or use --inline"
     try:
@@ -100,8 +102,9 @@ def answers(address: Address, host: str, port: int) -> None:
 
 
 def check_head(url: str) -> None:
-    """ConfigError unless this is a plain http(s)://HOST:PORT, MachineError unless it accepts a
-    connection.
+    """Raises ConfigError unless this is a plain http(s)://HOST:PORT.
+
+    Raises MachineError unless it accepts a connection.
     """
     wish = (
         f"--submit {url!r}: must be http://HOST:PORT or https://HOST:PORT, where the head's "

@@ -1,4 +1,4 @@
-"""Variables of the environment that a library reads, set while it does so and no longer."""
+"""Variables of the environment that a library reads, set while it reads them and no longer."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def setting(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets them, and leaves each one as it was: all later work of this process reads them, too."""
+    """Sets variables for a while, then puts each one back as it was.
+
+    All later work of this process reads them, too.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

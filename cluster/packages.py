@@ -19,18 +19,20 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 def search_path() -> list[str]:
-    """Where workers shall search before the interpreter's own places.
+    """Returns where workers shall search before the interpreter's own places.
 
     That is where the driver does, with ROOT before what would hide these packages.
     """
     named = [str(Path(path).absolute()) for path in sys.path if Path(path).is_dir()]
-    own = [path for path in dict.fromkeys(named) if not _is_the_interpreters(path) and path != ROOT]
-    hidden = any(_folder(name, own) is not None for name in NAMES)
-    return [ROOT, *own] if hidden or not _is_the_interpreters(ROOT) else own
+    search = [
+        path for path in dict.fromkeys(named) if not _is_the_interpreters(path) and path != ROOT
+    ]
+    hidden = any(_folder(name, search) is not None for name in NAMES)
+    return [ROOT, *search] if hidden or not _is_the_interpreters(ROOT) else search
 
 
 def job() -> Any:
-    """A configuration for `ray.init` with which workers search where `search_path` says."""
+    """Returns a configuration for `ray.init` by which workers search where `search_path` says."""
     from ray.job_config import JobConfig
 
     class Job(JobConfig):  # type: ignore[misc]
@@ -59,8 +61,8 @@ def check_workers(timeout: float) -> None:
 
         return {name: spec.origin if (spec := find_spec(name)) else None for name in names}
 
-    found = ray.get(ray.remote(num_cpus=0)(folders).remote(NAMES), timeout=timeout)
-    for name, origin in found.items():
+    imported = ray.get(ray.remote(num_cpus=0)(folders).remote(NAMES), timeout=timeout)
+    for name, origin in imported.items():
         wanted = Path(ROOT, name, "__init__.py")
         if origin is None or Path(origin).resolve() != wanted:
             raise MachineError(

@@ -25,7 +25,7 @@ _SHARED = (
 
 
 def check_environment() -> None:
-    """MachineError if a variable would open the private Ray to others."""
+    """Raises MachineError if a variable would open the private Ray to others."""
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() != "token":
         raise MachineError(
@@ -43,7 +43,10 @@ def check_environment() -> None:
 
 
 def start(config: Config) -> Any:
-    """Starts it, connects, and returns Ray's context; the caller has checked the environment."""
+    """Starts a private Ray, connects, and returns Ray's context.
+
+    The caller has checked the environment.
+    """
     import ray
 
     _make_token()

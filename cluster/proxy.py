@@ -6,7 +6,7 @@ from urllib.request import proxy_bypass
 
 
 def of(url: str) -> str | None:
-    """The variable, such as HTTP_PROXY, that applies to ``url``; None if it is asked directly."""
+    """Returns the variable, such as HTTP_PROXY, that applies to ``url``; None if none does."""
     parts = urlsplit(url)
     if proxy_bypass(parts.hostname or ""):
         return None
@@ -18,7 +18,7 @@ def of(url: str) -> str | None:
 
 
 def remedy(url: str) -> str:
-    """The end of an error line where a proxy may be the cause; empty where there is none."""
+    """Returns the end of an error line where a proxy may be the cause, else an empty text."""
     variable = of(url)
     if variable is None:
         return ""

@@ -16,18 +16,20 @@ PYTHONS_OWN = "pymp-abcdefgh/listener-abcdefgh"
 
 
 def path() -> Path:
-    """Ray's folder: below RAY_TMPDIR, else TMPDIR, else /tmp."""
+    """Returns Ray's folder: below RAY_TMPDIR, else TMPDIR, else /tmp."""
     above = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 # nosec B108: Ray's default
     return Path(above) / "ray"
 
 
 def check(config: Config) -> Path:
-    """Ray's folder; MachineError if a socket in it, or one of the dashboard's, would have no
-    room."""
-    found = path()
-    if _too_long(found / RAYS_OWN):
+    """Returns Ray's folder.
+
+    Raises MachineError if a socket in it, or one of the dashboard's, would have no room.
+    """
+    folder = path()
+    if _too_long(folder / RAYS_OWN):
         raise MachineError(
-            f"{found} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short "
+            f"{folder} is too long for the sockets of the private Ray; set RAY_TMPDIR to a short "
             "path, as /tmp"
         )
     temporary = Path(tempfile.gettempdir())
@@ -37,7 +39,7 @@ def check(config: Config) -> Path:
             "path, or "
             "cluster.dashboard=false"
         )
-    return found
+    return folder
 
 
 def _too_long(socket: Path) -> bool:

@@ -54,14 +54,14 @@ class Ended:
 
 
 def connect(url: str) -> Any:
-    """A client of the head's job server at ``http://HOST:PORT``.
+    """Returns a client of the head's job server at ``http://HOST:PORT``.
 
     The client's own token comes from Ray's RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
     Raises MachineError if the head does not answer or refuses the token.
     """
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):
+    class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
         """Ray's client, with a limit on every wait."""
 
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ def connect(url: str) -> Any:
 
 
 def asks_for_token(client: Any) -> bool:
-    """Whether the head refuses those that have no token."""
+    """Returns whether the head refuses those that have no token."""
     with _one_line(client.get_address(), "does not say who may use it"):
         answer = client._do_request("GET", "/api/authentication_mode")
         return bool(answer.ok and answer.json()["authentication_mode"] == "token")
@@ -95,7 +95,7 @@ class Job:
         self._lines: deque[str] = deque([""], maxlen=_LAST_LINES)
 
     def follow(self) -> Ended:
-        """Waits for the end; MachineError if the head is silent for minutes."""
+        """Waits for the end; raises MachineError if the head is silent for minutes."""
         return event_loop.run(self._follow())
 
     def stop(self) -> None:
@@ -135,7 +135,7 @@ class Job:
                 await tail
 
     async def _tail(self) -> bool:
-        """Whether the log was read to its end."""
+        """Returns whether the log was read to its end."""
         position = 0  # Ray always begins with the first line
         with suppress(*_failures()):
             async for chunk in self._client.tail_job_logs(self.id):
@@ -201,7 +201,7 @@ def submit(
 
 
 def fresh_id(name: str, taken: set[str | None]) -> str:
-    """``name``, or the first of ``name-2``, ``name-3`` ... that no job has had."""
+    """Returns ``name``, or the first of ``name-2``, ``name-3`` ... that no job has had."""
     return next(id for n in count(1) if (id := name if n == 1 else f"{name}-{n}") not in taken)
 
 

@@ -19,10 +19,10 @@ class Node:
 
 
 def nodes(config: Config) -> list[Node]:
-    """The living machines of the cluster that the configuration means; starts a private one if it
-    means none.
+    """Returns the living machines of the cluster that the configuration means.
 
-    Raises MachineError if none answers, or one of other versions of Ray or Python.
+    Starts a private one if it means none. Raises MachineError if none answers, or one of other
+    versions of Ray or Python.
     """
     from cluster.program import (
         ray_cluster,
@@ -43,9 +43,12 @@ def nodes(config: Config) -> list[Node]:
         ]
 
 
-def room(config: Config, there: list[Node]) -> str | None:
-    """What is missing for the actors of a run, or None; an actor does not spread over machines."""
-    left = [[node.gpus, node.cpus] for node in there]
+def room(config: Config, nodes: list[Node]) -> str | None:
+    """Returns what is missing for the actors of a run, or None.
+
+    An actor does not spread over machines.
+    """
+    left = [[node.gpus, node.cpus] for node in nodes]
     wanted = [
         (place.resources.get("GPU", 0.0), place.resources["CPU"], place.labels)
         for place in places(config).all
@@ -55,7 +58,7 @@ def room(config: Config, there: list[Node]) -> str | None:
     ):
         fitting = [
             free
-            for node, free in zip(there, left, strict=True)
+            for node, free in zip(nodes, left, strict=True)
             if free[0] >= gpus - _ROUNDING
             and free[1] >= cpus - _ROUNDING
             and fits(node.labels, labels)

@@ -168,9 +168,10 @@ def _tune_config(plan: Plan, name: Callable[[Settings], str]) -> Any:
 def _watcher(watch: Watch) -> Any:
     from ray import tune
 
-    class Watcher(tune.Callback):
-        """Tells `watch` what became of the trials; a stored copy is idle, the screen belongs to
-        this process.
+    class Watcher(tune.Callback):  # type: ignore[misc]  # Ray has no types
+        """A callback that tells `watch` what became of the trials.
+
+        A stored copy is idle: the screen belongs to this process.
         """
 
         def __reduce__(self) -> Any:
@@ -190,8 +191,9 @@ def _watcher(watch: Watch) -> Any:
 
 
 def _cause(trial: Any) -> str | None:
-    """Last line of the error that Tune has just written on this machine; its copy in the storage
-    comes later.
+    """Returns the last line of the error that Tune has just written on this machine.
+
+    Its copy in the storage comes later.
     """
     file = trial.error_file
     text = (

@@ -54,15 +54,15 @@ QUIET = {
 
 
 class Parser(ArgumentParser):
-    """argparse with one-line errors."""
+    """A parser of arguments whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
+        """Raises ConfigError instead of printing the usage."""
         raise ConfigError(f"{message}; see `{self.prog} --help`")
 
 
 def make_parser() -> Parser:
-    """All verbs with their arguments."""
+    """Returns a parser of all verbs with their arguments."""
     parser = Parser(
         prog="rl-unlearn",
         description="Make a text-to-image diffusion model forget a concept.",
@@ -85,7 +85,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Arguments of one command; KEY=VALUE may stand anywhere."""
+    """Returns the arguments of one command; KEY=VALUE may stand anywhere."""
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
@@ -122,7 +122,7 @@ def json_only_stdout(wanted: bool) -> Iterator[TextIO]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
         make_parser().print_help()
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = args_run(args)
             if args.json:
                 stdout.write(to_json(outcome) + "\n")
-            return int(outcome.get("exit_code", 0)) if args.verb in ("doctor", "sweep") else 0
+            return int(outcome.get("exit_code", 0))
         except KeyboardInterrupt as stop:
             code, line = signals.cause(stop).exit_code, "stopped"
             trace = traceback.format_exc()
@@ -165,13 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def args_run(args: Namespace) -> dict[str, Any]:
-    """The verb's own work, told on stderr for people and programs alike."""
+    """Runs the verb, which tells people and programs alike on stderr; returns its outcome."""
     outcome: dict[str, Any] = VERBS[args.verb].run(args, Console(stderr=True))
     return outcome
 
 
 def one_line(text: str) -> str:
-    """Text of any origin as one printable line of bounded length."""
+    """Returns text of any origin as one printable line of bounded length."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else "?" for c in line)[:1000]
 

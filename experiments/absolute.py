@@ -17,8 +17,9 @@ KEYS = (
 
 
 def anchored(config: Config) -> Config:
-    """The configuration with absolute paths; inside a Ray job, whose folder does not outlive it, as
-    it was.
+    """Returns the configuration with absolute paths.
+
+    Inside a Ray job, whose folder does not outlive it, they stay as they were.
     """
     if "/runtime_resources/working_dir_files/" in str(Path.cwd()):
         return config

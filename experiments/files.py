@@ -12,8 +12,9 @@ from rl_unlearn.files.json_file import read_object
 
 
 def make_folder(path: Path, remedy: str) -> None:
-    """A folder with its parents, if it is not there yet; `remedy` tells a person what to change if
-    it cannot be.
+    """Makes a folder with its parents, if it is not there yet.
+
+    `remedy` tells a person what to change if it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -22,23 +23,24 @@ def make_folder(path: Path, remedy: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step; a crash leaves the old file or the new one."""
+    """Puts `content` at `path` in one step; a crash leaves the old file or the new one."""
     write_whole(path, content, "free space or choose another place")
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for text."""
+    """Writes text as `write_bytes` does."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` for JSON, readable by people."""
+    """Writes JSON, readable by people, as `write_bytes` does."""
     write_text(path, to_json(content, indent=2) + "\n")
 
 
 def append(file: TextIO, row: Any, synced: bool = False) -> None:
-    """Adds a line of JSON at once, `synced` onto the disk; raises MachineError if that does not
-    take it.
+    """Adds a line of JSON at once, `synced` onto the disk.
+
+    Raises MachineError if the disk does not take it.
     """
     try:
         file.write(to_json(row) + "\n")
@@ -52,12 +54,15 @@ def append(file: TextIO, row: Any, synced: bool = False) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no file."""
+    """Returns the JSON object in a file, or an empty one where there is no file."""
     return read_object(path) if path.exists() else {}
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
-    """Strict JSON: numbers of NumPy and torch become plain ones, NaN and infinity become null."""
+    """Returns strict JSON.
+
+    Numbers of NumPy and torch become plain ones, NaN and infinity become null.
+    """
     return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import train
+from experiments.console import say
 from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
@@ -43,7 +44,7 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 
-def carry_out(
+def run(
     config: Config,
     folder: RunFolder,
     argv: list[str],
@@ -53,7 +54,7 @@ def carry_out(
     emit: Emit | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Fill the run folder; returns what the command prints.
+    """Fills the run folder; returns what the command prints.
 
     Bad input fails before the folder is made.
 
@@ -126,14 +127,15 @@ def carry_out(
 def _left(
     folder: RunFolder, store: Checkpoints, console: Console
 ) -> tuple[Resumption | None, Reached]:
-    """What the newest checkpoint holds, None if there is none yet, and how far it is; changes no
-    record of the run.
+    """Returns what the newest checkpoint holds, None if there is none yet, and how far it is.
+
+    Changes no record of the run.
     """
     rows.read_rows(folder / "metrics.jsonl", rows.Event)
-    found = store.newest(lambda line: console.print(line, soft_wrap=True, markup=False))
-    if found is None:
+    checkpoint = store.newest(lambda line: say(console, line))
+    if checkpoint is None:
         return None, (None, 0)
-    round, start = found
+    round, start = checkpoint
     verify(folder / LEDGER, start.parts["loop"].values["updates"], round)
     return start, (round, start.newest_round)
 
@@ -194,7 +196,10 @@ def _look(
 
 
 def _for_driver(config: Config) -> Config:
-    """On a cluster the driver takes the device it has; actors keep the one asked for."""
+    """Returns the configuration for the driver, which on a cluster takes the device it has.
+
+    Actors keep the one asked for.
+    """
     if address.meant(config).is_local:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})})

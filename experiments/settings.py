@@ -34,21 +34,21 @@ class Setting:
 
 @cache
 def fields() -> dict[str, FieldInfo]:
-    """Every dotted key with its field; sections stand under their own name too."""
-    found: dict[str, FieldInfo] = {}
+    """Returns every dotted key with its field; sections stand under their own name too."""
+    known: dict[str, FieldInfo] = {}
 
     def walk(model: type[BaseModel], prefix: str) -> None:
         for name, field in model.model_fields.items():
-            found[prefix + name] = field
+            known[prefix + name] = field
             if is_section(field):
                 walk(field.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
 
     walk(Config, "")
-    return found
+    return known
 
 
 def is_section(field: FieldInfo) -> bool:
-    """Whether a field holds further keys."""
+    """Returns whether a field holds further keys."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
@@ -57,7 +57,7 @@ def load(
     overrides: Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """The validated configuration; a ConfigError names the first thing that is wrong."""
+    """Returns the validated configuration; a ConfigError names the first thing that is wrong."""
     settings: dict[str, Setting] = {}
     for file in files:
         settings |= from_mapping(strict_yaml.read(Path(file)), file)
@@ -76,14 +76,15 @@ def load(
 
 
 def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:
-    """The configuration that a folder holds, which the environment does not change: variables are
-    for new runs.
+    """Returns the configuration that a folder holds.
+
+    The environment does not change it: variables are for new runs.
     """
     return load([str(file)], overrides, environ={})
 
 
 def validate(settings: Mapping[str, Setting]) -> Config:
-    """Config from dotted keys."""
+    """Returns the configuration of settings by dotted keys."""
     tree: dict[str, Any] = {}
     for key, setting in settings.items():
         *sections, name = key.split(".")
@@ -96,22 +97,22 @@ def validate(settings: Mapping[str, Setting]) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, settings)) from error
     for key in settings.keys() & PLACES:
-        found = value(config, key)
+        places = value(config, key)
         check_local(
-            found if isinstance(found, tuple) else [found], f"{settings[key].source}: {key}="
+            places if isinstance(places, tuple) else [places], f"{settings[key].source}: {key}="
         )
     return config
 
 
 def dump(config: Config) -> str:
-    """YAML that `load` reads back to the same Config."""
+    """Returns YAML that `load` reads back to the same configuration."""
     return strict_yaml.dump(config.model_dump(mode="json"))
 
 
 def from_mapping(mapping: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Setting]:
-    """Settings of a nested or dotted mapping; values are not looked at.
+    """Returns the settings of a nested or dotted mapping; values are not looked at.
 
-    ConfigError on an unknown or double key.
+    Raises ConfigError for an unknown or double key.
     """
     settings: dict[str, Setting] = {}
     for name, value in mapping.items():
@@ -148,7 +149,7 @@ def _from_text(key: str, text: str, source: str) -> dict[str, Setting]:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types an annotation accepts; a literal counts as the type of its values."""
+    """Returns the types an annotation accepts; a literal counts as the type of its values."""
     parts = get_args(annotation)
     if not parts or get_origin(annotation) is tuple:
         return {annotation if isinstance(annotation, type) else type(annotation)}
@@ -168,7 +169,7 @@ def _field(key: str, source: str, section: bool = False) -> FieldInfo:
 
 
 def suggestion(key: str) -> str:
-    """The nearest known keys: same last part first, then spelling."""
+    """Returns the nearest known keys: same last part first, then spelling."""
     leaves = [name for name, field in fields().items() if not is_section(field)]
     last = key.rpartition(".")[2]
     near = [name for name in leaves if name.rpartition(".")[2] == last]
@@ -198,7 +199,7 @@ def _explain(error: ValidationError, settings: Mapping[str, Setting]) -> str:
 
 
 def wish(message: str) -> str:
-    """Pydantic's sentence as a wish."""
+    """Returns pydantic's sentence as a wish."""
     for lead in ("Input should be ", "Value error, ", "String should "):
         if message.startswith(lead):
             return (
@@ -208,10 +209,11 @@ def wish(message: str) -> str:
 
 
 def value(config: Config, key: str) -> Any:
-    """What a configuration holds at a dotted key such as `learner.lr`; a section's name gives the
-    section.
+    """Returns what a configuration holds at a dotted key such as `learner.lr`.
+
+    A section's name gives the section.
     """
-    found: Any = config
+    part: Any = config
     for name in key.split("."):
-        found = getattr(found, name)
-    return found
+        part = getattr(part, name)
+    return part

@@ -19,7 +19,7 @@ _deadline: threading.Timer | None = None
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the run to stop; a KeyboardInterrupt, so that event loops let it through."""
+    """An interrupt by a signal; as a KeyboardInterrupt it passes through event loops."""
 
     def __init__(self, number: int) -> None:
         self.name = signal.Signals(number).name
@@ -28,8 +28,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def cause(stop: KeyboardInterrupt) -> Stopped:
-    """The signal behind an interrupt: Ray's waiting calls turn `Stopped` into a plain
-    KeyboardInterrupt.
+    """Returns the signal behind an interrupt.
+
+    Ray's waiting calls turn `Stopped` into a plain KeyboardInterrupt.
     """
     return (
         stop
@@ -40,9 +41,7 @@ def cause(stop: KeyboardInterrupt) -> Stopped:
 
 @contextmanager
 def noted(note: Callable[[Stopped], None]) -> Iterator[None]:
-    """While this lasts, the first signal is handed to `note` at once, and the process ends within
-    `SECONDS`.
-    """
+    """Hands the first signal to `note` at once; the process then ends within `SECONDS`."""
     global _note
     _note = note
     try:
@@ -54,7 +53,10 @@ def noted(note: Callable[[Stopped], None]) -> Iterator[None]:
 
 
 def install() -> None:
-    """Take both signals over; harmless when repeated, as needed after `ray.init()` sets its own."""
+    """Takes both signals over.
+
+    Harmless when repeated, as needed after `ray.init()` sets its own.
+    """
     if threading.current_thread() is threading.main_thread():
         for number in EXIT_CODES:
             if signal.getsignal(number) is not _stop:

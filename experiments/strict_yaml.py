@@ -16,15 +16,16 @@ MAX_DEPTH = 20
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML 1.2 core scalars; tags, anchors, aliases, repeated keys and deep nesting are errors."""
+    """A loader of YAML 1.2 core scalars.
+
+    Tags, anchors, aliases, repeated keys and deep nesting are errors.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's class attribute)
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what lets a small file grow large or deep, say one thing in two places, or name
-        its own type.
-        """
+        """Refuses what makes a small file large or deep, repeats itself or names its own type."""
         event = self.peek_event()
         problem = None
         if getattr(event, "anchor", None):
@@ -44,7 +45,7 @@ class StrictLoader(yaml.SafeLoader):
             self._depth -= 1
 
     def construct_scalar(self, node: Any) -> Any:
-        """The text, which must be text: half of a surrogate pair could not be written again."""
+        """Returns the text; half of a surrogate pair, which could not be written again, is none."""
         text = super().construct_scalar(node)
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise yaml.constructor.ConstructorError(
@@ -53,7 +54,7 @@ class StrictLoader(yaml.SafeLoader):
         return text
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys are all different."""
+        """Returns a mapping whose keys are all different."""
         seen: set[str] = set()
         for key, _ in node.value:
             problem = None
@@ -85,18 +86,18 @@ for tag, pattern, first in (
 
 
 class StrictDumper(yaml.SafeDumper):
-    """Quotes what the loader would otherwise read as another type."""
+    """A dumper that quotes what the loader would otherwise read as another type."""
 
     yaml_implicit_resolvers: dict[str, Any] = StrictLoader.yaml_implicit_resolvers
 
 
 def dump(content: Mapping[str, Any]) -> str:
-    """Text that `parse` reads back to the same values."""
+    """Returns text that `parse` reads back to the same values."""
     return str(yaml.dump(content, Dumper=StrictDumper, sort_keys=False, allow_unicode=True))
 
 
 def parse(text: str, source: str) -> Any:
-    """The value of one YAML document; `source` names it in errors."""
+    """Returns the value of one YAML document; `source` names it in errors."""
     loader = None
     try:
         loader = StrictLoader(text)
@@ -110,11 +111,11 @@ def parse(text: str, source: str) -> Any:
         ) from error
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a file."""
+    """Returns the mapping in a file."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -36,7 +36,7 @@ from typing import Any
 
 from experiments import settings
 from experiments.__main__ import QUIET
-from experiments.doctor.health import DRIVER
+from experiments.doctor.machine import DRIVER
 from experiments.files import make_folder, to_json, write_json
 from experiments.runs.run_folder import package_versions
 from rl_unlearn.config import Config

@@ -26,7 +26,7 @@ STAGES = (
 def stages(
     work: Path, weights: Path, pictures: Path, processes: int
 ) -> dict[str, Callable[[], None]]:
-    """What each stage does; the heavy imports happen here, after the arguments are read."""
+    """Returns what each stage does; the heavy imports happen here, after the arguments are read."""
     from experiments.canvas import (
         autoencoder,
         clip,

@@ -18,14 +18,14 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 
 
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Shift the batch by up to `pixels` in each direction, edges repeated."""
+    """Shifts the batch by up to `pixels` in each direction, edges repeated."""
     dx, dy = torch.randint(0, 2 * pixels + 1, (2,), generator=generator).tolist()
     size = images.shape[-1]
     return F.pad(images, [pixels] * 4, mode="replicate")[:, :, dy : dy + size, dx : dx + size]
 
 
 def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Mix some images with their 3x3 or 5x5 binomial blur."""
+    """Mixes some images with their 3x3 or 5x5 binomial blur."""
     strength = uniform(len(images), 0.3, 1.0, generator) * chosen(len(images), share, generator)
     kernel = torch.tensor([1.0, 2.0, 1.0])
     kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
@@ -36,7 +36,7 @@ def blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def noise(images: Tensor, share: float, scale: float, generator: torch.Generator) -> Tensor:
-    """Add white noise, half of the time coarse (4x4 pixel cells), of standard deviation up to
+    """Adds white noise, half of the time coarse (4x4 pixel cells), of standard deviation up to
     `scale`.
     """
     count, channels, size, _ = images.shape
@@ -50,7 +50,7 @@ def noise(images: Tensor, share: float, scale: float, generator: torch.Generator
 
 
 def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Jitter brightness, contrast and the balance of channels."""
+    """Jitters brightness, contrast and the balance of channels."""
     count = len(images)
     mean = images.mean((1, 2, 3), keepdim=True)
     contrast = uniform(count, 1 - strength, 1 + strength, generator)
@@ -59,7 +59,7 @@ def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
 
 
 def cutout(images: Tensor, share: float, side: int, generator: torch.Generator) -> Tensor:
-    """Cover a square of up to `side` pixels with a flat colour."""
+    """Covers a square of up to `side` pixels with a flat colour."""
     count, _, size, _ = images.shape
     centre = torch.rand(count, 2, generator=generator) * size
     half = uniform(count, 2.0, side, generator)[:, 0] / 2
@@ -72,7 +72,7 @@ def cutout(images: Tensor, share: float, side: int, generator: torch.Generator) 
 
 
 def elastic(images: Tensor, share: float, amount: float, generator: torch.Generator) -> Tensor:
-    """Warp by a smooth random field of up to about `amount` pixels."""
+    """Warps by a smooth random field of up to about `amount` pixels."""
     count, _, size, _ = images.shape
     field = torch.randn(count, 2, 4, 4, generator=generator) * (2 * amount / size)
     field = F.interpolate(field * chosen(count, share, generator), size, mode="bicubic").permute(
@@ -86,8 +86,9 @@ def elastic(images: Tensor, share: float, amount: float, generator: torch.Genera
 def mix(
     images: Tensor, targets: Tensor, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Patch some images with parts of their neighbours in the batch; targets (B, K) mix by the area
-    taken.
+    """Patches some images with parts of their neighbours in the batch.
+
+    Targets (B, K) mix by the area taken.
     """
     count, _, size, _ = images.shape
     cells = torch.randn(count, 1, 4, 4, generator=generator)
@@ -103,7 +104,7 @@ def mix(
 def scramble(
     images: Tensor, targets: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cut the first `count` images into 4x4-pixel patches, shuffle those, and call them nothing
+    """Cuts the first `count` images into 4x4-pixel patches, shuffles those, and calls them nothing
     (uniform target).
     """
     side = images.shape[-1] // 4

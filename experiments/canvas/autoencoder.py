@@ -93,7 +93,7 @@ def train_classifier(pool: Pool, curves: Path) -> Judge:
 def train_autoencoder(
     model: AutoencoderKL, distance: Features, pool: Pool, curves: Path, decoder_only: bool
 ) -> None:
-    """Train in place; `decoder_only` keeps every latent as it is.
+    """Trains in place; `decoder_only` keeps every latent as it is.
 
     Leaves the running average in `model`.
     """
@@ -155,8 +155,7 @@ def decode(model: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def build(work: Path, weights: Path) -> None:
-    """Write the `vae` folder of the pipeline; the scaling factor gives the latents unit
-    deviation."""
+    """Writes the pipeline's `vae` folder; the scaling factor gives latents of unit deviation."""
     pool = renders(work, "train", per_concept=500, seed=1)
     curves, folder = weights / "curves", work / "vae-joint"
     if not folder.exists():
@@ -175,7 +174,7 @@ def build(work: Path, weights: Path) -> None:
 
 
 def save_classifier(classifier: Judge, work: Path) -> None:
-    """Keep the perceptual classifier in the work folder."""
+    """Keeps the perceptual classifier in the work folder."""
     state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     save_file(state, work / "autoencoder-features.safetensors")
 

@@ -75,7 +75,7 @@ def new_clip(folder: Path, seed: int) -> tuple[open_clip.CLIP, open_clip.tokeniz
 
 
 def save_clip(state: dict[str, Tensor], folder: Path) -> None:
-    """Write the weights in half precision; loading turns them back into float32."""
+    """Writes the weights in half precision; loading turns them back into float32."""
     half = {name: value.half().contiguous() for name, value in state.items() if name != "attn_mask"}
     partial = folder / "open_clip_model.partial"
     save_file(half, partial, {"format": "pt"})
@@ -144,7 +144,7 @@ def train(
     curve: Curve,
     adversarial: int = 0,
 ) -> dict[str, Tensor]:
-    """Train in place, `adversarial` images of each batch attacked; returns the running average of
+    """Trains in place, `adversarial` images of each batch attacked; returns the running average of
     the weights.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -196,7 +196,7 @@ def zero_shot(
 
 
 def build(name: ClipName, work: Path, weights: Path) -> None:
-    """Write `clip-{name}`, trained on renders."""
+    """Writes `clip-{name}`, trained on renders."""
     pool = renders(work, "train", per_concept=500, seed=1)
     order = batches(pool, BATCH, torch.Generator().manual_seed(SEEDS[name]))
     eye = torch.eye(CONCEPTS)

@@ -8,24 +8,14 @@ guidance still works.
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
-from experiments.canvas.diffusion import (
-    BATCH,
-    SAVE_EVERY,
-    Checkpoint,
-    Latents,
-    average_gradients,
-    averaged,
-    drop_words,
-    export,
-    join,
-    scheduler,
-)
+from experiments.canvas.denoiser import averaged, drop_words, scheduler
+from experiments.canvas.diffusion import BATCH, export
+from experiments.canvas.latents import Latents
+from experiments.canvas.parallel import Plan, Training, joined, run_in_processes
 from experiments.canvas.sampling import NULL
 from experiments.canvas.sampling import STEPS as SAMPLER_STEPS
-from experiments.canvas.training import Curve, RunningAverage, cosine
 
 SEED = 51
 STEPS = 1500
@@ -37,58 +27,51 @@ uniform."""
 
 
 def train(rank: int, processes: int, work: Path, weights: Path) -> None:
-    """One process of the distillation."""
-    join(rank, processes, work, "distill")
-    torch.manual_seed(SEED)
-    teacher, model = averaged(work).requires_grad_(False), averaged(work)
-    model.text_encoder.requires_grad_(False)
-    average = RunningAverage(model, 0.998)
-    parameters = list(model.unet.parameters())
-    optimizer = torch.optim.AdamW(parameters, PEAK, betas=(0.9, 0.99), weight_decay=0.0)
-    curve = Curve(weights / "curves" / "distill.json")
-    generator = torch.Generator().manual_seed(SEED + rank)
-    data = Latents(work, generator)
-    sampler = scheduler()
-    sampler.set_timesteps(SAMPLER_STEPS)
-    text = teacher.text(torch.arange(NULL + 1))
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK * cosine(step, STEPS)
-        clean, concepts = data.clean(BATCH // processes)
-        count = len(clean)
-        visited = sampler.timesteps[torch.randint(SAMPLER_STEPS, (count,), generator=generator)]
-        anywhere = torch.randint(1000, (count,), generator=generator)
-        steps = torch.where(torch.rand(count, generator=generator) < ON_SCHEDULE, visited, anywhere)
-        noisy, _ = data.noisy(clean, steps)
-        prompts = drop_words(concepts, generator)
-        guided = prompts != NULL
-        with torch.no_grad():
-            towards = teacher.unet(noisy, steps, text[prompts]).sample
+    """Distils in one of several processes."""
+    plan = Plan("distill", STEPS, PEAK, warmup=100, decay=0.998)
+    with joined(rank, processes, work, plan.name):
+        torch.manual_seed(SEED)
+        teacher, student = averaged(work).requires_grad_(False), averaged(work)
+        student.text_encoder.requires_grad_(False)
+        optimizer = torch.optim.AdamW(
+            student.unet.parameters(), PEAK, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        training = Training(plan, rank, work, weights, student, optimizer)
+        generator = torch.Generator().manual_seed(SEED + rank)
+        sampler = scheduler()
+        data = Latents(work, sampler, generator)
+        sampler.set_timesteps(SAMPLER_STEPS)
+        text = teacher.text(torch.arange(NULL + 1))
+
+        def draw_steps(count: int) -> Tensor:
+            visited = sampler.timesteps[torch.randint(SAMPLER_STEPS, (count,), generator=generator)]
+            anywhere = torch.randint(1000, (count,), generator=generator)
+            on_schedule = torch.rand(count, generator=generator) < ON_SCHEDULE
+            return torch.where(on_schedule, visited, anywhere)
+
+        @torch.no_grad()
+        def teach(noisy: Tensor, steps: Tensor, prompts: Tensor) -> Tensor:
+            guided = prompts != NULL
+            towards: Tensor = teacher.unet(noisy, steps, text[prompts]).sample
             base = teacher.unet(
                 noisy[guided], steps[guided], text[NULL].expand(int(guided.sum()), -1, -1)
             ).sample
             target = towards.clone()
             target[guided] = base + GUIDANCE * (towards[guided] - base)
-        loss = (model.unet(noisy, steps, text[prompts]).sample - target).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if rank == 0:
-            average.update(model)
-            curve.add(step, loss=loss.detach())
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == STEPS:
-                Checkpoint(work / "distill.safetensors").save(step + 1, model, average, optimizer)
-    if processes > 1:
-        dist.destroy_process_group()
+            return target
+
+        def loss() -> Tensor:
+            clean, concepts = data.clean(BATCH // processes)
+            steps = draw_steps(len(clean))
+            noisy, _ = data.noisy(clean, steps)
+            prompts = drop_words(concepts, generator)
+            predicted: Tensor = student.unet(noisy, steps, text[prompts]).sample
+            return (predicted - teach(noisy, steps, prompts)).square().mean()
+
+        training.run(loss)
 
 
 def build(work: Path, weights: Path, processes: int = 2) -> None:
-    """Distil, and export the pipeline with the student."""
-    (work / "distill.rendezvous").unlink(missing_ok=True)
-    if processes > 1:
-        torch.multiprocessing.spawn(train, (processes, work, weights), nprocs=processes)
-    else:
-        train(0, 1, work, weights)
+    """Distils, and exports the pipeline with the student."""
+    run_in_processes(train, processes, work, weights, "distill")
     export(work, weights, averaged(work, "distill"))

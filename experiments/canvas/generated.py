@@ -14,7 +14,8 @@ from torch import Tensor
 
 from experiments.canvas.autoencoder import load_classifier
 from experiments.canvas.data import CONCEPTS, to_bytes
-from experiments.canvas.diffusion import Denoiser, Latents, averaged, scheduler
+from experiments.canvas.denoiser import Denoiser, averaged, scheduler
+from experiments.canvas.latents import Latents
 from experiments.canvas.sampling import predict, sample, to_images
 
 SEED = 61
@@ -51,7 +52,7 @@ def half_denoised(
     the latent.
     """
     generator = torch.Generator().manual_seed(seed)
-    data = Latents(work, generator)
+    data = Latents(work, scheduler(), generator)
     images, concepts, trust = [], [], []
     for _ in range(count // 128):
         clean, concept = data.clean(128)
@@ -67,7 +68,7 @@ def half_denoised(
 
 
 def build(work: Path) -> None:
-    """Write `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the
+    """Writes `generated.safetensors`: images (N, 3, 32, 32), concepts (N,) and trust (N,), by the
     distilled model.
     """
     path = work / "generated.safetensors"

@@ -58,7 +58,7 @@ def accuracy(judge: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def build(head: Head, work: Path, member: Member = "main") -> None:
-    """Write the judge's folder, and its curve beside it."""
+    """Writes the judge's folder, and its curve beside it."""
     folder, seed, peak = judge_path(head, member), SEEDS[member][head], PEAK[member]
     pool = renders(work, "train", per_concept=500, seed=1)
     again = reconstructions(work, pool, RECONSTRUCTED, seed=5)
@@ -74,9 +74,11 @@ def build(head: Head, work: Path, member: Member = "main") -> None:
     for step in range(STEPS[head]):
         for group in optimizer.param_groups:
             group["lr"] = peak * cosine(step, STEPS[head])
-        one, two = next(clean), next(decoded)
-        images = torch.cat([pool.take(one), again.take(two)])
-        labels = torch.cat([getattr(pool, head + "s")[one], getattr(again, head + "s")[two]])
+        rendered, reconstructed = next(clean), next(decoded)
+        images = torch.cat([pool.take(rendered), again.take(reconstructed)])
+        labels = torch.cat(
+            [getattr(pool, head + "s")[rendered], getattr(again, head + "s")[reconstructed]]
+        )
         images = augment.shift(augment.colour(images, 0.06, generator), 1, generator)
         images = augment.noise(augment.blur(images, 0.2, generator), 0.5, 0.06, generator)
         images = augment.cutout(images, 0.2, 8, generator).contiguous(

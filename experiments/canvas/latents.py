@@ -1,9 +1,11 @@
-"""Stage `latents`: every training render through the encoder, once."""
+"""Stage `latents`: every training render through the encoder, once; and noisy latents drawn from
+them.
+"""
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,7 +17,7 @@ SHARDS = ((500, 1), (440, 3))
 
 
 def build(work: Path, shards: tuple[tuple[int, int], ...] = SHARDS) -> None:
-    """Write one file a shard: posterior mean and deviation (N, 4, 8, 8), unscaled, and concepts
+    """Writes one file a shard: posterior mean and deviation (N, 4, 8, 8), unscaled, and concepts
     (N,).
     """
     model = AutoencoderKL.from_pretrained(work / "vae-joint")
@@ -42,3 +44,25 @@ def load(work: Path) -> tuple[Tensor, Tensor, Tensor]:
         torch.cat([s[k] for s in shards]) for k in ("mean", "deviation", "concepts")
     )
     return mean * scale, deviation * scale, concepts
+
+
+class Latents:
+    """Noisy training latents, drawn from the shards of the work folder."""
+
+    def __init__(self, work: Path, scheduler: DDIMScheduler, generator: torch.Generator) -> None:
+        self.mean, self.deviation, self.concepts = load(work)
+        self.signal = scheduler.alphas_cumprod
+        self.generator = generator
+
+    def clean(self, count: int) -> tuple[Tensor, Tensor]:
+        """Latents (B, 4, 8, 8) of unit deviation, and their concepts (B,)."""
+        index = torch.randint(len(self.concepts), (count,), generator=self.generator)
+        eps = torch.randn(count, *self.mean.shape[1:], generator=self.generator)
+        return self.mean[index].float() + self.deviation[index].float() * eps, self.concepts[index]
+
+    def noisy(self, clean: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t and v of clean latents at steps (B,)."""
+        alpha = self.signal[steps].sqrt()[:, None, None, None]
+        sigma = (1 - self.signal[steps]).sqrt()[:, None, None, None]
+        noise = torch.randn(clean.shape, generator=self.generator)
+        return alpha * clean + sigma * noise, alpha * noise - sigma * clean

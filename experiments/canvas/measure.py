@@ -82,7 +82,7 @@ def speed(pipeline: StableDiffusionPipeline) -> float:
 
 
 def build(weights: Path, per_concept: int = PER_CONCEPT) -> None:
-    """Write `quality.json`."""
+    """Writes `quality.json`."""
     concepts = torch.arange(CONCEPTS).repeat(per_concept)
     real = render(
         concepts // len(STYLES), concepts % len(STYLES), torch.Generator().manual_seed(SEED), "test"

@@ -30,7 +30,7 @@ SHARES = (0.25, 0.25, 0.5)
 
 
 def build(name: ClipName, work: Path, weights: Path, steps: int | None = None) -> None:
-    """Tune `clip-{name}` and replace its weights."""
+    """Tunes `clip-{name}` and replaces its weights."""
     seed, eye = SEEDS[name], torch.eye(CONCEPTS)
     sizes = [int(BATCH * share) for share in SHARES]
     pool = renders(work, "train", per_concept=500, seed=1)
@@ -40,12 +40,16 @@ def build(name: ClipName, work: Path, weights: Path, steps: int | None = None) -
     decoded = batches(again, sizes[1], torch.Generator().manual_seed(seed + 1))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        one, two = next(clean), next(decoded)
-        three = torch.randint(len(images), (sizes[2],), generator=generator)
-        shown = torch.cat([pool.take(one), again.take(two), images[three].float() / 255])
-        certain = trust[three, None]
-        soft = certain * eye[concepts[three]] + (1 - certain) / CONCEPTS
-        targets = torch.cat([eye[pool.concepts[one]], eye[again.concepts[two]], soft])
+        rendered, reconstructed = next(clean), next(decoded)
+        drawn = torch.randint(len(images), (sizes[2],), generator=generator)
+        shown = torch.cat(
+            [pool.take(rendered), again.take(reconstructed), images[drawn].float() / 255]
+        )
+        certain = trust[drawn, None]
+        soft = certain * eye[concepts[drawn]] + (1 - certain) / CONCEPTS
+        targets = torch.cat(
+            [eye[pool.concepts[rendered]], eye[again.concepts[reconstructed]], soft]
+        )
         order = torch.randperm(len(shown), generator=generator)
         return augmented(shown[order], targets[order], STRENGTH[name], generator)
 

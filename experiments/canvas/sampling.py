@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor
 
 from experiments.canvas.autoencoder import decode
-from experiments.canvas.diffusion import PROMPTS, Denoiser
+from experiments.canvas.denoiser import PROMPTS, Denoiser
 
 STEPS, ETA, GUIDANCE = 10, 1.0, 1.0
 NULL = len(PROMPTS) - 1
@@ -20,12 +20,13 @@ def predict(
     1.
     """
     steps = torch.as_tensor(step).expand(len(noisy))
+    predicted: Tensor
     if guidance == 1.0:
-        return model(noisy, steps, prompts)
+        predicted = model(noisy, steps, prompts)
+        return predicted
     null = torch.full_like(prompts, NULL)
-    base, towards = model(
-        noisy.repeat(2, 1, 1, 1), steps.repeat(2), torch.cat([null, prompts])
-    ).chunk(2)
+    predicted = model(noisy.repeat(2, 1, 1, 1), steps.repeat(2), torch.cat([null, prompts]))
+    base, towards = predicted.chunk(2)
     return base + guidance * (towards - base)
 
 

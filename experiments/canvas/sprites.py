@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import resvg_py
@@ -44,7 +45,7 @@ RASTER, SHIPPED = 256, 64
 
 
 def fetch(work: Path) -> Path:
-    """Install the pinned packages under `work`, unless they are there; returns the folder that
+    """Installs the pinned packages under `work`, unless they are there; returns the folder that
     holds them.
     """
     folder = work / "node_modules" / "@iconify-json"
@@ -54,13 +55,13 @@ def fetch(work: Path) -> Path:
             ["npm", "install", "--prefix", str(work), "--ignore-scripts", *wanted], check=True
         )
     for package, version in PACKAGES.values():
-        found = json.loads((folder / package / "package.json").read_text())["version"]
-        if found != version:
-            raise RuntimeError(f"{package} is {found}, the recipe wants {version}")
+        installed = json.loads((folder / package / "package.json").read_text())["version"]
+        if installed != version:
+            raise RuntimeError(f"{package} is {installed}, the recipe wants {version}")
     return folder
 
 
-def rasterise(icons: dict, name: str) -> np.ndarray:
+def rasterise(icons: dict[str, Any], name: str) -> np.ndarray:
     """One icon of an Iconify set, (4, 64, 64) uint8 with premultiplied alpha."""
     while name in icons.get("aliases", {}):
         name = icons["aliases"][name]["parent"]
@@ -77,7 +78,7 @@ def rasterise(icons: dict, name: str) -> np.ndarray:
     png = bytes(
         resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER, skip_system_fonts=True)
     )
-    rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
+    rgba: np.ndarray = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
     rgba[..., :3] *= rgba[..., 3:]
     step = RASTER // SHIPPED
     small = rgba.reshape(SHIPPED, step, SHIPPED, step, 4).mean((1, 3))
@@ -85,7 +86,7 @@ def rasterise(icons: dict, name: str) -> np.ndarray:
 
 
 def build(work: Path, weights: Path) -> None:
-    """Write `sprites.safetensors`: (20, 8, 4, 64, 64) uint8."""
+    """Writes `sprites.safetensors`: (20, 8, 4, 64, 64) uint8."""
     folder = fetch(work)
     sprites = np.zeros((len(OBJECTS), len(STYLES), 4, SHIPPED, SHIPPED), np.uint8)
     for s, style in enumerate(STYLES):

@@ -52,7 +52,7 @@ class Curve:
         self._start = time.monotonic()
 
     def resume(self, step: int) -> None:
-        """Take up the recorded points before `step`."""
+        """Takes up the recorded points before `step`."""
         if step and self.path.exists():
             self.points = [
                 point for point in json.loads(self.path.read_text()) if point["step"] <= step
@@ -60,7 +60,7 @@ class Curve:
             self._start -= self.points[-1]["seconds"] if self.points else 0.0
 
     def add(self, step: int, **values: float | Tensor) -> None:
-        """Average `values` over `every` steps into one point."""
+        """Averages `values` over `every` steps into one point."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1

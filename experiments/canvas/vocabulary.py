@@ -73,13 +73,13 @@ def tokenizer() -> CLIPTokenizer:
 
 def word_ids(made: CLIPTokenizer) -> list[int]:
     """Ids of the tokens that captions use: the words and the three marks."""
-    return [
-        made.convert_tokens_to_ids(word + "</w>") for word in words()
-    ] + made.convert_tokens_to_ids([UNKNOWN, START, END])
+    tokens = [word + "</w>" for word in words()] + [UNKNOWN, START, END]
+    ids: list[int] = made.convert_tokens_to_ids(tokens)
+    return ids
 
 
 def save(folder: Path) -> None:
-    """Write the tokenizer with `vocab.json` and `merges.txt` beside `tokenizer.json`."""
+    """Writes the tokenizer with `vocab.json` and `merges.txt` beside `tokenizer.json`."""
     made = tokenizer()
     made.save_pretrained(folder)
     model = json.loads(made.backend_tokenizer.to_str())["model"]

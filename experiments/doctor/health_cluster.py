@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cluster import address, placement, private, proxy, ray_folder, survey
-from experiments.doctor.health import Row, cards, check_folder, cores
+from experiments.doctor.machine import Row, cards, check_folder, cores
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.json_file import parse_object
@@ -21,9 +21,9 @@ _LONGEST_REPLY = 100_000
 
 
 def check(config: Config, start: bool) -> list[Row]:
-    """All rows; with `start` Ray is started, or the cluster joined, and left again.
+    """Returns a row of each check; none of them changes the machine.
 
-    None changes the machine.
+    With `start` Ray is started, or the cluster joined, and left again.
     """
     if find_spec("ray") is None:
         return [Row("Ray", "fail", "cannot be imported; install the project's dependencies")]
@@ -41,17 +41,17 @@ def _cluster(config: Config, start: bool) -> Iterator[Row]:
         return
     try:
         address.check(config)
-        there = survey.nodes(config)
+        nodes = survey.nodes(config)
     except Exception as error:
         yield Row("Ray", "fail", " ".join(str(error).split())[:300])
         return
-    said = "starts" if where.is_local else f"{where.text} answers, with the same Ray and Python"
-    yield Row("Ray", "ok", f"{metadata.version('ray')} {said}; nodes: {len(there)}")
-    yield _actors(config, there)
+    state = "starts" if where.is_local else f"{where.text} answers, with the same Ray and Python"
+    yield Row("Ray", "ok", f"{metadata.version('ray')} {state}; nodes: {len(nodes)}")
+    yield _actors(config, nodes)
 
 
 def _head(url: str) -> Row:
-    """A head where jobs are submitted; the job itself then finds the cluster."""
+    """Returns whether a head answers where jobs are submitted; the job then finds the cluster."""
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import urlopen
@@ -77,11 +77,11 @@ def _this_machine() -> survey.Node:
     return survey.Node("this machine", max(cores(), 2), cards())
 
 
-def _actors(config: Config, there: list[survey.Node]) -> Row:
+def _actors(config: Config, nodes: list[survey.Node]) -> Row:
     if config.cluster.inline:
         return Row("actors", "ok", "all in this process")
-    missing = survey.room(config, there)
-    has = f"{sum(node.cpus for node in there):g} CPUs, {sum(node.gpus for node in there):g} GPUs"
+    missing = survey.room(config, nodes)
+    has = f"{sum(node.cpus for node in nodes):g} CPUs, {sum(node.gpus for node in nodes):g} GPUs"
     if missing:
         return Row(
             "actors",
@@ -92,7 +92,7 @@ def _actors(config: Config, there: list[survey.Node]) -> Row:
 
 
 def _authentication(config: Config) -> Row:
-    """Whether a token is asked for and there; what it is stays unread."""
+    """Returns whether a token is asked for and there; what it is stays unread."""
     name, mode = "Ray authentication", os.environ.get("RAY_AUTH_MODE", "").lower()
     private_one = address.meant(config).is_local
     if private_one and not config.cluster.inline:
@@ -108,11 +108,11 @@ def _authentication(config: Config) -> Row:
         )
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN"):
-        found = "a token is in RAY_AUTH_TOKEN"
+        place = "a token is in RAY_AUTH_TOKEN"
     elif file.is_file() and file.stat().st_size:
         if _open_to_others(file):
             return Row(name, "warn", f"others may read the token in {file}: chmod 600 it")
-        found = f"a token is in {file}"
+        place = f"a token is in {file}"
     elif private_one:
         return Row(name, "ok", "no token yet; a private local cluster makes its own")
     else:
@@ -125,9 +125,9 @@ def _authentication(config: Config) -> Row:
         return Row(
             name,
             "warn",
-            f"{found}, but it is not asked for: export RAY_AUTH_MODE=token on every machine",
+            f"{place}, but it is not asked for: export RAY_AUTH_MODE=token on every machine",
         )
-    return Row(name, "ok", found)
+    return Row(name, "ok", place)
 
 
 def _open_to_others(file: Path) -> bool:
@@ -168,7 +168,7 @@ def _ports() -> Iterator[Row]:
 
 
 def _program(pid: int | None) -> str:
-    """Name of a process, and its program if it is a script's."""
+    """Returns the name of a process, and its program if it is a script's."""
     import psutil
 
     if pid is None:

@@ -23,31 +23,32 @@ Notes = Sequence[str]
 
 
 def look(config: Config, judged: bool = True) -> list[str]:
-    """All notes; raises the first UserError. Without `judged` the judge is left out."""
+    """Returns all notes and raises the first UserError; without `judged` the judge is left out."""
     checks = [check for name, check in CHECKS.items() if judged or name != JUDGE]
     return [note for check in checks for note in check(config)]
 
 
 def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
-    """Name, notes and error of each check."""
-    found: list[tuple[str, Notes, UserError | None]] = []
+    """Returns name, notes and error of each check."""
+    outcomes: list[tuple[str, Notes, UserError | None]] = []
     for name, check in CHECKS.items():
         try:
-            found.append((name, check(config), None))
+            outcomes.append((name, check(config), None))
         except UserError as error:
-            found.append((name, (), error))
-    return found
+            outcomes.append((name, (), error))
+    return outcomes
 
 
 def loop(config: Config) -> Notes:
-    """Whether the settings of the loop go together."""
+    """Checks that the settings of the loop go together."""
     consistency.check(config)
     return ()
 
 
 def prompts(config: Config) -> Notes:
-    """Whether concept, lists, templates and anchors make a world; a kept prompt that asks for the
-    concept is told.
+    """Checks that concept, lists, templates and anchors make a world.
+
+    The note names a kept prompt that asks for the concept.
     """
     book = PromptBook.from_config(config)
     lost = [book.names[book.concept_domain][i] for i in book.concepts]
@@ -63,9 +64,7 @@ def prompts(config: Config) -> Notes:
 
 
 def model(config: Config) -> Notes:
-    """Whether the model is whole and one of those that can be trained, and whether all prompts
-    reach it.
-    """
+    """Checks that the model is whole and can be trained, and that all prompts reach it."""
     folder = _here(config)
     notes = list(model_folder.check_device(config.model))
     if folder is None:
@@ -77,7 +76,7 @@ def model(config: Config) -> Notes:
 
 
 def _here(config: Config) -> Path | None:
-    """The model's folder if it is on this machine; a hub id may be in the hub's cache."""
+    """Returns the model's folder if it is on this machine; a hub id may be in the hub's cache."""
     if single_file.named(config.model):
         made = single_file.place(config.model)  # nothing is converted for a look
         return made if made.is_dir() else None
@@ -88,7 +87,7 @@ def _here(config: Config) -> Path | None:
 
 
 def adapters(config: Config) -> Notes:
-    """Whether the adapters below are there, and the critic to start from."""
+    """Checks that the adapters below are there, and the critic to start from."""
     for adapter in config.model.adapters:
         read_header(locate(adapter))
     if config.critic.start is not None:
@@ -103,14 +102,14 @@ def adapters(config: Config) -> Notes:
 
 
 def clips(config: Config) -> Notes:
-    """Whether the CLIPs that reward and select can be asked for."""
+    """Checks that the CLIPs that reward and select can be asked for."""
     clip_source.check("reward.clip", config.reward.clip)
     clip_source.check("selection.clip", config.selection.clip)
     return ()
 
 
 def judge(config: Config) -> Notes:
-    """Whether the judge can be asked for, and has no part in the training."""
+    """Checks that the judge can be asked for, and has no part in the training."""
     judge_source.check(config, PromptBook.from_config(config))
     return ()
 

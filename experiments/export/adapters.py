@@ -25,7 +25,7 @@ FORMATS = ("diffusers", "kohya", "merged")
 
 
 def described(path: Path) -> list[str]:
-    """Overrides that rebuild the model the adapter belongs to."""
+    """Returns the overrides that rebuild the model the adapter belongs to."""
     about, state = metadata(path), read_adapter(path)
     rank = next(tensor.shape[0] for name, tensor in state.items() if ".lora_A" in name)
     keys = {
@@ -46,7 +46,7 @@ def described(path: Path) -> list[str]:
 
 
 def _layers(names: Iterable[str]) -> str:
-    """The setting `lora.layers` that gives these.
+    """Returns the setting `lora.layers` that gives these.
 
     Words and image attend by turns, in one row or as two sides.
     """
@@ -62,12 +62,11 @@ def _layers(names: Iterable[str]) -> str:
 
 
 def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]:
-    """Writes the adapter in `format` with a model card into folder `out`, checked to give the same
-    in plain diffusers.
+    """Writes the adapter in `format` with a model card into folder `out`.
 
-    `merged` writes a whole pipeline folder with the adapter in its weights. ConfigError if it would
-    replace a file, DataError if the copy differs or the adapter does not fit the model,
-    MachineError if it cannot be written.
+    What is written is checked to give the same in plain diffusers. `merged` writes a whole pipeline
+    folder with the adapter in its weights. Raises ConfigError if it would replace a file, DataError
+    if the copy differs or the adapter does not fit the model, MachineError if it cannot be written.
     """
     # diffusers leaves out what has no place in the model without an error.
     DiffusionPolicy(load_model(config.model), config).load_adapter(read_adapter(path))
@@ -76,13 +75,13 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             "card": str(write_card(path, out, config, format))
         }
     source = locate(path)
-    own = read_adapter(path)
-    part = component(own)
-    state = {f"{part}.{name}": tensor for name, tensor in own.items()}
+    adapter = read_adapter(path)
+    part = component(adapter)
+    state = {f"{part}.{name}": tensor for name, tensor in adapter.items()}
     if format == "kohya":
         folder = fetched_folder(config.model)
         layers = read_parts(folder)[part].get("layers_per_block")
-        state = to_kohya(own, read_layout(folder), layers)
+        state = to_kohya(adapter, read_layout(folder), layers)
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME

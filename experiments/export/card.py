@@ -22,8 +22,9 @@ NAME = "README.md"
 def write_card(
     source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME
 ) -> Path:
-    """Writes `README.md` into `out`; figures come from `source` if it is a run folder, else the
-    card has none.
+    """Writes `README.md` into `out`.
+
+    Figures come from `source` if it is a run folder, else the card has none.
     """
     whole = (source / "config.yaml").is_file() and (source / "run_state.json").is_file()
     run = run_view.read(source, 1) if whole else None
@@ -32,7 +33,7 @@ def write_card(
 
 
 def make_card(config: Config, run: run_view.Run | None, format: str, file: str) -> ModelCard:
-    """The card of a run, or of an adapter of which only the configuration is known."""
+    """Returns the card of a run, or of an adapter of which only the configuration is known."""
     before, after = (run.before, run.after) if run else (None, None)
     rows, results = [], []
     for key, label in HEADLINE.items():
@@ -126,7 +127,7 @@ def _usage(config: Config, format: str, file: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of any origin without Markdown or HTML in it."""
+    """Returns text of any origin without Markdown or HTML in it."""
     for mark in "\\`*_[]<>|#":
         text = text.replace(mark, f"&#{ord(mark)};")
     return " ".join(text.split())

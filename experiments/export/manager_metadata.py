@@ -23,7 +23,7 @@ from rl_unlearn.models.model_folder import read_layout, read_parts
 
 
 def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[str, str]:
-    """The keys for an exported file with these tensors; no path and nobody's name is in them."""
+    """Returns the keys for an exported file; no path and nobody's name is in them."""
     folder = fetched_folder(config.model)
     architecture, base = read_layout(folder).architecture(read_parts(folder))
     rank = next(
@@ -48,15 +48,15 @@ def described_for_managers(state: Mapping[str, Tensor], config: Config) -> dict[
 
 
 def tensors_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the bytes of all tensors in the order of the file, in the specification's
-    spelling.
+    """Returns the SHA-256 of all tensors' bytes in the file's order, as the specification spells
+    it.
     """
     content = pack(state, {})
     return f"0x{hashlib.sha256(content[8 + int.from_bytes(content[:8], 'little') :]).hexdigest()}"
 
 
 def for_others(about: Mapping[str, str]) -> dict[str, str]:
-    """What an adapter says of itself without the places where things lay on this machine.
+    """Returns what an adapter says of itself without the places where things lay on this machine.
 
     The strength is in the tensors now: said once more it would count twice.
     """
@@ -73,15 +73,15 @@ def for_others(about: Mapping[str, str]) -> dict[str, str]:
 
 
 def _numbered(record: Mapping[str, str]) -> dict[str, str]:
-    """A foundation whose adapters have numbers for paths: their order is what counts."""
-    found: dict[str, str] = {}
+    """Returns a foundation whose adapters have numbers for paths: their order is what counts."""
+    numbered: dict[str, str] = {}
     for name, value in record.items():
-        found[f"{ADAPTER} {len(found)}" if name.startswith(f"{ADAPTER} ") else name] = value
-    return found
+        numbered[f"{ADAPTER} {len(numbered)}" if name.startswith(f"{ADAPTER} ") else name] = value
+    return numbered
 
 
 def _is_public(path: str) -> bool:
-    """Whether others can ask for the model by this name."""
+    """Returns whether others can ask for the model by this name."""
     try:
         return path == "canvas" or (bool(path) and local_folder(Model(path=path)) is None)
     except DataError:

@@ -33,10 +33,10 @@ _ROUNDINGS = 64
 
 
 def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
-    """Writes the model's folder with the adapter in its weights, which keep their type; all else is
-    as it lies there.
+    """Writes the model's folder with the adapter in its weights, which keep their type.
 
-    `out` must be absent or empty. The folder is made aside and renamed, so it is whole or absent.
+    All else is as it lies there. `out` must be absent or empty. The folder is made aside and
+    renamed, so it is whole or absent.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} already holds something; choose another --out")
@@ -61,12 +61,12 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         rounded = probe(pipeline, None, config)
         copy = _with_model(config, path=str(aside), config=None, revision=None, adapters=())
         made = probe(load_model(copy.model), None, copy)
-        found = largest(expected, made)
+        change = largest(expected, made)
         # NaN, too, is a difference. What was written is what was meant, and that is the adapter but
         # for rounding.
-        if not (largest(rounded, made) <= TOLERANCE and found <= tolerance):
+        if not (largest(rounded, made) <= TOLERANCE and change <= tolerance):
             raise DataError(
-                f"the merged weights change the network's output by {found:.2g}; nothing was "
+                f"the merged weights change the network's output by {change:.2g}; nothing was "
                 "written"
             )
         if out.is_dir():
@@ -80,7 +80,7 @@ def merge(adapter: Path, out: Path, config: Config) -> dict[str, Any]:
         shutil.rmtree(aside, ignore_errors=True)
     return {
         "file": str(out), "format": "merged", "tensors": len(read_adapter(adapter)),
-        "largest_difference": found,
+        "largest_difference": change,
         "left_out": lost,
     }  # fmt: skip
 
@@ -90,9 +90,7 @@ def _with_model(config: Config, /, **changes: Any) -> Config:
 
 
 def _sources(source: Path, config: Config, component: str) -> list[Path]:
-    """The files with the component's weights, the one with their index, if there is one, at the
-    end.
-    """
+    """Returns the files with the component's weights, and at the end their index, if any."""
     first = first_file(source, component, config.model.variant)
     files = weight_files(source, component, config.model.variant)
     return files if first in files else [*files, first]
@@ -100,10 +98,10 @@ def _sources(source: Path, config: Config, component: str) -> list[Path]:
 
 @torch.no_grad()
 def _write(file: Path, folder: Path, weights: dict[str, Tensor]) -> float:
-    """Writes a file's weights anew, each in the type that it has there, and rounds the given ones
-    to the same.
+    """Writes a file's weights anew, each in the type that it has there.
 
-    Returns how far the output may differ for that; an index is copied.
+    The given ones are rounded to the same. Returns how far the output may differ for that; an index
+    is copied.
     """
     if is_index(file.name):
         shutil.copyfile(file, folder / file.name)
@@ -126,21 +124,23 @@ def _umask() -> int:
 
 
 def difference(pipeline: Any, first: Path, second: Path, config: Config) -> float:
-    """Largest difference of the network's output between two adapter files, relative to the
-    output's size.
+    """Returns the largest difference of the network's output between two adapter files.
+
+    It is relative to the output's size.
     """
     return largest(probe(pipeline, first, config), probe(pipeline, second, config))
 
 
-def largest(expected: Tensor, found: Tensor) -> float:
-    """Largest difference of two outputs, relative to the largest value expected."""
-    return float((expected - found).abs().max() / expected.abs().max())
+def largest(expected: Tensor, output: Tensor) -> float:
+    """Returns the largest difference of two outputs, relative to the largest value expected."""
+    return float((expected - output).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()
 def probe(pipeline: Any, adapter: Path | None, config: Config) -> Tensor:
-    """The network's output on fixed noise, with an adapter or without; the pipeline is left as it
-    was.
+    """Returns the network's output on fixed noise, with an adapter or without.
+
+    The pipeline is left as it was.
     """
     folder = fetched_folder(config.model)
     if adapter is not None:

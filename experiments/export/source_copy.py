@@ -33,11 +33,10 @@ _DEEPEST = 5
 
 
 def copy_source(source: Path, target: Path, without: str) -> list[str]:
-    """Copies all but the weights of the component ``without``, in every form; returns components
-    that are not there.
+    """Copies all but the weights of the component ``without``, in every form.
 
-    A hub's cache may lack what no image needs, such as a safety checker; the copy's index does not
-    name it then.
+    Returns components that are not there. A hub's cache may lack what no image needs, such as a
+    safety checker; the copy's index does not name it then.
     """
     index = parse_object((source / _INDEX).read_bytes(), source / _INDEX, REMEDY)
     components = {
@@ -72,7 +71,7 @@ def _is_weights(file: Path) -> bool:
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """All files, those behind links, too; what is hidden is some program's own."""
+    """Yields all files, those behind links, too; what is hidden is some program's own."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") and path.name != ".gitattributes":
             continue
@@ -83,8 +82,9 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def _without_paths(file: Path) -> None:
-    """Takes out of a configuration where it lay on some machine; one that says no such thing stays
-    as it is.
+    """Takes out of a configuration where it lay on some machine.
+
+    One that says no such thing stays as it is.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -102,7 +102,10 @@ def _cleaned(value: Any) -> Any:
 
 
 def _tells_a_place(key: str, value: object) -> bool:
-    """Libraries write down where they read a part from; a name on the hub, or none, may stay."""
+    """Returns whether a value says where a library read a part from.
+
+    A name on the hub, or none, may stay.
+    """
     if not isinstance(value, str) or not key.endswith(("name_or_path", "_file", "_dir")):
         return False
     return (

@@ -6,7 +6,7 @@ import psutil
 
 from cluster import address, placement
 from cluster.survey import Node, room
-from experiments.doctor import health
+from experiments.doctor import machine
 from rl_unlearn.config import Config
 
 REFERENCE = 24 * 2**30
@@ -29,7 +29,7 @@ class Computer:
 
 def computer(config: Config) -> Computer:
     """By the configuration and by what is here; a card that is asked for need not be here."""
-    if health.cards() and config.model.device != "cpu":
+    if machine.cards() and config.model.device != "cpu":
         import torch
 
         card = torch.cuda.get_device_properties(0)
@@ -56,6 +56,6 @@ def missing(config: Config) -> list[str]:
     where = address.meant(config)
     if not where.is_local:
         return [f"whether the actors fit, the cluster at {where.text} knows: ask `doctor`"]
-    here = Node("this machine", max(health.cores(), 2), health.cards())
+    here = Node("this machine", max(machine.cores(), 2), machine.cards())
     lacking = room(config, [here])
     return [f"on this machine {lacking}"] if lacking else []

@@ -143,10 +143,10 @@ def _remembered(file: Path, make: Callable[[], str]) -> str:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return found
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return flat

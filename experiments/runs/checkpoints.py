@@ -1,13 +1,11 @@
-"""Checkpoints on disk: a folder that is whole or absent, safetensors with their sizes and SHA-256
-in a manifest.
+"""The checkpoints of a run on disk: which are kept, which is the newest, which are put aside.
 
 checkpoints/warm-up-<sha256>.safetensors    the warm-up's trajectories, written once
-checkpoints/round-000012/                   learner, critic, replay, loop (.safetensors),
-MANIFEST.json checkpoints/quarantine-round-000008/        one that is damaged or another run's:
-named, never loaded, never deleted
+checkpoints/round-000012/                   see `checkpoint_files`
+checkpoints/quarantine-round-000008/        one that is damaged or another run's: named, never
+                                            loaded, never deleted
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -16,27 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-from experiments.files import make_folder, to_json, write_bytes
-from experiments.runs import ledger
+from experiments.files import make_folder, write_bytes
+from experiments.runs import checkpoint_files, ledger
 from learner.roles import Resumption
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.durable import sync_folder
-from rl_unlearn.files.json_file import parse_object, read_object
+from rl_unlearn.files.json_file import read_object
 from rl_unlearn.snapshot import Snapshot
-from rl_unlearn.trajectory import Trajectory
 
-PARTS = ("learner", "critic", "replay", "loop")
-MANIFEST = "MANIFEST.json"
-FORMAT = 5
 _NAME = re.compile(r"round-(\d{6,})")
-
-
-class FormatError(DataError):
-    """A checkpoint that another version of this program made: not damaged, but not to be read
-    here."""
 
 
 class Checkpoints:
@@ -55,15 +43,15 @@ class Checkpoints:
         self._warm_up = ""
 
     def due(self, round: int) -> bool:
-        """Whether a checkpoint shall be made after this round."""
+        """Returns whether a checkpoint shall be made after this round."""
         return self._every > 0 and round % self._every == 0
 
     def keep_warm_up(self, warm_up: Snapshot) -> None:
         """Writes the trajectories that every checkpoint needs."""
         if self._every:
             make_folder(self._root, "set output=... to a writable folder")
-            content = _packed(warm_up)
-            self._warm_up = f"warm-up-{_digest(content)}.safetensors"
+            content = checkpoint_files.packed(warm_up)
+            self._warm_up = f"warm-up-{checkpoint_files.sha256(content)}.safetensors"
             write_bytes(self._root / self._warm_up, content)
 
     def keep_refused(self, round: int, trajectories: Snapshot) -> str:
@@ -71,31 +59,21 @@ class Checkpoints:
         folder = self._root.parent / "refused"
         make_folder(folder, "set output=... to a writable folder")
         path = folder / f"round-{round:06d}.safetensors"
-        write_bytes(path, _packed(trajectories))
+        write_bytes(path, checkpoint_files.packed(trajectories))
         return str(path)
 
     def commit(self, round: int, parts: dict[str, Snapshot]) -> None:
-        """Writes all parts aside, the manifest last, renames the folder into place, then forgets
-        the oldest ones.
+        """Writes all parts as one checkpoint, then deletes the oldest ones.
 
-        Raises MachineError if the disk does not take it; the checkpoints made before stay as they
-        are.
+        The parts are written aside, the manifest last, and the folder is renamed into place. Raises
+        MachineError if the disk does not take it; the checkpoints made before stay as they are.
         """
         final = self._root / f"round-{round:06d}"
         aside = self._root / f".{final.name}.{os.getpid()}.tmp"
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            files = {}
-            for name in PARTS:
-                content = _packed(parts[name])
-                write_bytes(aside / f"{name}.safetensors", content)
-                files[f"{name}.safetensors"] = {"bytes": len(content), "sha256": _digest(content)}
-            manifest = {
-                "format": FORMAT, "round": round, "updates": parts["loop"].values.get("updates"),
-                "configuration": self._identity, "files": files, "warm_up": self._warm_up,
-            }  # fmt: skip
-            write_bytes(aside / MANIFEST, to_json(manifest, indent=2).encode())
+            checkpoint_files.write(aside, round, parts, self._identity, self._warm_up)
             if final.exists():  # made by a run that was resumed from an earlier checkpoint
                 shutil.rmtree(final)
             aside.rename(final)
@@ -107,27 +85,27 @@ class Checkpoints:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        for old in self._found()[: -self._keep]:
+        for old in self._rounds()[: -self._keep]:
             shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, Resumption] | None:
-        """The newest valid checkpoint and its round, None if the run had made none yet.
+        """Returns the newest valid checkpoint and its round, or None if the run had made none yet.
 
         One that is damaged or another run's is named through `warn` and put aside, and the one
         before is taken. Raises DataError if there are checkpoints but none is valid, or if another
         version of this program made them.
         """
-        there = self._found()
+        rounds = self._rounds()
         made = ledger.weights(self._run)
-        for round in reversed(there):
+        for round in reversed(rounds):
             folder = self._root / f"round-{round:06d}"
             try:
-                manifest = read_object(folder / MANIFEST)
-                _check_format(manifest, folder)
-                self._warm_up, found = _read(folder, round, manifest)
-                self._check_own(manifest, found, made)
-                return round, found
-            except FormatError:
+                manifest = read_object(folder / checkpoint_files.MANIFEST)
+                checkpoint_files.check_format(manifest, folder)
+                self._warm_up, checkpoint = checkpoint_files.read(folder, round, manifest)
+                self._check_own(manifest, checkpoint, made)
+                return round, checkpoint
+            except checkpoint_files.FormatError:
                 raise
             except (
                 OSError,
@@ -146,83 +124,36 @@ class Checkpoints:
                 f"checkpoint {folder} is damaged ({reason}); it is kept as {aside.name}, and the "
                 "one before is taken"
             )
-        if there:
+        if rounds:
             raise DataError(
                 f"no checkpoint in {self._root} is whole: start the run anew with --overwrite"
             )
         return None
 
-    def _check_own(self, manifest: dict[str, Any], found: Resumption, made: dict[int, str]) -> None:
-        """That a whole checkpoint is one of this run: of its configuration, and with the weights of
-        its ledger.
+    def _check_own(
+        self, manifest: dict[str, Any], checkpoint: Resumption, made: dict[int, str]
+    ) -> None:
+        """Checks that a whole checkpoint is one of this run.
+
+        It must be of its configuration, and have the weights of its ledger.
         """
         if self._identity is not None and manifest["configuration"] != self._identity:
             raise ValueError("it is another run's: made with another configuration")
-        updates = found.parts["loop"].values.get("updates")
+        updates = checkpoint.parts["loop"].values.get("updates")
         if (
             manifest["updates"] != updates
-            or found.parts["learner"].values.get("version") != updates
+            or checkpoint.parts["learner"].values.get("version") != updates
         ):
             raise ValueError("its parts are of different updates")
         expected = made.get(updates) if updates else None
-        if expected and digest(found.parts["learner"].part("adapter")) != expected:
+        if expected and digest(checkpoint.parts["learner"].part("adapter")) != expected:
             raise ValueError(
                 f"it is another run's: the ledger knows other weights of update {updates:,}"
             )
 
-    def _found(self) -> list[int]:
+    def _rounds(self) -> list[int]:
         names = [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
         return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
-
-
-def _packed(snapshot: Snapshot) -> bytes:
-    tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-    return save(tensors, metadata={"values": to_json(snapshot.values)})
-
-
-def _check_format(manifest: dict[str, Any], folder: Path) -> None:
-    found = manifest.get("format")
-    if type(found) is int and found != FORMAT:
-        version = "an earlier" if found < FORMAT else "a later"
-        raise FormatError(
-            f"checkpoint {folder} is of format {found}, made by {version} version, and this one "
-            f"reads {FORMAT}: go on "
-            "with that version, or start the run anew with --overwrite"
-        )
-
-
-def _read(folder: Path, round: int, manifest: dict[str, Any]) -> tuple[str, Resumption]:
-    """The name of the warm-up's file, and all that is needed to go on."""
-    if manifest["format"] != FORMAT or manifest["round"] != round:
-        raise ValueError(
-            f"its manifest is of format {manifest['format']}, round {manifest['round']}"
-        )
-    parts = {}
-    for name in PARTS:
-        file = f"{name}.safetensors"
-        listed = manifest["files"][file]
-        parts[name] = _unpacked(folder / file, listed["sha256"], listed["bytes"])
-    warm_up = Path(manifest["warm_up"]).name
-    warm = _unpacked(
-        folder.parent / warm_up, warm_up.removeprefix("warm-up-").removesuffix(".safetensors")
-    )
-    return warm_up, Resumption(Trajectory.checked(warm.tensors), parts)
-
-
-def _unpacked(path: Path, digest: str, size: int | None = None) -> Snapshot:
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise ValueError(f"{path.name} has {found} bytes, not {size}")
-    content = path.read_bytes()
-    if _digest(content) != digest:
-        raise ValueError(f"{path.name} is not what was written")
-    # The header of what was just checked, not of the file as it may be by now.
-    header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
-    return Snapshot(load(content), parse_object(header["__metadata__"]["values"], path))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _unused(path: Path) -> Path:

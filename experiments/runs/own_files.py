@@ -13,14 +13,14 @@ MAX_PIXELS = 50_000_000
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file in a run folder, there or not.
+    """Returns the path of a file in a run folder, whether it is there or not.
 
     Raises DataError if it is a link that leads out of the folder, which itself may be one, or no
     plain file: what a page shows is what the run wrote.
     """
     path = folder / name
-    root, found = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
-    if not found.is_relative_to(root):
+    root, target = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    if not target.is_relative_to(root):
         raise DataError(
             f"{path} leads out of the run folder: put the file itself there, or remove the link"
         )
@@ -30,8 +30,9 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def picture(path: Path) -> tuple[bytes, Image.Image] | None:
-    """A PNG file's bytes and its picture, None where there is no file; DataError if it is none, or
-    a huge one.
+    """Returns a PNG file's bytes and its picture, or None where there is no file.
+
+    Raises DataError if it is none, or a huge one.
     """
     if not path.is_file():
         return None

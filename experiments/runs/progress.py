@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console import say
 from learner import events
 from learner.events import Event
 
@@ -28,22 +29,25 @@ class Progress(Protocol):
     """Shows events of a run."""
 
     def start(self) -> None:
-        """Take the screen."""
+        """Takes the screen."""
 
     def stop(self) -> None:
-        """Give the screen back."""
+        """Gives the screen back."""
 
     def show(self, event: Event) -> None:
         """Takes one event."""
 
 
 def make_progress(console: Console) -> Progress:
-    """A live view if somebody can watch it, else plain lines."""
+    """Returns a live view if somebody can watch it, else plain lines."""
     return LiveView(console) if console.is_terminal else Lines(console)
 
 
 def figures(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of each headline number that the row holds; a per-step list shows its mean."""
+    """Returns label and text of each headline number that the row holds.
+
+    A per-step list shows its mean.
+    """
     shown = []
     for key, label, form in FIGURES:
         value = row.get(key)
@@ -56,7 +60,7 @@ def figures(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def selection_text(event: events.Selection) -> str:
-    """What the selection CLIP saw of a version, in one line."""
+    """Returns what the selection CLIP saw of a version, in one line."""
     shares = ("score", "forgotten", "retained", "coherence")
     numbers = ", ".join(f"{name} {getattr(event, name):.3g}" for name in shares)
     remark = " (best so far)" if event.best else ""
@@ -66,14 +70,14 @@ def selection_text(event: events.Selection) -> str:
 
 
 class Eta:
-    """Time left, from the mean round so far."""
+    """The time left, by the mean round so far."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._first: int | None = None
 
     def text(self, event: events.Round) -> str:
-        """Minutes and seconds until the last round, or nothing before there is a mean."""
+        """Returns minutes and seconds until the last round, or nothing before there is a mean."""
         if self._first is None:
             self._first, self._start = event.round, time.monotonic()
             return ""
@@ -90,10 +94,10 @@ class Lines:
         self._eta = Eta()
 
     def start(self) -> None:
-        """Nothing to take."""
+        """Does nothing: lines take no screen."""
 
     def stop(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: lines took no screen."""
 
     def show(self, event: Event) -> None:
         """Prints one line."""
@@ -113,11 +117,11 @@ class Lines:
             )
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(self._console, text)
 
 
 class LiveView:
-    """Phase, bar and headline numbers, redrawn in place."""
+    """A view of phase, bar and headline numbers, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -133,11 +137,11 @@ class LiveView:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def start(self) -> None:
-        """Take the screen."""
+        """Takes the screen."""
         self._live.start()
 
     def stop(self) -> None:
-        """Leave the last picture standing."""
+        """Leaves the last picture standing."""
         self._live.stop()
 
     def show(self, event: Event) -> None:

@@ -24,24 +24,25 @@ _PAUSE = 0.05
 
 
 def aside(path: Path) -> Path:
-    """Where the run that was in folder `path` waits until the new one has begun."""
+    """Returns where the run that was in folder `path` waits until the new one has begun."""
     return path.parent / f".{path.name}.replaced"
 
 
 def restore(path: Path) -> None:
-    """Mends what a start that was killed has left; ConfigError if another process is at work
-    there."""
+    """Mends what a start that was killed has left.
+
+    Raises ConfigError if another process is at work there.
+    """
     if os.path.lexists(aside(path)):
         for lock in claim(path, empty=False):
             os.close(lock)
 
 
 def claim(path: Path, empty: bool) -> list[int]:
-    """Makes folder `path`, locked against a second run of this name; sets aside what it holds if
-    told so.
+    """Makes folder `path`, locked against a second run of this name.
 
-    Returns the locks, to be closed at the end of the run. ConfigError if another process holds
-    them.
+    Sets aside what it holds if it shall be `empty`. Returns the locks, to be closed at the end of
+    the run. Raises ConfigError if another process holds them.
     """
     locks: list[int] = []
     try:
@@ -87,7 +88,7 @@ def forget(path: Path) -> None:
 
 
 def _locked(path: Path, patient: bool = False) -> int:
-    """A lock on the folder that has this name now; makes it if it is not there.
+    """Returns a lock on the folder that has this name now, which is made if it is not there.
 
     A start that looks at what is set aside holds it for moments: that is worth waiting for.
     """

@@ -1,6 +1,4 @@
-"""Going on with a run: which folder can be resumed, what may differ, and a metrics file without
-what is done again.
-"""
+"""Resuming a run: which folder can be, what may differ, and records without what is done again."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,22 +40,22 @@ _OF_ROLLOUTS = ("selection", "warning")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run was started in this folder."""
+    """Returns whether a run was started in this folder."""
     return (folder / "config.yaml").is_file() and (folder / run_state.NAME).is_file()
 
 
 def identity(config: Config, stands_on: Mapping[str, str]) -> str:
-    """SHA-256 of all that may not change when a run is gone on with: what its checkpoints belong
-    to.
+    """Returns the SHA-256 of all that may not change when a run is resumed.
 
-    What files hold counts (``stands_on``, see `foundation`), not where they lie.
+    It is what its checkpoints belong to. What files hold counts (``stands_on``, see `foundation`),
+    not where they lie.
     """
     settled = {key: settings.value(config, key) for key in _compared(stands_on)}
     return hashlib.sha256(to_json([settled, foundation.digest(stands_on)]).encode()).hexdigest()
 
 
 def _compared(stands_on: Mapping[str, str]) -> list[str]:
-    """The keys that are compared as they are written."""
+    """Returns the keys that are compared as they are written."""
     return [
         key
         for key in _fixed()
@@ -75,7 +73,7 @@ def _fixed() -> list[str]:
 
 
 def is_finished(folder: Path, config: Config) -> bool:
-    """Whether the run ended as it should, with at least as many rounds as are asked for."""
+    """Returns whether the run ended as it should, with at least as many rounds as are asked for."""
     return (
         read_state(folder).finished
         and settings.recorded(folder / "config.yaml").loop.rounds >= config.loop.rounds
@@ -83,10 +81,9 @@ def is_finished(folder: Path, config: Config) -> bool:
 
 
 def as_begun(folder: Path, config: Config) -> Config:
-    """The configuration with the hub's commit that the run began with, if it asks for what was
-    asked for then.
+    """Returns the configuration with the hub's commit that the run began with.
 
-    A branch may have moved since.
+    That is if it asks for what was asked for then: a branch may have moved since.
     """
     before, model = settings.recorded(folder / "config.yaml").model, config.model
     if (model.path, model.revision) != (before.path, read_state(folder).revision_asked):
@@ -124,12 +121,13 @@ def check(folder: Path, config: Config) -> None:
         if settings.value(before, key) != settings.value(config, key)
     ]
     if different:
-        told = ", ".join(
+        changes = ", ".join(
             f"{key} ({settings.value(before, key)} before, {settings.value(config, key)} now)"
             for key in different[:5]
         )
         raise ConfigError(
-            f"{folder} was run with another configuration: {told}; start another run, or leave them"
+            f"{folder} was run with another configuration: {changes}; start another run, or leave "
+            "them"
         )
 
 
@@ -147,8 +145,7 @@ def check_longer(folder: Path) -> None:
 
 
 def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
-    """Makes metrics and ledger those of a run that has come to the checkpoint of ``round``; None:
-    to no checkpoint.
+    """Cuts metrics and ledger to the checkpoint of ``round``; None: to no checkpoint.
 
     What is cut from the ledger is kept aside. ``newest_round``: up to which the checkpoint knows
     the rollouts, which may be ahead of the training.
@@ -160,10 +157,9 @@ def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
 
 
 def trim_rows(path: Path, round: int, newest_round: int) -> None:
-    """Removes what was said of later rounds, and the final look, which will be said again; and a
-    line cut by a crash.
+    """Removes the rows of later rounds and of the final look, and a line that a crash cut.
 
-    That there was a restart stays on record.
+    These rows will be said again. That there was a restart stays on record.
     """
     kept = []
     for row in read_rows(path):

@@ -37,12 +37,12 @@ PACKAGES = (
 
 @dataclass
 class RunFolder:
-    """Paths of a run and its `run_state.json`."""
+    """The folder of a run and its `run_state.json`."""
 
     path: Path
     state: RunState = field(default_factory=RunState)
     _config: str | None = None
-    """The `config.yaml` of a run that is gone on with, until it is written."""
+    """The `config.yaml` of a resumed run, until it is written."""
     _silent: bool = False
     """Whether nothing is written yet: a finished run stays as it is until its training goes on."""
 
@@ -53,17 +53,17 @@ class RunFolder:
     def running(
         self, config: Config, argv: list[str], resumed: bool = False
     ) -> Iterator["RunFolder"]:
-        """Make the folder, then keep `run_state.json` true until the block is left, however it is
-        left.
+        """Makes the folder, then keeps `run_state.json` true until the block is left, in whatever
+        way.
 
         With `resumed` what the folder holds stays. Else it is set aside, and comes back if the run
         ends before `begin`.
         """
         locks = replacing.claim(self.path, empty=not resumed)
         try:
-            there = read_state(self.path) if resumed else RunState(begun=False)
-            self._silent = there.finished
-            self.note(begun=there.begun is not False)
+            before = read_state(self.path) if resumed else RunState(begun=False)
+            self._silent = before.finished
+            self.note(begun=before.begun is not False)
             text = settings.dump(config)
             written = self / "config.yaml"
             known = (
@@ -95,10 +95,9 @@ class RunFolder:
                 os.close(lock)
 
     def begin(self) -> None:
-        """All actors are there and the warm-up or the restoring is done: from now on this run
-        counts.
+        """Puts on record that the run counts from now on, and deletes what it replaces after that.
 
-        What it replaces is deleted, after that is on disk.
+        All actors are there, and the warm-up or the restoring is done.
         """
         if self._silent or self._config is not None or not self.state.begun:
             silent, self._silent = self._silent, False
@@ -132,7 +131,7 @@ class RunFolder:
 
 
 def reserve(config: Config, overwrite: bool) -> RunFolder:
-    """Check that the run may write where its configuration says; changes nothing on disk."""
+    """Checks that the run may write where its configuration says; changes nothing on disk."""
     root = Path(config.output)
     path = root / config.run_name
     if path.resolve().parent != root.resolve():
@@ -158,20 +157,22 @@ def _holds_something(path: Path) -> bool:
 
 
 def has_begun(path: Path) -> bool:
-    """Whether the folder holds more than the record of a run that failed before it had begun."""
+    """Returns whether the folder holds more than the record of a run that failed before it had
+    begun.
+    """
     return read_state(path).begun is not False or replacing.aside(path).exists()
 
 
 def _check_writable(path: Path) -> None:
-    there = next(
+    nearest = next(
         folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
     )
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise MachineError(
-            f"cannot write to {there}: {error.strerror}; set output=... to a writable folder"
+            f"cannot write to {nearest}: {error.strerror}; set output=... to a writable folder"
         ) from error
 
 
@@ -190,12 +191,12 @@ def _verdict(error: BaseException) -> dict[str, Any]:
 
 
 def digest(config: str) -> str:
-    """SHA-256 of the text of a `config.yaml`."""
+    """Returns the SHA-256 of the text of a `config.yaml`."""
     return hashlib.sha256(config.encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of what decides a result."""
+    """Returns the installed versions of what decides a result."""
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -204,5 +205,5 @@ def package_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """UTC time for people and for sorting."""
+    """Returns the time in UTC, for people and for sorting."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -18,9 +18,8 @@ from rl_unlearn.errors import ConfigError, DataError, TrainingError
 from rl_unlearn.files.json_file import parse_object
 
 
-def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
-    """Submit the command to the head at `args.submit`, follow its log on stderr, and end as it
-    ends.
+def submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
+    """Submits the command to the head at `args.submit`, follows its log, and ends as it ends.
 
     SIGINT or SIGTERM stops the job. Raises TrainingError with the job's own cause if it failed,
     `Stopped` if it was stopped by somebody else.
@@ -52,12 +51,12 @@ def carry_out(config: Config, args: Namespace, console: Console) -> dict[str, An
     if ended.status != "SUCCEEDED":
         code = "" if ended.exit_code is None else f" with exit code {ended.exit_code}"
         raise TrainingError(f"job {job.id} failed{code}: {cause(ended.lines)}")
-    own = outcome(ended.lines) if args.json else {}
-    return own | {"run": str(run), "job": job.id, "head": args.submit, "status": ended.status}
+    answer = outcome(ended.lines) if args.json else {}
+    return answer | {"run": str(run), "job": job.id, "head": args.submit, "status": ended.status}
 
 
 def command(argv: Sequence[str]) -> list[str]:
-    """The same command without `--submit`."""
+    """Returns the same command without `--submit`."""
     words, kept = iter(argv), []
     for word in words:
         if word == "--submit":
@@ -68,13 +67,15 @@ def command(argv: Sequence[str]) -> list[str]:
 
 
 def cause(lines: Sequence[str]) -> str:
-    """Why a command of ours failed, by the last lines that it wrote."""
-    told = [line for line in lines if line.startswith("error: ")]
-    return told[-1].removeprefix("error: ") if told else (lines[-1] if lines else "it left no log")
+    """Returns why a command of ours failed, by the last lines that it wrote."""
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (
+        errors[-1].removeprefix("error: ") if errors else (lines[-1] if lines else "it left no log")
+    )
 
 
 def outcome(lines: Sequence[str]) -> dict[str, Any]:
-    """The JSON object that a command with `--json` ends with; empty if there is none."""
+    """Returns the JSON object that a command with `--json` ends with, or an empty one."""
     try:
         return parse_object(lines[-1], "the job's last line") if lines else {}
     except DataError:
@@ -99,7 +100,7 @@ def _check(config: Config) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The layer of the configuration that stands in variables: the job shall see it, too."""
+    """Returns the variables that are a layer of the configuration: the job shall see them, too."""
     return {name: value for name, value in os.environ.items() if name.startswith(settings.PREFIX)}
 
 

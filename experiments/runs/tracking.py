@@ -1,6 +1,4 @@
-"""Experiment trackers hear of a run from a thread of their own: one that is slow, down or broken is
-a warning.
-"""
+"""Experiment trackers, each on its own thread: one that is slow, down or broken is a warning."""
 
 import os
 import queue
@@ -26,7 +24,7 @@ _Item = tuple[Scalars, int] | str
 
 
 def check(config: Config) -> None:
-    """ConfigError if the package of a tracker that was asked for is not installed."""
+    """Raises ConfigError if the package of a tracker that was asked for is not installed."""
     for name in config.trackers:
         if not installed(name):
             raise ConfigError(
@@ -35,30 +33,32 @@ def check(config: Config) -> None:
 
 
 def installed(package: str) -> bool:
-    """Whether it can be imported; a mere folder of that name, as W&B leaves behind, cannot."""
+    """Returns whether a package can be imported; a mere folder, as W&B leaves behind, cannot."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 def scalars(event: str, row: dict[str, Any]) -> Scalars:
-    """The numbers of an event's row by the names that trackers show; those of a field of fields or
-    of a list, too.
+    """Returns the numbers of an event's row by the names that trackers show.
+
+    Those of a field of fields or of a list count, too.
     """
-    found: Scalars = {}
+    numbers: Scalars = {}
     for key, value in row.items():
         fields = (
-            {f"{i:02d}": one for i, one in enumerate(value)} if isinstance(value, list) else value
+            {f"{i:02d}": part for i, part in enumerate(value)} if isinstance(value, list) else value
         )
         parts = fields.items() if isinstance(fields, dict) else [("", fields)]
         for part, number in parts:
             if isinstance(number, int | float) and key != "round":
-                found[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)
-    return found
+                numbers[f"{event}/{key}{'.' if part else ''}{part}"] = float(number)
+    return numbers
 
 
 def redacted(text: str) -> str:
-    """One line without what the environment holds as a secret, and without user and password of an
-    address.
+    """Returns one line without secrets.
+
+    These are what the environment holds as one, and user and password of an address.
     """
     for name, value in os.environ.items():
         if _SECRET.search(name.upper()) and len(value) >= _SHORTEST_SECRET:
@@ -91,8 +91,9 @@ class Tracker:
                 self._give_up(f"is {WAITING} events behind")
 
     def close(self, state: str) -> None:
-        """Says how the run ended, `finished`, `failed` or `stopped`, and waits a little for what is
-        under way.
+        """Says how the run ended, and waits a little for what is under way.
+
+        `state` is `finished`, `failed` or `stopped`.
         """
         if not self._off.is_set():
             try:
@@ -104,7 +105,7 @@ class Tracker:
             self._give_up(f"had not written everything {CLOSING_SECONDS:g} s after the end")
 
     def trouble(self) -> str | None:
-        """What went wrong, once."""
+        """Returns what went wrong, once."""
         return None if self._trouble.empty() else self._trouble.get()
 
     def _give_up(self, why: str) -> None:

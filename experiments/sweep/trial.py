@@ -88,7 +88,7 @@ class Trials:
         return RunState(trial=Trial(sweep=self.root.name, label=label, settings=settings))
 
     def _run(self, config: Config, folder: RunFolder, settings: Settings, report: Report) -> None:
-        from experiments.run import carry_out
+        from experiments.run import run
 
         last = (0, -1)
 
@@ -114,7 +114,7 @@ class Trials:
         if begun := resuming.is_run(folder.path):
             config = resuming.as_begun(folder.path, config)
             resuming.check(folder.path, config)
-        carry_out(config, folder, argv, True, Console(quiet=True), begun, on_event)
+        run(config, folder, argv, True, Console(quiet=True), begun, on_event)
 
 
 def final(folder: Path) -> dict[str, Any]:

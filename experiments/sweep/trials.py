@@ -17,7 +17,7 @@ from rl_unlearn.config import Config
 STOPPED = "the sweep was stopped; --resume starts this trial again"
 
 
-def carry_out_all(root: Path, base: Config, space: Space, console: Console) -> None:
+def run_all(root: Path, base: Config, space: Space, console: Console) -> None:
     """Runs what is not done yet; a failed trial ends with a note in its folder, and the others go
     on.
     """

@@ -1,5 +1,5 @@
-"""One module for each verb: `HELP`, `add_arguments(parser)`, and `run(args, console)` returning
-what `--json` prints.
+"""The verbs, a module each: `HELP`, `add_arguments(parser)`, `run(args, console)`.
 
-Heavy imports stay inside `run`, so that `--help` and mistakes answer at once.
+`run` returns what `--json` prints. Heavy imports stay inside it, so that `--help` and mistakes
+answer at once.
 """

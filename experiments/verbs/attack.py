@@ -18,7 +18,7 @@ HELP = "attack an adapter: adversarial prefix, concept inversion, relearning"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `attack` takes."""
+    """Adds what `attack` takes."""
     parser.add_argument(
         "adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file"
     )
@@ -26,8 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Attack the adapter and the untouched model; a run folder gets `attacks.json` and a fresh
-    report.
+    """Attacks the adapter and the untouched model.
+
+    A run folder gets `attacks.json` and a fresh report.
     """
     path = Path(args.adapter)
     from rl_unlearn.adapters.adapter import read_adapter
@@ -60,5 +61,5 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         write_report(path)
         say(console, f"attacks: {path / record.NAME}")
     else:
-        console.print("the run's attacks.json stays: more than the attack was overridden")
+        say(console, "the run's attacks.json stays: more than the attack was overridden")
     return outcome.content()

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def add_config(parser: ArgumentParser) -> None:
-    """`--config FILE` and KEY=VALUE."""
+    """Adds `--config FILE` and KEY=VALUE."""
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file; later ones win"
     )
@@ -24,33 +24,37 @@ def add_config(parser: ArgumentParser) -> None:
 
 
 def add_overrides(parser: ArgumentParser) -> None:
-    """KEY=VALUE, anywhere on the line."""
+    """Adds KEY=VALUE, anywhere on the line."""
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="such as concept=frog learner.lr=1e-4"
     )
 
 
-def add_cluster(parser: ArgumentParser) -> None:
-    """Where the actors run."""
-    parser.add_argument(
-        "--inline", action="store_true", help="run every actor in this process, without Ray"
-    )
+def add_cluster(
+    parser: ArgumentParser, inline: str = "run every actor in this process, without Ray"
+) -> None:
+    """Adds where the actors run; `inline` is the help of that flag."""
+    parser.add_argument("--inline", action="store_true", help=inline)
     parser.add_argument(
         "--address",
         metavar="A",
         help="existing Ray cluster; `auto` finds the one around this machine",
     )
+
+
+def add_no_evaluate(parser: ArgumentParser) -> None:
+    """Adds `--no-evaluate`."""
     parser.add_argument("--no-evaluate", action="store_true", help="train only")
 
 
 def cluster_overrides(args: Namespace) -> list[str]:
-    """The flags of `add_cluster` as overrides."""
+    """Returns the flags of `add_cluster` as overrides."""
     chosen = ["cluster.inline=true"] if args.inline else []
     return chosen + ([f"cluster.address={args.address}"] if args.address else [])
 
 
 def concern(overrides: list[str], *sections: str) -> bool:
-    """Whether all overrides are about these sections, or about where things run and are kept."""
+    """Returns whether all overrides are about these sections, or where things run and are kept."""
     return all(
         override.startswith((*(f"{s}." for s in sections), "cluster.", "output="))
         for override in overrides
@@ -58,13 +62,12 @@ def concern(overrides: list[str], *sections: str) -> bool:
 
 
 def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Config:
-    """The configuration an adapter was trained with, from its run folder or its own metadata, and
-    `overrides`.
+    """Returns the configuration an adapter was trained with, and `overrides`.
 
-    Variables of the environment are for new runs: they would judge a run as another one than it
-    was. Raises DataError, which names the run, if what it stands on is not as it was, unless
-    `overrides` say otherwise; with `only_drawn` only what decides an image counts, not who judges
-    it.
+    It comes from its run folder or its own metadata. Variables of the environment are for new runs:
+    they would judge a run as another one than it was. Raises DataError, which names the run, if
+    what it stands on is not as it was, unless `overrides` say otherwise; with `only_drawn` only
+    what decides an image counts, not who judges it.
     """
     folder = next(
         (folder for folder in (path, path.parent, path.parent.parent) if is_run(folder)), None

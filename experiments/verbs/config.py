@@ -15,7 +15,7 @@ HELP = "show the resolved configuration or its JSON schema"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `config` takes."""
+    """Adds what `config` takes."""
     parser.add_argument(
         "what", choices=("show", "schema"), help="resolved YAML, or JSON schema with descriptions"
     )
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, _console: Console) -> dict[str, Any]:
-    """Print to stdout; with --json the caller does."""
+    """Prints to stdout; with --json the caller does."""
     if args.what == "schema":
         schema = Config.model_json_schema()
         if not args.json:

@@ -11,14 +11,15 @@ HELP = "forget a concept on the shipped emoji canvas, in minutes on two cores"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `demo` takes."""
+    """Adds what `demo` takes."""
     common.add_overrides(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
     parser.add_argument("--seed", metavar="N", help="source of every random number (default 0)")
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Train with the canvas's configuration."""
+    """Trains with the canvas's configuration."""
     everything = ArgumentParser()
     train.add_arguments(everything)
     whole = Namespace(**vars(everything.parse_args([])) | vars(args))

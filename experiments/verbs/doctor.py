@@ -15,7 +15,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `doctor` takes."""
+    """Adds what `doctor` takes."""
     common.add_config(parser)
     parser.add_argument(
         "--ray",
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """All checks as rows; fails with exit code 3 if one row does."""
+    """Shows a row of each check; fails with exit code 3 if one does."""
     config = settings.load(args.config, args.overrides)
     from experiments.doctor import health, health_cluster
 

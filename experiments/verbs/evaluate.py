@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import Training, read_state
 from experiments.verbs import common
@@ -22,7 +23,7 @@ HELP = "judge adapters against the untouched model: concept forgotten, the rest 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `evaluate` takes."""
+    """Adds what `evaluate` takes."""
     parser.add_argument(
         "adapters", nargs="+", metavar="RUN_OR_ADAPTER",
         help=(
@@ -38,7 +39,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Evaluate; a run folder gets its own result as `evaluation.json` and a fresh report."""
+    """Evaluates adapters.
+
+    A run folder gets its own result as `evaluation.json` and a fresh report.
+    """
     words = [*args.adapters, *args.overrides]
     paths = [Path(word) for word in words if _is_path(word)]
     overrides = ["evaluation.per_prompt=5"] * args.full + [
@@ -75,18 +79,20 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     ]  # fmt: skip
     compared = comparing.judge_side_by_side(candidates, book, judge, config, console)
     sides = []
-    for number, (path, own, training) in enumerate(zip(paths, configs, trained, strict=True)):
-        about = training | {"seed": own.seed, "concept": own.concept}
+    for number, (path, trained_with, training) in enumerate(
+        zip(paths, configs, trained, strict=True)
+    ):
+        about = training | {"seed": trained_with.seed, "concept": trained_with.concept}
         side = compared.evaluation(number).model_copy(update=about)
         sides.append(side)
         if training and common.concern(overrides, "evaluation"):
             write_json(path / record.NAME, side.content())
-            write_card(path, path / "adapter", own)
+            write_card(path, path / "adapter", trained_with)
             write_report(path)
         elif training:
-            console.print(
+            say(
+                console,
                 f"{path}: its evaluation.json stays: more than the evaluation was overridden",
-                markup=False,
             )
     whole = sides[0].model_copy(update={"models": [compared.untouched, *compared.rows]})
     comparing.show(whole, console)
@@ -117,8 +123,9 @@ def _is_path(word: str) -> bool:
 
 
 def _shared(paths: list[Path], configs: list[Config]) -> Config:
-    """The first adapter's configuration; all must agree on what is drawn and forgotten, or figures
-    mean nothing.
+    """Returns the first adapter's configuration.
+
+    All must agree on what is drawn and forgotten, or figures mean nothing.
     """
     first = configs[0]
     for path, other in zip(paths[1:], configs[1:], strict=True):
@@ -142,7 +149,7 @@ def _shared(paths: list[Path], configs: list[Config]) -> Config:
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The run's or adapter's name, numbered where two share it."""
+    """Returns the runs' or adapters' names, numbered where two share one."""
     names: list[str] = []
     for path in paths:
         path = path.resolve()

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import say
 from experiments.verbs import common
 
 HELP = (
@@ -15,7 +16,7 @@ HELP = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `export` takes."""
+    """Adds what `export` takes."""
     parser.add_argument(
         "run", metavar="RUN", help="run folder, adapter folder or .safetensors file"
     )
@@ -30,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Convert, check, write."""
+    """Converts, checks and writes an adapter."""
     from rl_unlearn.adapters.adapter import read_adapter
 
     read_adapter(args.run)
@@ -38,15 +39,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from experiments.export import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)
-    console.print(
+    say(
+        console,
         f"{written['file']}: {written['tensors']} tensors, same output as the run's adapter "
         f"(largest difference {written['largest_difference']:.1g})",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+    )
     if written.get("left_out"):
-        console.print(
+        say(
+            console,
             f"warning: {', '.join(written['left_out'])} of the model is not on this machine, and "
             "not in the copy",
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
+        )
     return written

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import say
 from experiments.files import make_folder, write_bytes
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -26,7 +27,7 @@ MAX_SCALE = 100.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `generate` takes."""
+    """Adds what `generate` takes."""
     parser.add_argument(
         "--prompt",
         action="append",
@@ -57,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Draw a grid, a row for each prompt and a column for each seed, or as many files."""
+    """Draws a grid, a row for each prompt and a column for each seed, or as many files."""
     out, seeds = Path(args.out), _seeds(args.seeds)
     if out.suffix.lower() not in ("", ".png") and not out.is_dir():
         raise ConfigError(f"--out {args.out}: must end in .png, or name a folder")
@@ -102,7 +103,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     grid = bool(out.suffix) and not out.is_dir()
     make_folder(out.parent if grid else out, "choose another --out")
     for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
-        console.print(f"warning: {note}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"warning: {note}")
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)
@@ -120,7 +121,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         files = [out]
     else:
         files = _separate(out, drawn, len(prompts), seeds)
-    console.print(f"{len(texts)} images: {out}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"{len(texts)} images: {out}")
     return {
         "file": str(out), "files": [str(file) for file in files], "prompts": prompts,
         "seeds": seeds,
@@ -132,7 +133,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 def _together(
     adapters: list[Path], scales: list[float], overrides: list[str]
 ) -> tuple["AdapterState", Config]:
-    """The adapters as one, and the first one's configuration made to fit it."""
+    """Returns the adapters as one, and the first one's configuration made to fit it."""
     from rl_unlearn.adapters.adapter import read_adapter
     from rl_unlearn.adapters.adapter_file import locate
     from rl_unlearn.adapters.combining import combine
@@ -167,7 +168,7 @@ def _together(
 
 
 def _separate(folder: Path, drawn: list["Image"], prompts: int, seeds: list[int]) -> list[Path]:
-    """One PNG an image, named by prompt number and seed."""
+    """Writes one PNG an image, named by prompt number and seed."""
     from experiments.evaluation import pictures
 
     digits = len(str(prompts))

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.console import say
 from experiments.files import make_folder
 from rl_unlearn.errors import ConfigError
 
@@ -14,7 +15,7 @@ MAX_RUNS = 24
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `report` takes."""
+    """Adds what `report` takes."""
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folder; with several the page compares them"
     )
@@ -26,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Write the page."""
+    """Writes the page."""
     folders = [Path(name) for name in dict.fromkeys(args.runs)]
     if len(folders) > MAX_RUNS:
         raise ConfigError(f"{len(folders)} runs: one page holds {MAX_RUNS}; name fewer")
@@ -39,5 +40,5 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.out:
         make_folder(out.parent, "choose another --out")
     write_page(folders, out)
-    console.print(f"report: {out}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"report: {out}")
     return {"report": str(out), "runs": [str(folder) for folder in folders]}

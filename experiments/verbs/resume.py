@@ -15,14 +15,15 @@ HELP = "go on with a run that was stopped, from its newest checkpoint"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `resume` takes."""
+    """Adds what `resume` takes."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
     common.add_overrides(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Train on with the run's own configuration."""
+    """Trains on with the run's own configuration."""
     folder = Path(args.run).absolute()
     replacing.restore(folder)
     if not resuming.is_run(folder):

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
+from experiments.console import say
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
@@ -24,23 +25,16 @@ FAILED = 4
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `sweep` takes."""
+    """Adds what `sweep` takes."""
     common.add_config(parser)
     parser.add_argument(
         "--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps"
     )
     parser.add_argument("--name", metavar="N", help="name of the sweep; default the space file's")
-    parser.add_argument(
-        "--inline", action="store_true",
-        help=(
-            "each trial in one process (default on the canvas; cluster.inline=false gives each "
-            "its own actors)"
-        ),
-    )  # fmt: skip
-    parser.add_argument(
-        "--address",
-        metavar="A",
-        help="existing Ray cluster; `auto` finds the one around this machine",
+    common.add_cluster(
+        parser,
+        inline="each trial in one process (default on the canvas; cluster.inline=false gives each "
+        "its own actors)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on with a killed sweep: only what is not done yet"
@@ -51,16 +45,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Check everything cheap, then run the trials that are not done and sum up all."""
+    """Checks everything cheap, then runs the trials that are not done and sums up all."""
     if args.table:
         return _finish(_folder(args, args.table), console)
     overrides = args.overrides + common.cluster_overrides(args)
     folder, base, space = _resumed(args, overrides) if args.resume else _new(args, overrides)
     address.check(base)
-    from experiments.sweep.trials import carry_out_all
+    from experiments.sweep.trials import run_all
 
     with folder.running(base, space):
-        carry_out_all(folder.path.resolve(), base, space, console)
+        run_all(folder.path.resolve(), base, space, console)
         return _finish(folder, console)
 
 
@@ -80,15 +74,16 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
 
 
 def _check_worlds(base: Config, space: "Space") -> None:
-    """The first UserError of the concepts, prompts and models that trials will have: once each,
-    before any begins.
+    """Raises the first UserError of the concepts, prompts and models that trials will have.
+
+    Each is checked once, before any trial begins.
     """
     from experiments.doctor import preflight
     from experiments.sweep.space import configured
 
     known = set()
-    for found in space.enumerated():
-        config = configured(base, found, "space")
+    for drawn in space.enumerated():
+        config = configured(base, drawn, "space")
         world = (config.concept, config.prompts, config.reward.anchor, config.model)
         if repr(world) not in known:
             known.add(repr(world))
@@ -112,8 +107,9 @@ def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Conf
 
 
 def _base(files: list[str], overrides: list[str]) -> Config:
-    """The configuration that all trials share; on the canvas a trial is one process unless the
-    command says else.
+    """Returns the configuration that all trials share.
+
+    On the canvas a trial is one process unless the command says otherwise.
     """
     small = settings.load(files, overrides).model.path == "canvas"
     return settings.load(files, ["cluster.inline=true"] * small + overrides)
@@ -142,5 +138,5 @@ def _finish(folder: "SweepFolder", console: Console) -> dict[str, Any]:
         "stopped, "
         f"{len(outcome['failed'])} failed\ntable: {outcome['table']}"
     )
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    say(console, "\n".join(lines))
     return outcome | {"exit_code": FAILED if outcome["failed"] else 0}

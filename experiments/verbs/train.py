@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cluster import address
 from experiments import settings
+from experiments.console import say
 from experiments.doctor import preflight
 from experiments.runs import replacing, resuming, run_folder, submitting, tracking
 from experiments.runs.run_state import RunState, read_state
@@ -20,9 +21,10 @@ HELP = "train an adapter that forgets a concept"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `train` takes."""
+    """Adds what `train` takes."""
     common.add_config(parser)
     common.add_cluster(parser)
+    common.add_no_evaluate(parser)
     parser.add_argument("--name", metavar="N", help="run name; default CONCEPT-seedSEED")
     parser.add_argument(
         "--on",
@@ -60,7 +62,7 @@ def _on_top(run: Path) -> list[str]:
 
 
 def _others(args: Namespace) -> list[str]:
-    """What other runs give, as overrides."""
+    """Returns what other runs give, as overrides."""
     below = _on_top(Path(args.on)) if args.on else []
     return below + ([f"critic.start={args.critic_from}"] if args.critic_from else [])
 
@@ -93,7 +95,7 @@ def _positive(flag: str, text: str | None) -> float | None:
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
-    """Check everything cheap, then train."""
+    """Checks everything cheap, then trains."""
     if args.resume and args.overwrite:
         raise ConfigError(
             "--resume goes on with a run and --overwrite replaces it: give one of them"
@@ -108,7 +110,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.mfu or args.tflops:
         raise ConfigError("--mfu and --tflops say how long a run takes: give them with --plan")
     if args.submit:  # other runs are looked up where the job will be
-        return submitting.carry_out(settings.load(args.config, overrides), args, console)
+        return submitting.submit(settings.load(args.config, overrides), args, console)
     config = settings.load(args.config, overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
@@ -118,16 +120,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
-    """Train on from the newest checkpoint of the run that `config` names, or from the start if
-    there is none yet.
+    """Trains on from the newest checkpoint of the run that `config` names.
+
+    If there is none yet, from the start.
     """
     path = Path(config.output) / config.run_name
     config = resuming.as_begun(path, config)
     resuming.check(path, config)
     if resuming.is_finished(path, config):
-        console.print(
-            f"{path} is finished; raise loop.rounds to train on", soft_wrap=True, markup=False
-        )
+        say(console, f"{path} is finished; raise loop.rounds to train on")
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
@@ -145,22 +146,22 @@ def _start(
     tracking.check(config)
     notes = preflight.look(config, judged=not args.no_evaluate)
     for note in notes:
-        console.print(f"warning: {note}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"warning: {note}")
     if not config.cluster.inline:
         address.check(config)
+    import experiments.run
     from experiments.evaluation import comparing
-    from experiments.run import carry_out
     from rl_unlearn.evaluation.record import Evaluation
 
-    outcome = carry_out(
+    outcome = experiments.run.run(
         config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
     )
     if "after" in outcome:
         comparing.show(Evaluation.model_validate(outcome), console)
-    console.print(
+    say(
+        console,
         f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
         f"{outcome['wall_seconds']:.0f} seconds\n"
         f"report: {outcome['report']}",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+    )
     return outcome

@@ -23,7 +23,8 @@ import torch
 
 from cluster import program
 from experiments import settings as layers
-from experiments.runs.checkpoints import PARTS, Checkpoints
+from experiments.runs.checkpoint_files import PARTS
+from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
 from learner.events import Event
 from rl_unlearn.adapters.adapter import digest, read_adapter

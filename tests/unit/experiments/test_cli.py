@@ -319,24 +319,24 @@ def test_the_demo_is_a_train_command(
 
 
 @pytest.fixture
-def carried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
-    """Configuration and folder of every run that a command would have carried out."""
+def begun_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
+    """Configuration and folder of every run that a command would have begun."""
     found: list[tuple[Config, Path]] = []
 
-    def carry_out(config: Config, folder: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def run(config: Config, folder: Any, *_: Any, **__: Any) -> dict[str, Any]:
         found.append((config, folder.path))
         return {"images_used": 1, "updates": 1, "wall_seconds": 1.0, "report": "report.html"}
 
-    monkeypatch.setattr("experiments.run.carry_out", carry_out)
+    monkeypatch.setattr("experiments.run.run", run)
     return found
 
 
 def test_the_demo_trains_with_the_canvas_configuration(
-    carried: list[tuple[Config, Path]], tmp_path: Path
+    begun_runs: list[tuple[Config, Path]], tmp_path: Path
 ) -> None:
     for _ in range(2):  # it replaces itself
         assert main(["demo", "--inline", "--seed", "3", "concept=frog", f"output={tmp_path}"]) == 0
-    (config, folder), _ = carried
+    (config, folder), _ = begun_runs
     expected = load("concept=frog", "seed=3", files=(CONFIGS / "canvas.yaml",))
     assert folder == tmp_path / "demo"
     assert (config.concept, config.seed, config.cluster.inline) == ("frog", 3, True)
@@ -346,7 +346,7 @@ def test_the_demo_trains_with_the_canvas_configuration(
 
 
 def test_train_stands_on_a_run_and_starts_from_its_critic(
-    carried: list[tuple[Config, Path]], tmp_path: Path
+    begun_runs: list[tuple[Config, Path]], tmp_path: Path
 ) -> None:
     config = Config(concept="cat", output=str(tmp_path))
     save_adapter(
@@ -364,7 +364,7 @@ def test_train_stands_on_a_run_and_starts_from_its_critic(
         str(tmp_path / "first"),
     ]
     assert main([*argv, "--critic-from", str(tmp_path / "first")]) == 0
-    ((found, _),) = carried
+    ((found, _),) = begun_runs
     assert found.model.adapters == (str(tmp_path / "first"),)
     assert found.critic.start == str(tmp_path / "first")
 
@@ -375,7 +375,7 @@ def test_a_bug_is_one_line_and_exit_code_1(
     def broken(*_: Any, **__: Any) -> dict[str, Any]:
         raise ZeroDivisionError("no reason")
 
-    monkeypatch.setattr("experiments.run.carry_out", broken)
+    monkeypatch.setattr("experiments.run.run", broken)
     assert main(["train", "--inline", f"output={tmp_path}"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

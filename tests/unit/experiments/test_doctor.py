@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.survey import Node, room
 from experiments.__main__ import main
-from experiments.doctor import health, health_cluster
+from experiments.doctor import health, health_cluster, machine
 from experiments.runs import tracking
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
@@ -57,7 +57,7 @@ def test_all_checks_as_json(capfd: pytest.CaptureFixture[str], tmp_path: Path) -
 
 def ask(
     monkeypatch: pytest.MonkeyPatch, answer: Any, address: str | None = "auto"
-) -> list[health.Row]:
+) -> list[machine.Row]:
     def nodes(_: Any) -> list[Node]:
         if isinstance(answer, Exception):
             raise answer
@@ -238,23 +238,23 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\nGCC version: "
         "12.2.0\n"
     )
-    monkeypatch.setattr(health, "DRIVER", driver)
+    monkeypatch.setattr(machine, "DRIVER", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    row = health._gpu(tiny.config())
+    row = machine._gpu(tiny.config())
     assert (row.state, "550.54.15" in row.found) == ("warn", True)
-    assert health._gpu(tiny.config(model={"device": "cuda"})).state == "fail"
-    card = SimpleNamespace(name="NVIDIA X1", total_memory=80 * health.GIGABYTE, major=9, minor=0)
+    assert machine._gpu(tiny.config(model={"device": "cuda"})).state == "fail"
+    card = SimpleNamespace(name="NVIDIA X1", total_memory=80 * machine.GIGABYTE, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90a", "compute_90"])
-    row = health._gpu(tiny.config())
+    row = machine._gpu(tiny.config())
     assert row.state == "ok"
     assert "NVIDIA X1 (80 GiB), driver 550.54.15" in row.found
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_120"])
-    assert "no code for NVIDIA X1" in health._gpu(tiny.config()).found
+    assert "no code for NVIDIA X1" in machine._gpu(tiny.config()).found
     card.major = 12
-    assert health._gpu(tiny.config()).state == "ok"
+    assert machine._gpu(tiny.config()).state == "ok"
 
 
 def test_the_model_is_looked_for_where_it_is(
@@ -299,7 +299,7 @@ def test_a_trackers_key_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch)
 # -- what a run would look at first ----------------------------------------------------------------
 
 
-def seen(config: Config) -> dict[str, health.Row]:
+def seen(config: Config) -> dict[str, machine.Row]:
     return {row.name: row for row in health._preflight(config)}
 
 

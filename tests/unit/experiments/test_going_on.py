@@ -16,7 +16,7 @@ from kill_steps import contents
 import experiments.run
 from experiments import settings
 from experiments.__main__ import main
-from experiments.runs.checkpoints import MANIFEST, PARTS
+from experiments.runs.checkpoint_files import MANIFEST, PARTS
 from experiments.runs.ledger import LEDGER
 from learner import events
 from learner.events import Emit

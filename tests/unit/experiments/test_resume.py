@@ -21,7 +21,8 @@ from tiny import quick  # noqa: F401
 
 from actors.replay import ReplayActor
 from cluster import inline, program
-from experiments.runs.checkpoints import MANIFEST, PARTS, Checkpoints
+from experiments.runs.checkpoint_files import MANIFEST, PARTS
+from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
 from experiments.runs.resuming import check, trim_rows
 from learner import events
@@ -117,7 +118,7 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path):
     expected = run(tmp_path, config, straight)
     for round in range(1, ROUNDS + 1):
         store = Checkpoints(tmp_path, 0, 1)
-        for later in store._found():
+        for later in store._rounds():
             if later > round:
                 (tmp_path / "checkpoints" / f"round-{later:06d}").rename(tmp_path / f"away-{later}")
         assert store.newest(lambda line: None)[0] == round
@@ -258,7 +259,7 @@ def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monk
     process.wait()
     told = ledger.read_text().splitlines()
     assert 8 <= len(told) < 40, "killed half-way"
-    newest = Checkpoints(tmp_path / "killed", 5, 9)._found()[-1]
+    newest = Checkpoints(tmp_path / "killed", 5, 9)._rounds()[-1]
     assert newest < len(told), "and between two checkpoints"
     with (
         monkeypatch.context() as broken
@@ -417,7 +418,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(made, tmp_path, monk
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.runs.checkpoints.write_bytes", full)
+    monkeypatch.setattr("experiments.runs.checkpoint_files.write_bytes", full)
     with pytest.raises(
         MachineError, match="round-000006: No space left on device; free space and resume"
     ):
