@@ -37,7 +37,7 @@ class CriticActor:
         self._device = device_of(config.model)
         shape, self._kernel = read_shape_and_kernel(config)
         levels = self._kernel.levels.to(self._device)
-        self._levels = levels if config.estimator.timed else torch.zeros_like(levels)
+        self._levels = levels if config.estimator.row.timed else torch.zeros_like(levels)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
         texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
@@ -58,7 +58,7 @@ class CriticActor:
             )
         self._meaning = Meaning(
             outcome_names(book, config.reward),
-            config.estimator.timed,
+            config.estimator.row.timed,
             config.reward.bound,
             weights_digest(clip.state_dict()),
             model_digest(config.model.model_copy(update={"adapters": ()})),
@@ -80,7 +80,7 @@ class CriticActor:
         """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to
         rehearse later.
         """
-        if not self._config.estimator.critic:
+        if not self._config.estimator.row.critic:
             return {}
         if self._config.critic.start is None:
             self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
@@ -97,7 +97,7 @@ class CriticActor:
 
     def state(self) -> CriticState | None:
         """What another run can start from, on the CPU; None if the estimator needs no critic."""
-        if not self._config.estimator.critic:
+        if not self._config.estimator.row.critic:
             return None
         weights = {
             name: tensor.detach().to("cpu", copy=True)
@@ -143,7 +143,7 @@ class CriticActor:
     def _regress(
         self, minibatches: Callable[[torch.Generator], Iterator[States]], number: int
     ) -> dict[str, float]:
-        if not self._config.estimator.critic:
+        if not self._config.estimator.row.critic:
             return {}
         if number == self._fitted:
             return self._last
@@ -181,7 +181,7 @@ class CriticActor:
     @memory.enough_for("the critic actor", memory.CRITIC)
     def score(self, trajectory: Trajectory) -> Scored:
         """What the estimator asks for: values of all T + 1 states, and action gradients."""
-        estimator = self._config.estimator
+        estimator = self._config.estimator.row
         if trajectory.predicted is not None:
             return Scored(
                 trajectory,

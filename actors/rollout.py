@@ -95,7 +95,7 @@ class RolloutActor:
         latents, log_probs, means = self._policy.rollout(self._conditions[prompts], seeds)
         found, evidence = self._see(latents[:, -1])
         asked = prompts.to(self._policy.device)
-        estimator = self._config.estimator
+        estimator = self._config.estimator.row
         return Trajectory(
             ids=torch.tensor(positions) + request.round * PER_ROUND,
             rounds=torch.full((count,), request.round),
@@ -107,9 +107,7 @@ class RolloutActor:
             rewards=(found * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
-            predicted=self._predicted(latents, means, prompts)
-            if estimator.name == "x0hat"
-            else None,
+            predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
         )
 
     def _see(

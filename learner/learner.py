@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from learner import checkpointing, diagnostics
 from learner.diagnostics import Metrics
-from learner.estimator import Advantages, Estimator
+from learner.objective import Objective
 from learner.ranks import Ranks
 from learner.retention import Retention
 from learner.rounding import Floor
 from rl_unlearn import memory
 from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.advantages import Advantages
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import annealed, next_lr, update_kl
 from rl_unlearn.errors import ConfigError, NonFiniteError, TrainingError
@@ -81,7 +82,7 @@ class Learner:
         self._scaler = torch.amp.GradScaler(
             self._policy.device.type, init_scale=2.0**10, enabled=config.model.dtype == "fp16"
         )
-        self._estimator = Estimator(config, self._policy.dimensions)
+        self._objective = Objective(config, self._policy.dimensions)
         self._floor = Floor(config, self._policy, self._conditions)
         self._retention = Retention(config, self._policy, self._conditions, self._floor)
         self._ranks = Ranks()
@@ -145,7 +146,7 @@ class Learner:
             "kl_weight": self._retention.weight,
             "kl_floor": self._floor.state(),
             "skipped": self._skipped,
-            "estimator": self._estimator.state(),
+            "estimator": self._objective.state(),
             "scaler": self._scaler.state_dict(),
         }
         return Snapshot(tensors | under("optimizer", optimizer_tensors(self._optimizer)), values)
@@ -162,7 +163,7 @@ class Learner:
         self._version, self._skipped = values["version"], values["skipped"]
         self._retention.weight = values["kl_weight"]
         self._floor.load(values["kl_floor"])
-        self._estimator.load(values["estimator"])
+        self._objective.load(values["estimator"])
         self._scaler.load_state_dict(values["scaler"])
         self._agree()
         return states
@@ -185,7 +186,7 @@ class Learner:
             )
         trajectory = scored.trajectory
         target = self._target(trajectory)
-        advantages = self._estimator.advantages(
+        advantages = self._objective.advantages(
             scored, target, lambda: self._log_ratios(trajectory)
         )
         pairs = torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.kernel.learned)
@@ -229,7 +230,7 @@ class Learner:
             **diagnostics.of_ratios(
                 [step.log_ratio for step in steps],
                 self._policy.dimensions,
-                self._estimator.exponent,
+                self._objective.exponent,
                 learner.clip_range,
             ),
         }
@@ -335,7 +336,7 @@ class Learner:
                 mean.device
             )
         worth = advantages.at(rows, steps, mean.device)
-        return log_ratio, self._estimator.loss(worth, log_probs, log_ratio, mean, away)
+        return log_ratio, self._objective.loss(worth, log_probs, log_ratio, mean, away)
 
     def _again(
         self, trajectory: Trajectory, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"]

@@ -302,7 +302,7 @@ class Loop:
             (config.seed, "batch", version),
         )
         looked = handles.replay.newest_round.remote(version)
-        wanted = config.critic.steps * config.critic.fresh if config.estimator.critic else 0
+        wanted = config.critic.steps * config.critic.fresh if config.estimator.row.critic else 0
         states = handles.replay.states.remote(
             config.critic.window,
             wanted,
@@ -310,7 +310,7 @@ class Loop:
             version,
             (config.seed, "recent", version),
         )
-        if config.estimator.scores_first:
+        if config.estimator.row.scores_first:
             scored = handles.critic.score.remote(batch)
             return scored, handles.critic.fit.remote(states, version + 1), looked
         fit = handles.critic.fit.remote(states, version + 1)

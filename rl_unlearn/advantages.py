@@ -1,5 +1,4 @@
-"""Advantage estimators: from rewards and the critic's values to one number for each step of each
-trajectory.
+"""Advantages: from rewards and the critic's values to what each step of each trajectory is worth.
 
 The steps are indexed by their starting state: step k goes from state k to state k + 1, k = 0 is
 pure noise, state T is the final image. Values are V(state, level), shape (batch, T + 1); only the
@@ -7,11 +6,15 @@ last action is rewarded.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from rl_unlearn.config import EstimatorConfig
+from rl_unlearn.trajectory import Scored
 
 
 def gae(
@@ -160,3 +163,79 @@ class PromptStatistics:
             )
             result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
         return torch.tensor(result, dtype=rewards.dtype)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All that the advantages of a batch may be made of."""
+
+    scored: Scored
+    target: Bool[Tensor, " batch"]
+    """Whose prompt asks for the concept."""
+    ratios: Float[Tensor, "batch steps"] | None
+    """Tempered importance ratios under the present policy, if the estimator asks for them."""
+    statistics: PromptStatistics
+    """What former batches have left, and this one adds to."""
+    settings: EstimatorConfig
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Values of the steps, gradients at their actions, or both, in the same units."""
+
+    values: Float[Tensor, "*batch"] | None
+    gradients: Float[Tensor, "*batch channels height width"] | None
+
+    def at(
+        self, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"], device: torch.device
+    ) -> "Advantages":
+        """Returns those of some (trajectory, step) pairs."""
+        values = None if self.values is None else self.values[rows, steps].to(device)
+        return Advantages(
+            values, None if self.gradients is None else self.gradients[rows, steps].to(device)
+        )
+
+
+def against_prompt(batch: Batch) -> Advantages:
+    """Rewards against the running statistics of their prompts, the same for all steps."""
+    trajectory = batch.scored.trajectory
+    advantages = batch.statistics.advantages(
+        trajectory.ids, trajectory.prompts, batch.target, trajectory.rewards
+    )
+    return Advantages(advantages[:, None].expand_as(trajectory.log_probs), None)
+
+
+def against_group(batch: Batch) -> Advantages:
+    """Rewards against those of the same prompt and round, the same for all steps."""
+    trajectory = batch.scored.trajectory
+    groups = torch.stack([trajectory.prompts, trajectory.rounds], dim=1)
+    advantages = group_advantages(groups, trajectory.rewards)
+    return Advantages(advantages[:, None].expand_as(trajectory.log_probs), None)
+
+
+def by_gae(batch: Batch) -> Advantages:
+    """Generalised advantages on the values of the states."""
+    assert batch.scored.values is not None
+    rewards = batch.scored.trajectory.rewards
+    return _scaled(gae(batch.scored.values, rewards, batch.settings.gae_lambda), batch)
+
+
+def by_vtrace(batch: Batch) -> Advantages:
+    """Off-policy advantages on the values of the states."""
+    assert batch.scored.values is not None
+    assert batch.ratios is not None
+    rewards, truncation = batch.scored.trajectory.rewards, batch.settings.truncation
+    return _scaled(vtrace(batch.scored.values, rewards, batch.ratios, truncation), batch)
+
+
+def by_gradients(batch: Batch) -> Advantages:
+    """The critic's action gradients alone."""
+    return Advantages(None, batch.scored.action_gradients)
+
+
+def _scaled(advantages: Float[Tensor, "batch steps"], batch: Batch) -> Advantages:
+    """Advantages centred and standardised, and the action gradients, if any, in their units."""
+    values, gradients = centred(advantages, batch.target), batch.scored.action_gradients
+    return Advantages(
+        standardised(values), None if gradients is None else gradients / scale(values)
+    )

@@ -4,10 +4,11 @@ are errors.
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rl_unlearn.estimators import ESTIMATORS, KNOWN_AS, NAMES, Estimator, described
 from rl_unlearn.files.text import cleaned, plain_name, twice
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -194,27 +195,14 @@ class Critic(Section):
         return self.minibatch - round(self.minibatch * self.rehearsal)
 
 
-_KNOWN_AS = {"ddpo": "terminal", "grpo": "group", "cgru": "critic"}
+if TYPE_CHECKING:
+    EstimatorName = str
+else:
+    EstimatorName = Literal[NAMES]
 
 
-class Estimator(Section):
-    name: Literal[
-        "terminal",
-        "group",
-        "critic",
-        "critic_no_t",
-        "vtrace",
-        "x0hat",
-        "qprop",
-        "pathwise",
-        "pathwise_no_t",
-    ] = "pathwise"
-    """terminal: reward against the prompt's running statistics (DDPO). group: against the same
-    prompt's images of the round (GRPO). critic: GAE on the critic's values (CGRU). vtrace: V-trace
-    on them, for replayed steps. x0hat: GAE on the rewards of the decoded predictions of x0. qprop:
-    `critic` with the critic's action gradient as control variate. pathwise: the action gradient
-    alone (SVG(0)). *_no_t: the critic is not told the timestep. `ddpo`, `grpo` and `cgru` are taken
-    for the first three."""
+class EstimatorConfig(Section):
+    name: EstimatorName = Field("pathwise", description=described())
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`, `x0hat` and `qprop`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
@@ -229,38 +217,12 @@ class Estimator(Section):
     @field_validator("name", mode="before")
     @classmethod
     def _known_as(cls, name: object) -> object:
-        return _KNOWN_AS.get(name.lower(), name) if isinstance(name, str) else name
+        return KNOWN_AS.get(name.lower(), name) if isinstance(name, str) else name
 
     @property
-    def critic(self) -> bool:
-        """Whether a learned critic is needed."""
-        return self.name not in ("terminal", "group", "x0hat")
-
-    @property
-    def timed(self) -> bool:
-        """Whether the critic is told the timestep."""
-        return not self.name.endswith("_no_t")
-
-    @property
-    def gradients(self) -> Literal["actions", "means"] | None:
-        """Where the critic's action gradient is taken: at the stored actions, or at the behaviour
-        means.
-        """
-        return (
-            "actions"
-            if self.name.startswith("pathwise")
-            else "means"
-            if self.name == "qprop"
-            else None
-        )
-
-    @property
-    def scores_first(self) -> bool:
-        """Whether the critic must score a batch before it is fitted on it: a baseline or a control
-        variate that has seen the outcomes takes some of the gradient away. The action gradient
-        alone is best near what it has seen.
-        """
-        return self.gradients != "actions"
+    def row(self) -> Estimator:
+        """The estimator of that name."""
+        return ESTIMATORS[self.name]
 
 
 class Learner(Section):
@@ -494,7 +456,7 @@ class Config(Section):
     prompts: Prompts = Prompts()
     reward: Reward = Reward()
     critic: Critic = Critic()
-    estimator: Estimator = Estimator()
+    estimator: EstimatorConfig = EstimatorConfig()
     learner: Learner = Learner()
     rollout: Rollout = Rollout()
     replay: Replay = Replay()

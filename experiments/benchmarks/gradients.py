@@ -27,12 +27,11 @@ from experiments import settings
 from learner.learner import Learner
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.config import Config
+from rl_unlearn.estimators import ESTIMATORS
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request
 from rl_unlearn.weights import Weights
 
-TIMED = ("terminal", "group", "critic", "vtrace", "x0hat", "qprop", "pathwise")
-BLIND = ("critic_no_t", "pathwise_no_t")
 _FORMER = 8
 """Rounds that only fill the running statistics of `terminal`."""
 _ROUNDS = 32
@@ -62,7 +61,7 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
         scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
         trajectory = scored.trajectory
         target = learner._target(trajectory)
-        advantages = learner._estimator.advantages(
+        advantages = learner._objective.advantages(
             scored,
             target,
             lambda: learner._log_ratios(trajectory),  # noqa: B023
@@ -84,9 +83,9 @@ def main(run: str, overrides: list[str]) -> None:
     state = read_adapter(folder)
     # Version 0 whatever it is: the policy that draws is the one whose gradient is asked for.
     weights = Weights(0, state, digest(state))
-    timed = settings.recorded(folder / "config.yaml").estimator.timed
+    timed = settings.recorded(folder / "config.yaml").estimator.row.timed
     before: dict[str, tuple[Tensor, float]] = {}
-    for name in TIMED if timed else BLIND:
+    for name in (row.name for row in ESTIMATORS.values() if row.timed == timed):
         config = settings.recorded(
             folder / "config.yaml", [*overrides, f"estimator.name={name}", f"critic.start={folder}"]
         )

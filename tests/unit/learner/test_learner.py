@@ -15,8 +15,8 @@ from tiny_batches import collect, scored
 from learner import diagnostics
 from learner.learner import MAX_SKIPPED, Learner
 from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.advantages import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.trajectory import Scored
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -166,15 +166,15 @@ def test_qprop_without_its_control_variate_is_the_critic():
 def test_terminal_counts_a_replayed_batch_once():
     learner, batch = ready(estimator={"name": "terminal"})
     target = learner._target(batch.trajectory)
-    first = learner._estimator.advantages(batch, target, torch.empty(0).clone).values
+    first = learner._objective.advantages(batch, target, torch.empty(0).clone).values
     assert torch.equal(
-        learner._estimator.advantages(batch, target, torch.empty(0).clone).values, first
+        learner._objective.advantages(batch, target, torch.empty(0).clone).values, first
     )
 
 
 def test_no_exponent_is_that_of_the_root():
-    assert Learner(tiny.config())._estimator.exponent == 1 / 256
-    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._estimator.exponent == 0
+    assert Learner(tiny.config())._objective.exponent == 1 / 256
+    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._objective.exponent == 0
 
 
 @pytest.mark.parametrize("name", ["critic", "pathwise"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ray.rllib.algorithms.impala.torch.vtrace_torch_v2 import vtrace_torch
 
-from rl_unlearn.estimators import (
+from rl_unlearn.advantages import (
     PromptStatistics,
     centred,
     gae,
