@@ -4,6 +4,7 @@ fit in memory.
 
 import torch
 
+from rl_unlearn.config import Learner
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 
@@ -12,11 +13,17 @@ _USABLE = 0.8
 fragmented."""
 
 
-def choose(setting: str, policy: DiffusionPolicy, condition: Condition, microbatch: int) -> bool:
+def set_up(learner: Learner, policy: DiffusionPolicy, condition: Condition) -> None:
+    """Makes the network checkpoint its activations where it is to; ``condition``: a row for a
+    trial.
+    """
+    if chosen(learner.checkpointing, policy, condition, learner.microbatch):
+        policy.network.enable_gradient_checkpointing()
+
+
+def chosen(setting: str, policy: DiffusionPolicy, condition: Condition, microbatch: int) -> bool:
     """Whether to checkpoint: as ``learner.checkpointing`` says, or, for ``auto``, as a GPU's free
     memory does.
-
-    ``condition``: a row for a trial.
     """
     if setting != "auto":
         return setting == "on"

@@ -52,29 +52,17 @@ def squared_mean(products: Float[Tensor, "rounds rounds"]) -> tuple[float, float
 def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds parameters"]:
     """One row for each round; retention plays no part."""
     rollout, critic, learner = RolloutActor(config), CriticActor(config), Learner(config)
-    learner._policy.load_adapter(weights.state)
-    book, found = PromptBook.from_config(config), []
+    learner.policy.load_adapter(weights.state)
+    book, rows = PromptBook.from_config(config), []
     for round in range(1, _FORMER + _ROUNDS + 1):
         prompts = book.draw(
             config.seed, round, config.rollout.images, config.prompts.target_fraction
         )
         scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
-        trajectory = scored.trajectory
-        target = learner._target(trajectory)
-        advantages = learner._objective.advantages(
-            scored,
-            target,
-            lambda: learner._log_ratios(trajectory),  # noqa: B023
-        )
-        if round <= _FORMER:
-            continue
-        learner._optimizer.zero_grad()
-        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner._policy.kernel.learned)
-        for part in pairs.split(config.learner.microbatch):
-            _, loss = learner._policy_loss(scored, advantages, part)
-            (loss.sum() / len(pairs)).backward()
-        found.append(torch.cat([gradient.flatten() for gradient in learner._gradients()]))
-    return torch.stack(found).double()
+        gradient = learner.gradient.of(scored)
+        if round > _FORMER:
+            rows.append(gradient)
+    return torch.stack(rows).double()
 
 
 def main(run: str, overrides: list[str]) -> None:
