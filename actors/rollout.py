@@ -12,6 +12,7 @@ from torch import Tensor
 from rl_unlearn import image_rewards, memory
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.models.foundation import model_digest
@@ -54,6 +55,16 @@ class RolloutActor:
         self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
+
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The policy that draws."""
+        return self._policy
+
+    @property
+    def conditions(self) -> Condition:
+        """What the network is told of all prompts, a row for each."""
+        return self._conditions
 
     def share_frozen(self, policy: DiffusionPolicy) -> None:
         """Keeps no second copy of the frozen weights beside another policy of this process."""
