@@ -14,11 +14,11 @@ import torch.utils.checkpoint
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from experiments.plan.counting import Device
-from rl_unlearn.config import Config, Lora, Model
+from rl_unlearn.adapters import lora
+from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family
@@ -60,7 +60,7 @@ class Hollow:
     @property
     def adapter(self) -> list[nn.Parameter]:
         """The trained parameters."""
-        return [p for name, p in self.network.named_parameters() if ".lora_" in name]
+        return lora.parameters(self.network)
 
     def latents(self) -> Tensor:
         """Of one image."""
@@ -117,7 +117,7 @@ def build(config: Config, device: str) -> Hollow:
         )
         family = kind(pipeline, config.sampler, shape)
         made[layout.trained].to(dtype)
-        _add_adapter(family, config.lora, dtype)
+        _adapt(family, config, dtype)
         if config.learner.checkpointing == "on":
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except _DAMAGED as error:
@@ -171,13 +171,11 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
-    """Its masters are fp32, but the network multiplies by them in its own type."""
-    patterns = LoraConfig(
-        r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers]
-    )
+def _adapt(family: Family, config: Config, dtype: torch.dtype) -> None:
+    """Adds the adapter; its masters are fp32, but the network multiplies by them in its own
+    type.
+    """
     with META:
-        family.network.add_adapter(patterns)
-    for name, parameter in family.network.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+        lora.add(family.network, config.lora, family.layers, config.seed)
+    for parameter in lora.parameters(family.network):
+        parameter.data = parameter.data.to(dtype)
