@@ -12,6 +12,7 @@ from torch import Tensor
 from rl_unlearn import image_rewards, memory
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.models.foundation import model_digest
@@ -55,6 +56,16 @@ class RolloutActor:
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._version = -1
 
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The policy that draws."""
+        return self._policy
+
+    @property
+    def conditions(self) -> Condition:
+        """What the network is told of all prompts, a row for each."""
+        return self._conditions
+
     def share_frozen(self, policy: DiffusionPolicy) -> None:
         """Keeps no second copy of the frozen weights beside another policy of this process."""
         self._policy.share_frozen(policy)
@@ -95,7 +106,7 @@ class RolloutActor:
         latents, log_probs, means = self._policy.rollout(self._conditions[prompts], seeds)
         found, evidence = self._see(latents[:, -1])
         asked = prompts.to(self._policy.device)
-        estimator = self._config.estimator
+        estimator = self._config.estimator.row
         return Trajectory(
             ids=torch.tensor(positions) + request.round * PER_ROUND,
             rounds=torch.full((count,), request.round),
@@ -107,9 +118,7 @@ class RolloutActor:
             rewards=(found * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
-            predicted=self._predicted(latents, means, prompts)
-            if estimator.name == "x0hat"
-            else None,
+            predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
         )
 
     def _see(

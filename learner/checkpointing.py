@@ -2,8 +2,13 @@
 fit in memory.
 """
 
-import torch
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
+from rl_unlearn.config import Learner
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.policy import DiffusionPolicy
 
@@ -12,11 +17,17 @@ _USABLE = 0.8
 fragmented."""
 
 
-def choose(setting: str, policy: DiffusionPolicy, condition: Condition, microbatch: int) -> bool:
-    """Whether to checkpoint: as ``learner.checkpointing`` says, or, for ``auto``, as a GPU's free
-    memory does.
+def set_up(learner: Learner, policy: DiffusionPolicy, condition: Condition) -> None:
+    """Makes the network checkpoint its activations where it is to; ``condition``: a row for a
+    trial.
+    """
+    if chosen(learner.checkpointing, policy, condition, learner.microbatch):
+        policy.network.enable_gradient_checkpointing()
 
-    ``condition``: a row for a trial.
+
+def chosen(setting: str, policy: DiffusionPolicy, condition: Condition, microbatch: int) -> bool:
+    """Tells whether to checkpoint: as ``learner.checkpointing`` says, or, for ``auto``, as a GPU's
+    free memory does.
     """
     if setting != "auto":
         return setting == "on"
@@ -28,23 +39,42 @@ def choose(setting: str, policy: DiffusionPolicy, condition: Condition, microbat
 
 
 def fits(image: int, microbatch: int, free: int) -> bool:
-    """Whether the activations of a microbatch have room; ``image``: bytes for one image."""
+    """Tells whether the activations of a microbatch have room; ``image``: bytes for one image."""
     return image * microbatch <= _USABLE * free
 
 
 def kept_for_backward(policy: DiffusionPolicy, condition: Condition) -> int:
-    """Bytes that a forward pass of one image keeps for its backward pass, weights not counted."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in policy.network.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
+    """Returns the bytes that a forward pass of one image keeps for its backward pass, weights not
+    counted.
+    """
     latents = torch.zeros(1, *policy.latent_shape, device=policy.device, dtype=policy.dtype)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with kept({storage(weight) for weight in policy.network.parameters()}) as sizes:
         output = policy.predict(latents, 0, condition)  # holds the graph while it is counted
     del output
-    return sum(kept.values())
+    return sum(sizes.values())
+
+
+@contextmanager
+def kept(
+    weights: Set[int], seen: Callable[[Tensor], None] | None = None
+) -> Iterator[dict[int, int]]:
+    """Meanwhile counts what autograd keeps: bytes by :func:`storage`, but for ``weights``.
+
+    ``seen`` is shown every tensor that counts.
+    """
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if storage(tensor) not in weights:
+            sizes[storage(tensor)] = tensor.untyped_storage().nbytes()
+            if seen is not None:
+                seen(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes
+
+
+def storage(tensor: Tensor) -> int:
+    """Returns a name for the memory that a tensor is a view of, on the meta device, too."""
+    return tensor.untyped_storage()._cdata

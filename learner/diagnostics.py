@@ -4,8 +4,10 @@ per noise level.
 
 import hashlib
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +20,33 @@ from rl_unlearn.trajectory import Scored
 Metrics = dict[str, float | int | str | list[float]]
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step saw."""
+
+    log_ratios: Float[Tensor, " pairs"]
+    loss: float
+    kl: float | None
+    """None: nothing is retained."""
+    grad_norm: float
+    finite: bool
+
+
+def of_steps(steps: Sequence[Step]) -> Metrics:
+    """Returns what the optimizer steps of an update say together."""
+    count = len(steps)
+    return {
+        "skipped_steps": sum(not step.finite for step in steps),
+        "loss": sum(step.loss for step in steps) / count,
+        "grad_norm": sum(step.grad_norm for step in steps) / count,
+        "kl": sum(math.nan if step.kl is None else step.kl for step in steps) / count,
+    }
+
+
 def of_ratios(
     steps: list[Float[Tensor, " _"]], dimensions: int, exponent: float, clip: float
 ) -> Metrics:
-    """Of the joint log-ratios of an update's optimizer steps, in order.
+    """Returns what the joint log-ratios of an update's optimizer steps say, in order.
 
     ``exponent`` and ``clip`` (nats) make weights of them; ``ess`` is of these, ``ess_exact`` of the
     bare ratios: how far off policy the batch is, whatever is made of it.
@@ -42,8 +67,8 @@ def of_ratios(
 
 
 def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Metrics:
-    """Of the batch that policy ``version`` was updated with; ``target`` marks the prompts that ask
-    for the concept.
+    """Returns what the batch says that policy ``version`` was updated with; ``target`` marks the
+    prompts that ask for the concept.
     """
     trajectory = scored.trajectory
     lag = version - trajectory.policy_versions
@@ -74,24 +99,24 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
 
 
 def of_round(updates: Sequence[Metrics]) -> Metrics:
-    """Of all updates of a round: counts are added up, extremes kept, the state is that after the
-    last one, and what is left is averaged over the updates that have it.
+    """Sums up all updates of a round: counts are added up, extremes kept, the state is that after
+    the last one, and what is left is averaged over the updates that have it.
     """
-    found: Metrics = {}
+    metrics: Metrics = {}
     for key in dict.fromkeys(key for update in updates for key in update):
         values: list[Any] = [update[key] for update in updates if key in update]
         if key in ("lr", "step_kl", "policy_version", "kl_weight", "kl_floor"):
-            found[key] = values[-1]
+            metrics[key] = values[-1]
         elif key == "skipped_steps":
-            found[key] = sum(values)
+            metrics[key] = sum(values)
         elif key == "policy_lag_counts":
-            found[key] = [sum(place) for place in itertools.zip_longest(*values, fillvalue=0)]
+            metrics[key] = [sum(place) for place in itertools.zip_longest(*values, fillvalue=0)]
         elif key.endswith("_max"):
-            found[key] = max(values)
+            metrics[key] = max(values)
         elif key.endswith("_min"):
-            found[key] = min(values)
+            metrics[key] = min(values)
         elif isinstance(values[0], list):
-            found[key] = [statistics.fmean(place) for place in zip(*values, strict=True)]
+            metrics[key] = [statistics.fmean(place) for place in zip(*values, strict=True)]
         else:
-            found[key] = statistics.fmean(values)
-    return found
+            metrics[key] = statistics.fmean(values)
+    return metrics

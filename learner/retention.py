@@ -94,9 +94,11 @@ class Retention:
         ranks.sum(whole := torch.tensor(total, dtype=torch.float64))
         return (whole - self._floor.at(pool.steps[chosen]).double().mean()).clamp(min=0).item()
 
-    def adjust(self, kl: float) -> None:
-        """Moves the multiplier towards holding the budget."""
-        self.weight = next_kl_weight(self.weight, kl, self._config.kl_budget, self._config.kl_rate)
+    def adjust(self, kl: float | None) -> None:
+        """Moves the multiplier towards holding the budget, if anything is retained."""
+        if kl is not None:
+            budget, rate = self._config.kl_budget, self._config.kl_rate
+            self.weight = next_kl_weight(self.weight, kl, budget, rate)
 
     def _mean(
         self,

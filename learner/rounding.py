@@ -85,7 +85,7 @@ class Floor:
             MARGIN * self.mean,
         )
         # A clip of c nats is where the log-ratios of a movement of c^2 / 2 nats have their std.
-        weighs = estimator.gradients != "actions" or bool(estimator.ratio_exponent)
+        weighs = estimator.row.gradients != "actions" or bool(estimator.ratio_exponent)
         limits = {
             "learner.kl_budget": (learner.kl_budget, needed, retains and learner.kl_rate > 0),
             "learner.step_kl": (learner.step_kl, needed, learner.lr_floor < 1),

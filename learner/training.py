@@ -89,7 +89,7 @@ class Training:
             (config.seed, "batch", version),
         )
         newest_round = actors.replay.newest_round.remote(version)
-        count = config.critic.steps * config.critic.fresh if config.estimator.critic else 0
+        count = config.critic.steps * config.critic.fresh if config.estimator.row.critic else 0
         states = actors.replay.states.remote(
             config.critic.window,
             count,
@@ -98,7 +98,7 @@ class Training:
             (config.seed, "recent", version),
         )
         # Calls to the critic run in the order in which they are made here.
-        if config.estimator.scores_first:
+        if config.estimator.row.scores_first:
             scored = actors.critic.score.remote(batch)
             fitted = actors.critic.fit.remote(states, version + 1)
         else:

@@ -8,7 +8,7 @@ def check(config: Config) -> None:
     """ConfigError for settings under which the loop would wait for ever, or the critic learn what
     is not so.
     """
-    if config.estimator.critic and config.sampler.eta < 1 and config.critic.renoised > 0:
+    if config.estimator.row.critic and config.sampler.eta < 1 and config.critic.renoised > 0:
         raise ConfigError(
             f"sampler.eta={config.sampler.eta:g} has other states than those of fresh noise, "
             "which the critic learns: "

@@ -1,162 +1,132 @@
-"""Advantage estimators: from rewards and the critic's values to one number for each step of each
-trajectory.
+"""The estimators of the policy gradient as rows of one table.
 
-The steps are indexed by their starting state: step k goes from state k to state k + 1, k = 0 is
-pure noise, state T is the final image. Values are V(state, level), shape (batch, T + 1); only the
-last action is rewarded.
+A new estimator is a row here and a pure function in :mod:`rl_unlearn.advantages`; actors, learner,
+plan and configuration ask the row. Nothing heavy is imported, so that the command line knows the
+names without torch.
 """
 
-from collections import deque
-from typing import Any
-
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Literal
 
 
-def gae(
-    values: Float[Tensor, "batch levels"], rewards: Float[Tensor, " batch"], gae_lambda: float
-) -> Float[Tensor, "batch steps"]:
-    """Generalised advantages with gamma = 1 (Schulman et al. 2016, eq. 16).
+@dataclass(frozen=True)
+class Estimator:
+    """One way to turn the rewards of a batch into a gradient."""
 
-    ``delta_k = V_{k+1} - V_k``, and ``r - V_k`` for the last step; lambda = 1 gives ``r - V_k``,
-    lambda = 0 the deltas.
-    """
-    following = torch.cat([values[:, 1:-1], rewards[:, None]], dim=1)
-    deltas = following - values[:, :-1]
-    advantages = torch.zeros_like(deltas)
-    running = torch.zeros_like(rewards)
-    for k in reversed(range(deltas.shape[1])):
-        running = deltas[:, k] + gae_lambda * running
-        advantages[:, k] = running
-    return advantages
+    name: str
+    summary: str
+    """What it does, in a few words."""
+    paper: str
+    """Where it comes from."""
+    advantages: str
+    """Function of :mod:`rl_unlearn.advantages` that says what each step is worth."""
+    also: tuple[str, ...] = ()
+    """Other names that people know it by."""
+    critic: bool = False
+    """Whether a learned critic is needed."""
+    timed: bool = True
+    """Whether the critic is told the timestep."""
+    gradients: Literal["actions", "means"] | None = None
+    """Where the critic's action gradient is taken: at the stored actions, at the behaviour means,
+    or not at all."""
+    predicts: bool = False
+    """Whether rollouts reward the decoded prediction of x0 at each step."""
+    reweighs: bool = False
+    """Whether the batch is evaluated under the present policy before the first optimizer step."""
+    scores_first: bool = True
+    """Whether the critic must score a batch before it is fitted on it: a baseline or a control
+    variate that has seen the outcomes takes some of the gradient away. The action gradient alone is
+    best near what it has seen."""
 
-
-def vtrace(
-    values: Float[Tensor, "batch levels"],
-    rewards: Float[Tensor, " batch"],
-    ratios: Float[Tensor, "batch steps"],
-    truncation: float,
-) -> Float[Tensor, "batch steps"]:
-    """Off-policy advantages ``r_k + v_{k+1} - V_k`` with gamma = 1 (Espeholt et al. 2018, eq. 1 and
-    section 4.2).
-
-    ``ratios`` are target over behaviour probabilities; rho and c are both truncated at
-    ``truncation``. The factor rho_k of the paper's policy gradient is left to the loss, which
-    weighs every action by its ratio and truncates that by the learner's clip range. With ratios of
-    1 and a truncation of 1 this is ``gae(..., gae_lambda=1)``.
-    """
-    rho = ratios.clamp(max=truncation)
-    bootstrap = torch.cat([values[:, 1:-1], torch.zeros_like(rewards)[:, None]], dim=1)
-    reward = torch.zeros_like(rho)
-    reward[:, -1] = rewards
-    deltas = rho * (reward + bootstrap - values[:, :-1])
-    targets = torch.zeros_like(deltas)
-    running = torch.zeros_like(rewards)
-    for k in reversed(range(deltas.shape[1])):
-        running = deltas[:, k] + rho[:, k] * running
-        targets[:, k] = values[:, k] + running
-    following = torch.cat([targets[:, 1:], torch.zeros_like(rewards)[:, None]], dim=1)
-    return reward + following - values[:, :-1]
+    @property
+    def valued(self) -> bool:
+        """Whether each state of a scored batch has a value."""
+        return self.critic or self.predicts
 
 
-def group_advantages(
-    groups: Int[Tensor, "batch 2"], rewards: Float[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """``(r - mean of the group) / std of all such differences`` (GRPO, Shao et al. 2024, with the
-    batch's std).
+_ROWS = (
+    Estimator(
+        "terminal",
+        "reward against the prompt's running statistics (DDPO)",
+        "Black et al. 2023, arXiv 2305.13301",
+        "against_prompt",
+        also=("ddpo",),
+    ),
+    Estimator(
+        "group",
+        "reward against the same prompt's images of the round (GRPO)",
+        "Shao et al. 2024, arXiv 2402.03300",
+        "against_group",
+        also=("grpo",),
+    ),
+    Estimator(
+        "critic",
+        "GAE on the critic's values (CGRU)",
+        "arXiv 2601.03213; Schulman et al. 2016, arXiv 1506.02438",
+        "by_gae",
+        also=("cgru",),
+        critic=True,
+    ),
+    Estimator(
+        "critic_no_t",
+        "`critic` whose critic is not told the timestep",
+        "arXiv 2601.03213; Schulman et al. 2016, arXiv 1506.02438",
+        "by_gae",
+        critic=True,
+        timed=False,
+    ),
+    Estimator(
+        "vtrace",
+        "V-trace on the critic's values, for replayed steps",
+        "Espeholt et al. 2018, arXiv 1802.01561",
+        "by_vtrace",
+        critic=True,
+        reweighs=True,
+    ),
+    Estimator(
+        "x0hat",
+        "GAE on the rewards of the decoded predictions of x0",
+        "Schulman et al. 2016, arXiv 1506.02438",
+        "by_gae",
+        predicts=True,
+    ),
+    Estimator(
+        "qprop",
+        "`critic` with the critic's action gradient as control variate",
+        "Gu et al. 2017, arXiv 1611.02247",
+        "by_gae",
+        critic=True,
+        gradients="means",
+    ),
+    Estimator(
+        "pathwise",
+        "the critic's action gradient alone (SVG(0))",
+        "Heess et al. 2015, arXiv 1510.09142",
+        "by_gradients",
+        critic=True,
+        gradients="actions",
+        scores_first=False,
+    ),
+    Estimator(
+        "pathwise_no_t",
+        "`pathwise` whose critic is not told the timestep",
+        "Heess et al. 2015, arXiv 1510.09142",
+        "by_gradients",
+        critic=True,
+        timed=False,
+        gradients="actions",
+        scores_first=False,
+    ),
+)
 
-    ``groups``: prompt and round of each trajectory. A trajectory alone in its group has an
-    advantage of 0.
-    """
-    _, group, sizes = groups.unique(dim=0, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(sizes), dtype=rewards.dtype).index_add(0, group, rewards) / sizes
-    return standardised(rewards - means[group])
+ESTIMATORS = {row.name: row for row in _ROWS}
+NAMES = tuple(ESTIMATORS)
+KNOWN_AS = {other: row.name for row in _ROWS for other in row.also}
+"""Names of the table by the others that people know them by."""
 
 
-def centred(
-    advantages: Float[Tensor, "batch steps"], target: Bool[Tensor, " batch"]
-) -> Float[Tensor, "batch steps"]:
-    """Less their mean over the batch at each step; those of ``target`` prompts and the rest apart.
-
-    Values that lag behind the policy are off by much the same for every image. What all of them
-    share says nothing about an action and is noise. Of n trajectories (n - 1) / n of the gradient
-    is left, as in a group.
-    """
-    result = advantages.clone()
-    for some in (target, ~target):
-        result[some] -= advantages[some].mean(dim=0)
-    return result
-
-
-def scale(advantages: Float[Tensor, "batch *steps"]) -> float:
-    """What advantages are divided by: the batch's standard deviation."""
-    return advantages.std(correction=0).item() + 1e-6
-
-
-def standardised(advantages: Float[Tensor, "batch *steps"]) -> Float[Tensor, "batch *steps"]:
-    """Divided by their standard deviation; the mean is left, for the baseline already carries
-    it."""
-    return advantages / scale(advantages)
-
-
-class PromptStatistics:
-    """Mean and std of the latest rewards of each prompt: the baseline of DDPO (Black et al. 2023,
-    sec. 5.1).
-    """
-
-    def __init__(self, length: int = 64, minimum: int = 8):
-        self._length = length
-        self._minimum = minimum
-        self._rewards: dict[int, deque[float]] = {}
-        self._pooled: dict[bool, deque[float]] = {
-            kind: deque(maxlen=4 * length) for kind in (True, False)
-        }
-        """Of all target prompts, and of all others."""
-        self._counted: deque[int] = deque(maxlen=64 * length)
-
-    def state(self) -> dict[str, Any]:
-        """What :meth:`load` takes; plain values."""
-        rewards = {str(prompt): list(kept) for prompt, kept in self._rewards.items()}
-        pooled = [list(self._pooled[kind]) for kind in (True, False)]
-        return {"rewards": rewards, "pooled": pooled, "counted": list(self._counted)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Goes on from another one's :meth:`state`."""
-        self._rewards = {
-            int(prompt): deque(kept, self._length) for prompt, kept in state["rewards"].items()
-        }
-        for kind, kept in zip((True, False), state["pooled"], strict=True):
-            self._pooled[kind] = deque(kept, 4 * self._length)
-        self._counted = deque(state["counted"], 64 * self._length)
-
-    def advantages(
-        self,
-        ids: Int[Tensor, " batch"],
-        prompts: Int[Tensor, " batch"],
-        target: Bool[Tensor, " batch"],
-        rewards: Float[Tensor, " batch"],
-    ) -> Float[Tensor, " batch"]:
-        """``(r - mean) / std`` of the prompt; while it has fewer than ``minimum`` rewards, of its
-        kind.
-
-        ``target``: whether the prompt asks for the concept. Rewards of the two kinds are too far
-        apart for one to be the other's baseline. A replayed trajectory (an id that was seen before)
-        is judged but not counted again.
-        """
-        rows = list(
-            zip(ids.tolist(), prompts.tolist(), target.tolist(), rewards.tolist(), strict=True)
-        )
-        for id, prompt, kind, reward in rows:
-            if id not in self._counted:
-                self._counted.append(id)
-                self._rewards.setdefault(prompt, deque(maxlen=self._length)).append(reward)
-                self._pooled[kind].append(reward)
-        result = []
-        for _, prompt, kind, reward in rows:
-            own = self._rewards[prompt]
-            known = torch.tensor(
-                list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64
-            )
-            result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
-        return torch.tensor(result, dtype=rewards.dtype)
+def described() -> str:
+    """Returns a sentence on each estimator, for the configuration's own documentation."""
+    sentences = " ".join(f"{row.name}: {row.summary}." for row in _ROWS)
+    others = ", ".join(f"`{other}` for {name}" for other, name in KNOWN_AS.items())
+    return f"{sentences} Also taken: {others}."

@@ -25,6 +25,8 @@ MIN_STD = 0.05
 """Steps with a smaller std draw no semantics but have wild ratios and 1/std^2 weights: they act,
 but teach nothing."""
 
+Latents = Float[Tensor, "batch *latent"]
+"""Or whatever else has their shape: noise, means, answers of the network."""
 Index = Int[Tensor, " batch"] | int
 """Numbers of steps, one for each row or one for all; 0 is the step from pure noise."""
 
@@ -82,24 +84,14 @@ class Kernel:
         """Timesteps of all T + 1 states, from pure noise to the final latents (0)."""
         return torch.cat([self.timesteps, torch.zeros_like(self.timesteps[:1])])
 
-    def mean(
-        self,
-        output: Float[Tensor, "batch *latent"],
-        latents: Float[Tensor, "batch *latent"],
-        index: Index,
-    ) -> Float[Tensor, "batch *latent"]:
-        """Mean of the action where the network gave ``output`` for ``latents``."""
+    def mean(self, output: Latents, latents: Latents, index: Index) -> Latents:
+        """Returns the mean of the action where the network gave ``output`` for ``latents``."""
         of_state, of_output = self._mean_shares
         state = latents.float()
         return _at(of_state, index, state) * state + _at(of_output, index, state) * output.float()
 
-    def predicted_x0(
-        self,
-        mean: Float[Tensor, "batch *latent"],
-        latents: Float[Tensor, "batch *latent"],
-        index: Index,
-    ) -> Float[Tensor, "batch *latent"]:
-        """The final latents that the model expected when it chose ``mean`` at ``latents``.
+    def predicted_x0(self, mean: Latents, latents: Latents, index: Index) -> Latents:
+        """Returns the final latents that the model expected when it chose ``mean`` at ``latents``.
 
         Some samplers end with a step that changes nothing and so tells nothing: there the latents
         are all but final.
@@ -108,14 +100,8 @@ class Kernel:
         state = latents.float()
         return _at(of_mean, index, state) * mean + _at(of_state, index, state) * state
 
-    def log_prob(
-        self,
-        action: Float[Tensor, "batch *latent"],
-        mean: Float[Tensor, "batch *latent"],
-        index: Index,
-    ) -> Float[Tensor, " batch"]:
-        """Gaussian log-density of the action in nats *per latent dimension* (the joint one divided
-        by D).
+    def log_prob(self, action: Latents, mean: Latents, index: Index) -> Float[Tensor, " batch"]:
+        """Returns the action's log-density in nats *per latent dimension* (the joint one over D).
 
         A step without noise is no random action: its log-prob is 0.
         """
@@ -127,15 +113,13 @@ class Kernel:
 
     def step(
         self,
-        output: Float[Tensor, "batch *latent"],
-        latents: Float[Tensor, "batch *latent"],
+        output: Latents,
+        latents: Latents,
         index: Index,
         *,
-        noise: Float[Tensor, "batch *latent"] | None = None,
-        action: Float[Tensor, "batch *latent"] | None = None,
-    ) -> tuple[
-        Float[Tensor, "batch *latent"], Float[Tensor, " batch"], Float[Tensor, "batch *latent"]
-    ]:
+        noise: Latents | None = None,
+        action: Latents | None = None,
+    ) -> tuple[Latents, Float[Tensor, " batch"], Latents]:
         """Samples an action from ``noise``, or takes the given one; returns (action, log_prob,
         mean).
 
@@ -152,39 +136,21 @@ class Kernel:
         assert action is not None
         return action, self.log_prob(action, mean, index), mean
 
-    def kl(
-        self,
-        mean: Float[Tensor, "batch *latent"],
-        reference: Float[Tensor, "batch *latent"],
-        index: Index,
-    ) -> Float[Tensor, " batch"]:
-        """KL in nats, joint over the latents, of the kernel around ``mean`` to the one around
-        ``reference``.
-        """
+    def kl(self, mean: Latents, reference: Latents, index: Index) -> Float[Tensor, " batch"]:
+        """Returns the joint KL, in nats, of the kernel around ``mean`` to another's."""
         std = self.std.float()[index].to(mean.device)
         return (mean - reference).square().flatten(1).sum(dim=1) / (2 * std**2)
 
-    def noisy(
-        self, x0: Float[Tensor, "batch *latent"], eps: Float[Tensor, "batch *latent"], index: Index
-    ) -> Float[Tensor, "batch *latent"]:
-        """The states from which these steps start, of given latents and unit noise."""
+    def noisy(self, x0: Latents, eps: Latents, index: Index) -> Latents:
+        """Returns the states from which these steps start, of given latents and unit noise."""
         return _at(self.signal, index, x0) * x0 + _at(self.noise, index, x0) * eps
 
-    def answer(
-        self, x0: Float[Tensor, "batch *latent"], eps: Float[Tensor, "batch *latent"], index: Index
-    ) -> Float[Tensor, "batch *latent"]:
-        """What a network that knew them would answer at :meth:`noisy`."""
+    def answer(self, x0: Latents, eps: Latents, index: Index) -> Latents:
+        """Returns what a network that knew them would answer at :meth:`noisy`."""
         return _at(self.clean, index, x0) * x0 + _at(self.dirty, index, x0) * eps
 
-    def renoised(
-        self,
-        final: Float[Tensor, "batch *latent"],
-        eps: Float[Tensor, "batch *latent"],
-        level: Index,
-    ) -> Float[Tensor, "batch *latent"]:
-        """Draws the states at some of the T + 1 levels that the forward process leads to from the
-        final latents.
-        """
+    def renoised(self, final: Latents, eps: Latents, level: Index) -> Latents:
+        """Returns states at some of the T + 1 levels, led to from the final latents by noise."""
         share = torch.cat([self.signal, self.signal_next[-1:]]) / self.signal_next[-1]
         noise = torch.cat([self.noise, self.noise_next[-1:]])
         fresh = (noise.square() - (share * self.noise_next[-1]).square()).clamp(min=0).sqrt()

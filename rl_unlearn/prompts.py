@@ -8,17 +8,13 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rl_unlearn import canvas
 from rl_unlearn.adapters.adapter_file import metadata
 from rl_unlearn.config import Config, Prompts
-from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.files.text import cleaned, same
-
-MAX_PROMPT_CHARACTERS = 1_000
-MAX_PROMPTS = 10_000
-MAX_FILE_BYTES = 2**20
+from rl_unlearn.prompt_file import read_prompts
 
 NEAREST = "nearest"
 _QUALITY = ("A clear, detailed picture.", "A blurry, broken picture of nothing.")
@@ -101,92 +97,14 @@ class PromptBook:
             )
         if prompts.target_file and prompts.retain_file:
             lists = read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
-            book = cls._from_lists(config.concept, gone, *lists)
+            book = _of_lists(config.concept, gone, *lists)
         else:
-            book = cls._from_grid(config.concept, gone, prompts)
+            book = _of_grid(config.concept, gone, prompts)
         own = canvas.ANCHORS if config.model.path == "canvas" else ()
         known = {name for names in book.names.values() for name in names}
         anchors = config.reward.anchor or (*(name for name in own if name in known), NEAREST)
-        book._check_anchors(anchors, known)
+        _check_anchors(book, anchors, known)
         return replace(book, anchors=tuple(anchors))
-
-    def _check_anchors(self, anchors: tuple[str, ...], known: set[str]) -> None:
-        for name in anchors:
-            if name not in known | {NEAREST}:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"name a class, or `{NEAREST}`"
-                raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
-        own, lost = self.names[self.concept_domain], {*self.concepts, *self.gone}
-        left = {name for place, name in enumerate(own) if place not in lost}
-        if not left & {*anchors} and not (left and NEAREST in anchors):
-            raise ConfigError(
-                f"reward.anchor {list(anchors)} names no other {self.concept_domain} than what "
-                "is or was "
-                f"forgotten: add one, or `{NEAREST}`"
-            )
-
-    @classmethod
-    def _from_grid(cls, concept: str, gone: tuple[str, ...], config: Prompts) -> "PromptBook":
-        objects = config.objects or canvas.OBJECTS
-        styles = config.styles or canvas.STYLES
-        known = {"object": objects, "style": styles}
-        domain, concepts = _concepts(concept, known)
-        earlier = {part for concepts_before in gone for part in _parts(concepts_before)}
-        earlier -= {f"{domain}:{known[domain][i]}" for i in concepts}
-        fill = _filler(config.template, "prompts.template")
-        grid = tuple(
-            Prompt(
-                fill(o, s), i, j,
-                target=(i if domain == "object" else j) in concepts,
-                gone=bool(earlier & {f"object:{o}", f"style:{s}"}),
-            )
-            for i, o in enumerate(objects)
-            for j, s in enumerate(styles)
-        )  # fmt: skip
-        if all(p.target or p.gone for p in grid):
-            raise ConfigError(
-                "no prompt is left to retain: add objects or styles beside the concept"
-            )
-        by_object = _filler(config.object_template, "prompts.object_template")
-        by_style = _filler(config.style_template, "prompts.style_template")
-        phrases = {
-            "object": tuple(by_object(o, "") for o in objects),
-            "style": tuple(by_style("", s) for s in styles),
-        }
-        before = frozenset(
-            i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier
-        )
-        return cls(grid, known, phrases, domain, concepts, before)
-
-    @classmethod
-    def _from_lists(
-        cls, concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]
-    ) -> "PromptBook":
-        # The classes are the concept and each retained prompt; "style" becomes picture quality, so
-        # that broken images do not pass for forgetting.
-        first: dict[str, str] = {}
-        for text in retain:
-            first.setdefault(same(text), text)
-        kept = tuple(first.values())
-        place = {text: number for number, text in enumerate(first, start=1)}
-        if same(concept) in place:
-            raise ConfigError(
-                f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there"
-            )
-        for text in retain:
-            for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
-                if names(text, name):
-                    raise ConfigError(
-                        f"prompts.retain_file holds {text!r}, but an adapter of model.adapters "
-                        f"forgot {name!r}: "
-                        "remove it there, or it would be asked back"
-                    )
-        prompts = [Prompt(text, 0, 0, True) for text in target]
-        prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
-        classes = {"object": (concept, *kept), "style": ("clear", "broken")}
-        return cls(
-            tuple(prompts), classes, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,)
-        )
 
     def draw(
         self,
@@ -203,23 +121,98 @@ class PromptBook:
         one image is drawn for a target prompt.
         """
         wanted = max(1, min(images, int(images * target_fraction + 0.5)))
-        pick = self._cycle(self.targets, "target", seed, round, wanted)
-        return pick + self._cycle(
+        pick = _cycle(self.targets, "target", seed, round, wanted)
+        return pick + _cycle(
             self.retained if kept is None else kept, "retain", seed, round, images - wanted
         )
 
-    @staticmethod
-    def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:
-        from rl_unlearn.noise import shuffled  # torch: only where something is drawn
 
-        # An endless concatenation of shuffled pools, read from where the previous rounds stopped.
-        drawn: list[int] = []
-        position = round * count
-        while len(drawn) < count:
-            lap, offset = divmod(position + len(drawn), len(pool))
-            order = shuffled(len(pool), seed, "prompts", kind, lap)
-            drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
-        return drawn
+def _of_grid(concept: str, gone: tuple[str, ...], config: Prompts) -> PromptBook:
+    objects = config.objects or canvas.OBJECTS
+    styles = config.styles or canvas.STYLES
+    known = {"object": objects, "style": styles}
+    domain, concepts = _concepts(concept, known)
+    earlier = {part for concepts_before in gone for part in _parts(concepts_before)}
+    earlier -= {f"{domain}:{known[domain][i]}" for i in concepts}
+    fill = _filler(config.template, "prompts.template")
+    grid = tuple(
+        Prompt(
+            fill(o, s), i, j,
+            target=(i if domain == "object" else j) in concepts,
+            gone=bool(earlier & {f"object:{o}", f"style:{s}"}),
+        )
+        for i, o in enumerate(objects)
+        for j, s in enumerate(styles)
+    )  # fmt: skip
+    if all(p.target or p.gone for p in grid):
+        raise ConfigError("no prompt is left to retain: add objects or styles beside the concept")
+    by_object = _filler(config.object_template, "prompts.object_template")
+    by_style = _filler(config.style_template, "prompts.style_template")
+    phrases = {
+        "object": tuple(by_object(o, "") for o in objects),
+        "style": tuple(by_style("", s) for s in styles),
+    }
+    before = frozenset(i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier)
+    return PromptBook(grid, known, phrases, domain, concepts, before)
+
+
+def _of_lists(
+    concept: str, gone: tuple[str, ...], target: list[str], retain: list[str]
+) -> PromptBook:
+    # The classes are the concept and each retained prompt; "style" becomes picture quality, so
+    # that broken images do not pass for forgetting.
+    first: dict[str, str] = {}
+    for text in retain:
+        first.setdefault(same(text), text)
+    kept = tuple(first.values())
+    place = {text: number for number, text in enumerate(first, start=1)}
+    if same(concept) in place:
+        raise ConfigError(
+            f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there"
+        )
+    for text in retain:
+        for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
+            if names(text, name):
+                raise ConfigError(
+                    f"prompts.retain_file holds {text!r}, but an adapter of model.adapters "
+                    f"forgot {name!r}: "
+                    "remove it there, or it would be asked back"
+                )
+    prompts = [Prompt(text, 0, 0, True) for text in target]
+    prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
+    classes = {"object": (concept, *kept), "style": ("clear", "broken")}
+    return PromptBook(
+        tuple(prompts), classes, {"object": (concept, *kept), "style": _QUALITY}, "object", (0,)
+    )
+
+
+def _check_anchors(book: PromptBook, anchors: tuple[str, ...], known: set[str]) -> None:
+    for name in anchors:
+        if name not in known | {NEAREST}:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"name a class, or `{NEAREST}`"
+            raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
+    own, lost = book.names[book.concept_domain], {*book.concepts, *book.gone}
+    left = {name for place, name in enumerate(own) if place not in lost}
+    if not left & {*anchors} and not (left and NEAREST in anchors):
+        raise ConfigError(
+            f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what "
+            "is or was "
+            f"forgotten: add one, or `{NEAREST}`"
+        )
+
+
+def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> list[int]:
+    from rl_unlearn.noise import shuffled  # torch: only where something is drawn
+
+    # An endless concatenation of shuffled pools, read from where the previous rounds stopped.
+    drawn: list[int] = []
+    position = round * count
+    while len(drawn) < count:
+        lap, offset = divmod(position + len(drawn), len(pool))
+        order = shuffled(len(pool), seed, "prompts", kind, lap)
+        drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
+    return drawn
 
 
 def _parts(concept: str) -> list[str]:
@@ -276,54 +269,3 @@ def _filler(template: str, key: str) -> Callable[[str, str], str]:
 def spread(items: list[int], count: int) -> list[int]:
     """At most ``count`` items at even distances."""
     return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
-
-
-def read_prompts(path: str | Path) -> list[str]:
-    """A prompt list, one a line, blank lines skipped, each line as
-    :func:`rl_unlearn.files.text.cleaned` leaves it.
-
-    Raises DataError for a missing, undecodable, empty or oversized file (1 MiB, 10,000 prompts of
-    1,000 characters).
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        lines = path.read_bytes().split(b"\n") if size <= MAX_FILE_BYTES else _overlong(path)
-    except OSError as error:
-        raise DataError(
-            f"prompt list {str(path)!r} cannot be read: {error.strerror or error}"
-        ) from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = cleaned(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"prompt list {str(path)!r}, line {number}, is not UTF-8: save it as UTF-8 text"
-            ) from error
-        if len(text) > MAX_PROMPT_CHARACTERS:
-            raise DataError(
-                f"prompt list {str(path)!r}, line {number}, has {len(text)} characters: "
-                f"{MAX_PROMPT_CHARACTERS} at most"
-            )
-        if text:
-            prompts.append(text)
-    if not prompts:
-        raise DataError(f"prompt list {str(path)!r} holds no prompt: write one on each line")
-    if len(prompts) > MAX_PROMPTS:
-        raise DataError(
-            f"prompt list {str(path)!r} holds {len(prompts)} prompts: {MAX_PROMPTS} at most"
-        )
-    return prompts
-
-
-def _overlong(path: Path) -> list[bytes]:
-    with path.open("rb") as file:
-        for number in range(1, MAX_PROMPTS + 2):
-            line = file.readline(4 * MAX_PROMPT_CHARACTERS + 1)
-            if len(line) > 4 * MAX_PROMPT_CHARACTERS:
-                raise DataError(
-                    f"prompt list {str(path)!r}, line {number}, is longer than "
-                    f"{MAX_PROMPT_CHARACTERS} characters"
-                )
-    raise DataError(f"prompt list {str(path)!r} is larger than {MAX_FILE_BYTES} bytes: split it")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +25,12 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from learner.events import Event, Round
-from rl_unlearn.config import Config, Estimator, Model, Sampler
+from rl_unlearn.config import Config, Model, Sampler
+from rl_unlearn.estimators import NAMES
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.vision import open_clip
 
-ESTIMATORS: tuple[str, ...] = get_args(Estimator.model_fields["name"].annotation)
+ESTIMATORS = NAMES
 OBJECTS = ("cat", "dog", "fish")
 STYLES = ("flat", "noto")
 CONTEXT = 32

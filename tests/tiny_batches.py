@@ -4,28 +4,25 @@ import torch
 
 from actors.rollout import RolloutActor
 from learner.learner import Learner
-from rl_unlearn.config import Config, Estimator
+from rl_unlearn.config import Config, EstimatorConfig
 from rl_unlearn.requests import Request
 from rl_unlearn.trajectory import Scored, Trajectory
 
 
 def scored(
-    trajectory: Trajectory, fill: float | None = None, estimator: Estimator | None = None
+    trajectory: Trajectory, fill: float | None = None, estimator: EstimatorConfig | None = None
 ) -> Scored:
     """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by
     default).
     """
-    estimator = estimator or Estimator()
+    row = (estimator or EstimatorConfig()).row
     generator = torch.Generator().manual_seed(0)
     batch, levels, *latent = trajectory.latents.shape
     values = torch.randn(batch, levels, generator=generator)
     gradients = torch.randn(batch, levels - 1, *latent, generator=generator)
     if fill is not None:
         gradients.fill_(fill)
-    valued = estimator.critic or estimator.name == "x0hat"
-    return Scored(
-        trajectory, values if valued else None, gradients if estimator.gradients else None
-    )
+    return Scored(trajectory, values if row.valued else None, gradients if row.gradients else None)
 
 
 def collect(config: Config, learner: Learner) -> Trajectory:

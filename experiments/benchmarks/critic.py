@@ -14,13 +14,11 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
 from actors.critic import CriticActor
 from actors.rollout import RolloutActor
 from experiments import settings
 from learner.learner import Learner
-from rl_unlearn.config import Config
+from rl_unlearn.config import Config, Reward
 from rl_unlearn.evaluation.metrics import asked_labels
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request
@@ -41,25 +39,20 @@ def _images(
     )
 
 
-@torch.no_grad()
 def accuracy(
-    actor: CriticActor, unseen: Trajectory, book: PromptBook, level: int
+    actor: CriticActor, unseen: Trajectory, book: PromptBook, reward: Reward, level: int
 ) -> dict[str, float]:
-    """Percent of the images whose class is the likeliest, for each domain."""
-    latents = unseen.latents[:, level].float()
-    timesteps = actor._levels[level].expand(len(latents))
-    outcomes = actor._critic(
-        latents, timesteps, torch.zeros(len(latents), actor._conditions.shape[1])
-    )
+    """Returns the percent of the images whose class is the likeliest, for each domain."""
+    predicted = actor.predict(unseen.latents[:, level], level)
     asked = asked_labels(unseen.prompts, book)
-    names, found = outcome_names(book, actor._config.reward), {}
+    names, percent = outcome_names(book, reward), {}
     for domain in DOMAINS:
         columns = [
             place for place, name in enumerate(names) if name.startswith(f"log-prob {domain} ")
         ]
-        right = outcomes[:, columns].argmax(dim=1) == asked[domain]
-        found[domain] = round(100 * right.float().mean().item(), 1)
-    return found
+        right = predicted[:, columns].argmax(dim=1) == asked[domain]
+        percent[domain] = round(100 * right.float().mean().item(), 1)
+    return percent
 
 
 def main(overrides: list[str]) -> None:
@@ -82,7 +75,10 @@ def main(overrides: list[str]) -> None:
         row = {"layers": layers, "seconds": round(time.monotonic() - start, 1)}
         levels = sorted({*range(0, config.sampler.steps, 2), config.sampler.steps})
         print(
-            json.dumps(row | {f"level {k}": accuracy(critic, unseen, book, k) for k in levels}),
+            json.dumps(
+                row
+                | {f"level {k}": accuracy(critic, unseen, book, config.reward, k) for k in levels}
+            ),
             flush=True,
         )
 

@@ -27,12 +27,11 @@ from experiments import settings
 from learner.learner import Learner
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.config import Config
+from rl_unlearn.estimators import ESTIMATORS
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.requests import Request
 from rl_unlearn.weights import Weights
 
-TIMED = ("terminal", "group", "critic", "vtrace", "x0hat", "qprop", "pathwise")
-BLIND = ("critic_no_t", "pathwise_no_t")
 _FORMER = 8
 """Rounds that only fill the running statistics of `terminal`."""
 _ROUNDS = 32
@@ -53,29 +52,17 @@ def squared_mean(products: Float[Tensor, "rounds rounds"]) -> tuple[float, float
 def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds parameters"]:
     """One row for each round; retention plays no part."""
     rollout, critic, learner = RolloutActor(config), CriticActor(config), Learner(config)
-    learner._policy.load_adapter(weights.state)
-    book, found = PromptBook.from_config(config), []
+    learner.policy.load_adapter(weights.state)
+    book, rows = PromptBook.from_config(config), []
     for round in range(1, _FORMER + _ROUNDS + 1):
         prompts = book.draw(
             config.seed, round, config.rollout.images, config.prompts.target_fraction
         )
         scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
-        trajectory = scored.trajectory
-        target = learner._target(trajectory)
-        advantages = learner._estimator.advantages(
-            scored,
-            target,
-            lambda: learner._log_ratios(trajectory),  # noqa: B023
-        )
-        if round <= _FORMER:
-            continue
-        learner._optimizer.zero_grad()
-        pairs = torch.cartesian_prod(torch.arange(len(trajectory)), learner._policy.kernel.learned)
-        for part in pairs.split(config.learner.microbatch):
-            _, loss = learner._policy_loss(scored, advantages, part)
-            (loss.sum() / len(pairs)).backward()
-        found.append(torch.cat([gradient.flatten() for gradient in learner._gradients()]))
-    return torch.stack(found).double()
+        gradient = learner.gradient.of(scored)
+        if round > _FORMER:
+            rows.append(gradient)
+    return torch.stack(rows).double()
 
 
 def main(run: str, overrides: list[str]) -> None:
@@ -84,9 +71,9 @@ def main(run: str, overrides: list[str]) -> None:
     state = read_adapter(folder)
     # Version 0 whatever it is: the policy that draws is the one whose gradient is asked for.
     weights = Weights(0, state, digest(state))
-    timed = settings.recorded(folder / "config.yaml").estimator.timed
+    timed = settings.recorded(folder / "config.yaml").estimator.row.timed
     before: dict[str, tuple[Tensor, float]] = {}
-    for name in TIMED if timed else BLIND:
+    for name in (row.name for row in ESTIMATORS.values() if row.timed == timed):
         config = settings.recorded(
             folder / "config.yaml", [*overrides, f"estimator.name={name}", f"critic.start={folder}"]
         )

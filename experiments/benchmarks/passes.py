@@ -62,15 +62,13 @@ def ratio(config: Config) -> dict[str, Any]:
     learner, actor = Learner(config), RolloutActor(config)
     actor.share_frozen(learner.policy)
     learned = learner.policy.kernel.learned
-    pairs = torch.cartesian_prod(torch.arange(config.rollout.batch), learned)
     sizes = {"as configured": config.learner.microbatch, "of another shape": _ODD}
-    found: dict[str, Any] = {"states": len(pairs)}
+    found: dict[str, Any] = {"states": config.rollout.batch * len(learned)}
     with half_on_cpu.quick():
         trajectory = actor.sample(_request(actor, config.rollout.batch), learner.weights())
         for name, rows in sizes.items():
-            parts = (part.unbind(dim=1) for part in pairs.split(rows))
-            ratios = [learner._again(trajectory, *part)[1].abs().max().item() for part in parts]
-            found[f"largest log-ratio, {name}"] = max(ratios)
+            ratios = learner.gradient.log_ratios(trajectory, rows)
+            found[f"largest log-ratio, {name}"] = ratios.abs().max().item()
     return found
 
 
@@ -109,7 +107,7 @@ def _products(precision: str | None) -> Iterator[None]:
 def flops(config: Config) -> dict[str, Any]:
     """FLOPs of a guided forward of one image, counted as it is computed and as planned."""
     actor = RolloutActor(config)
-    policy, told = actor._policy, actor._conditions[:1]
+    policy, told = actor.policy, actor.conditions[:1]
     latents = torch.randn(1, *policy.latent_shape)
     with torch.no_grad(), half_on_cpu.quick(), counter() as count:
         policy.predict(latents, torch.tensor([1]), told)
@@ -157,12 +155,12 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
 
     start = Learner(config).weights()
     actor = RolloutActor(config)
-    told = actor._conditions[torch.arange(images) % len(actor._conditions)]
+    told = actor.conditions[torch.arange(images) % len(actor.conditions)]
     release()
-    (latents, *_), seconds = timed(lambda: actor._policy.rollout(told, list(range(images))))
+    (latents, *_), seconds = timed(lambda: actor.policy.rollout(told, list(range(images))))
     note("rollout", "rollout", "drawing", seconds, images, drawing)
     release()
-    _, seconds = timed(lambda: actor._policy.decode(latents[:, -1]).cpu())
+    _, seconds = timed(lambda: actor.policy.decode(latents[:, -1]).cpu())
     whole = images * work["one image"]
     note("decode", "rollout", "decoding", seconds, images, whole - drawing)
     release()
@@ -198,4 +196,4 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
 
 
 def _request(actor: RolloutActor, images: int) -> Request:
-    return Request(1, tuple(i % len(actor._conditions) for i in range(images)), 0)
+    return Request(1, tuple(i % len(actor.conditions) for i in range(images)), 0)

@@ -39,7 +39,7 @@ class Costs:
     @property
     def sample(self) -> int:
         """FLOPs of an image that is rewarded."""
-        rewarded = 1 + (self.config.sampler.steps if self.config.estimator.name == "x0hat" else 0)
+        rewarded = 1 + (self.config.sampler.steps if self.config.estimator.row.predicts else 0)
         seen = self.reward.look.forward if self.reward else 0
         return self.image + (rewarded - 1) * self.decode.forward + rewarded * seen
 
@@ -71,7 +71,9 @@ class Costs:
         if self.critic is None:
             return 0
         steps, one = self.config.sampler.steps, self.critic.gradient
-        gradients = steps * (one.forward + one.backward) if self.config.estimator.gradients else 0
+        gradients = (
+            steps * (one.forward + one.backward) if self.config.estimator.row.gradients else 0
+        )
         return (steps + 1) * self.critic.fit.forward + gradients
 
 
@@ -97,7 +99,7 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
         learned,
         reward,
         selection,
-        judgement(config, book, reward, shape) if reward and config.estimator.critic else None,
+        judgement(config, book, reward, shape) if reward and config.estimator.row.critic else None,
     )
 
 
@@ -109,7 +111,7 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
     parts = min(learner.minibatches, pairs)
     pool = min(learner.pool, retained * costs.learned)
     kept = min(learner.kl_states, pool)
-    again = pairs * costs.guided if config.estimator.name == "vtrace" else 0
+    again = pairs * costs.guided if config.estimator.row.reweighs else 0
     found = {
         "warm-up": images["warm-up"] * costs.sample
         + pool * costs.guided

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from learner.checkpointing import kept, storage
+
 _FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _FORMULAS: dict[Any, Callable[..., int]] = {
@@ -30,9 +32,9 @@ def counter() -> FlopCounterMode:
     """Counts FLOPs, also of the CPU's fused attention, which torch leaves out; two for a
     multiply-add.
     """
-    found = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    found.mod_tracker = _Nowhere()  # type: ignore[assignment]
-    return found
+    mode = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    mode.mod_tracker = _Nowhere()  # type: ignore[assignment]
+    return mode
 
 
 class _Nowhere:
@@ -113,42 +115,30 @@ class Count:
 def count(
     compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False
 ) -> Count:
-    """What `compute` takes; `weights` are there anyway. With `trained` its backward pass, too."""
-    there = {_name(weight) for weight in weights}
-    with Device(mixed), torch.no_grad(), _Live(there) as live, counter() as forward:
+    """Counts what `compute` takes, `weights` left out; with `trained` its backward pass, too."""
+    held = {storage(weight) for weight in weights}
+    with Device(mixed), torch.no_grad(), _Live(held) as live, counter() as forward:
         compute()
     if not trained:
         return Count(forward.get_total_flops(), 0, 0, live.peak, 0)
-    learning, kept = _Live(there), dict[int, int]()
-
-    def keep(tensor: Tensor) -> Tensor:
-        if _name(tensor) not in there:
-            kept[_name(tensor)] = tensor.untyped_storage().nbytes()
-            learning.hold(
-                tensor
-            )  # what autograd keeps is another tensor than the one that a call returned
-        return tensor
-
+    learning = _Live(held)
     with Device(mixed), torch.enable_grad(), learning:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            found = compute().float().sum()
-        bytes_kept = sum(kept.values())
+        # What autograd keeps is another tensor than the one that a call returned.
+        with kept(held, learning.hold) as sizes:
+            total = compute().float().sum()
+        bytes_kept = sum(sizes.values())
         with counter() as backward:  # with checkpointing the forward pass once more, too
-            found.backward()
+            total.backward()
     return Count(
         forward.get_total_flops(), backward.get_total_flops(), bytes_kept, live.peak, learning.peak
     )
-
-
-def _name(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 @dataclass
 class _Live(TorchDispatchMode):
     """Follows the bytes of all tensors that a computation makes until nobody holds them."""
 
-    there: set[int]
+    held: set[int]
     peak: int = 0
     _now: int = 0
     _holders: dict[int, int] = field(default_factory=dict)
@@ -158,17 +148,17 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Any call."""
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor) and _name(tensor) not in self.there:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and storage(tensor) not in self.held:
                 self.hold(tensor)
         if func is torch.ops.aten.convolution.default:  # may lay both out anew for itself
-            self.peak = max(self.peak, self._now + args[0].nbytes + found.nbytes)
-        return found
+            self.peak = max(self.peak, self._now + args[0].nbytes + result.nbytes)
+        return result
 
     def hold(self, tensor: Tensor) -> None:
         """Counts a tensor until it is gone; one that is counted already counts once."""
-        name, size = _name(tensor), tensor.untyped_storage().nbytes()
+        name, size = storage(tensor), tensor.untyped_storage().nbytes()
         if name not in self._holders:
             self._now += size
             self.peak = max(self.peak, self._now)

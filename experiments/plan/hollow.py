@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,19 +11,18 @@ import diffusers
 import torch
 import torch.utils.checkpoint
 import transformers
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from experiments.plan.counting import Device
-from rl_unlearn.config import Config, Lora, Model
+from rl_unlearn.adapters import lora
+from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.of import family_of
 from rl_unlearn.layouts.layout import Network
-from rl_unlearn.models.location import local_folder
+from rl_unlearn.models.location import described_folder
 from rl_unlearn.models.model_folder import read_layout, read_parts
 from rl_unlearn.policy import DTYPES, decoded_at_once
 
@@ -60,7 +58,7 @@ class Hollow:
     @property
     def adapter(self) -> list[nn.Parameter]:
         """The trained parameters."""
-        return [p for name, p in self.network.named_parameters() if ".lora_" in name]
+        return lora.parameters(self.network)
 
     def latents(self) -> Tensor:
         """Of one image."""
@@ -79,31 +77,12 @@ class Hollow:
         return self.family.autoencoder.decode(self.latents())
 
 
-def configurations(model: Model) -> Path:
-    """The model's folder; of a hub id only the small files are fetched.
-
-    DataError if they cannot be.
-    """
-    folder = local_folder(model)
-    if folder is not None:
-        return folder
-    try:
-        return Path(
-            snapshot_download(model.path, revision=model.revision, allow_patterns=["*.json"])
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        told = str(error).splitlines()[0]
-        raise DataError(
-            f"model.path {model.path!r}: its configuration cannot be fetched: {told}"
-        ) from error
-
-
 def build(config: Config, device: str) -> Hollow:
     """The configured model as it computes on a `device`, `cpu` or `cuda`.
 
     Raises DataError for a folder that is damaged or of an unknown kind.
     """
-    folder = configurations(config.model)
+    folder = described_folder(config.model)
     layout, parts = read_layout(folder), read_parts(folder)
     try:
         layout.check(parts)
@@ -117,7 +96,7 @@ def build(config: Config, device: str) -> Hollow:
         )
         family = kind(pipeline, config.sampler, shape)
         made[layout.trained].to(dtype)
-        _add_adapter(family, config.lora, dtype)
+        _adapt(family, config, dtype)
         if config.learner.checkpointing == "on":
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except _DAMAGED as error:
@@ -171,13 +150,11 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _add_adapter(family: Family, lora: Lora, dtype: torch.dtype) -> None:
-    """Its masters are fp32, but the network multiplies by them in its own type."""
-    patterns = LoraConfig(
-        r=lora.rank, lora_alpha=lora.rank, target_modules=family.layers[lora.layers]
-    )
+def _adapt(family: Family, config: Config, dtype: torch.dtype) -> None:
+    """Adds the adapter; its masters are fp32, but the network multiplies by them in its own
+    type.
+    """
     with META:
-        family.network.add_adapter(patterns)
-    for name, parameter in family.network.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+        lora.add(family.network, config.lora, family.layers, config.seed)
+    for parameter in lora.parameters(family.network):
+        parameter.data = parameter.data.to(dtype)

@@ -34,12 +34,12 @@ def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
     fp32.
     """
     numbers, steps = torch.Size(hollow.family.latent_shape).numel(), config.sampler.steps
-    estimator = config.estimator
+    estimator = config.estimator.row
     stored = (steps + 1) * numbers * hollow.dtype.itemsize
     stored += _SINGLE * (steps + len(outcome_names(book, config.reward)) + 2) + 4 * _LONG
     stored += _SINGLE * steps * numbers if estimator.gradients == "means" else 0
-    stored += _SINGLE * steps if estimator.name == "x0hat" else 0
-    values = _SINGLE * (steps + 1) if estimator.critic or estimator.name == "x0hat" else 0
+    stored += _SINGLE * steps if estimator.predicts else 0
+    values = _SINGLE * (steps + 1) if estimator.valued else 0
     number = _SINGLE if config.model.dtype == "fp32" else _HALF
     gradients = number * steps * numbers if estimator.gradients else 0
     return Row(stored, stored + values + gradients)
@@ -82,7 +82,7 @@ def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> di
         f"replay store, {held(config):,} trajectories": held(config) * one.stored,
         f"retention pool, {states:,} states": states * numbers * (hollow.dtype.itemsize + _SINGLE),
         "warm-up images, which the critic rehearses": config.critic.warmup_images * one.stored
-        if config.estimator.critic else 0,
+        if config.estimator.row.critic else 0,
         f"a scored batch of {config.learner.batch}": config.learner.batch * one.scored,
         f"{len(book.prompts):,} prompts as the network is told them": len(book.prompts) * told
         * hollow.dtype.itemsize,

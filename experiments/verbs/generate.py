@@ -75,7 +75,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             "differs as KEY=VALUE"
         )
     config = settings.load(args.config, args.overrides)
-    from rl_unlearn.prompts import MAX_PROMPT_CHARACTERS, read_prompts
+    from rl_unlearn.prompt_file import MAX_PROMPT_CHARACTERS, read_prompts
 
     for prompt in args.prompt:
         if len(prompt) > MAX_PROMPT_CHARACTERS:

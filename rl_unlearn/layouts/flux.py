@@ -79,13 +79,9 @@ LAYOUT = Layout(
     trained="transformer",
     networks={
         "transformer": Network("FluxTransformer2DModel", transformer),
-        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network(
-            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
-        ),
-        "text_encoder_2": Network(
-            "T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"
-        ),
+        "vae": networks.VAE,
+        "text_encoder": networks.CLIP_TEXT,
+        "text_encoder_2": networks.T5,
     },
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
     latent=_latent,

@@ -9,6 +9,7 @@ of another kind gives None: then only loading can tell.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rl_unlearn.layouts.layout import Network
 from rl_unlearn.layouts.names import Names, both, few, under
 
 _PLAIN = {
@@ -197,3 +198,10 @@ def _transformer(depth: int) -> Names:
     for i in range(depth):
         names |= under(f"transformer_blocks.{i}", block)
     return names
+
+
+UNET = Network("UNet2DConditionModel", unet)
+VAE = Network("AutoencoderKL", vae, vae_known_as)
+CLIP_TEXT = Network("CLIPTextModel", clip_text, text_known_as, "model")
+CLIP_PROJECTED = Network("CLIPTextModelWithProjection", clip_text_projected, text_known_as, "model")
+T5 = Network("T5EncoderModel", t5_encoder, t5_known_as, "model")

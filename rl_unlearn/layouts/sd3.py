@@ -80,20 +80,15 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
     return {"text": words, "pooled": (network.get("pooled_projection_dim", 2048),)}
 
 
-_CLIP = Network(
-    "CLIPTextModelWithProjection", networks.clip_text_projected, networks.text_known_as, "model"
-)
 LAYOUT = Layout(
     pipeline="StableDiffusion3Pipeline",
     trained="transformer",
     networks={
         "transformer": Network("SD3Transformer2DModel", transformer),
-        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": _CLIP,
-        "text_encoder_2": _CLIP,
-        "text_encoder_3": Network(
-            "T5EncoderModel", networks.t5_encoder, networks.t5_known_as, "model"
-        ),
+        "vae": networks.VAE,
+        "text_encoder": networks.CLIP_PROJECTED,
+        "text_encoder_2": networks.CLIP_PROJECTED,
+        "text_encoder_3": networks.T5,
     },
     tokenizers={
         "tokenizer": "CLIPTokenizer",

@@ -1,7 +1,7 @@
 """Folders of Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952), its base model."""
 
 from rl_unlearn.layouts import networks, stable_diffusion, variance_preserving
-from rl_unlearn.layouts.layout import Layout, Network, Parts, check_words
+from rl_unlearn.layouts.layout import Layout, Parts, check_words
 
 
 def _check(parts: Parts) -> None:
@@ -23,17 +23,10 @@ LAYOUT = Layout(
     pipeline="StableDiffusionXLPipeline",
     trained="unet",
     networks={
-        "unet": Network("UNet2DConditionModel", networks.unet),
-        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network(
-            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
-        ),
-        "text_encoder_2": Network(
-            "CLIPTextModelWithProjection",
-            networks.clip_text_projected,
-            networks.text_known_as,
-            "model",
-        ),
+        "unet": networks.UNET,
+        "vae": networks.VAE,
+        "text_encoder": networks.CLIP_TEXT,
+        "text_encoder_2": networks.CLIP_PROJECTED,
     },
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
     latent=stable_diffusion.latent,

@@ -4,7 +4,6 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.layouts import networks, variance_preserving
 from rl_unlearn.layouts.layout import (
     Layout,
-    Network,
     Parts,
     check_autoencoder,
     check_words,
@@ -70,11 +69,9 @@ LAYOUT = Layout(
     pipeline="StableDiffusionPipeline",
     trained="unet",
     networks={
-        "unet": Network("UNet2DConditionModel", networks.unet),
-        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
-        "text_encoder": Network(
-            "CLIPTextModel", networks.clip_text, networks.text_known_as, "model"
-        ),
+        "unet": networks.UNET,
+        "vae": networks.VAE,
+        "text_encoder": networks.CLIP_TEXT,
     },
     tokenizers={"tokenizer": "CLIPTokenizer"},
     latent=latent,

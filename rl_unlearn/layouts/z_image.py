@@ -106,7 +106,7 @@ LAYOUT = Layout(
     trained="transformer",
     networks={
         "transformer": Network("ZImageTransformer2DModel", transformer),
-        "vae": Network("AutoencoderKL", networks.vae, networks.vae_known_as),
+        "vae": networks.VAE,
         "text_encoder": Network(
             "Qwen3Model", language_models.qwen3, language_models.known_as, "model"
         ),

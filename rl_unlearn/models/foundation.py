@@ -16,7 +16,7 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.files.file_digest import file_digest, folder_digest
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import components, read_layout, weight_files
-from rl_unlearn.prompts import read_prompts
+from rl_unlearn.prompt_file import read_prompts
 
 MODEL, ADAPTER, LISTS, CLIPS, CLASSIFIERS = (
     "model",

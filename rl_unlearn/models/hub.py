@@ -86,9 +86,11 @@ def fetch_small(model: Model) -> Path:
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-    there = try_to_load_from_cache(model.path, _INDEX, revision=model.revision)
-    if isinstance(there, str):
-        return Path(there).parent
+    index = try_to_load_from_cache(model.path, _INDEX, revision=model.revision)
+    if isinstance(index, str):
+        folder = Path(index).parent
+        if all((folder / part).is_dir() for part in model_folder.components(folder)):
+            return folder
     try:
         return Path(
             snapshot_download(

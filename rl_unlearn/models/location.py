@@ -26,6 +26,14 @@ def fetched_folder(model: Model) -> Path:
     return local_folder(model) or hub.fetch(model)
 
 
+def described_folder(model: Model) -> Path:
+    """The same, with no weights: of a hub id only configurations and vocabularies are downloaded.
+
+    Raises DataError if they cannot be had.
+    """
+    return local_folder(model) or hub.fetch_small(model)
+
+
 def whole_folder(model: Model) -> Path:
     """The model's folder, with all that a copy for others holds: cards, licences, and parts that
     draw no image.

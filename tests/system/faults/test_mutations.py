@@ -49,7 +49,7 @@ from rl_unlearn.evaluation.record import read_evaluation
 from rl_unlearn.files import spilled
 from rl_unlearn.models import model_folder
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.prompts import read_prompts
+from rl_unlearn.prompt_file import read_prompts
 
 QUICK, MANY = 50, 2000
 MOST_BYTES = 2**31

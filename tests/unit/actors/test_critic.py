@@ -268,9 +268,9 @@ def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
     assert torch.equal(levels, stored.levels), "the same draws"
     assert fresh.final.all()
     actor = CriticActor(tiny.config())
-    again = actor._noisy(fresh, torch.randn(fresh.latents.shape, generator=generator("noise")))
-    assert torch.equal(actor._noisy(stored, torch.randn(stored.latents.shape)), stored.latents)
-    kernel = actor._kernel
+    again = actor._fit.noisy(fresh, torch.randn(fresh.latents.shape, generator=generator("noise")))
+    assert torch.equal(actor._fit.noisy(stored, torch.randn(stored.latents.shape)), stored.latents)
+    kernel = actor._fit._kernel
     signal = torch.cat([kernel.signal, torch.ones(1)])[levels].float()
     rows = [int((batch.outcomes[:, 0] == o[0]).nonzero()[0]) for o in outcomes]
     noise = again - signal[:, None, None, None] * batch.latents[rows, -1]

@@ -524,17 +524,18 @@ def test_a_hub_model_is_planned_by_its_small_files(monkeypatch: pytest.MonkeyPat
         asked.update(how, name=name)
         return str(tiny.pipeline_folder())
 
-    monkeypatch.setattr(hollow, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     chosen = tiny.config(model={"path": "owner/name", "revision": "v1"})
     assert make(chosen, evaluated=False)["flops"]["one image"] > 0
-    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json"]}
+    patterns = ["*.json", "*/*.txt"]
+    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": patterns}
 
     def fail(*_: Any, **__: Any) -> str:
         raise OSError("no network")
 
-    monkeypatch.setattr(hollow, "snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(
-        DataError, match="'owner/name': its configuration cannot be fetched: no network"
+        DataError, match=r"'owner/name' \(model\.revision=v1\) cannot be fetched.*: no network"
     ):
         make(chosen, evaluated=False)
 

@@ -13,10 +13,11 @@ from tiny import quick  # noqa: F401
 from tiny_batches import collect, scored
 
 from learner import diagnostics
-from learner.learner import MAX_SKIPPED, Learner
+from learner.adapter_optimizer import MAX_SKIPPED
+from learner.learner import Learner
 from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.advantages import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.errors import ConfigError, TrainingError
-from rl_unlearn.estimators import PromptStatistics, gae, group_advantages, vtrace
 from rl_unlearn.trajectory import Scored
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -32,7 +33,7 @@ def test_an_update_changes_the_adapter_and_nothing_else():
     learner, batch = ready()
     before, base = learner.weights(), learner.base_digest()
     frozen = {
-        n: p.clone() for n, p in learner._policy.network.named_parameters() if ".lora_" not in n
+        n: p.clone() for n, p in learner.policy.network.named_parameters() if ".lora_" not in n
     }
     metrics = learner.update(batch)
     after = learner.weights()
@@ -40,7 +41,7 @@ def test_an_update_changes_the_adapter_and_nothing_else():
     assert before.digest != after.digest == digest(after.state)
     assert all(
         torch.equal(p, frozen[n])
-        for n, p in learner._policy.network.named_parameters()
+        for n, p in learner.policy.network.named_parameters()
         if n in frozen
     )
     assert learner.base_digest() == base
@@ -72,13 +73,13 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     """Of the mean loss of an update, one step of one trajectory at a time, with torch's own
     Gaussian.
     """
-    config, policy, trajectory = learner._config, learner._policy, batch.trajectory
+    config, policy, trajectory = learner._config, learner.policy, batch.trajectory
     estimator, clip, exponent = (
         config.estimator,
         config.learner.clip_range,
         config.estimator.ratio_exponent,
     )
-    ratios, target = learner._log_ratios(trajectory), learner._target(trajectory)
+    ratios, target = learner.gradient.log_ratios(trajectory), learner._target[trajectory.prompts]
     offsets = torch.zeros(len(trajectory), 4)
     if estimator.name == "terminal":
         known = PromptStatistics().advantages(
@@ -106,7 +107,9 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
     for n in range(len(trajectory)):
         for k in policy.kernel.learned.tolist():
             state, action = trajectory.latents[n : n + 1, k], trajectory.latents[n : n + 1, k + 1]
-            output = policy.predict(state, k, learner._conditions[trajectory.prompts[n : n + 1]])
+            output = policy.predict(
+                state, k, learner.gradient._conditions[trajectory.prompts[n : n + 1]]
+            )
             mean = policy.kernel.mean(output, state, k)
             log_prob = (
                 torch.distributions.Normal(mean, float(policy.kernel.std[k])).log_prob(action).sum()
@@ -131,7 +134,7 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
             if (advantage > 0 and ratio > clip) or (advantage < 0 and ratio < -clip):
                 weight = 0.0
             losses.append(loss - weight * advantage * log_prob)
-    return torch.autograd.grad(torch.stack(losses).mean(), learner._parameters)
+    return torch.autograd.grad(torch.stack(losses).mean(), learner._optimizer.parameters)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
@@ -143,14 +146,14 @@ def test_the_gradient_of_an_update_is_that_of_a_slow_loop(name, exponent):
         learner={"minibatches": 1, "max_grad_norm": 1e9, "clip_range": 1.0},
     )
     draws = torch.Generator().manual_seed(1)
-    for parameter in learner._parameters:
+    for parameter in learner._optimizer.parameters:
         parameter.data += 0.15 * torch.randn(parameter.shape, generator=draws)
     expected = slow_gradients(learner, batch)
-    learner._optimizer = torch.optim.SGD(learner._parameters, lr=0.0)
+    learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=0.0)
     metrics = learner.update(batch)
     assert 0.1 < metrics["clip_fraction"] < 0.9, "the test has lost its point"
     size = max(gradient.abs().max().item() for gradient in expected)
-    for parameter, gradient in zip(learner._parameters, expected, strict=True):
+    for parameter, gradient in zip(learner._optimizer.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=2e-4 * size, rtol=2e-3)
 
 
@@ -165,16 +168,16 @@ def test_qprop_without_its_control_variate_is_the_critic():
 
 def test_terminal_counts_a_replayed_batch_once():
     learner, batch = ready(estimator={"name": "terminal"})
-    target = learner._target(batch.trajectory)
-    first = learner._estimator.advantages(batch, target, torch.empty(0).clone).values
+    target = learner._target[batch.trajectory.prompts]
+    first = learner.gradient.objective.advantages(batch, target, torch.empty(0).clone).values
     assert torch.equal(
-        learner._estimator.advantages(batch, target, torch.empty(0).clone).values, first
+        learner.gradient.objective.advantages(batch, target, torch.empty(0).clone).values, first
     )
 
 
 def test_no_exponent_is_that_of_the_root():
-    assert Learner(tiny.config())._estimator.exponent == 1 / 256
-    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0}))._estimator.exponent == 0
+    assert Learner(tiny.config()).gradient.objective.exponent == 1 / 256
+    assert Learner(tiny.config(estimator={"ratio_exponent": 0.0})).gradient.objective.exponent == 0
 
 
 @pytest.mark.parametrize("name", ["critic", "pathwise"])
@@ -199,7 +202,7 @@ def test_accumulation_gives_the_same_update(name):
         )
         learner.make_pool(batch.trajectory)
         # AdamW's first step is the sign of the gradient: compare gradients, not steps.
-        learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
+        learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=1.0)
         metrics = learner.update(batch)
         states.append((learner.weights().state, metrics["grad_norm"]))
     (one, norm), (other, other_norm) = states
@@ -248,7 +251,7 @@ def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
     )
     for _ in range(6):
         learner.update(batch)
-    ratios = learner._log_ratios(trajectory)[:, learner._policy.kernel.learned]
+    ratios = learner.gradient.log_ratios(trajectory)[:, learner.policy.kernel.learned]
     assert ratios[good].mean() > ratios[~good].mean()
 
 
@@ -256,7 +259,7 @@ def test_the_pool_holds_learned_steps_of_retained_prompts_only():
     config = tiny.config()
     learner = Learner(config)
     trajectory = collect(config, learner)
-    learned = learner._policy.kernel.learned
+    learned = learner.policy.kernel.learned
     retained = [
         i for i, p in enumerate(trajectory.prompts.tolist()) if p >= 2
     ]  # prompts 0 and 1 are the cats

@@ -167,11 +167,11 @@ def test_every_estimator_trains_with_reuse_bit_for_bit(name):
         digests.append((learner.weights().digest, result.digest, without_times(events)))
         torch.manual_seed(5)  # the global generator plays no part
         assert learner.weights().digest != untouched
-        assert (weights_digest(critic.state_dict()) != untrained) == config.estimator.critic
+        assert (weights_digest(critic.state_dict()) != untrained) == config.estimator.row.critic
     assert digests[0] == digests[1]
     assert result.updates == 4
     for row in rounds_of(events):
-        assert ("critic_loss" in row) == config.estimator.critic
+        assert ("critic_loss" in row) == config.estimator.row.critic
         assert row["skipped_steps"] == 0
         numbers = [v for v in row.values() if isinstance(v, float)]
         numbers += [number for v in row.values() if isinstance(v, list) for number in v]

@@ -152,10 +152,12 @@ def _updates(
         join(learner, rank, count, addresses)
     learner.make_pool(warm_up)
     if slow:  # AdamW's first step is the sign of the gradient: compare gradients, not steps
-        learner._optimizer = torch.optim.SGD(learner._parameters, lr=1.0)
+        learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=1.0)
     metrics = [learner.update(batch) for batch in batches]
     gradients = [
-        parameter.grad.clone() for parameter in learner._parameters if parameter.grad is not None
+        parameter.grad.clone()
+        for parameter in learner._optimizer.parameters
+        if parameter.grad is not None
     ]
     weights, before = learner.weights(), learner.snapshot()
     learner.restore(before, warm_up)
@@ -236,7 +238,7 @@ def _one_is_poisoned(
     skipped = learner.update(batch)["skipped_steps"]
     assert learner.weights().digest == before
     if rank == 1:  # a bit that flipped in one rank's memory
-        learner._parameters[0].data[0, 0] += 1
+        learner._optimizer.parameters[0].data[0, 0] += 1
     batch.action_gradients.fill_(1.0)
     with pytest.raises(TrainingError, match=r"the weights of learner ranks 1 of 2 differ"):
         learner.update(batch)

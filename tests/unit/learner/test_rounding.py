@@ -47,12 +47,12 @@ def kept(config: Config) -> tuple[Learner, Trajectory]:
 def moved(learner: Learner, size: float, seed: int) -> None:
     """Changes the adapter by something of no consequence, in a direction of its own."""
     draws = torch.Generator().manual_seed(seed)
-    state = learner._policy.adapter_state()
+    state = learner.policy.adapter_state()
     for name in state:
         state[name] = state[name] + size * torch.randn(state[name].shape, generator=draws) * (
             ".lora_B." in name
         )
-    learner._policy.load_adapter(state)
+    learner.policy.load_adapter(state)
 
 
 def test_in_fp32_it_is_zero_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_it_is_measured_and_leaves_no_trace(dtype: str) -> None:
     trajectory = collect(config, learner)
     before = learner.weights().digest
     learner.make_pool(trajectory)
-    learned = learner._policy.kernel.learned.tolist()
+    learned = learner.policy.kernel.learned.tolist()
     floor = learner._floor.state()
     assert [k for k in range(4) if floor[k] > 0] == learned
     assert learner.weights().digest == before
@@ -94,15 +94,15 @@ def test_the_adapter_comes_back_where_the_measurement_fails(
     config = rough("bf16")
     learner = Learner(config)
     trajectory, before = collect(config, learner), learner.weights().digest
-    predict, digests = learner._policy.predict, []
+    predict, digests = learner.policy.predict, []
 
     def fails_when_nudged(*asked: Any) -> Any:
-        digests.append(digest(learner._policy.adapter_state()))
+        digests.append(digest(learner.policy.adapter_state()))
         if digests[-1] != before:
             raise ZeroDivisionError
         return predict(*asked)
 
-    monkeypatch.setattr(learner._policy, "predict", fails_when_nudged)
+    monkeypatch.setattr(learner.policy, "predict", fails_when_nudged)
     with pytest.raises(ZeroDivisionError):
         learner._floor.measure(trajectory, learner._ranks)
     assert digests[-1] != before == learner.weights().digest
@@ -123,11 +123,11 @@ def test_it_is_the_same_for_every_small_change(dtype: str, monkeypatch: pytest.M
 
 def test_log_ratios_of_stored_actions_hold_it_once_however_far_back_they_were_drawn() -> None:
     learner, trajectory = kept(rough("bf16", images=48))
-    learned, floor = learner._policy.kernel.learned, learner._floor
+    learned, floor = learner.policy.kernel.learned, learner._floor
     expected = floor.at(learned)
     for changes in range(1, 4):
         moved(learner, 1e-4, seed=changes)
-        ratios = learner._log_ratios(trajectory)[:, learned]
+        ratios = learner.gradient.log_ratios(trajectory)[:, learned]
         error = (2 * floor.mean / ratios.numel()) ** 0.5
         assert -ratios.mean().item() == pytest.approx(floor.mean, abs=3 * error), changes
         assert -ratios.mean().item() > 3 * error, "the test has lost its point"
@@ -138,14 +138,14 @@ def test_log_ratios_of_stored_actions_hold_it_once_however_far_back_they_were_dr
 def test_the_retention_kl_holds_it_once() -> None:
     learner, trajectory = kept(rough("bf16"))
     moved(learner, 1e-4, seed=1)
-    above = learner._retention.backward(learner._scaler, 0, 0, learner._ranks)
+    above = learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks)
     floor = learner._floor.mean
     learner._floor.load([0.0] * 4)
-    raw = learner._retention.backward(learner._scaler, 0, 0, learner._ranks)
+    raw = learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks)
     assert raw == pytest.approx(floor, rel=0.3)
     assert above < 0.3 * floor
     learner._floor.load([10.0] * 4)
-    assert learner._retention.backward(learner._scaler, 0, 0, learner._ranks) == 0.0
+    assert learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks) == 0.0
     assert len(trajectory) > 0
 
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from rl_unlearn.config import NAME
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.prompts import MAX_PROMPTS, PromptBook, read_prompts
+from rl_unlearn.prompt_file import MAX_PROMPTS, read_prompts
+from rl_unlearn.prompts import PromptBook
 
 
 def book(**changes) -> PromptBook:
