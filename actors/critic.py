@@ -20,7 +20,7 @@ from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
-from rl_unlearn.snapshot import Snapshot, load_optimizer, optimizer_tensors, under
+from rl_unlearn.messages import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Scored, Trajectory
 

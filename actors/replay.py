@@ -11,7 +11,7 @@ from actors.store import Store
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.noise import generator
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Trajectory
 

@@ -12,7 +12,7 @@ from learner.step_size import StepSize
 from rl_unlearn.config import Config
 from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.snapshot import load_optimizer, optimizer_tensors
+from rl_unlearn.messages import load_optimizer, optimizer_tensors
 
 MAX_SKIPPED = 5
 

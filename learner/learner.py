@@ -25,7 +25,7 @@ from rl_unlearn.kernel import MIN_STD
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.snapshot import Snapshot, under
+from rl_unlearn.messages import Snapshot, under
 from rl_unlearn.trajectory import Scored, Trajectory
 from rl_unlearn.weights import Weights
 

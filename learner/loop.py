@@ -35,7 +35,7 @@ from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import CriticState
 from rl_unlearn.errors import TrainingError
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 
 
 @dataclass(frozen=True)

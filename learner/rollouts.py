@@ -11,7 +11,7 @@ from learner.session import Session
 from learner.versions import Versions
 from rl_unlearn.errors import NonFiniteError
 from rl_unlearn.requests import Request
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 from rl_unlearn.weights import Weights
 
 MAX_POISONED = 3

@@ -10,7 +10,7 @@ from learner.diagnostics import Metrics, of_round
 from learner.roles import CheckpointStore
 from learner.session import Session
 from learner.versions import Versions
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 from rl_unlearn.trajectory import Scored
 
 

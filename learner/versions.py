@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from learner.roles import Ref
 from learner.timeline import Timeline
 from rl_unlearn.requests import Validation
-from rl_unlearn.snapshot import Snapshot, under
+from rl_unlearn.messages import Snapshot, under
 from rl_unlearn.weights import Weights
 
 

@@ -13,7 +13,7 @@ from experiments.files import to_json, write_bytes
 from learner.roles import Resumption
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import parse_object
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 from rl_unlearn.trajectory import Trajectory
 
 PARTS = ("learner", "critic", "replay", "loop")

@@ -22,7 +22,7 @@ from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.durable import sync_folder
 from rl_unlearn.files.json_file import read_object
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 
 _NAME = re.compile(r"round-(\d{6,})")
 

@@ -29,7 +29,7 @@ from experiments.runs.ledger import LEDGER, verify
 from learner.events import Event
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.errors import MachineError
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

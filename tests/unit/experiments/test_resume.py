@@ -30,7 +30,7 @@ from learner.events import Emit, Event
 from learner.learner import Learner
 from learner.timeline import Timeline
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError
-from rl_unlearn.snapshot import Snapshot
+from rl_unlearn.messages import Snapshot
 
 pytestmark = pytest.mark.usefixtures("quick")
 
