@@ -16,11 +16,11 @@ from rl_unlearn.critic import Critic, action_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.families.pipeline import device_of
+from rl_unlearn.messages import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
-from rl_unlearn.messages import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Scored, Trajectory
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from actors.store import Store
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
-from rl_unlearn.noise import generator
 from rl_unlearn.messages import Snapshot
+from rl_unlearn.noise import generator
 from rl_unlearn.states import States, choose
 from rl_unlearn.trajectory import Trajectory
 

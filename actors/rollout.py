@@ -15,11 +15,11 @@ from rl_unlearn.config import Config
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.image_rewards import ImageReward
+from rl_unlearn.messages import Request, Weights
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.noise import seed_of
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Request, Validation
 from rl_unlearn.rewards import (
     Evidence,
     anchor_classes,
@@ -28,11 +28,7 @@ from rl_unlearn.rewards import (
     reward_weights,
 )
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
-from rl_unlearn.weights import Weights
-
-# A judge is a stricter eye than CLIP's first choice: an image counts as forgotten when hardly a
-# trace is left.
-MAX_TRACE = 0.1
+from rl_unlearn.validation import Validation, sight, validation
 
 
 class RolloutActor:
@@ -104,7 +100,7 @@ class RolloutActor:
             for prompt, position in zip(request.prompts, positions, strict=True)
         ]
         latents, log_probs, means = self._policy.rollout(self._conditions[prompts], seeds)
-        found, evidence = self._see(latents[:, -1])
+        seen, evidence = self._see(latents[:, -1])
         asked = prompts.to(self._policy.device)
         estimator = self._config.estimator.row
         return Trajectory(
@@ -114,8 +110,8 @@ class RolloutActor:
             prompts=prompts,
             latents=latents.cpu(),
             log_probs=log_probs.cpu(),
-            outcomes=found,
-            rewards=(found * self._weights[prompts]).sum(dim=1),
+            outcomes=seen,
+            rewards=(seen * self._weights[prompts]).sum(dim=1),
             evidence=concept_probability(evidence, asked, self._book).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
             predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
@@ -146,47 +142,18 @@ class RolloutActor:
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
     def validate(self, prompts: tuple[int, ...], weights: Weights) -> Validation:
-        """Judges a policy by the selection CLIP on fixed prompts and noise; rewards and judges play
-        no part.
+        """Validates a policy by the selection CLIP on these prompts, with noise of its own.
+
+        Rewards and judges play no part.
         """
         self._load(weights)
-        book = self._book
         seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
-        index = torch.tensor(prompts)
-        asked = {
-            domain: [getattr(book.prompts[i], domain) for i in prompts]
-            for domain in ("object", "style")
-        }
-        traces: list[torch.Tensor] = []
-        right: dict[str, list[torch.Tensor]] = {"object": [], "style": []}
-        likeliest, rewarded = [], []
-        own, other = book.concept_domain, book.other_domain
-        other_classes = [c for c in range(len(book.names[own])) if c not in book.concepts]
+        batches = []
         for start in range(0, len(prompts), self._config.rollout.batch):
             part = slice(start, start + self._config.rollout.batch)
-            latents, *_ = self._policy.rollout(self._conditions[index[part]], seeds[part])
+            conditions = self._conditions[torch.tensor(prompts[part])]
+            latents, *_ = self._policy.rollout(conditions, seeds[part])
             images = self._policy.decode(latents[:, -1])
-            evidence = self._selection(images)
-            rewarded.append(
-                self._reward(images)[own].argmax(dim=1).cpu() == torch.tensor(asked[own][part])
-            )
-            for domain, found in evidence.items():
-                classes = torch.tensor(asked[domain][part])
-                right[domain].append((found.argmax(dim=1).cpu() == classes).float())
-            # Any of the concepts is a trace: a cat that becomes a dog is not forgotten where dogs
-            # shall be, too.
-            traces.append(evidence[own][:, list(book.concepts)].exp().sum(dim=1).cpu())
-            likeliest.append(evidence[own][:, other_classes].exp().max(dim=1).values.cpu())
-        target = torch.tensor([book.prompts[i].target for i in prompts])
-        gone = torch.tensor([book.prompts[i].gone for i in prompts])
-        seen, kept = torch.cat(traces), torch.cat(right[other])
-        watched = ~target & ~gone
-        return Validation(
-            forgotten=(seen[target] < MAX_TRACE).float().mean().item(),
-            retained=torch.cat(right[own])[watched].mean().item(),
-            coherence=kept[target & ~gone].mean().item(),
-            other=kept[watched].mean().item(),
-            presence=(torch.cat(likeliest)[target] > 0.5).float().mean().item(),
-            trace=seen[target].mean().item(),
-            rewarded=torch.cat(rewarded)[watched].float().mean().item(),
-        )
+            selection, reward = self._selection(images), self._reward(images)
+            batches.append(sight(self._book, prompts[part], selection, reward))
+        return validation(self._book, prompts, batches)

@@ -9,8 +9,8 @@ import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.files import spilled
-from rl_unlearn.noise import generator
 from rl_unlearn.messages import Snapshot, under
+from rl_unlearn.noise import generator
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 
 

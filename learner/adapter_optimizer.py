@@ -11,8 +11,8 @@ from learner.ranks import Ranks
 from learner.step_size import StepSize
 from rl_unlearn.config import Config
 from rl_unlearn.errors import NonFiniteError
-from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.messages import load_optimizer, optimizer_tensors
+from rl_unlearn.policy import DiffusionPolicy
 
 MAX_SKIPPED = 5
 

@@ -22,12 +22,11 @@ from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.kernel import MIN_STD
+from rl_unlearn.messages import Snapshot, Weights, under
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.messages import Snapshot, under
 from rl_unlearn.trajectory import Scored, Trajectory
-from rl_unlearn.weights import Weights
 
 
 def _policy_to_train(config: Config, prompts: list[str]) -> tuple[DiffusionPolicy, Condition]:

@@ -13,11 +13,10 @@ from typing import ParamSpec, Protocol, TypeVar, Union, runtime_checkable
 
 from learner.diagnostics import Metrics
 from rl_unlearn.critic_file import CriticState
-from rl_unlearn.requests import Request, Validation
-from rl_unlearn.messages import Snapshot
+from rl_unlearn.messages import Request, Snapshot, Weights
 from rl_unlearn.states import States
 from rl_unlearn.trajectory import Scored, Trajectory
-from rl_unlearn.weights import Weights
+from rl_unlearn.validation import Validation
 
 P = ParamSpec("P")
 V = TypeVar("V")

@@ -10,9 +10,7 @@ from learner.selection import Selection
 from learner.session import Session
 from learner.versions import Versions
 from rl_unlearn.errors import NonFiniteError
-from rl_unlearn.requests import Request
-from rl_unlearn.messages import Snapshot
-from rl_unlearn.weights import Weights
+from rl_unlearn.messages import Request, Snapshot, Weights
 
 MAX_POISONED = 3
 """Rounds in a row with trajectories that are not finite, after which a run does not just go on."""

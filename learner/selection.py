@@ -8,9 +8,9 @@ from learner import events
 from learner.roles import Ref
 from learner.session import Session
 from learner.versions import Candidate, Versions
-from rl_unlearn.requests import Validation
+from rl_unlearn.messages import Weights
 from rl_unlearn.untouched import check_untouched
-from rl_unlearn.weights import Weights
+from rl_unlearn.validation import Validation
 
 
 class Selection:

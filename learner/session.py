@@ -8,8 +8,8 @@ from learner.events import Emit
 from learner.roles import Actors, CheckpointStore, Ref
 from learner.timeline import Timeline
 from rl_unlearn.config import Config
+from rl_unlearn.messages import Weights
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.weights import Weights
 
 
 @dataclass

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 
 from learner.roles import Ref
 from learner.timeline import Timeline
-from rl_unlearn.requests import Validation
-from rl_unlearn.messages import Snapshot, under
-from rl_unlearn.weights import Weights
+from rl_unlearn.messages import Snapshot, Weights, under
+from rl_unlearn.validation import Validation
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""What an actor holds, as named tensors and plain values: enough to go on bit by bit, and no
-pickle.
+"""What the loop and the actors say to each other, beside trajectories: requests, weights, and
+snapshots.
 """
 
 from dataclasses import dataclass, field
@@ -7,6 +7,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rl_unlearn.adapters.adapter import AdapterState, digest
+from rl_unlearn.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Produced by the loop, consumed by a rollout actor; equal requests and weights give equal bits.
+    """
+
+    round: int
+    prompts: tuple[int, ...]
+    """Indices into the prompt book."""
+    offset: int
+    """Position of the first image in its round: names the noise, so that chunks of a round
+    differ."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Adapter of one policy version with its checksum.
+
+    Produced by the learner, consumed by rollout actors.
+    """
+
+    version: int
+    """Number of updates that made it; 0 is the untouched model."""
+    state: AdapterState
+    digest: str
+
+    def verify(self, loaded: AdapterState) -> None:
+        """Raises TrainingError unless ``loaded`` is bit for bit what was sent: a silent no-op
+        hand-over ends here.
+        """
+        if digest(loaded) != self.digest:
+            raise TrainingError(
+                f"policy version {self.version} was handed over, but other weights arrived"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from them.
 """
 
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.requests import Validation
+from rl_unlearn.validation import Validation
 
 ENOUGH = 8
 """Images of a kind from which on none is no chance: of a concept that is seen on half of them, one

@@ -5,7 +5,7 @@ import torch
 from actors.rollout import RolloutActor
 from learner.learner import Learner
 from rl_unlearn.config import Config, EstimatorConfig
-from rl_unlearn.requests import Request
+from rl_unlearn.messages import Request
 from rl_unlearn.trajectory import Scored, Trajectory
 
 

@@ -20,11 +20,10 @@ from experiments import settings
 from learner.learner import Learner
 from rl_unlearn.config import Config, Reward
 from rl_unlearn.evaluation.metrics import asked_labels
+from rl_unlearn.messages import Request, Weights
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Request
 from rl_unlearn.rewards import DOMAINS, outcome_names
 from rl_unlearn.trajectory import Trajectory
-from rl_unlearn.weights import Weights
 
 _UNSEEN = 320
 _DEPTHS = (0, 1, 2, 4)

@@ -28,9 +28,8 @@ from learner.learner import Learner
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.estimators import ESTIMATORS
+from rl_unlearn.messages import Request, Weights
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Request
-from rl_unlearn.weights import Weights
 
 _FORMER = 8
 """Rounds that only fill the running statistics of `terminal`."""

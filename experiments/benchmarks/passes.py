@@ -20,8 +20,8 @@ from experiments.plan.make import TERA, make
 from learner.learner import Learner
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
+from rl_unlearn.messages import Request
 from rl_unlearn.noise import generator
-from rl_unlearn.requests import Request
 from rl_unlearn.states import choose
 
 T = TypeVar("T")

@@ -35,8 +35,8 @@ from rl_unlearn.errors import (
     NoRoomError,
     TrainingError,
 )
+from rl_unlearn.messages import Request
 from rl_unlearn.noise import generator
-from rl_unlearn.requests import Request
 from rl_unlearn.states import choose
 from rl_unlearn.trajectory import Trajectory
 

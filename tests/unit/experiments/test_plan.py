@@ -33,9 +33,9 @@ from learner.learner import Learner
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.messages import Request
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Request
 
 NAMES = list(tiny_families.FOLDERS)
 GIBIBYTE = 2**30

@@ -30,9 +30,9 @@ from learner.versions import Versions
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
+from rl_unlearn.messages import Request, Weights
 from rl_unlearn.models.fingerprint import weights_digest
-from rl_unlearn.requests import Request, Validation
-from rl_unlearn.weights import Weights
+from rl_unlearn.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("quick")
 

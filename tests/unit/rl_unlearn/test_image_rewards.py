@@ -11,8 +11,8 @@ from experiments.settings import load
 from learner.learner import Learner
 from rl_unlearn import image_rewards
 from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.messages import Request
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.requests import Request
 from rl_unlearn.rewards import outcome_names, reward_weights
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -16,8 +16,8 @@ from learner import checkpointing
 from learner.learner import Learner
 from rl_unlearn.errors import MachineError
 from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.messages import Request
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.requests import Request
 
 FAMILIES = tiny_families.KINDS
 

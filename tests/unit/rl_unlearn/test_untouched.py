@@ -15,8 +15,8 @@ from experiments import settings
 from experiments.__main__ import main
 from learner.learner import Learner
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.requests import Validation
 from rl_unlearn.untouched import ENOUGH, check_untouched
+from rl_unlearn.validation import Validation
 
 GOOD = {
     "forgotten": 0.1, "retained": 0.9, "coherence": 0.9, "other": 0.9, "presence": 0.5,

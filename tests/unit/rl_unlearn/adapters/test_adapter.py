@@ -14,8 +14,8 @@ from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.errors import DataError, MachineError, TrainingError
 from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.messages import Weights
 from rl_unlearn.policy import DiffusionPolicy
-from rl_unlearn.weights import Weights
 
 
 def trained() -> DiffusionPolicy:
