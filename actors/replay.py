@@ -134,7 +134,7 @@ class ReplayActor:
 
     async def refused(self, round: int) -> Trajectory:
         """What was refused in a round; forgets that of earlier ones."""
-        return self._store.refused(round)
+        return self._store.refused.of_round(round)
 
     async def counts(self) -> dict[str, int]:
         """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""

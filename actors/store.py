@@ -22,6 +22,33 @@ class _Row:
     draws: int
 
 
+class Refused:
+    """Trajectories that are not finite: they are kept aside to be looked at, and counted where
+    updates would have learned from them.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Trajectory] = {}
+        self.owed: set[int] = set()
+        """Ids that no batch has gone without yet."""
+
+    def add(self, row: Trajectory, fresh: bool) -> None:
+        """Keeps one trajectory; ``fresh``: updates would have learned from it."""
+        self._rows[int(row.ids)] = row
+        if fresh:
+            self.owed.add(int(row.ids))
+
+    def among(self, ids: set[int]) -> int:
+        """How many of these ids are kept here."""
+        return sum(id in self._rows for id in ids)
+
+    def of_round(self, round: int) -> Trajectory:
+        """The rows refused in a round; forgets those of earlier ones."""
+        self._rows = {id: row for id, row in self._rows.items() if id // PER_ROUND >= round}
+        rows = [row for id, row in sorted(self._rows.items()) if id // PER_ROUND == round]
+        return Trajectory.cat(rows)
+
+
 class Store:
     """Single trajectories by id; a trajectory that is not finite is refused and kept aside."""
 
@@ -34,9 +61,7 @@ class Store:
         self._seen: set[int] = set()
         self._arrived: Counter[int] = Counter()
         """Rows seen of each round, the refused ones included."""
-        self._refused: dict[int, Trajectory] = {}
-        self._owed: set[int] = set()
-        """Refused rows that no batch has gone without yet."""
+        self.refused = Refused()
         self._counts = dict.fromkeys(
             ("added", "repeated", "refused", "evicted_stale", "evicted_capacity", "sampled"), 0
         )
@@ -50,17 +75,18 @@ class Store:
         batch = trajectory.to_arrow()
         unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
         new = [i for i in unseen if finite[i]]
-        for i in unseen:
-            if not finite[i]:
-                self._refuse(trajectory[i : i + 1], fresh)
         if new and self._spill is not None:
             self._write(batch.take(pa.array(new)), rounds[new[0]], int(trajectory.ids[new[0]]))
-        for i in new:
+        for i in unseen:  # once they are on disk: where that fails, the call may be repeated
             id, version = int(trajectory.ids[i]), int(trajectory.policy_versions[i])
-            self._rows[id] = _Row(batch.slice(i, 1), rounds[i], version, int(not fresh))
             self._seen.add(id)
+            if finite[i]:
+                self._rows[id] = _Row(batch.slice(i, 1), rounds[i], version, int(not fresh))
+            else:
+                self.refused.add(trajectory[i : i + 1], fresh)
         self._arrived.update(rounds[i] for i in unseen)
         self._counts["added"] += len(new)
+        self._counts["refused"] += len(unseen) - len(new)
         self._counts["repeated"] += len(trajectory) - len(unseen)
         return len(new)
 
@@ -79,7 +105,7 @@ class Store:
 
     def waiting(self, up_to: int) -> int:
         """How many rows of rounds up to this one were never sampled, the refused ones included."""
-        return len(self.fresh(up_to)) + sum(id // PER_ROUND <= up_to for id in self._owed)
+        return len(self.fresh(up_to)) + sum(id // PER_ROUND <= up_to for id in self.refused.owed)
 
     def fresh(self, up_to: int) -> list[int]:
         """Ids that were never sampled, of rounds up to this one, oldest first."""
@@ -104,7 +130,7 @@ class Store:
         for id in ids:
             self._rows[id].draws += 1
         self._counts["sampled"] += len(ids)
-        self._owed = {id for id in self._owed if id // PER_ROUND > up_to}
+        self.refused.owed = {id for id in self.refused.owed if id // PER_ROUND > up_to}
 
     def read(self, ids: list[int]) -> Trajectory:
         """The trajectories of these ids, in this order."""
@@ -128,12 +154,6 @@ class Store:
         held = sorted(id for id, row in self._rows.items() if row.round <= up_to)
         return self._evict(held[: max(0, len(held) - self._capacity)], "evicted_capacity")
 
-    def refused(self, round: int) -> Trajectory:
-        """The rows refused in a round; forgets those of earlier ones."""
-        self._refused = {id: row for id, row in self._refused.items() if id // PER_ROUND >= round}
-        rows = [row for id, row in sorted(self._refused.items()) if id // PER_ROUND == round]
-        return Trajectory.cat(rows)
-
     def counts(self) -> dict[str, int]:
         """Rows held now, and rows added, repeated, refused, sampled and evicted so far."""
         return {"held": len(self._rows), **self._counts}
@@ -141,7 +161,7 @@ class Store:
     def snapshot(self, newest: int) -> Snapshot:
         """The store without what has come of rounds later than this one."""
         later = {id for id in self._seen if id // PER_ROUND > newest}
-        refused = sum(id in self._refused for id in later)
+        refused = self.refused.among(later)
         ids = sorted(self._rows.keys() - later)
         tensors = under("rows", self.read(ids).tensors()) if ids else {}
         tensors["draws"] = torch.tensor([self._rows[id].draws for id in ids], dtype=torch.int64)
@@ -150,7 +170,7 @@ class Store:
             "added": self._counts["added"] - len(later) + refused,
             "refused": self._counts["refused"] - refused,
         }
-        return Snapshot(tensors, {"counts": counts, "owed": sorted(self._owed - later)})
+        return Snapshot(tensors, {"counts": counts, "owed": sorted(self.refused.owed - later)})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over what another store held when ``snapshot`` was taken."""
@@ -165,15 +185,7 @@ class Store:
         self._seen = set(snapshot.tensors["seen"].tolist())
         self._arrived = Counter(id // PER_ROUND for id in self._seen)
         self._counts = dict(snapshot.values["counts"])
-        self._owed = set(snapshot.values["owed"])
-
-    def _refuse(self, row: Trajectory, fresh: bool) -> None:
-        id = int(row.ids)
-        self._seen.add(id)
-        self._refused[id] = row
-        self._counts["refused"] += 1
-        if fresh:
-            self._owed.add(id)
+        self.refused.owed = set(snapshot.values["owed"])
 
     def _evict(self, ids: list[int], count: str) -> bool:
         for id in ids:
