@@ -135,8 +135,8 @@ class RolloutActor:
         rewards = []
         for step in range(means.shape[1]):
             x0 = self._policy.kernel.predicted_x0(means[:, step], latents[:, step], step)
-            found, _ = self._see(x0)
-            rewards.append((found * self._weights[prompts]).sum(dim=1))
+            seen, _ = self._see(x0)
+            rewards.append((seen * self._weights[prompts]).sum(dim=1))
         return torch.stack(rewards, dim=1)
 
     @memory.enough_for("the rollout actor", memory.ROLLOUT)

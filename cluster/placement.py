@@ -26,8 +26,8 @@ class Places:
     """What the actors of a run reserve."""
 
     rollouts: list[Place]
-    """Those that are there from the start to the end; guests come to as many more places of the
-    first one's kind."""
+    """Those that are required from the start to the end; spare actors come to as many more places
+    of the first one's kind."""
     critic: Place
     learners: list[Place]
     replay: Place
@@ -39,7 +39,7 @@ class Places:
 
 
 def places(config: Config) -> Places:
-    """Of the run's actors, guests left out."""
+    """Returns the places of a run's actors, the spare ones left out."""
     cluster = config.cluster
     rollouts = (
         config.rollout.actors if config.rollout.actors_min is None else config.rollout.actors_min
@@ -63,7 +63,7 @@ class Group:
 
     group: Any
     first: int
-    own: bool
+    made_for_run: bool
     """Made for this run; else it is that of a sweep's trial, which has room for nothing else."""
 
     def options(self, number: int, place: Place) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def reserved(wanted: list[Place]) -> Iterator[Group]:
 
     group = get_current_placement_group()
     if group is not None and len(group.bundle_specs) > len(wanted):
-        yield Group(group, 1, own=False)
+        yield Group(group, 1, made_for_run=False)
         return
     group = placement_group(
         [place.resources for place in wanted],
@@ -108,7 +108,7 @@ def reserved(wanted: list[Place]) -> Iterator[Group]:
     try:
         if not group.wait(PLACEMENT_SECONDS):  # nodes may be on their way
             raise NoRoomError(_missing(wanted))
-        yield Group(group, 0, own=True)
+        yield Group(group, 0, made_for_run=True)
     finally:
         remove_placement_group(group)
 
@@ -122,12 +122,12 @@ def check_room(wanted: list[Place]) -> None:
     homeless = _homeless(wanted)
     if homeless:
         raise MachineError(homeless)
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     for kind in ("CPU", "GPU"):
         needed = sum(place.resources.get(kind, 0.0) for place in wanted)
-        if needed > there.get(kind, 0.0):
+        if needed > available.get(kind, 0.0):
             raise MachineError(
-                f"a trial needs {needed:g} {kind}s, the cluster has {there.get(kind, 0.0):g}: "
+                f"a trial needs {needed:g} {kind}s, the cluster has {available.get(kind, 0.0):g}: "
                 "lower per_trial in the "
                 "space file, rollout.actors, cluster.actor_cpus or the cluster.*_gpus"
             )
@@ -149,11 +149,11 @@ def _missing(wanted: list[Place]) -> str:
     cpus, gpus = (
         sum(place.resources.get(kind, 0.0) for place in wanted) for kind in ("CPU", "GPU")
     )
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     return _homeless(wanted) or (
         f"the cluster cannot place {len(wanted)} actors with {cpus:g} CPUs and {gpus:g} GPUs, in "
         "the pools that "
-        f"cluster.*_labels name (it has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} "
+        f"cluster.*_labels name (it has {available.get('CPU', 0):g} CPUs and {available.get('GPU', 0):g} "
         "GPUs): lower "
         "rollout.actors, learner.ranks or the cluster.*_gpus"
     )

@@ -209,7 +209,7 @@ def _ray_actors(
     rooms = placement.places(config)
     with placement.reserved(rooms.all) as group:
         where = iter([group.options(number, place) for number, place in enumerate(rooms.all)])
-        spare = config.rollout.actors - len(rooms.rollouts) if group.own else 0
+        spare = config.rollout.actors - len(rooms.rollouts) if group.made_for_run else 0
 
         def start_spare() -> Any:
             place = rooms.rollouts[0]
