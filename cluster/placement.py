@@ -152,10 +152,9 @@ def _missing(wanted: list[Place]) -> str:
     available = ray.cluster_resources()
     return _homeless(wanted) or (
         f"the cluster cannot place {len(wanted)} actors with {cpus:g} CPUs and {gpus:g} GPUs, in "
-        "the pools that "
-        f"cluster.*_labels name (it has {available.get('CPU', 0):g} CPUs and {available.get('GPU', 0):g} "
-        "GPUs): lower "
-        "rollout.actors, learner.ranks or the cluster.*_gpus"
+        f"the pools that cluster.*_labels name (it has {available.get('CPU', 0):g} CPUs and "
+        f"{available.get('GPU', 0):g} GPUs): lower rollout.actors, learner.ranks or the "
+        "cluster.*_gpus"
     )
 
 
