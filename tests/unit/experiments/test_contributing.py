@@ -19,12 +19,17 @@ from transformers import ViTConfig, ViTForImageClassification
 from cluster import program
 from experiments import settings
 from experiments.__main__ import VERBS, main
+from learner.policy_gradient import PolicyGradient
+from rl_unlearn import advantages
+from rl_unlearn.advantages import Advantages
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.estimators import ESTIMATORS
 from rl_unlearn.families import of
 from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.models import model_folder
 from rl_unlearn.policy import DiffusionPolicy
+from rl_unlearn.trajectory import Scored
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 LOAD = settings.load
@@ -103,7 +108,7 @@ def test_a_family_is_a_layout_and_a_class_in_two_tables(toy_family: tuple[Path, 
     other = DiffusionPolicy(tiny.load_quickly(plain.model), plain)
     drawn, expected = (one.generate(PROMPTS, [0, 1], 2) for one in (policy, other))
     assert torch.equal(torch.stack([*drawn]), torch.stack([*expected]))
-    result = program.train(config, lambda event, row: None)
+    result = program.train(config, lambda event: None)
     assert result.updates == 1
     assert result.adapter.keys() == policy.adapter_state().keys()
 
@@ -115,6 +120,32 @@ def test_a_family_that_is_not_in_the_tables_is_refused(
     monkeypatch.delitem(model_folder.LAYOUTS, "ToyPipeline")
     with pytest.raises(DataError, match="holds a ToyPipeline: only StableDiffusionPipeline, "):
         model_folder.check(folder, None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_estimator_is_a_row_and_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, row = (executed(source) for source in code("An estimator"))
+    config = tiny.config(loop={"rounds": 1})
+    estimator = config.estimator.model_copy(update={"name": "rloo"})
+    config = config.model_copy(update={"estimator": estimator})
+    monkeypatch.setitem(ESTIMATORS, "rloo", row["row"])
+    monkeypatch.setattr(advantages, "against_others", function["against_others"], raising=False)
+    learned: list[Advantages] = []
+    made = PolicyGradient.advantages
+
+    def kept(self: PolicyGradient, scored: Scored) -> Advantages:
+        learned.append(made(self, scored))
+        return learned[-1]
+
+    monkeypatch.setattr(PolicyGradient, "advantages", kept)
+    result = program.train(config, lambda event: None)
+    assert result.updates == 1
+    assert result.critic is None, "its row asks for none"
+    (worth,) = learned
+    assert worth.gradients is None
+    assert worth.values is not None
+    assert worth.values.std() > 0
+    assert worth.values.mean().abs() < 1e-6, "each kind's advantages sum to 0"
 
 
 @pytest.mark.usefixtures("tiny_settings", "quick")
