@@ -80,7 +80,7 @@ class Ranks:
         self._device = device if own_gpus else torch.device("cpu")
 
     def share(self, rows: int) -> slice:
-        """Which of so many rows are this rank's; perhaps none."""
+        """Tells which of so many rows are this rank's; perhaps none."""
         return slice(rows * self._rank // self._count, rows * (self._rank + 1) // self._count)
 
     def sum(self, *tensors: Tensor) -> None:

@@ -35,7 +35,7 @@ they are."""
 
 
 class Floor:
-    """K0 of each denoising step in nats; 0 until it is measured, and by definition in fp32."""
+    """Holds K0 of each denoising step in nats: 0 until it is measured, and always in fp32."""
 
     def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition):
         self._config, self._policy, self._conditions = config, policy, conditions
@@ -66,7 +66,7 @@ class Floor:
         self._of_step = (total / count).float()
 
     def at(self, steps: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """K0 of some steps, on the CPU."""
+        """Returns K0 of some steps, on the CPU."""
         return self._of_step[steps]
 
     @property
@@ -110,7 +110,7 @@ class Floor:
         )
 
     def state(self) -> list[float]:
-        """What :meth:`load` takes."""
+        """Returns what :meth:`load` takes."""
         return self._of_step.tolist()
 
     def load(self, state: list[float]) -> None:
@@ -157,7 +157,7 @@ def drawn_anew(
 
 
 def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
-    """The adapter with noise by name on the weights that a fresh one has at 0."""
+    """Returns the adapter with noise by name on the weights that a fresh one has at 0."""
     nudged = dict(adapter)
     for name in (name for name in adapter if ".lora_B." in name):
         size = NUDGE * adapter[name.replace(".lora_B.", ".lora_A.")].abs().mean()
@@ -168,7 +168,7 @@ def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
 
 
 def _rounded_up(number: float) -> float:
-    """Two digits that are not less."""
+    """Rounds a number up to two digits."""
     if not math.isfinite(number):
         return number
     unit = 10.0 ** (math.floor(math.log10(number)) - 1)

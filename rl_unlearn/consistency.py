@@ -5,8 +5,8 @@ from rl_unlearn.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """ConfigError for settings under which the loop would wait for ever, or the critic learn what
-    is not so.
+    """Raises ConfigError for settings under which the loop would wait for ever, or the critic learn
+    what is not so.
     """
     if config.estimator.row.critic and config.sampler.eta < 1 and config.critic.renoised > 0:
         raise ConfigError(

@@ -42,7 +42,7 @@ BUILT_IN: Mapping[str, ImageReward] = {"jpeg_kilobytes": jpeg_kilobytes}
 
 
 def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageReward]:
-    """The functions that ``reward.images`` names, in its order; ``given`` are the caller's.
+    """Returns the functions that ``reward.images`` names, in its order; ``given`` are the caller's.
 
     Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot
     be used.
@@ -66,7 +66,7 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
 def evaluate(
     rewards: Mapping[str, ImageReward], images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch rewards"]:
-    """One column for each reward, on the CPU.
+    """Returns one column for each reward, on the CPU.
 
     Raises TrainingError for a wrong shape or a number that is not finite.
     """
@@ -113,7 +113,7 @@ def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageRew
     row = int(one.rows[0])
 
     def log_probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Of the label, in nats."""
+        """Returns the log-probability of the label, in nats."""
         logits, _ = everything(images)
         return logits.log_softmax(dim=1)[:, row]
 

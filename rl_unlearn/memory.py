@@ -10,7 +10,7 @@ from rl_unlearn.errors import MachineError
 
 @contextmanager
 def enough_for(who: str, remedy: str) -> Iterator[None]:
-    """MachineError with the settings that help, in place of torch's, which names none."""
+    """Raises MachineError with the settings that help, in place of torch's, which names none."""
     try:
         yield
     except torch.OutOfMemoryError as error:

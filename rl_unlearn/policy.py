@@ -99,7 +99,9 @@ class DiffusionPolicy:
         lora.load(self.network, state, scale)
 
     def adapter_enabled(self, enabled: bool) -> AbstractContextManager[None]:
-        """With ``False``: the untouched model, without a second copy of its weights."""
+        """Switches the adapter off meanwhile, with ``False``: the untouched model, without a second
+        copy of it.
+        """
         return lora.enabled(self.network, enabled)
 
     @torch.no_grad()

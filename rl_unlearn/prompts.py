@@ -83,7 +83,7 @@ class PromptBook:
 
     @classmethod
     def from_config(cls, config: Config) -> "PromptBook":
-        """The grid of objects and styles, or the user's two prompt files.
+        """Returns the grid of objects and styles, or the user's two prompt files.
 
         Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a
         bad file.
@@ -216,13 +216,13 @@ def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> lis
 
 
 def _parts(concept: str) -> list[str]:
-    """The concepts named, each as `object:NAME` or `style:NAME`."""
+    """Returns the concepts named, each as `object:NAME` or `style:NAME`."""
     parts = [part.strip() for part in concept.split(",")]
     return [part if part.startswith(("object:", "style:")) else f"object:{part}" for part in parts]
 
 
 def names(text: str, name: str) -> bool:
-    """Whether a prompt has a name in it as a word of its own, whatever its case."""
+    """Tells whether a prompt has a name in it as a word of its own, whatever its case."""
     return re.search(rf"(?<!\w){re.escape(same(name))}(?!\w)", same(text)) is not None
 
 
@@ -267,5 +267,5 @@ def _filler(template: str, key: str) -> Callable[[str, str], str]:
 
 
 def spread(items: list[int], count: int) -> list[int]:
-    """At most ``count`` items at even distances."""
+    """Returns at most ``count`` items at even distances."""
     return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]

@@ -46,7 +46,7 @@ def outcome_names(book: PromptBook, config: Reward) -> tuple[str, ...]:
 def outcomes(
     evidence: Evidence, bound: float, images: Float[Tensor, "batch rewards"] | None = None
 ) -> Float[Tensor, "batch outcomes"]:
-    """What rewards are made of, for every image, whatever was asked and whatever shall be
+    """Returns what rewards are made of, for every image, whatever was asked and whatever shall be
     forgotten.
 
     For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in
@@ -60,8 +60,8 @@ def outcomes(
 
 
 def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
-    """For each concept the class of its domain that shall stand in its place: the first possible of
-    ``book.anchors``.
+    """Returns, for each concept, the class of its domain that shall stand in its place: the first
+    possible of ``book.anchors``.
 
     ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked
     that there is one.

@@ -32,7 +32,7 @@ _FITS = 4
 
 
 def peak() -> int | None:
-    """The most bytes of GPU memory that torch held at once since :func:`release`."""
+    """Returns the most bytes of GPU memory that torch held at once since :func:`release`."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
@@ -46,7 +46,7 @@ def release() -> None:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and its seconds."""
+    """Returns what the work gives, and its seconds."""
     start = time.monotonic()
     found = work()
     if torch.cuda.is_available():
@@ -55,7 +55,8 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def ratio(config: Config) -> dict[str, Any]:
-    """The largest absolute joint log-ratio in nats before any update, over all learned steps.
+    """Returns the largest absolute joint log-ratio in nats before any update, over all learned
+    steps.
 
     Computed in passes of as many rows as the configuration says, and of another number of rows.
     """
@@ -73,7 +74,7 @@ def ratio(config: Config) -> dict[str, Any]:
 
 
 def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
-    """K0 by number type at the configured guidance; ``load`` takes overrides.
+    """Measures K0 by number type at the configured guidance; ``load`` takes overrides.
 
     On a GPU fp32 is looked at three times: as torch sets it up, without TF32, with it everywhere.
     """
@@ -91,7 +92,7 @@ def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _products(precision: str | None) -> Iterator[None]:
-    """How a GPU multiplies fp32 meanwhile; None leaves it as it is."""
+    """Sets how a GPU multiplies fp32 meanwhile; None leaves it as it is."""
     cudnn: Any = torch.backends.cudnn
     backends = (cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]

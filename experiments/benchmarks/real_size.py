@@ -104,7 +104,7 @@ class Report:
         print(f"{name}: {to_json(told)}", flush=True)
 
     def note(self, name: str, found: dict[str, Any]) -> None:
-        """What is known of a part so far."""
+        """Writes down what is known of a part so far."""
         self._content["parts"][name] = found
         self._write()
 

@@ -35,7 +35,7 @@ _SEED = 0
 
 
 def measure(config: Config, own: bool, count: int) -> dict[str, float]:
-    """The figures of one line; ``own``: at states that the model draws, not at noise."""
+    """Returns the figures of one line; ``own``: at states that the model draws, not at noise."""
     policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
     kernel, learned = policy.kernel, policy.kernel.learned
     texts = [prompt.text for prompt in PromptBook.from_config(config).prompts][:count]

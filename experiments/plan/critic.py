@@ -41,8 +41,8 @@ class Judgement:
 
 
 def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Eye | None:
-    """The CLIP that a setting names, for the book's classes; None if only loading it can tell what
-    it is.
+    """Returns the CLIP that a setting names, for the book's classes; None if only loading it can
+    tell what it is.
     """
     settings = _settings(spec, name)
     if settings is None:
@@ -82,7 +82,7 @@ def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any]
 def judgement(
     config: Config, book: PromptBook, clip: Eye, shape: tuple[int, int, int]
 ) -> Judgement:
-    """The configured critic; DataError for a CLIP that it cannot stand on."""
+    """Returns the configured critic; raises DataError for a CLIP that it cannot stand on."""
     outcomes, chosen = len(outcome_names(book, config.reward)), config.critic
     with META:
         network = Critic(clip.network, shape, chosen.grid, chosen.layers, clip.width, outcomes)

@@ -61,11 +61,11 @@ class Hollow:
         return lora.parameters(self.network)
 
     def latents(self) -> Tensor:
-        """Of one image."""
+        """Returns the latents of one image."""
         return torch.empty(1, *self.family.latent_shape, device=META, dtype=self.dtype)
 
     def forward(self) -> Tensor:
-        """One pass of the network for one image."""
+        """Passes one image through the network."""
         told = {
             name: torch.empty(1, *shape, device=META, dtype=self.dtype)
             for name, shape in self.told.items()
@@ -73,12 +73,12 @@ class Hollow:
         return self.family.predict(self.latents(), 0, Condition(told))
 
     def decode(self) -> Tensor:
-        """One image."""
+        """Decodes one image."""
         return self.family.autoencoder.decode(self.latents())
 
 
 def build(config: Config, device: str) -> Hollow:
-    """The configured model as it computes on a `device`, `cpu` or `cuda`.
+    """Returns the configured model as it computes on a `device`, `cpu` or `cuda`.
 
     Raises DataError for a folder that is damaged or of an unknown kind.
     """
@@ -126,7 +126,7 @@ def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> n
 
 
 def checkpoint(network: Any, device: Device) -> None:
-    """As the learner does.
+    """Checkpoints activations as the learner does.
 
     What is computed again is, too, computed as the device does, which backward leaves.
     """

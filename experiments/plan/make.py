@@ -13,7 +13,7 @@ TERA = 1e12
 def make(
     config: Config, evaluated: bool, tflops: float | None = None, mfu: float = speeds.MFU
 ) -> dict[str, Any]:
-    """The plan of one run. Makes no folder, reads no weights.
+    """Returns the plan of one run. Makes no folder, reads no weights.
 
     Raises ConfigError for settings that exclude each other, DataError for a model that cannot be
     trained.
@@ -78,8 +78,8 @@ def make(
 def _hours(
     work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float
 ) -> dict[str, float]:
-    """Of the phases one after another; rollouts and learner are spread over the cards that they
-    have.
+    """Returns the hours of the phases one after another; rollouts and learner are spread over the
+    cards that they have.
     """
     calls = -(-config.rollout.images // config.rollout.batch)
     spread = {"rollouts": min(calls, sum("rollout" in held for held in cards))}

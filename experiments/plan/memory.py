@@ -39,7 +39,7 @@ class Role:
 
 
 def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, Role]:
-    """Of one rollout actor, the critic and one rank of the learner."""
+    """Returns what one rollout actor, the critic and one rank of the learner need."""
     model = weights(hollow)
     reading = {"reading the prompts": model.pop("text encoders")}
     adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
@@ -154,7 +154,7 @@ def together(needs: list[Role], in_turn: bool) -> int:
 
 
 def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) -> list[list[str]]:
-    """Who computes on which card, by the shares of a card that they reserve.
+    """Tells who computes on which card, by the shares of a card that they reserve.
 
     Who reserves none takes the first one, as all do in one process.
     """

@@ -39,8 +39,8 @@ def digest(state: AdapterState) -> str:
 
 
 def component(layers: Iterable[str]) -> str:
-    """The part of a pipeline that layers of these names belong to: a UNet has blocks down and up, a
-    transformer not.
+    """Returns the part of a pipeline that layers of these names belong to: a UNet has blocks down
+    and up, a transformer not.
     """
     return "unet" if {name.partition(".")[0] for name in layers} <= _UNET else "transformer"
 
@@ -83,8 +83,8 @@ def save_adapter(
 
 
 def read_adapter(path: str | Path) -> AdapterState:
-    """The LoRA state in an adapter folder, a run folder or a .safetensors file, in diffusers' or
-    kohya's keys.
+    """Returns the LoRA state in an adapter folder, a run folder or a .safetensors file, in
+    diffusers' or kohya's keys.
 
     The file's own strength (alpha / rank, for each layer) is multiplied into ``lora_B``, so that
     the update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is
@@ -138,7 +138,7 @@ def read_adapter(path: str | Path) -> AdapterState:
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """The one that all names begin with."""
+    """Returns the one that all names begin with."""
     return next(
         (
             prefix
@@ -150,8 +150,8 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its
-    ``lora_B``.
+    """Returns the state with the ``LAYER.alpha`` that some programs write beside a layer's factors
+    in its ``lora_B``.
     """
     plain = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
     for name in state.keys() - plain.keys():
@@ -166,7 +166,7 @@ def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:
-    """The state with peft's alpha, which diffusers writes into the file's metadata, in its
+    """Returns the state with peft's alpha, which diffusers writes into the file's metadata, in its
     ``lora_B``.
     """
     if STRENGTH not in about:

@@ -12,7 +12,9 @@ PICKLES = {".bin", ".pt", ".ckpt", ".pth", ".pkl"}
 
 
 def locate(path: str | Path) -> Path:
-    """The adapter file of a run folder, adapter folder or file; DataError if there is none."""
+    """Finds the adapter file of a run folder, adapter folder or file; raises DataError if there is
+    none.
+    """
     path = Path(path)
     if path.suffix in PICKLES:
         raise DataError(
@@ -29,8 +31,8 @@ def locate(path: str | Path) -> Path:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What an adapter says about itself, if it is ours: base_model, adapters below it, concept,
-    sampler, digest ...
+    """Reads what an adapter says about itself, if it is ours: base_model, adapters below it,
+    concept, sampler, digest ...
 
     Raises DataError if there is none, or no whole safetensors file.
     """

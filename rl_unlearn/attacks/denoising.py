@@ -33,7 +33,7 @@ class Draws:
         return Draws(self.noisy[rows], self.steps[rows], self.answers[rows])
 
     def repeated(self, times: int) -> "Draws":
-        """All rows, ``times`` over."""
+        """Returns all rows, ``times`` over."""
         return Draws(
             self.noisy.repeat(times, 1, 1, 1),
             self.steps.repeat(times),
@@ -74,8 +74,8 @@ def descend(
     embed: Callable[[slice], Condition],
     microbatch: int,
 ) -> Float[Tensor, " draws"]:
-    """One optimizer step on the mean loss; ``embed`` gives the prompts of some rows. Returns the
-    losses before it.
+    """Takes one optimizer step on the mean loss and returns the losses before it; ``embed`` gives
+    the prompts of some rows.
 
     Gradients are made for the optimizer's parameters alone: nothing else gets one, whatever its
     requires_grad.

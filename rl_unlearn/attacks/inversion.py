@@ -27,7 +27,9 @@ def invert(
     source: torch.Generator,
     microbatch: int,
 ) -> Float[Tensor, " features"]:
-    """The vector of the new word; it starts as the mean of the vectors of the concept's name."""
+    """Returns the vector of the new word; it starts as the mean of the vectors of the concept's
+    name.
+    """
     table = policy.family.pipeline.text_encoder.get_input_embeddings().weight.detach()
     word = name(book)
     vector = torch.nn.Parameter(table[token_ids(policy.family.pipeline, word)].mean(dim=0))
@@ -58,7 +60,7 @@ def encode(
 
 
 def name(book: PromptBook) -> str:
-    """The word that the prompts call the concept by."""
+    """Returns the word that the prompts call the concept by."""
     if len(book.concepts) > 1:
         raise ConfigError(
             "an inversion looks for one concept: attack them one by one, with concept=NAME"

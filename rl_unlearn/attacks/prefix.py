@@ -99,8 +99,8 @@ def search(
     source: torch.Generator,
     microbatch: int,
 ) -> Prefix:
-    """The prefix of lowest loss over all restarts and steps; the same noisy references judge every
-    candidate.
+    """Returns the prefix of lowest loss over all restarts and steps; the same noisy references
+    judge every candidate.
 
     Raises ConfigError if prefix and prompt do not fit the text encoder.
     """

@@ -26,11 +26,11 @@ class References:
         return len(self.prompts)
 
     def of(self, prompt: int) -> Float[Tensor, "own channels height width"]:
-        """The references of one prompt."""
+        """Returns the references of one prompt."""
         return self.latents[[i for i, p in enumerate(self.prompts) if p == prompt]]
 
     def spread(self, count: int) -> "References":
-        """At most ``count`` of them at even distances."""
+        """Returns at most ``count`` of them at even distances."""
         chosen = spread(list(range(len(self))), count)
         return References(self.latents[chosen], [self.prompts[i] for i in chosen])
 

@@ -30,7 +30,8 @@ def hits(
 
 
 def rate(seen: Bool[Tensor, " images"]) -> dict[str, float]:
-    """The success rate with its 95 % Wilson interval, in percent: ``value``, ``low``, ``high``.
+    """Returns the success rate with its 95 % Wilson interval, in percent: ``value``, ``low``,
+    ``high``.
 
     Images count as independent.
     """

@@ -42,7 +42,7 @@ def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:
 def encode_free(
     pipeline: Any, rows: list[list[int]], vectors: Float[Tensor, "free features"]
 ) -> Condition:
-    """The condition of rows of ids; ``vectors`` fill their FREE places in reading order.
+    """Returns the condition of rows of ids; ``vectors`` fill their FREE places in reading order.
     Differentiable in them.
 
     Without FREE places it gives what the pipeline gives for the same text. ConfigError if a row is

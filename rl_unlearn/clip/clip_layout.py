@@ -20,8 +20,8 @@ _MOST_LAYERS = 200
 
 
 def names(config: Mapping[str, Any]) -> set[str] | None:
-    """Of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford et al. 2021,
-    arXiv 2103.00020).
+    """Names the weights of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford
+    et al. 2021, arXiv 2103.00020).
 
     None for a configuration of another kind, of which only loading can tell.
     """

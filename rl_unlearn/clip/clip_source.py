@@ -24,8 +24,8 @@ _REMEDY = "fetch the CLIP again"
 
 
 def check(key: str, spec: str) -> None:
-    """DataError, which names the setting ``key``, unless ``spec`` is `canvas`, a safe folder or
-    `arch/pretrained`.
+    """Raises DataError, which names the setting ``key``, unless ``spec`` is `canvas`, a safe folder
+    or `arch/pretrained`.
 
     Needs neither torch nor open_clip. Whether there are such weights only open_clip knows.
     """
@@ -55,7 +55,7 @@ def check(key: str, spec: str) -> None:
 
 
 def check_tag(key: str, spec: str, tags: list[str]) -> None:
-    """DataError unless the weights that `arch/pretrained` names are among those of the
+    """Raises DataError unless the weights that `arch/pretrained` names are among those of the
     architecture.
     """
     tag = spec.partition("/")[2]
@@ -66,8 +66,8 @@ def check_tag(key: str, spec: str, tags: list[str]) -> None:
 
 
 def check_folder(key: str, folder: Path) -> None:
-    """DataError unless the folder holds a CLIP that is read from its own safetensors and nothing
-    else.
+    """Raises DataError unless the folder holds a CLIP that is read from its own safetensors and
+    nothing else.
     """
     where = f"{key}: CLIP folder {str(folder)!r}"
     # Where both are there open_clip may prefer the pickle.

@@ -20,7 +20,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 def load_open_clip(
     spec: str, canvas_name: Literal["reward", "selection"], key: str | None = None
 ) -> tuple[open_clip.CLIP, Tokenizer]:
-    """A CLIP and its tokenizer, fp32 and in eval mode.
+    """Returns a CLIP and its tokenizer, fp32 and in eval mode.
 
     ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or
     `arch/pretrained`; ``key`` is the setting that said so. Raises DataError if it cannot be had.
@@ -46,8 +46,8 @@ def load_open_clip(
 
 
 def fetch(key: str, spec: str) -> None:
-    """Has the weights that `arch/pretrained` names on this machine before a run begins; DataError
-    if they are not had.
+    """Fetches the weights that `arch/pretrained` names before a run begins; raises DataError if
+    they are not had.
 
     Actors elsewhere fetch their own. ``key`` is the setting that said so.
     """
@@ -106,7 +106,7 @@ class ZeroShot:
         self._scale = clip.logit_scale.detach().exp()
 
     def _check_told_apart(self, phrases: dict[str, tuple[str, ...]]) -> None:
-        """ConfigError if two classes are the same to it: what its context cuts off, or its
+        """Raises ConfigError if two classes are the same to it: what its context cuts off, or its
         vocabulary does not have.
         """
         for domain, texts in phrases.items():

@@ -33,7 +33,7 @@ class NormedAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The likeliest latents of images in [-1, 1], fp32."""
+        """Returns the likeliest latents of images in [-1, 1], fp32."""
         mean, std = self._statistics()
         patches = pixel_unshuffle(self.vae.encode(images).latent_dist.mode(), _PATCH)
         return pixel_shuffle((patches - mean) / std, _PATCH)

@@ -27,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def device_of(model: Model) -> torch.device:
-    """The device to compute on; raises MachineError if a GPU is asked for and absent."""
+    """Returns the device to compute on; raises MachineError if a GPU is asked for and absent."""
     if model.device == "cuda" and not torch.cuda.is_available():
         raise MachineError(
             "model.device=cuda, but this machine has no usable GPU: use model.device=cpu or auto"
@@ -36,7 +36,8 @@ def device_of(model: Model) -> torch.device:
 
 
 def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
-    """A diffusers pipeline of a known family from the canvas, a folder or a hub id, on the CPU.
+    """Returns a diffusers pipeline of a known family from the canvas, a folder or a hub id, on the
+    CPU.
 
     The network that is trained and the text encoders are of the model's storage type, the
     autoencoder is fp32.
@@ -85,7 +86,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
 
 
 def _storage(model: Model, component: str, trained: str) -> torch.dtype:
-    """The number type that a component is loaded in.
+    """Returns the number type that a component is loaded in.
 
     Adapters are folded in before anything is rounded.
     """
@@ -95,7 +96,7 @@ def _storage(model: Model, component: str, trained: str) -> torch.dtype:
 
 
 def _kind(name: str) -> Any:
-    """A class of diffusers or transformers."""
+    """Returns a class of diffusers or transformers."""
     return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
@@ -111,7 +112,9 @@ _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 def _load(
     folder: Path, component: str, network: Network, variant: str | None, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """One network, every weight of which came from its files; DataError that names the others."""
+    """Returns one network, every weight of which came from its files; raises DataError that names
+    the others.
+    """
     kind = _kind(network.kind)
     with plainly_named(folder, component, variant) as place:
         found, told = kind.from_pretrained(
@@ -137,8 +140,8 @@ def _load(
 
 
 def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:
-    """Loads an adapter into the component as plain diffusers does; DataError, which names it, if it
-    does not fit.
+    """Loads an adapter into the component as plain diffusers does; raises DataError, which names
+    it, if it does not fit.
 
     diffusers leaves out what has no place in the model without a word.
     """

@@ -43,7 +43,7 @@ class ZImage(Family):
     layers: ClassVar[Mapping[str, str]] = _LAYERS
 
     def encode(self, texts: list[str]) -> Condition:
-        """The language model's last but one hidden states."""
+        """Returns the language model's last but one hidden states."""
         # The pipeline writes its template into the list that it is given.
         some, _ = self.pipeline.encode_prompt(
             [*texts], device=self.encodes_on, do_classifier_free_guidance=False
@@ -54,7 +54,7 @@ class ZImage(Family):
         return Condition({"text": text, "words": is_word})
 
     def unconditional(self) -> Condition:
-        """The empty prompt, in its template."""
+        """Returns the empty prompt, in its template."""
         return self.encode([""])
 
     def predict(
@@ -63,7 +63,7 @@ class ZImage(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0.
+        """Returns the velocity, noise less x0.
 
         The network answers with the opposite sign, and counts time from the noise.
         """
@@ -101,7 +101,7 @@ class ZImage(Family):
         seen: Bool[Tensor, "batch tokens"] | None,
         *how: Tensor,
     ) -> Float[Tensor, "batch tokens features"]:
-        """The states behind some layers, checkpointed as the network's own forward does it."""
+        """Returns the states behind some layers, checkpointed as in the network's own forward."""
         network = self.network
         again = network.gradient_checkpointing and torch.is_grad_enabled()
         for layer in layers:

@@ -18,7 +18,7 @@ _MOST = 10_000
 
 
 def cache_file() -> Path:
-    """Where the digests are kept between programs."""
+    """Tells where the digests are kept between programs."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     with suppress(RuntimeError):  # there is nobody whose home it could be
         root = root.expanduser()
@@ -26,7 +26,7 @@ def cache_file() -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal; DataError if it cannot be read."""
+    """SHA-256 of a file's content, in hexadecimal; raises DataError if it cannot be read."""
     try:
         about = path.stat()
         place = str(path.resolve())

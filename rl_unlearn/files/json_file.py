@@ -16,8 +16,8 @@ def parse_object(
     remedy: str = "put it back or make it again",
     infinite: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The object that ``content`` is; DataError, which names ``source`` and ``remedy``, for
-    anything else.
+    """Returns the object that ``content`` is; raises DataError, which names ``source`` and
+    ``remedy``, for anything else.
 
     NaN and infinity are no JSON, but Python writes them: only the keys in ``infinite`` may have
     them. Half of a surrogate pair could not be written again.
@@ -40,8 +40,8 @@ def read_object(
     limit: int = MAX_BYTES,
     infinite: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The object in a file; DataError if the file is absent, cannot be read, is larger than
-    ``limit`` or damaged.
+    """Returns the object in a file; raises DataError if the file is absent, cannot be read, is
+    larger than ``limit`` or damaged.
 
     ``infinite``: see :func:`parse_object`.
     """

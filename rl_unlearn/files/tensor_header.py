@@ -30,7 +30,8 @@ class Header:
 
 
 def read_header(path: Path, remedy: str = "fetch or make it again") -> Header:
-    """The header, checked against the file's size, so that a file that was cut is found out.
+    """Returns the header, checked against the file's size, so that a file that was cut is found
+    out.
 
     Raises DataError for a file that is absent or no whole safetensors file.
     """

@@ -82,7 +82,7 @@ def _resample(in_time: bool) -> Names:
 
 
 def _channels(parts: Parts) -> object:
-    """The network reads patches of 2 by 2 latents as one token."""
+    """Returns the channels of the latents, of which the network reads 2 by 2 as one token."""
     packed = parts["transformer"].get("in_channels", 64)
     return packed // 4 if isinstance(packed, int) else packed
 

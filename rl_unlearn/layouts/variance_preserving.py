@@ -23,8 +23,8 @@ _FEW_STEPS = {"LCMScheduler", "TCDScheduler"}
 
 
 def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    """What a person should know of the scheduler_config.json; DataError or ConfigError for what
-    cannot be sampled.
+    """Says what a person should know of the scheduler_config.json; raises DataError or ConfigError
+    for what cannot be sampled.
     """
     config = parts["scheduler"]
     kind, spacing = config.get("_class_name"), config.get("timestep_spacing", "leading")

@@ -94,7 +94,7 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
 
 
 def _framed(tokenizer: Any, text: str) -> str:
-    """What a user says, in the template of a talk."""
+    """Puts what a user says in the template of a talk."""
     talk = [{"role": "user", "content": _PLACE}]
     how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
     whole = tokenizer.apply_chat_template(talk, **how)

@@ -69,7 +69,8 @@ class FolderClassifier:
 
 
 def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderClassifier:
-    """The classifier in ``folder`` for the classes ``names``, matched by label, never by position.
+    """Returns the classifier in ``folder`` for the classes ``names``, matched by label, never by
+    position.
 
     Raises DataError for missing, pickled, altered or unfit files, ConfigError for classes it does
     not know.

@@ -51,7 +51,7 @@ def of_model(model: Model) -> dict[str, str]:
 
 
 def of_run(config: Config) -> dict[str, str]:
-    """The same, with the CLIPs that reward and select, and the lists of prompts."""
+    """Returns the same, with the CLIPs that reward and select, and the lists of prompts."""
     found = of_model(config.model)
     for key, path in (
         ("target_file", config.prompts.target_file),
@@ -80,19 +80,19 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def drawn(record: Mapping[str, str]) -> dict[str, str]:
-    """The part of a record that decides what is drawn."""
+    """Returns the part of a record that decides what is drawn."""
     return {name: digest for name, digest in record.items() if name.partition(" ")[0] in DRAWN}
 
 
 def model_digest(model: Model) -> str:
-    """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same
-    weights.
+    """Returns one SHA-256 for a model, wherever its files lie: whoever has the same one draws with
+    the same weights.
     """
     return digest(of_model(model))
 
 
 def digest(record: Mapping[str, str]) -> str:
-    """One SHA-256 for a record; the paths of adapters do not count."""
+    """Returns one SHA-256 for a record; the paths of adapters do not count."""
     rows = [(_place(name), found) for name, found in record.items()]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
@@ -100,7 +100,8 @@ def digest(record: Mapping[str, str]) -> str:
 def check(
     recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds: Iterable[str] = KINDS
 ) -> None:
-    """DataError, which names the run and what has changed below it, unless both are the same.
+    """Raises DataError, which names the run and what has changed below it, unless both are the
+    same.
 
     ``kinds``: those that are compared. Paths of adapters do not count, their order does.
     """

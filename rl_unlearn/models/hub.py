@@ -25,8 +25,8 @@ model."""
 
 
 def fetch(model: Model) -> Path:
-    """The folder, in the hub's cache, of the commit that ``model.revision`` stands for; DataError
-    if it is not had.
+    """Returns the folder, in the hub's cache, of the commit that ``model.revision`` stands for;
+    raises DataError if it is not had.
     """
     from huggingface_hub import constants
 
@@ -81,8 +81,8 @@ def _fetch(model: Model) -> Path:
 
 
 def fetch_small(model: Model) -> Path:
-    """The folder with the model's configurations and vocabularies alone; DataError if they cannot
-    be had.
+    """Returns the folder with the model's configurations and vocabularies alone; raises DataError
+    if they cannot be had.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
@@ -144,8 +144,8 @@ def _refused(model: Model, error: Exception) -> str:
 
 
 def chosen(folder: Path, component: str, names: Collection[str], variant: str | None) -> str | None:
-    """The file of a component's weights to begin with, by the names beside it; None for a part
-    without weights.
+    """Returns the file of a component's weights to begin with, by the names beside it; None for a
+    part without weights.
     """
     network = model_folder.read_layout(folder).networks.get(component)
     return None if network is None else weight_names.entry(names, network.stem, variant)
@@ -162,7 +162,7 @@ def _small(names: Collection[str], first: str | None) -> Iterator[str]:
 
 
 def cached(model: Model) -> Path | None:
-    """What is whole in the hub's cache, which is told without a network; None if it is not."""
+    """Returns what is whole in the hub's cache, told without a network; None if it is not."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -198,7 +198,7 @@ def _is_whole(folder: Path, model: Model) -> bool:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit that a folder in the hub's cache is of; None for any other folder."""
+    """Returns the commit that a folder in the hub's cache is of; None for any other folder."""
     return (
         folder.name
         if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)

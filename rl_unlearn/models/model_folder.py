@@ -27,8 +27,8 @@ _INFINITE = frozenset({"lambda_min_clipped"})
 
 
 def named_folder(model: Model) -> Path | None:
-    """The canvas's folder, or the one that ``model.path`` names, None for a hub id; DataError for
-    what is neither.
+    """Returns the canvas's folder, or the one that ``model.path`` names, None for a hub id; raises
+    DataError for what is neither.
     """
     if model.path == "canvas":
         return canvas.pipeline_path()
@@ -47,8 +47,8 @@ def check(
     size: tuple[int, int] | None = None,
     variant: str | None = None,
 ) -> list[str]:
-    """What a person should know of the model in a folder; raises DataError, or ConfigError for the
-    sampler, if given.
+    """Says what a person should know of the model in a folder; raises DataError, or ConfigError for
+    the sampler, if given.
 
     Weights are compared with the names that the networks have;
     :func:`rl_unlearn.families.pipeline.load_pipeline` compares what was loaded once more.
@@ -73,8 +73,8 @@ def check(
 
 
 def read_layout(folder: Path) -> Layout:
-    """The family of a pipeline's folder; DataError, which names those that are known, for another
-    one.
+    """Returns the family of a pipeline's folder; raises DataError, which names those that are
+    known, for another one.
     """
     kind = _read_index(folder).get("_class_name")
     if not isinstance(kind, str) or kind not in LAYOUTS:
@@ -90,8 +90,8 @@ def components(folder: Path) -> list[str]:
 
 
 def read_parts(folder: Path) -> Parts:
-    """Configurations of networks and scheduler; DataError for another kind of pipeline, or one that
-    is not whole.
+    """Configurations of networks and scheduler; raises DataError for another kind of pipeline, or
+    one that is not whole.
     """
     layout, index, there = read_layout(folder), _read_index(folder), components(folder)
     for name, network in layout.networks.items():
@@ -126,7 +126,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
-    """The files that a component's weights are read from: one, or the shards of its index.
+    """Returns the files that a component's weights are read from: one, or the shards of its index.
 
     ``variant``: see `weight_names.entry`. Raises DataError if there is none, naming what lies there
     instead.
@@ -138,8 +138,8 @@ def weight_files(folder: Path, component: str, variant: str | None = None) -> li
 
 
 def first_file(folder: Path, component: str, variant: str | None = None) -> Path:
-    """The single file of a component's weights, or the index of their shards; DataError if there is
-    neither.
+    """Returns the single file of a component's weights, or the index of their shards; raises
+    DataError if there is neither.
     """
     place, stem = folder / component, read_layout(folder).networks[component].stem
     names = _names(place)
@@ -160,7 +160,7 @@ def first_file(folder: Path, component: str, variant: str | None = None) -> Path
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files beside an index that hold the weights; DataError if it is damaged."""
+    """Names the files of weights beside an index; raises DataError if the index is damaged."""
     found = read_object(index, REMEDY).get("weight_map")
     names = set(found.values()) if isinstance(found, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
@@ -173,7 +173,7 @@ def _names(place: Path) -> set[str]:
 
 
 def _check_variant(folder: Path, there: list[str], variant: str) -> None:
-    """DataError unless at least one network has weights of the variant that was asked for."""
+    """Raises DataError unless at least one network has weights of the variant asked for."""
     networks, known = read_layout(folder).networks, set()
     for name in networks.keys() & {*there}:
         known |= {
@@ -188,8 +188,8 @@ def _check_variant(folder: Path, there: list[str], variant: str) -> None:
 def check_weights(
     folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None
 ) -> None:
-    """DataError, which names component and keys, unless the files hold all weights of the network
-    and no others.
+    """Raises DataError, which names component and keys, unless the files hold all weights of the
+    network and no others.
     """
     network = read_layout(folder).networks[component]
     shapes: dict[str, tuple[int, ...]] = {}
@@ -207,7 +207,7 @@ def check_weights(
 
 
 def compare(folder: object, component: str, missing: set[str], unexpected: set[str]) -> None:
-    """DataError unless both are empty."""
+    """Raises DataError unless both are empty."""
     if not missing and not unexpected:
         return
     lacks = f"lacks {len(missing)} weights, such as {min(missing)}" if missing else ""
@@ -234,7 +234,7 @@ def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
 
 
 def check_device(model: Model) -> Iterator[str]:
-    """What a person should know of the number type on this machine's processor."""
+    """Says what a person should know of the number type on this machine's processor."""
     if model.dtype == "fp32" or model.device == "cuda" or Path("/dev/nvidia0").exists():
         return
     flags = _processor_flags()

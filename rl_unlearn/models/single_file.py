@@ -23,8 +23,8 @@ _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 def named(model: Model) -> bool:
-    """Whether ``model.path`` is such a file; DataError for a pickle, ConfigError for a setting that
-    is missing.
+    """Tells whether ``model.path`` is such a file; raises DataError for a pickle, ConfigError for a
+    setting that is missing.
 
     Without a file ``model.config`` would have no effect.
     """
@@ -51,7 +51,8 @@ def named(model: Model) -> bool:
 
 
 def place(model: Model) -> Path:
-    """Where the folder is, or will be: it is known by the file's content and by what describes it.
+    """Tells where the folder is, or will be: it is known by the file's content and by what
+    describes it.
 
     Raises DataError if either cannot be had.
     """
@@ -64,7 +65,7 @@ def place(model: Model) -> Path:
 
 
 def converted(model: Model) -> Path:
-    """The folder, made now if it is not there.
+    """Returns the folder, made now if it is not there.
 
     Raises DataError for a file that is not of the kind that ``model.config`` describes,
     MachineError for a full disk.
@@ -91,7 +92,7 @@ def converted(model: Model) -> Path:
 
 
 def _described(model: Model) -> Path:
-    """The folder that ``model.config`` names, of which no weights are needed."""
+    """Returns the folder that ``model.config`` names, of which no weights are needed."""
     about = Model(path=str(model.config))
     folder = Path(about.path) if Path(about.path).is_dir() else None
     if folder is None:

@@ -15,8 +15,8 @@ _SHOWN = 80
 
 
 class TokenLimit:
-    """The tokenizer of a pipeline that reads most, without its text encoder; DataError if it cannot
-    be read.
+    """The tokenizer of a pipeline that reads most, without its text encoder; raises DataError if it
+    cannot be read.
     """
 
     def __init__(self, folder: Path):
@@ -43,17 +43,17 @@ class TokenLimit:
         """Tokens that close each prompt, also one that is cut."""
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:
-        """The tokens that have an effect, an end mark left out."""
+        """Returns the tokens that have an effect, an end mark left out."""
         return [tuple(row[: min(len(row), self.tokens) - self._ends]) for row in self._rows(texts)]
 
     def cut(self, texts: list[str]) -> dict[str, str]:
-        """What is cut off of each prompt that is too long."""
+        """Returns what is cut off of each prompt that is too long."""
         rows = zip(texts, self._rows(texts), strict=True)
         lost = {text: row[self.tokens - self._ends : len(row) - self._ends] for text, row in rows}
         return {text: self._tokenizer.decode(row) for text, row in lost.items() if row}
 
     def notes(self, texts: list[str]) -> list[str]:
-        """A line for a person if any prompt is too long; it quotes what has no effect."""
+        """Returns a line for a person if any prompt is too long; it quotes what has no effect."""
         lost = self.cut(list(dict.fromkeys(texts)))
         if not lost:
             return []
@@ -66,8 +66,8 @@ class TokenLimit:
         ]
 
     def check(self, book: PromptBook) -> list[str]:
-        """:meth:`notes` of all prompts; ConfigError if one to forget and one to keep are the same
-        to the model.
+        """:meth:`notes` of all prompts; raises ConfigError if one to forget and one to keep are the
+        same to the model.
         """
         texts = [prompt.text for prompt in book.prompts]
         forgotten = {}
