@@ -104,10 +104,10 @@ class Ranks:
         """Raises TrainingError on every rank unless all of them say the same text of ``what``."""
         if self._count == 1:
             return
-        said = torch.zeros(self._count, 32)
-        said[self._rank] = torch.tensor(list(hashlib.sha256(text.encode()).digest()))
-        self.sum(said)
-        odd = [rank for rank, row in enumerate(said) if not torch.equal(row, said[0])]
+        digests = torch.zeros(self._count, 32)
+        digests[self._rank] = torch.tensor(list(hashlib.sha256(text.encode()).digest()))
+        self.sum(digests)
+        odd = [rank for rank, row in enumerate(digests) if not torch.equal(row, digests[0])]
         if odd:
             raise TrainingError(
                 f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ "
@@ -118,7 +118,7 @@ class Ranks:
 
 def _stay_on_loopback() -> None:
     """Keeps torch's own sockets there, too; else it takes the address of this machine's name."""
-    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    if own is not None:
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(variable, own)
+            os.environ.setdefault(variable, loopback)

@@ -102,10 +102,10 @@ class Floor:
         remedies = ["model.dtype=fp16 or fp32" if model.dtype == "bf16" else "model.dtype=fp32"]
         remedies += [f"a sampler.guidance below {guidance:g}"] if guidance > 1 else []
         remedies += [" ".join(f"{key}={_rounded_up(least):g}" for key, (_, least) in low.items())]
-        told = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
+        settings = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
         rough = f"in {model.dtype} rounding alone moves a step by {self.mean:.2g} nats"
         raise ConfigError(
-            f"{told} cannot be held: {rough}, and budgets must be three times that: "
+            f"{settings} cannot be held: {rough}, and budgets must be three times that: "
             f"use {', '.join(remedies[:-1])}, or {remedies[-1]}"
         )
 
@@ -136,12 +136,12 @@ def drawn_anew(
     parts = [part for part in torch.arange(len(steps)).split(at_once) if len(part)]
 
     def means() -> list[Tensor]:
-        found = []
+        values = []
         for part in parts:
             state = latents[part].to(policy.device)
             output = policy.predict(state, steps[part], conditions[prompts[part]])
-            found.append(policy.kernel.mean(output, state, steps[part]))
-        return found
+            values.append(policy.kernel.mean(output, state, steps[part]))
+        return values
 
     adapter, before = policy.adapter_state(), means()
     policy.load_adapter(_nudged(adapter, seed))
@@ -149,11 +149,11 @@ def drawn_anew(
         after = means()
     finally:
         policy.load_adapter(adapter)
-    found = [
+    kl = [
         policy.kernel.kl(a, b, steps[part]).cpu()
         for a, b, part in zip(after, before, parts, strict=True)
     ]
-    return torch.cat([torch.empty(0), *found])
+    return torch.cat([torch.empty(0), *kl])
 
 
 def _nudged(adapter: AdapterState, seed: int) -> AdapterState:

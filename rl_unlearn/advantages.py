@@ -159,9 +159,10 @@ class PromptStatistics:
                 self._pooled[kind].append(reward)
         result = []
         for _, prompt, kind, reward in rows:
-            own = self._rewards[prompt]
+            latest = self._rewards[prompt]
             known = torch.tensor(
-                list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64
+                list(latest if len(latest) >= self._minimum else self._pooled[kind]),
+                dtype=torch.float64,
             )
             result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
         return torch.tensor(result, dtype=rewards.dtype)

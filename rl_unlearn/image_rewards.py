@@ -48,19 +48,19 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
     be used.
     """
     known, folders = {**BUILT_IN, **given}, classifiers(config)
-    found: dict[str, ImageReward] = {}
+    functions: dict[str, ImageReward] = {}
     for name in config.reward.images:
         if name in folders:
-            found[name] = _classifier(name, *folders[name], config)
+            functions[name] = _classifier(name, *folders[name], config)
         elif name in known:
-            found[name] = known[name]
+            functions[name] = known[name]
         else:
             raise ConfigError(
                 f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
                 "classifier:FOLDER:LABEL, "
                 "or pass the function through the API, train(..., image_rewards={name: function})"
             )
-    return found
+    return functions
 
 
 def evaluate(
@@ -72,15 +72,15 @@ def evaluate(
     """
     columns = [torch.zeros(len(images), 0)]
     for name, reward in rewards.items():
-        found = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
-        if found.shape != (len(images),) or not torch.isfinite(found).all():
+        column = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
+        if column.shape != (len(images),) or not torch.isfinite(column).all():
             raise TrainingError(
                 f"the image reward {name!r} must give one finite number for each of "
                 f"{len(images)} images; "
-                f"it gave shape {tuple(found.shape)}"
-                + ("" if torch.isfinite(found).all() else " with NaN or infinity")
+                f"it gave shape {tuple(column.shape)}"
+                + ("" if torch.isfinite(column).all() else " with NaN or infinity")
             )
-        columns.append(found[:, None])
+        columns.append(column[:, None])
     return torch.cat(columns, dim=1)
 
 
@@ -89,7 +89,7 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
 
     Raises ConfigError for a name that is not whole.
     """
-    found = {}
+    specs = {}
     for name in config.reward.images:
         if (parts := reward_names.classifier(name)) is not None:
             folder, label = parts
@@ -97,8 +97,8 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
                 raise ConfigError(
                     f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}"
                 )
-            found[name] = Path(folder), label
-    return found
+            specs[name] = Path(folder), label
+    return specs
 
 
 def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageReward:
@@ -108,9 +108,9 @@ def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageRew
             f"reward.images: {name!r} is the judge that reports the results: take another "
             "classifier"
         )
-    one = load_folder(folder, (label,), device_of(config.model))
-    everything = replace(one, rows=torch.arange(one.classes))
-    row = int(one.rows[0])
+    classifier = load_folder(folder, (label,), device_of(config.model))
+    everything = replace(classifier, rows=torch.arange(classifier.classes))
+    row = int(classifier.rows[0])
 
     def log_probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Returns the log-probability of the label, in nats."""

@@ -14,8 +14,8 @@ def enough_for(who: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        told = str(error).partition(". ")[0]
-        raise MachineError(f"{who} has not enough GPU memory ({told}): {remedy}") from error
+        reason = str(error).partition(". ")[0]
+        raise MachineError(f"{who} has not enough GPU memory ({reason}): {remedy}") from error
 
 
 ROLLOUT = "lower rollout.batch or model.size, or use model.dtype=fp16"

@@ -89,8 +89,8 @@ class PromptBook:
         bad file.
         """
         prompts = config.prompts
-        told = [metadata(adapter).get("concept") for adapter in config.model.adapters]
-        gone = tuple(concept for concept in told if concept)  # another's adapter does not say
+        forgotten = [metadata(adapter).get("concept") for adapter in config.model.adapters]
+        gone = tuple(concept for concept in forgotten if concept)  # another's adapter does not say
         if (prompts.target_file is None) != (prompts.retain_file is None):
             raise ConfigError(
                 "prompts.target_file and prompts.retain_file go together: give both or neither"
@@ -100,9 +100,12 @@ class PromptBook:
             book = _of_lists(config.concept, gone, *lists)
         else:
             book = _of_grid(config.concept, gone, prompts)
-        own = canvas.ANCHORS if config.model.path == "canvas" else ()
+        anchors_of_canvas = canvas.ANCHORS if config.model.path == "canvas" else ()
         known = {name for names in book.names.values() for name in names}
-        anchors = config.reward.anchor or (*(name for name in own if name in known), NEAREST)
+        anchors = config.reward.anchor or (
+            *(name for name in anchors_of_canvas if name in known),
+            NEAREST,
+        )
         _check_anchors(book, anchors, known)
         return replace(book, anchors=tuple(anchors))
 
@@ -192,8 +195,8 @@ def _check_anchors(book: PromptBook, anchors: tuple[str, ...], known: set[str]) 
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"name a class, or `{NEAREST}`"
             raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
-    own, lost = book.names[book.concept_domain], {*book.concepts, *book.gone}
-    left = {name for place, name in enumerate(own) if place not in lost}
+    classes, lost = book.names[book.concept_domain], {*book.concepts, *book.gone}
+    left = {name for place, name in enumerate(classes) if place not in lost}
     if not left & {*anchors} and not (left and NEAREST in anchors):
         raise ConfigError(
             f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what "

@@ -69,8 +69,8 @@ class Trajectory:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the fields that are there."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in values.items() if tensor is not None}
 
     def finite(self) -> Bool[Tensor, " batch"]:
         """Tells which rows hold finite numbers only."""

@@ -66,11 +66,11 @@ class Hollow:
 
     def forward(self) -> Tensor:
         """Passes one image through the network."""
-        told = {
+        condition = {
             name: torch.empty(1, *shape, device=META, dtype=self.dtype)
             for name, shape in self.told.items()
         }
-        return self.family.predict(self.latents(), 0, Condition(told))
+        return self.family.predict(self.latents(), 0, Condition(condition))
 
     def decode(self) -> Tensor:
         """Decodes one image."""
@@ -88,8 +88,8 @@ def build(config: Config, device: str) -> Hollow:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
         dtype = DTYPES[config.model.dtype]
-        there = {name: network for name, network in layout.networks.items() if name in parts}
-        made = {name: _empty(network, parts[name], dtype) for name, network in there.items()}
+        present = {name: network for name, network in layout.networks.items() if name in parts}
+        made = {name: _empty(network, parts[name], dtype) for name, network in present.items()}
         kind = family_of(folder)
         pipeline = SimpleNamespace(
             scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made
@@ -100,9 +100,9 @@ def build(config: Config, device: str) -> Hollow:
         if config.learner.checkpointing == "on":
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except _DAMAGED as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"no network can be made of model folder {str(folder)!r}: {told}"
+            f"no network can be made of model folder {str(folder)!r}: {reason}"
         ) from error
     return Hollow(
         family,

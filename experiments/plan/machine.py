@@ -42,10 +42,10 @@ def computer(config: Config) -> Computer:
 
 def groups(config: Config) -> dict[str, list[placement.Place]]:
     """Returns the places of the run's actors by their role."""
-    found = placement.places(config)
+    places = placement.places(config)
     return {
-        "rollout": found.rollouts, "critic": [found.critic], "learner": found.learners,
-        "replay": [found.replay],
+        "rollout": places.rollouts, "critic": [places.critic], "learner": places.learners,
+        "replay": [places.replay],
     }  # fmt: skip
 
 

@@ -90,48 +90,46 @@ def read_adapter(path: str | Path) -> AdapterState:
     the update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is
     missing, damaged or another kind of adapter.
     """
-    found = locate(path)
-    state, about = read_tensors(found, "adapter"), read_header(found).metadata
+    file = locate(path)
+    state, about = read_tensors(file, "adapter"), read_header(file).metadata
     magnitude = [
         name for name in state if "lora_magnitude_vector" in name or name.endswith(".dora_scale")
     ]
     if magnitude:
         raise DataError(
-            f"adapter {str(found)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its "
-            "model"
+            f"adapter {str(file)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its model"
         )
     if any(name.startswith(KOHYA) for name in state):
-        state = from_kohya(state, str(found))
+        state = from_kohya(state, str(file))
     else:
-        state = _own_strength(_own_alphas(state, found), about, found)
+        state = _own_strength(_own_alphas(state, file), about, file)
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(found)!r} holds no LoRA of a UNet or transformer alone, in diffusers' "
+            f"adapter {str(file)!r} holds no LoRA of a UNet or transformer alone, in diffusers' "
             "or kohya's keys: give "
             "a run's own adapter, and none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
         raise DataError(
-            f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it "
-            "again"
+            f"adapter {str(file)!r} lacks one factor of some layers: the file is cut, make it again"
         )
     for down in (name for name in state if ".lora_A." in name):
         a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
         if not a.ndim == b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
             raise DataError(
-                f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make "
+                f"adapter {str(file)!r}: the two factors of {down} do not fit each other: make "
                 "it again"
             )
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(
-            f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again"
+            f"adapter {str(file)!r} holds NaN or infinity: its training failed, make it again"
         )
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if about.get("digest", digest(state)) != digest(state):
         raise DataError(
-            f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it "
+            f"adapter {str(file)!r} does not hold the weights that it was saved with: fetch it "
             "again"
         )
     return state

@@ -22,12 +22,12 @@ def locate(path: str | Path) -> Path:
             "safetensors"
         )
     candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
-    found = next((p for p in candidates if p.is_file()), None)
-    if found is None:
+    file = next((p for p in candidates if p.is_file()), None)
+    if file is None:
         raise DataError(
             f"no adapter at {str(path)!r}: give a run folder, or a folder that holds {FILE_NAME}"
         )
-    return found
+    return file
 
 
 def metadata(path: str | Path) -> dict[str, str]:

@@ -78,9 +78,11 @@ def _unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if any("joint_blocks" in name for name in state):
         raise ValueError("it is of Stable Diffusion 3; save it in diffusers' keys")
     about = SimpleNamespace(layers_per_block=SDXL_LAYERS)
-    found, _ = StableDiffusionXLPipeline.lora_state_dict(state, unet_config=about)
-    found = convert_unet_state_dict_to_peft({k.removeprefix("unet."): v for k, v in found.items()})
-    return {f"unet.{name}": tensor for name, tensor in found.items()}
+    converted, _ = StableDiffusionXLPipeline.lora_state_dict(state, unet_config=about)
+    converted = convert_unet_state_dict_to_peft(
+        {k.removeprefix("unet."): v for k, v in converted.items()}
+    )
+    return {f"unet.{name}": tensor for name, tensor in converted.items()}
 
 
 def _flux(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,8 +91,8 @@ def _flux(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     from diffusers import FluxPipeline
 
-    found: dict[str, Tensor] = FluxPipeline.lora_state_dict(state)
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    converted: dict[str, Tensor] = FluxPipeline.lora_state_dict(state)
+    return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
 def to_kohya(state: dict[str, Tensor], layout: Layout, layers: object) -> dict[str, Tensor]:
@@ -109,16 +111,16 @@ def to_kohya(state: dict[str, Tensor], layout: Layout, layers: object) -> dict[s
         raise DataError(
             f"kohya's keys know no SDXL with {layers} layers a block: use --format diffusers"
         )
-    found = {}
+    named = {}
     for name, tensor in state.items():
         layer, _, factor = name.partition(".lora_")
         layer = layer.replace(".", "_")
         key = f"lora_unet_{_first_name(layer) if sdxl else layer}"
         down = factor.startswith("A")
-        found[f"{key}.lora_{'down' if down else 'up'}.weight"] = tensor
+        named[f"{key}.lora_{'down' if down else 'up'}.weight"] = tensor
         if down:
-            found[f"{key}.alpha"] = torch.tensor(float(tensor.shape[0]))
-    return found
+            named[f"{key}.alpha"] = torch.tensor(float(tensor.shape[0]))
+    return named
 
 
 def _first_name(layer: str) -> str:

@@ -100,11 +100,11 @@ def check_folder(key: str, folder: Path) -> None:
     read = next(
         (headers[name] for name in _READ_FIRST if name in headers), headers[weights[0].name]
     )
-    expected, found = clip_layout.names(parts), set(read.shapes)
+    expected, present = clip_layout.names(parts), set(read.shapes)
     if (
-        expected is not None and expected & found
+        expected is not None and expected & present
     ):  # another program's spelling: open_clip may know it
-        compare(folder, f"{key}: the CLIP", expected - found, found - expected)
+        compare(folder, f"{key}: the CLIP", expected - present, present - expected)
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file() and "auto_map" in read_object(folder / name, _REMEDY):
             raise DataError(
@@ -113,12 +113,12 @@ def check_folder(key: str, folder: Path) -> None:
 
 
 def _object(content: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    found = content.get(name)
-    if not isinstance(found, dict):
+    part = content.get(name)
+    if not isinstance(part, dict):
         raise DataError(
-            f"{where}: open_clip_config.json has no {name}, but {json.dumps(found)[:50]}: {_REMEDY}"
+            f"{where}: open_clip_config.json has no {name}, but {json.dumps(part)[:50]}: {_REMEDY}"
         )
-    return found
+    return part
 
 
 def _nearest(name: str, names: list[str]) -> str:

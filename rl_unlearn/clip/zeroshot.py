@@ -40,8 +40,8 @@ def load_open_clip(
         tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         # Of weights that do not fit, torch names the keys in the lines below the first.
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{key}: CLIP {spec!r} cannot be loaded: {told}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{key}: CLIP {spec!r} cannot be loaded: {reason}") from error
     return model.float().eval().requires_grad_(False), tokenizer
 
 
@@ -61,9 +61,9 @@ def fetch(key: str, spec: str) -> None:
     except (
         Exception
     ) as error:  # no network, no space, no such file: the library raises bare ones, too
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{key}={spec}: its weights cannot be fetched ({told}): fetch them once, or name a "
+            f"{key}={spec}: its weights cannot be fetched ({reason}): fetch them once, or name a "
             "folder"
         ) from error
 

@@ -39,6 +39,6 @@ class NormedAutoencoder(Autoencoder):
         return pixel_shuffle((patches - mean) / std, _PATCH)
 
     def _statistics(self) -> tuple[Float[Tensor, "packed 1 1"], Float[Tensor, "packed 1 1"]]:
-        found = self.vae.bn
-        variance = found.running_var + self.vae.config.batch_norm_eps
-        return found.running_mean.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)
+        norm = self.vae.bn
+        variance = norm.running_var + self.vae.config.batch_norm_eps
+        return norm.running_mean.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)

@@ -50,9 +50,9 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     folder = fetched_folder(model)
     model_folder.check(folder, sampler, model.size, model.variant)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
-    layout, there = model_folder.read_layout(folder), model_folder.components(folder)
+    layout, present = model_folder.read_layout(folder), model_folder.components(folder)
     try:
-        networks = {name: network for name, network in layout.networks.items() if name in there}
+        networks = {name: network for name, network in layout.networks.items() if name in present}
         types = {name: _storage(model, name, layout.trained) for name in networks}
         parts = {
             name: _load(folder, name, network, model.variant, types[name])
@@ -60,7 +60,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
         }
         takes = inspect.signature(_kind(layout.pipeline)).parameters
         left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(
-            layout.optional - {*there}
+            layout.optional - {*present}
         )
         pipeline = _kind(layout.pipeline).from_pretrained(
             folder,
@@ -71,8 +71,8 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
             local_files_only=True,
         )
     except _UNFIT as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"model.path {model.path!r} cannot be loaded: {told}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"model.path {model.path!r} cannot be loaded: {reason}") from error
     # Old files have it changed by the pipeline; the critic, which reads the same files, would not
     # know.
     positions = getattr(pipeline.text_encoder.config, "max_position_embeddings", None)
@@ -117,7 +117,7 @@ def _load(
     """
     kind = _kind(network.kind)
     with plainly_named(folder, component, variant) as place:
-        found, told = kind.from_pretrained(
+        loaded, report = kind.from_pretrained(
             place,
             use_safetensors=True,
             local_files_only=True,
@@ -130,13 +130,13 @@ def _load(
                 else {"torch_dtype": dtype}
             ),
         )
-    for name, *shapes in told["mismatched_keys"]:
+    for name, *shapes in report["mismatched_keys"]:
         raise DataError(
             f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch "
             "it again"
         )
-    compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})
-    return found
+    compare(folder, component, {*report["missing_keys"]}, {*report["unexpected_keys"]})
+    return loaded
 
 
 def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:

@@ -69,8 +69,8 @@ class ZImage(Family):
         """
         network, size = self.network, f"{PATCH}-1"
         batch, channels, height, width = latents.shape
-        told = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
-        time = network.t_embedder(told * network.t_scale).to(latents.dtype)
+        times = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
+        time = network.t_embedder(times * network.t_scale).to(latents.dtype)
 
         is_word = condition.words > 0.5
         lengths = is_word.sum(dim=1)
@@ -118,8 +118,8 @@ class ZImage(Family):
         """
         inside = torch.cartesian_prod(_count(rows, filled), _count(columns, filled))
         behind = (filled + 1)[:, None, None].expand(-1, len(inside), 1)
-        found = torch.cat([behind, inside.expand(len(filled), -1, -1)], dim=2)
-        return self._rotations(pad(found, (0, 0, 0, -len(inside) % _GROUP)))
+        places = torch.cat([behind, inside.expand(len(filled), -1, -1)], dim=2)
+        return self._rotations(pad(places, (0, 0, 0, -len(inside) % _GROUP)))
 
     def _places_of_words(self, text: Float[Tensor, "batch tokens features"]) -> Tensor:
         """Rotations of the words, which are counted from 1."""

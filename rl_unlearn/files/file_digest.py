@@ -53,12 +53,12 @@ def folder_digest(files: Iterable[Path]) -> str:
 
 def _known() -> dict[str, dict[str, object]]:
     try:
-        found = read_object(cache_file())
+        digests = read_object(cache_file())
     except DataError:  # none yet, or damaged: it is only a cache
         return {}
     return {
         path: row
-        for path, row in found.items()
+        for path, row in digests.items()
         if isinstance(row, dict) and isinstance(row.get("sha256"), str)
     }
 

@@ -119,14 +119,14 @@ def vae(config: Mapping[str, Any]) -> Names | None:
 
 def vae_known_as(names: Iterable[str]) -> Names:
     """Older files have other words for the parts of an attention."""
-    found = set()
+    known = set()
     for name in names:
         if ".attentions." in name:
             head, _, end = name.rpartition(".")
             stem, _, part = head.rpartition(".")
             name = f"{stem}.{_OLD_ATTENTION.get(part, part)}.{end}"
-        found.add(name)
-    return found
+        known.add(name)
+    return known
 
 
 def clip_text(config: Mapping[str, Any]) -> Names | None:

@@ -125,16 +125,16 @@ def _timm(
         network = timm.create_model(architecture, pretrained=False, num_classes=len(labels))
         network.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())[:300]  # torch names the keys below its first line
-        raise DataError(f"classifier {str(folder)!r} does not fit timm: {told}") from error
+        reason = " ".join(str(error).split())[:300]  # torch names the keys below its first line
+        raise DataError(f"classifier {str(folder)!r} does not fit timm: {reason}") from error
     # UnlearnCanvas normalises its images to [-1, 1] at the network's own size; a config.json may
     # say otherwise.
-    said = about.get("pretrained_cfg", {})
-    if not isinstance(said, dict):
+    written = about.get("pretrained_cfg", {})
+    if not isinstance(written, dict):
         raise DataError(f"classifier {str(folder)!r}: pretrained_cfg in config.json is no object")
-    own: Any = network.pretrained_cfg
-    size = tuple((own | said).get("input_size") or (3, 224, 224))[-2:]
-    mean, std = said.get("mean", [0.5] * 3), said.get("std", [0.5] * 3)
+    settings: Any = network.pretrained_cfg
+    size = tuple((settings | written).get("input_size") or (3, 224, 224))[-2:]
+    mean, std = written.get("mean", [0.5] * 3), written.get("std", [0.5] * 3)
     return _classifier("timm", network, folder, labels, names, size, mean, std, device)
 
 
@@ -142,7 +142,7 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
-        network, told = AutoModelForImageClassification.from_pretrained(
+        network, report = AutoModelForImageClassification.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
@@ -151,7 +151,7 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
         raise DataError(
             f"classifier {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}"
         ) from error
-    compare(folder, "the classifier", {*told["missing_keys"]}, {*told["unexpected_keys"]})
+    compare(folder, "the classifier", {*report["missing_keys"]}, {*report["unexpected_keys"]})
     labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
     mean = std = [0.5] * 3
     size: Any = getattr(network.config, "image_size", 224)

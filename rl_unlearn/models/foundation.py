@@ -46,19 +46,19 @@ def of_model(model: Model) -> dict[str, str]:
     for name in components(folder):
         files += sorted(file for ending in _SMALL for file in (folder / name).glob(f"*{ending}"))
         files += weight_files(folder, name, model.variant) if name in networks else []
-    found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
-    return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
+    record = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
+    return record | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 
 
 def of_run(config: Config) -> dict[str, str]:
     """Returns the same, with the CLIPs that reward and select, and the lists of prompts."""
-    found = of_model(config.model)
+    record = of_model(config.model)
     for key, path in (
         ("target_file", config.prompts.target_file),
         ("retain_file", config.prompts.retain_file),
     ):
         if path is not None:
-            found[f"{LISTS} {key}"] = hashlib.sha256(
+            record[f"{LISTS} {key}"] = hashlib.sha256(
                 "\n".join(read_prompts(path)).encode()
             ).hexdigest()
     named: tuple[tuple[canvas.ClipName, str], ...] = (
@@ -67,12 +67,12 @@ def of_run(config: Config) -> dict[str, str]:
     for key, spec in named:
         folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
         if folder.is_dir():
-            found[f"{CLIPS} {key}"] = folder_digest(_files(folder))
+            record[f"{CLIPS} {key}"] = folder_digest(_files(folder))
     for name in config.reward.images:
         parts = reward_names.classifier(name)
         if parts is not None and Path(parts[0]).is_dir():
-            found[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
-    return found
+            record[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
+    return record
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -93,7 +93,7 @@ def model_digest(model: Model) -> str:
 
 def digest(record: Mapping[str, str]) -> str:
     """Returns one SHA-256 for a record; the paths of adapters do not count."""
-    rows = [(_place(name), found) for name, found in record.items()]
+    rows = [(_place(name), value) for name, value in record.items()]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 

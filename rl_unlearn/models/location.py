@@ -58,8 +58,8 @@ def pinned(model: Model) -> Model:
     """
     if local_folder(model) is not None:
         return model
-    found = hub.commit(hub.fetch(model))
-    return model if found is None else model.model_copy(update={"revision": found})
+    commit = hub.commit(hub.fetch(model))
+    return model if commit is None else model.model_copy(update={"revision": commit})
 
 
 def trained(model: Model) -> str:

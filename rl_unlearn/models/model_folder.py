@@ -93,17 +93,17 @@ def read_parts(folder: Path) -> Parts:
     """Configurations of networks and scheduler; raises DataError for another kind of pipeline, or
     one that is not whole.
     """
-    layout, index, there = read_layout(folder), _read_index(folder), components(folder)
+    layout, index, present = read_layout(folder), _read_index(folder), components(folder)
     for name, network in layout.networks.items():
         row = index.get(name)
-        if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
+        if name in present and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(
                 f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}"
             )
     parts = {
         name: read_object(folder / name / "config.json", REMEDY)
         for name in layout.networks
-        if name in there
+        if name in present
     }
     scheduler = read_object(
         folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE
@@ -143,9 +143,9 @@ def first_file(folder: Path, component: str, variant: str | None = None) -> Path
     """
     place, stem = folder / component, read_layout(folder).networks[component].stem
     names = _names(place)
-    found = weight_names.entry(names, stem, variant)
-    if found is not None:
-        return place / found
+    file = weight_names.entry(names, stem, variant)
+    if file is not None:
+        return place / file
     others = sorted(name for name in names if name.endswith(".safetensors"))
     pickled = sorted(name for name in names if name.endswith(".bin"))
     variants = sorted({*filter(None, (weight_names.variant_of(name, stem) for name in names))})
@@ -161,8 +161,8 @@ def first_file(folder: Path, component: str, variant: str | None = None) -> Path
 
 def shards(index: Path) -> list[str]:
     """Names the files of weights beside an index; raises DataError if the index is damaged."""
-    found = read_object(index, REMEDY).get("weight_map")
-    names = set(found.values()) if isinstance(found, dict) else set()
+    weight_map = read_object(index, REMEDY).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError(f"{index} names no files beside it: {REMEDY}")
     return sorted(names)
@@ -172,17 +172,17 @@ def _names(place: Path) -> set[str]:
     return {path.name for path in place.iterdir() if path.is_file()} if place.is_dir() else set()
 
 
-def _check_variant(folder: Path, there: list[str], variant: str) -> None:
+def _check_variant(folder: Path, present: list[str], variant: str) -> None:
     """Raises DataError unless at least one network has weights of the variant asked for."""
     networks, known = read_layout(folder).networks, set()
-    for name in networks.keys() & {*there}:
+    for name in networks.keys() & {*present}:
         known |= {
             weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)
         }
     if variant not in known:
         has = ", ".join(sorted(filter(None, known))) or "none"
-        told = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
-        raise DataError(f"{told}: leave model.variant out")
+        problem = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
+        raise DataError(f"{problem}: leave model.variant out")
 
 
 def check_weights(
@@ -202,8 +202,8 @@ def check_weights(
             f"{folder / component / 'config.json'} is damaged ({error}): {REMEDY}"
         ) from error
     if expected is not None:
-        found = network.known_as(shapes)
-        compare(folder, component, expected - found, found - expected)
+        present = network.known_as(shapes)
+        compare(folder, component, expected - present, present - expected)
 
 
 def compare(folder: object, component: str, missing: set[str], unexpected: set[str]) -> None:
@@ -214,9 +214,9 @@ def compare(folder: object, component: str, missing: set[str], unexpected: set[s
     has = (
         f"has {len(unexpected)} that have no place, such as {min(unexpected)}" if unexpected else ""
     )
-    told = " and ".join(filter(None, (lacks, has)))
+    problem = " and ".join(filter(None, (lacks, has)))
     raise DataError(
-        f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again"
+        f"folder {str(folder)!r}: {component} {problem}: its answers would be noise; fetch it again"
     )
 
 
@@ -229,8 +229,8 @@ def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
     if not talks or (folder / name / _TEMPLATE).is_file():
         return
     if not read_object(folder / name / "tokenizer_config.json", REMEDY).get("chat_template"):
-        told = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
-        raise DataError(f"{told}: {REMEDY}")
+        problem = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
+        raise DataError(f"{problem}: {REMEDY}")
 
 
 def check_device(model: Model) -> Iterator[str]:

@@ -151,11 +151,11 @@ def _convert(model: Model, described: Path, aside: Path) -> None:
     except Exception as error:  # the library raises whatever it trips over
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        told = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"model.path {model.path!r} is no checkpoint of the kind that model.config "
             f"{model.config!r} describes: "
-            f"{told}"
+            f"{reason}"
         ) from error
     for name in layout.networks:  # as they were described, without where they were read from
         shutil.copyfile(described / name / "config.json", aside / name / "config.json")
