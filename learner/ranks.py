@@ -73,8 +73,8 @@ class Ranks:
         except (dist.DistError, RuntimeError) as error:
             raise MachineError(
                 f"learner rank {rank} of {count} cannot meet the others at {address} "
-                f"({str(error).splitlines()[0]}): "
-                "open the network between the learners' nodes, or use learner.ranks=1"
+                f"({str(error).splitlines()[0]}): open the network between the learners' nodes, or "
+                "use learner.ranks=1"
             ) from error
         self._rank, self._count = rank, count
         self._device = device if own_gpus else torch.device("cpu")
@@ -110,9 +110,8 @@ class Ranks:
         odd = [rank for rank, row in enumerate(digests) if not torch.equal(row, digests[0])]
         if odd:
             raise TrainingError(
-                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ "
-                "from rank 0's: "
-                "give all of them the same model, packages and kind of machine"
+                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ from "
+                "rank 0's: give all of them the same model, packages and kind of machine"
             )
 
 

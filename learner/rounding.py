@@ -105,8 +105,8 @@ class Floor:
         settings = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
         rough = f"in {model.dtype} rounding alone moves a step by {self.mean:.2g} nats"
         raise ConfigError(
-            f"{settings} cannot be held: {rough}, and budgets must be three times that: "
-            f"use {', '.join(remedies[:-1])}, or {remedies[-1]}"
+            f"{settings} cannot be held: {rough}, and budgets must be three times that: use "
+            f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
         )
 
     def state(self) -> list[float]:

@@ -57,8 +57,8 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
         else:
             raise ConfigError(
                 f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
-                "classifier:FOLDER:LABEL, "
-                "or pass the function through the API, train(..., image_rewards={name: function})"
+                "classifier:FOLDER:LABEL, or pass the function through the API, train(..., "
+                "image_rewards={name: function})"
             )
     return functions
 
@@ -75,9 +75,8 @@ def evaluate(
         column = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
         if column.shape != (len(images),) or not torch.isfinite(column).all():
             raise TrainingError(
-                f"the image reward {name!r} must give one finite number for each of "
-                f"{len(images)} images; "
-                f"it gave shape {tuple(column.shape)}"
+                f"the image reward {name!r} must give one finite number for each of {len(images)} "
+                f"images; it gave shape {tuple(column.shape)}"
                 + ("" if torch.isfinite(column).all() else " with NaN or infinity")
             )
         columns.append(column[:, None])

@@ -29,9 +29,7 @@ side."""
 
 
 class DiffusionPolicy:
-    """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the
-    policy.
-    """
+    """A frozen pipeline with a trainable adapter (fp32 masters), whose denoising is the policy."""
 
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)

@@ -56,9 +56,8 @@ class PromptBook:
         for prompt in self.prompts:
             if not prompt.target and same(prompt.text) in asked:
                 raise ConfigError(
-                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it "
-                    "from one "
-                    "of the two lists, or use {object} and {style} in prompts.template"
+                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it from "
+                    "one of the two lists, or use {object} and {style} in prompts.template"
                 )
 
     @property
@@ -177,9 +176,8 @@ def _of_lists(
         for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
             if names(text, name):
                 raise ConfigError(
-                    f"prompts.retain_file holds {text!r}, but an adapter of model.adapters "
-                    f"forgot {name!r}: "
-                    "remove it there, or it would be asked back"
+                    f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot "
+                    f"{name!r}: remove it there, or it would be asked back"
                 )
     prompts = [Prompt(text, 0, 0, True) for text in target]
     prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
@@ -199,9 +197,8 @@ def _check_anchors(book: PromptBook, anchors: tuple[str, ...], known: set[str]) 
     left = {name for place, name in enumerate(classes) if place not in lost}
     if not left & {*anchors} and not (left and NEAREST in anchors):
         raise ConfigError(
-            f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what "
-            "is or was "
-            f"forgotten: add one, or `{NEAREST}`"
+            f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what is or "
+            f"was forgotten: add one, or `{NEAREST}`"
         )
 
 
@@ -244,9 +241,9 @@ def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tup
             ]
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"concept {part!r} is not in this world: {hint}"
-                f"objects are {', '.join(known['object'])}; "
-                f"styles are {', '.join(f'style:{s}' for s in known['style'])}"
+                f"concept {part!r} is not in this world: {hint}objects are "
+                f"{', '.join(known['object'])}; styles are "
+                f"{', '.join(f'style:{s}' for s in known['style'])}"
             )
         pairs.append((domain, known[domain].index(name)))
     if len({domain for domain, _ in pairs}) > 1:

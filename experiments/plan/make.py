@@ -106,9 +106,8 @@ def _warnings(config: Config, evaluated: bool, run_costs: costs.Costs) -> list[s
     ]
     if config.learner.checkpointing == "auto":
         warnings.append(
-            "learner.checkpointing=auto: counted without it; where that does not fit, a run "
-            "turns it on "
-            "(learner.checkpointing=on shows what it then takes)"
+            "learner.checkpointing=auto: counted without it; where that does not fit, a run turns "
+            "it on (learner.checkpointing=on shows what it then takes)"
         )
     if config.loop.mode == "async":
         warnings.append(

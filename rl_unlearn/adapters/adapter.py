@@ -106,9 +106,8 @@ def read_adapter(path: str | Path) -> AdapterState:
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(file)!r} holds no LoRA of a UNet or transformer alone, in diffusers' "
-            "or kohya's keys: give "
-            "a run's own adapter, and none that changes the text encoder"
+            f"adapter {str(file)!r} holds no LoRA of a UNet or transformer alone, in diffusers' or "
+            "kohya's keys: give a run's own adapter, and none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
@@ -119,8 +118,8 @@ def read_adapter(path: str | Path) -> AdapterState:
         a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
         if not a.ndim == b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
             raise DataError(
-                f"adapter {str(file)!r}: the two factors of {down} do not fit each other: make "
-                "it again"
+                f"adapter {str(file)!r}: the two factors of {down} do not fit each other: make it "
+                "again"
             )
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(
@@ -185,8 +184,8 @@ def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -
         or not rank
     ):
         raise DataError(
-            f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of "
-            f"rank {rank!r}"
+            f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank "
+            f"{rank!r}"
         )
     strength = alpha / (math.sqrt(rank) if said.get(f"{prefix}use_rslora") else rank)
     return {

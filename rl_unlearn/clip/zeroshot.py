@@ -115,9 +115,8 @@ class ZeroShot:
                 if seen.setdefault(tuple(tokens), text) != text:
                     raise ConfigError(
                         f"a CLIP cannot tell the {domain} {text!r} from {seen[tuple(tokens)]!r}: "
-                        "both give the same "
-                        f"tokens; shorten what they share (prompts.{domain}_template), or take a "
-                        "longer context"
+                        "both give the same tokens; shorten what they share "
+                        f"(prompts.{domain}_template), or take a longer context"
                     )
 
     def __call__(

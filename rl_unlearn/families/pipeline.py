@@ -132,8 +132,8 @@ def _load(
         )
     for name, *shapes in report["mismatched_keys"]:
         raise DataError(
-            f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch "
-            "it again"
+            f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch it "
+            "again"
         )
     compare(folder, component, {*report["missing_keys"]}, {*report["unexpected_keys"]})
     return loaded

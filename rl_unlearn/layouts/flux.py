@@ -58,9 +58,8 @@ def _check(parts: Parts) -> None:
     check_words(parts["text_encoder"].get("hidden_size", 512), pooled, "text_encoder")
     if not network.get("guidance_embeds", False):
         raise DataError(
-            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was "
-            "distilled to a few steps, "
-            "of which no policy is learned; use FLUX.1-dev"
+            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was distilled "
+            "to a few steps, of which no policy is learned; use FLUX.1-dev"
         )
 
 

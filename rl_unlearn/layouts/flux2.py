@@ -90,8 +90,8 @@ def _check(parts: Parts) -> None:
     check_words(gives, network.get("joint_attention_dim", 15360))
     if parts["pipeline"].get("is_distilled", False):
         raise DataError(
-            "the model was distilled to a few steps (is_distilled), of which no policy is learned; "
-            "use FLUX.2-klein-base-4B or FLUX.2-klein-base-9B"
+            "the model was distilled to a few steps (is_distilled), of which no policy is "
+            "learned; use FLUX.2-klein-base-4B or FLUX.2-klein-base-9B"
         )
 
 

@@ -55,8 +55,7 @@ def _check(parts: Parts) -> None:
     if network.get("guidance_embeds"):
         raise DataError(
             "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few "
-            "steps, "
-            "of which no policy is learned; use Sana"
+            "steps, of which no policy is learned; use Sana"
         )
     if network.get("out_channels", 32) not in (None, network.get("in_channels", 32)):
         raise DataError(

@@ -60,8 +60,8 @@ def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     eta = f"DDIM, eta {sampler.eta:g}, {sampler.steps} steps"
     if kind in _FEW_STEPS or (kind.startswith("Euler") and spacing == "trailing"):
         yield (
-            f"the model is made for few steps of {kind}; it is drawn and trained by {eta} "
-            "instead: look at its images"
+            f"the model is made for few steps of {kind}; it is drawn and trained by {eta} instead: "
+            "look at its images"
         )
     elif kind not in ("DDIMScheduler", "PNDMScheduler"):
         yield f"the model's own sampler, {kind}, is replaced by {eta}"

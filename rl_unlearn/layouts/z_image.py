@@ -83,9 +83,9 @@ def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     yield from flow_matching.notes(parts, sampler)
     if parts["scheduler"].get("shift", 1.0) == _TURBO_SHIFT:
         yield (
-            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing "
-            "else in a "
-            "folder tells them apart: a model that was distilled to 8 steps is no policy to learn"
+            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing else "
+            "in a folder tells them apart: a model that was distilled to 8 steps is no policy to "
+            "learn"
         )
 
 

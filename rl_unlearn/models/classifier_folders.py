@@ -118,8 +118,8 @@ def _timm(
     ]
     if heads[-1:] != [len(labels)]:
         raise DataError(
-            f"classifier {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows "
-            f"for {len(labels)} label_names"
+            f"classifier {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows for "
+            f"{len(labels)} label_names"
         )
     try:
         network = timm.create_model(architecture, pretrained=False, num_classes=len(labels))
@@ -180,8 +180,7 @@ def _classifier(
     if unknown:
         raise ConfigError(
             f"classifier {str(folder)!r} does not know {', '.join(unknown[:5])}: it knows "
-            f"{', '.join(labels[:10])}; "
-            "take names from its labels, or another classifier"
+            f"{', '.join(labels[:10])}; take names from its labels, or another classifier"
         )
     rows = torch.tensor([place[_plain(name)] for name in names], device=device)
     centre, scale = (
@@ -215,8 +214,8 @@ def _check_sum(folder: Path) -> None:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"classifier {str(folder)!r} has no SHA256SUMS: where you trust the file, "
-            f"run `sha256sum {WEIGHTS} > SHA256SUMS`"
+            f"classifier {str(folder)!r} has no SHA256SUMS: where you trust the file, run "
+            f"`sha256sum {WEIGHTS} > SHA256SUMS`"
         ) from error
     sums = {
         name.lstrip("*"): digest
@@ -227,8 +226,8 @@ def _check_sum(folder: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sums.get(WEIGHTS) != found:
         raise DataError(
-            f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch "
-            "it again"
+            f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch it "
+            "again"
         )
 
 

@@ -112,8 +112,8 @@ def check(
             if was != found:
                 raise DataError(
                     f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it "
-                    "was when the run "
-                    "was made, and it is another one now: put it back, or make the run again"
+                    "was when the run was made, and it is another one now: put it back, or make "
+                    "the run again"
                 )
 
 

@@ -42,10 +42,9 @@ def named(model: Model) -> bool:
         return False
     if model.config is None:
         raise ConfigError(
-            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of "
-            "its kind by "
-            "model.config, which says what its weights are, or convert it to a folder with "
-            "diffusers' save_pretrained"
+            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of its "
+            "kind by model.config, which says what its weights are, or convert it to a folder "
+            "with diffusers' save_pretrained"
         )
     return True
 
@@ -154,8 +153,7 @@ def _convert(model: Model, described: Path, aside: Path) -> None:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"model.path {model.path!r} is no checkpoint of the kind that model.config "
-            f"{model.config!r} describes: "
-            f"{reason}"
+            f"{model.config!r} describes: {reason}"
         ) from error
     for name in layout.networks:  # as they were described, without where they were read from
         shutil.copyfile(described / name / "config.json", aside / name / "config.json")

@@ -61,8 +61,7 @@ class TokenLimit:
         count = f"{len(lost)} prompts are" if len(lost) > 1 else "a prompt is"
         return [
             f"{count} longer than the {self.tokens} tokens that the model reads: of "
-            f"{text[:_SHOWN]!r} the end has no "
-            f"effect, {rest[:_SHOWN]!r}"
+            f"{text[:_SHOWN]!r} the end has no effect, {rest[:_SHOWN]!r}"
         ]
 
     def check(self, book: PromptBook) -> list[str]:
@@ -79,9 +78,8 @@ class TokenLimit:
             if not prompt.target and row in forgotten:
                 raise ConfigError(
                     f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and "
-                    f"{prompt.text[:_SHOWN]!r}, to be "
-                    f"kept, are the same to the model: it reads {self.tokens} tokens; shorten or "
-                    "change them"
+                    f"{prompt.text[:_SHOWN]!r}, to be kept, are the same to the model: it reads "
+                    f"{self.tokens} tokens; shorten or change them"
                 )
         return self.notes(texts)
 
