@@ -142,14 +142,14 @@ def together(needs: list[Role], in_turn: bool) -> int:
     if in_turn:
         shared = max((need.lasting.get("network", 0) for need in needs), default=0)
         apart = [sum(need.lasting.values()) - need.lasting.get("network", 0) for need in needs]
-        one = Role(
+        role = Role(
             {"network": shared} | {str(number): held for number, held in enumerate(apart)},
             {
                 str(number): max(need.moments.values(), default=0)
                 for number, need in enumerate(needs)
             },
         )
-        return one.total
+        return role.total
     return sum(need.total for need in needs)
 
 

@@ -168,15 +168,15 @@ def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -
     """
     if STRENGTH not in about:
         return state
-    said = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
+    written = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
     prefix = _prefix(state) or _PREFIXES[0]
-    alphas, ranks = said.get(f"{prefix}alpha_pattern"), said.get(f"{prefix}rank_pattern")
+    alphas, ranks = written.get(f"{prefix}alpha_pattern"), written.get(f"{prefix}rank_pattern")
     if alphas or ranks:  # regular expressions over layers: not worth being guessed
         raise DataError(
             f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with "
             "one alpha"
         )
-    alpha, rank = said.get(f"{prefix}lora_alpha"), said.get(f"{prefix}r")
+    alpha, rank = written.get(f"{prefix}lora_alpha"), written.get(f"{prefix}r")
     if alpha is None:
         return state
     if (
@@ -187,7 +187,7 @@ def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -
             f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank "
             f"{rank!r}"
         )
-    strength = alpha / (math.sqrt(rank) if said.get(f"{prefix}use_rslora") else rank)
+    strength = alpha / (math.sqrt(rank) if written.get(f"{prefix}use_rslora") else rank)
     return {
         name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()
     }

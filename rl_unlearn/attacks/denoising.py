@@ -82,7 +82,7 @@ def descend(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total = [torch.zeros_like(p) for p in parameters]
-    found = []
+    before = []
     for start in range(0, len(draws), microbatch):
         rows = slice(start, min(start + microbatch, len(draws)))
         loss = losses(policy, draws[rows], embed(rows))
@@ -90,8 +90,8 @@ def descend(
             total, torch.autograd.grad(loss.sum() / len(draws), parameters), strict=True
         ):
             sum += gradient
-        found.append(loss.detach())
+        before.append(loss.detach())
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = gradient
     optimizer.step()
-    return torch.cat(found)
+    return torch.cat(before)

@@ -23,12 +23,12 @@ def parse_object(
     them. Half of a surrogate pair could not be written again.
     """
     try:
-        found = json.loads(content, parse_constant=float if infinite else _refuse)
-        if isinstance(found, dict):
-            finite = {key: value for key, value in found.items() if key not in infinite}
+        parsed = json.loads(content, parse_constant=float if infinite else _refuse)
+        if isinstance(parsed, dict):
+            finite = {key: value for key, value in parsed.items() if key not in infinite}
             json.dumps(finite, ensure_ascii=False, allow_nan=not infinite).encode()
-            return found
-        reason = f"it is a {type(found).__name__}"
+            return parsed
+        reason = f"it is a {type(parsed).__name__}"
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise DataError(f"{source} holds no JSON object ({reason}): {remedy}")

@@ -223,8 +223,8 @@ def _check_sum(folder: Path) -> None:
         if name
     }
     with (folder / WEIGHTS).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sums.get(WEIGHTS) != found:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if sums.get(WEIGHTS) != actual:
         raise DataError(
             f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch it "
             "again"

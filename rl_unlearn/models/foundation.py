@@ -108,8 +108,8 @@ def check(
     for kind in kinds:
         before, after = _of_kind(recorded, kind), _of_kind(now, kind)
         for place in [*before, *(place for place in after if place not in before)]:
-            (name, was), (other, found) = before.get(place, ("", "")), after.get(place, ("", ""))
-            if was != found:
+            (name, was), (other, present) = before.get(place, ("", "")), after.get(place, ("", ""))
+            if was != present:
                 raise DataError(
                     f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it "
                     "was when the run was made, and it is another one now: put it back, or make "
