@@ -85,8 +85,8 @@ class AdapterOptimizer:
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= MAX_SKIPPED:
             raise NonFiniteError(
-                f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: "
-                "lower learner.lr or check the reward"
+                f"the gradient was not finite in {MAX_SKIPPED} optimizer steps in a row: lower "
+                "learner.lr or check the reward"
             )
         return norm.item(), finite
 

@@ -73,14 +73,14 @@ class Ranks:
         except (dist.DistError, RuntimeError) as error:
             raise MachineError(
                 f"learner rank {rank} of {count} cannot meet the others at {address} "
-                f"({str(error).splitlines()[0]}): "
-                "open the network between the learners' nodes, or use learner.ranks=1"
+                f"({str(error).splitlines()[0]}): open the network between the learners' nodes, or "
+                "use learner.ranks=1"
             ) from error
         self._rank, self._count = rank, count
         self._device = device if own_gpus else torch.device("cpu")
 
     def share(self, rows: int) -> slice:
-        """Which of so many rows are this rank's; perhaps none."""
+        """Tells which of so many rows are this rank's; perhaps none."""
         return slice(rows * self._rank // self._count, rows * (self._rank + 1) // self._count)
 
     def sum(self, *tensors: Tensor) -> None:
@@ -104,21 +104,20 @@ class Ranks:
         """Raises TrainingError on every rank unless all of them say the same text of ``what``."""
         if self._count == 1:
             return
-        said = torch.zeros(self._count, 32)
-        said[self._rank] = torch.tensor(list(hashlib.sha256(text.encode()).digest()))
-        self.sum(said)
-        odd = [rank for rank, row in enumerate(said) if not torch.equal(row, said[0])]
+        digests = torch.zeros(self._count, 32)
+        digests[self._rank] = torch.tensor(list(hashlib.sha256(text.encode()).digest()))
+        self.sum(digests)
+        odd = [rank for rank, row in enumerate(digests) if not torch.equal(row, digests[0])]
         if odd:
             raise TrainingError(
-                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ "
-                "from rank 0's: "
-                "give all of them the same model, packages and kind of machine"
+                f"{what} of learner ranks {', '.join(map(str, odd))} of {self._count} differ from "
+                "rank 0's: give all of them the same model, packages and kind of machine"
             )
 
 
 def _stay_on_loopback() -> None:
     """Keeps torch's own sockets there, too; else it takes the address of this machine's name."""
-    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    if own is not None:
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(variable, own)
+            os.environ.setdefault(variable, loopback)

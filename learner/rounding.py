@@ -35,7 +35,7 @@ they are."""
 
 
 class Floor:
-    """K0 of each denoising step in nats; 0 until it is measured, and by definition in fp32."""
+    """Holds K0 of each denoising step in nats: 0 until it is measured, and always in fp32."""
 
     def __init__(self, config: Config, policy: DiffusionPolicy, conditions: Condition):
         self._config, self._policy, self._conditions = config, policy, conditions
@@ -66,7 +66,7 @@ class Floor:
         self._of_step = (total / count).float()
 
     def at(self, steps: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """K0 of some steps, on the CPU."""
+        """Returns K0 of some steps, on the CPU."""
         return self._of_step[steps]
 
     @property
@@ -102,15 +102,15 @@ class Floor:
         remedies = ["model.dtype=fp16 or fp32" if model.dtype == "bf16" else "model.dtype=fp32"]
         remedies += [f"a sampler.guidance below {guidance:g}"] if guidance > 1 else []
         remedies += [" ".join(f"{key}={_rounded_up(least):g}" for key, (_, least) in low.items())]
-        told = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
+        settings = " and ".join(f"{key}={limit:.3g}" for key, (limit, _) in low.items())
         rough = f"in {model.dtype} rounding alone moves a step by {self.mean:.2g} nats"
         raise ConfigError(
-            f"{told} cannot be held: {rough}, and budgets must be three times that: "
-            f"use {', '.join(remedies[:-1])}, or {remedies[-1]}"
+            f"{settings} cannot be held: {rough}, and budgets must be three times that: use "
+            f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
         )
 
     def state(self) -> list[float]:
-        """What :meth:`load` takes."""
+        """Returns what :meth:`load` takes."""
         return self._of_step.tolist()
 
     def load(self, state: list[float]) -> None:
@@ -136,12 +136,12 @@ def drawn_anew(
     parts = [part for part in torch.arange(len(steps)).split(at_once) if len(part)]
 
     def means() -> list[Tensor]:
-        found = []
+        values = []
         for part in parts:
             state = latents[part].to(policy.device)
             output = policy.predict(state, steps[part], conditions[prompts[part]])
-            found.append(policy.kernel.mean(output, state, steps[part]))
-        return found
+            values.append(policy.kernel.mean(output, state, steps[part]))
+        return values
 
     adapter, before = policy.adapter_state(), means()
     policy.load_adapter(_nudged(adapter, seed))
@@ -149,15 +149,15 @@ def drawn_anew(
         after = means()
     finally:
         policy.load_adapter(adapter)
-    found = [
+    kl = [
         policy.kernel.kl(a, b, steps[part]).cpu()
         for a, b, part in zip(after, before, parts, strict=True)
     ]
-    return torch.cat([torch.empty(0), *found])
+    return torch.cat([torch.empty(0), *kl])
 
 
 def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
-    """The adapter with noise by name on the weights that a fresh one has at 0."""
+    """Returns the adapter with noise by name on the weights that a fresh one has at 0."""
     nudged = dict(adapter)
     for name in (name for name in adapter if ".lora_B." in name):
         size = NUDGE * adapter[name.replace(".lora_B.", ".lora_A.")].abs().mean()
@@ -168,7 +168,7 @@ def _nudged(adapter: AdapterState, seed: int) -> AdapterState:
 
 
 def _rounded_up(number: float) -> float:
-    """Two digits that are not less."""
+    """Rounds a number up to two digits."""
     if not math.isfinite(number):
         return number
     unit = 10.0 ** (math.floor(math.log10(number)) - 1)

@@ -80,7 +80,8 @@ def group_advantages(
 def centred(
     advantages: Float[Tensor, "batch steps"], target: Bool[Tensor, " batch"]
 ) -> Float[Tensor, "batch steps"]:
-    """Less their mean over the batch at each step; those of ``target`` prompts and the rest apart.
+    """Returns advantages less their mean over the batch at each step; those of ``target`` prompts
+    and the rest apart.
 
     Values that lag behind the policy are off by much the same for every image. What all of them
     share says nothing about an action and is noise. Of n trajectories (n - 1) / n of the gradient
@@ -93,13 +94,14 @@ def centred(
 
 
 def scale(advantages: Float[Tensor, "batch *steps"]) -> float:
-    """What advantages are divided by: the batch's standard deviation."""
+    """Returns what advantages are divided by: the batch's standard deviation."""
     return advantages.std(correction=0).item() + 1e-6
 
 
 def standardised(advantages: Float[Tensor, "batch *steps"]) -> Float[Tensor, "batch *steps"]:
-    """Divided by their standard deviation; the mean is left, for the baseline already carries
-    it."""
+    """Returns advantages over their standard deviation; the mean is left, for the baseline already
+    carries it.
+    """
     return advantages / scale(advantages)
 
 
@@ -119,7 +121,7 @@ class PromptStatistics:
         self._counted: deque[int] = deque(maxlen=64 * length)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` takes; plain values."""
+        """Returns what :meth:`load` takes, as plain values."""
         rewards = {str(prompt): list(kept) for prompt, kept in self._rewards.items()}
         pooled = [list(self._pooled[kind]) for kind in (True, False)]
         return {"rewards": rewards, "pooled": pooled, "counted": list(self._counted)}
@@ -157,9 +159,10 @@ class PromptStatistics:
                 self._pooled[kind].append(reward)
         result = []
         for _, prompt, kind, reward in rows:
-            own = self._rewards[prompt]
+            latest = self._rewards[prompt]
             known = torch.tensor(
-                list(own if len(own) >= self._minimum else self._pooled[kind]), dtype=torch.float64
+                list(latest if len(latest) >= self._minimum else self._pooled[kind]),
+                dtype=torch.float64,
             )
             result.append((reward - known.mean().item()) / (known.std(correction=0).item() + 1e-4))
         return torch.tensor(result, dtype=rewards.dtype)
@@ -229,7 +232,7 @@ def by_vtrace(batch: Batch) -> Advantages:
 
 
 def by_gradients(batch: Batch) -> Advantages:
-    """The critic's action gradients alone."""
+    """Returns the critic's action gradients alone."""
     return Advantages(None, batch.scored.action_gradients)
 
 

@@ -5,14 +5,13 @@ from rl_unlearn.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """ConfigError for settings under which the loop would wait for ever, or the critic learn what
-    is not so.
+    """Raises ConfigError for settings under which the loop would wait for ever, or the critic learn
+    what is not so.
     """
     if config.estimator.row.critic and config.sampler.eta < 1 and config.critic.renoised > 0:
         raise ConfigError(
-            f"sampler.eta={config.sampler.eta:g} has other states than those of fresh noise, "
-            "which the critic learns: "
-            "use critic.renoised=0 with it, or sampler.eta=1"
+            f"sampler.eta={config.sampler.eta:g} has other states than those of fresh noise, which "
+            "the critic learns: use critic.renoised=0 with it, or sampler.eta=1"
         )
     if config.cluster.inline and config.learner.ranks > 1:
         raise ConfigError(
@@ -22,8 +21,7 @@ def check(config: Config) -> None:
     if (config.rollout.actors_min or 1) > config.rollout.actors:
         raise ConfigError(
             f"rollout.actors_min {config.rollout.actors_min} is more than rollout.actors "
-            f"{config.rollout.actors}: "
-            "raise one, or lower the other"
+            f"{config.rollout.actors}: raise one, or lower the other"
         )
     updates, images, ahead = (
         config.learner.updates_per_round,
@@ -33,19 +31,17 @@ def check(config: Config) -> None:
     if config.learner.batch * updates < images:
         # The rest would pile up until the rate limiter stops the rollouts.
         raise ConfigError(
-            f"learner.batch * learner.updates_per_round is {config.learner.batch * updates}, "
-            "less than the "
-            f"rollout.images {images} of a round: raise one, or lower rollout.images"
+            f"learner.batch * learner.updates_per_round is {config.learner.batch * updates}, less "
+            f"than the rollout.images {images} of a round: raise one, or lower rollout.images"
         )
     if config.replay.max_lag < ahead * updates - 1:
         raise ConfigError(
             f"replay.max_lag {config.replay.max_lag} evicts images before they are learned from: "
-            "use at least "
-            f"{ahead * updates - 1}, or lower loop.pipeline"
+            f"use at least {ahead * updates - 1}, or lower loop.pipeline"
         )
     needed = config.critic.warmup_images + (ahead + 1) * images
     if config.replay.capacity < needed:
         raise ConfigError(
-            f"replay.capacity {config.replay.capacity} is too small for what must be kept: use "
-            f"at least {needed}"
+            f"replay.capacity {config.replay.capacity} is too small for what must be kept: use at "
+            f"least {needed}"
         )

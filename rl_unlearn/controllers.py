@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def next_kl_weight(weight: float, kl: float, budget: float, rate: float) -> float:
-    """One multiplicative ascent step of the Lagrange multiplier that holds ``kl <= budget``.
+    """Returns one multiplicative ascent step of the Lagrange multiplier that holds ``kl <=
+    budget``.
 
     The relative violation is clipped to [-1, 1], so that one outlier cannot throw the multiplier
     away. A rate of 0 keeps the weight as it is, 0 included.

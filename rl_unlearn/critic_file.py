@@ -74,13 +74,15 @@ def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
             f"critic.start {str(run)!r} holds no {FILE_NAME}: give the folder of a finished run "
             "with a critic"
         )
-    found = parse_object(read_header(path).metadata.get("meaning", "{}"), path)
+    written = parse_object(read_header(path).metadata.get("meaning", "{}"), path)
     weights = read_tensors(path, "critic")
     for name, expected in json.loads(json.dumps(asdict(meaning))).items():
-        if found.get(name) != expected:
+        if written.get(name) != expected:
             raise DataError(f"critic {str(path)!r} {_DIFFERS[name]}, or make a new one")
-    own = critic.state_dict()
-    if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
+    needed = critic.state_dict()
+    if needed.keys() != weights.keys() or any(
+        needed[name].shape != weights[name].shape for name in needed
+    ):
         raise DataError(
             f"critic {str(path)!r} has another shape: use its run's reward.clip, critic.grid, "
             "critic.layers"
@@ -93,5 +95,5 @@ def load_critic(run: str | Path, critic: Critic, meaning: Meaning) -> None:
             "damaged"
         )
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in needed.items():
             tensor.copy_(weights[name])

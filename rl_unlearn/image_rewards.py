@@ -42,45 +42,44 @@ BUILT_IN: Mapping[str, ImageReward] = {"jpeg_kilobytes": jpeg_kilobytes}
 
 
 def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageReward]:
-    """The functions that ``reward.images`` names, in its order; ``given`` are the caller's.
+    """Returns the functions that ``reward.images`` names, in its order; ``given`` are the caller's.
 
     Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot
     be used.
     """
     known, folders = {**BUILT_IN, **given}, classifiers(config)
-    found: dict[str, ImageReward] = {}
+    functions: dict[str, ImageReward] = {}
     for name in config.reward.images:
         if name in folders:
-            found[name] = _classifier(name, *folders[name], config)
+            functions[name] = _classifier(name, *folders[name], config)
         elif name in known:
-            found[name] = known[name]
+            functions[name] = known[name]
         else:
             raise ConfigError(
                 f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
-                "classifier:FOLDER:LABEL, "
-                "or pass the function through the API, train(..., image_rewards={name: function})"
+                "classifier:FOLDER:LABEL, or pass the function through the API, train(..., "
+                "image_rewards={name: function})"
             )
-    return found
+    return functions
 
 
 def evaluate(
     rewards: Mapping[str, ImageReward], images: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch rewards"]:
-    """One column for each reward, on the CPU.
+    """Returns one column for each reward, on the CPU.
 
     Raises TrainingError for a wrong shape or a number that is not finite.
     """
     columns = [torch.zeros(len(images), 0)]
     for name, reward in rewards.items():
-        found = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
-        if found.shape != (len(images),) or not torch.isfinite(found).all():
+        column = torch.as_tensor(reward(images), dtype=torch.float32).detach().cpu()
+        if column.shape != (len(images),) or not torch.isfinite(column).all():
             raise TrainingError(
-                f"the image reward {name!r} must give one finite number for each of "
-                f"{len(images)} images; "
-                f"it gave shape {tuple(found.shape)}"
-                + ("" if torch.isfinite(found).all() else " with NaN or infinity")
+                f"the image reward {name!r} must give one finite number for each of {len(images)} "
+                f"images; it gave shape {tuple(column.shape)}"
+                + ("" if torch.isfinite(column).all() else " with NaN or infinity")
             )
-        columns.append(found[:, None])
+        columns.append(column[:, None])
     return torch.cat(columns, dim=1)
 
 
@@ -89,7 +88,7 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
 
     Raises ConfigError for a name that is not whole.
     """
-    found = {}
+    specs = {}
     for name in config.reward.images:
         if (parts := reward_names.classifier(name)) is not None:
             folder, label = parts
@@ -97,8 +96,8 @@ def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
                 raise ConfigError(
                     f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}"
                 )
-            found[name] = Path(folder), label
-    return found
+            specs[name] = Path(folder), label
+    return specs
 
 
 def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageReward:
@@ -108,12 +107,12 @@ def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageRew
             f"reward.images: {name!r} is the judge that reports the results: take another "
             "classifier"
         )
-    one = load_folder(folder, (label,), device_of(config.model))
-    everything = replace(one, rows=torch.arange(one.classes))
-    row = int(one.rows[0])
+    classifier = load_folder(folder, (label,), device_of(config.model))
+    everything = replace(classifier, rows=torch.arange(classifier.classes))
+    row = int(classifier.rows[0])
 
     def log_probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Of the label, in nats."""
+        """Returns the log-probability of the label, in nats."""
         logits, _ = everything(images)
         return logits.log_softmax(dim=1)[:, row]
 

@@ -60,8 +60,8 @@ class Kernel:
         """Raises ConfigError if eta is not positive."""
         if self.eta <= 0:
             raise ConfigError(
-                f"sampler.eta is {self.eta}: a deterministic sampler is no policy to learn, use "
-                "0 < sampler.eta <= 1"
+                f"sampler.eta is {self.eta}: a deterministic sampler is no policy to learn, use 0 "
+                "< sampler.eta <= 1"
             )
 
     def __len__(self) -> int:

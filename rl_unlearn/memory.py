@@ -10,12 +10,12 @@ from rl_unlearn.errors import MachineError
 
 @contextmanager
 def enough_for(who: str, remedy: str) -> Iterator[None]:
-    """MachineError with the settings that help, in place of torch's, which names none."""
+    """Raises MachineError with the settings that help, in place of torch's, which names none."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        told = str(error).partition(". ")[0]
-        raise MachineError(f"{who} has not enough GPU memory ({told}): {remedy}") from error
+        reason = str(error).partition(". ")[0]
+        raise MachineError(f"{who} has not enough GPU memory ({reason}): {remedy}") from error
 
 
 ROLLOUT = "lower rollout.batch or model.size, or use model.dtype=fp16"

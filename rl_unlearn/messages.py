@@ -61,7 +61,7 @@ class Snapshot:
     """Whatever JSON holds exactly: numbers, strings, lists, objects with string keys."""
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors under ``name.``, without it."""
+        """Returns the tensors under ``name.``, without it."""
         return {
             key.removeprefix(f"{name}."): t
             for key, t in self.tensors.items()
@@ -70,15 +70,15 @@ class Snapshot:
 
 
 def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as copies on the CPU, each name with ``name.`` before it."""
+    """Returns the tensors as copies on the CPU, each name with ``name.`` before it."""
     return {
         f"{name}.{key}": tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()
     }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of every parameter by place and name, such as ``0.exp_avg``; step sizes are not
-    among it.
+    """Returns the state of every parameter by place and name, such as ``0.exp_avg``; step sizes are
+    not among it.
     """
     state = optimizer.state_dict()["state"]
     return {f"{place}.{name}": value for place, row in state.items() for name, value in row.items()}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def seed_of(*names: int | str) -> int:
-    """A 63-bit seed from a tuple of names (BLAKE2b), independent of process, platform and call
-    order.
+    """Returns a 63-bit seed from a tuple of names (BLAKE2b), independent of process, platform and
+    call order.
     """
     digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -23,7 +23,7 @@ def generator(*names: int | str) -> torch.Generator:
 
 
 def shuffled(count: int, *names: int | str) -> list[int]:
-    """The numbers below ``count`` in an order by name."""
+    """Returns the numbers below ``count`` in an order by name."""
     return torch.randperm(count, generator=generator(*names)).tolist()
 
 

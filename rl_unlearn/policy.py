@@ -29,9 +29,7 @@ side."""
 
 
 class DiffusionPolicy:
-    """Frozen pipeline plus trainable adapter (fp32 masters); its stochastic denoising step is the
-    policy.
-    """
+    """A frozen pipeline with a trainable adapter (fp32 masters), whose denoising is the policy."""
 
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
@@ -99,7 +97,9 @@ class DiffusionPolicy:
         lora.load(self.network, state, scale)
 
     def adapter_enabled(self, enabled: bool) -> AbstractContextManager[None]:
-        """With ``False``: the untouched model, without a second copy of its weights."""
+        """Switches the adapter off meanwhile, with ``False``: the untouched model, without a second
+        copy of it.
+        """
         return lora.enabled(self.network, enabled)
 
     @torch.no_grad()

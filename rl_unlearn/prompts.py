@@ -56,9 +56,8 @@ class PromptBook:
         for prompt in self.prompts:
             if not prompt.target and same(prompt.text) in asked:
                 raise ConfigError(
-                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it "
-                    "from one "
-                    "of the two lists, or use {object} and {style} in prompts.template"
+                    f"the prompt {prompt.text!r} is to be forgotten and to be kept: remove it from "
+                    "one of the two lists, or use {object} and {style} in prompts.template"
                 )
 
     @property
@@ -83,14 +82,14 @@ class PromptBook:
 
     @classmethod
     def from_config(cls, config: Config) -> "PromptBook":
-        """The grid of objects and styles, or the user's two prompt files.
+        """Returns the grid of objects and styles, or the user's two prompt files.
 
         Raises ConfigError for a concept outside the grid or half a pair of files, DataError for a
         bad file.
         """
         prompts = config.prompts
-        told = [metadata(adapter).get("concept") for adapter in config.model.adapters]
-        gone = tuple(concept for concept in told if concept)  # another's adapter does not say
+        forgotten = [metadata(adapter).get("concept") for adapter in config.model.adapters]
+        gone = tuple(concept for concept in forgotten if concept)  # another's adapter does not say
         if (prompts.target_file is None) != (prompts.retain_file is None):
             raise ConfigError(
                 "prompts.target_file and prompts.retain_file go together: give both or neither"
@@ -100,9 +99,12 @@ class PromptBook:
             book = _of_lists(config.concept, gone, *lists)
         else:
             book = _of_grid(config.concept, gone, prompts)
-        own = canvas.ANCHORS if config.model.path == "canvas" else ()
+        anchors_of_canvas = canvas.ANCHORS if config.model.path == "canvas" else ()
         known = {name for names in book.names.values() for name in names}
-        anchors = config.reward.anchor or (*(name for name in own if name in known), NEAREST)
+        anchors = config.reward.anchor or (
+            *(name for name in anchors_of_canvas if name in known),
+            NEAREST,
+        )
         _check_anchors(book, anchors, known)
         return replace(book, anchors=tuple(anchors))
 
@@ -174,9 +176,8 @@ def _of_lists(
         for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
             if names(text, name):
                 raise ConfigError(
-                    f"prompts.retain_file holds {text!r}, but an adapter of model.adapters "
-                    f"forgot {name!r}: "
-                    "remove it there, or it would be asked back"
+                    f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot "
+                    f"{name!r}: remove it there, or it would be asked back"
                 )
     prompts = [Prompt(text, 0, 0, True) for text in target]
     prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
@@ -192,13 +193,12 @@ def _check_anchors(book: PromptBook, anchors: tuple[str, ...], known: set[str]) 
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"name a class, or `{NEAREST}`"
             raise ConfigError(f"reward.anchor {name!r} is unknown to this world: {hint}")
-    own, lost = book.names[book.concept_domain], {*book.concepts, *book.gone}
-    left = {name for place, name in enumerate(own) if place not in lost}
+    classes, lost = book.names[book.concept_domain], {*book.concepts, *book.gone}
+    left = {name for place, name in enumerate(classes) if place not in lost}
     if not left & {*anchors} and not (left and NEAREST in anchors):
         raise ConfigError(
-            f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what "
-            "is or was "
-            f"forgotten: add one, or `{NEAREST}`"
+            f"reward.anchor {list(anchors)} names no other {book.concept_domain} than what is or "
+            f"was forgotten: add one, or `{NEAREST}`"
         )
 
 
@@ -216,13 +216,13 @@ def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> lis
 
 
 def _parts(concept: str) -> list[str]:
-    """The concepts named, each as `object:NAME` or `style:NAME`."""
+    """Returns the concepts named, each as `object:NAME` or `style:NAME`."""
     parts = [part.strip() for part in concept.split(",")]
     return [part if part.startswith(("object:", "style:")) else f"object:{part}" for part in parts]
 
 
 def names(text: str, name: str) -> bool:
-    """Whether a prompt has a name in it as a word of its own, whatever its case."""
+    """Tells whether a prompt has a name in it as a word of its own, whatever its case."""
     return re.search(rf"(?<!\w){re.escape(same(name))}(?!\w)", same(text)) is not None
 
 
@@ -241,9 +241,9 @@ def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tup
             ]
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"concept {part!r} is not in this world: {hint}"
-                f"objects are {', '.join(known['object'])}; "
-                f"styles are {', '.join(f'style:{s}' for s in known['style'])}"
+                f"concept {part!r} is not in this world: {hint}objects are "
+                f"{', '.join(known['object'])}; styles are "
+                f"{', '.join(f'style:{s}' for s in known['style'])}"
             )
         pairs.append((domain, known[domain].index(name)))
     if len({domain for domain, _ in pairs}) > 1:
@@ -267,5 +267,5 @@ def _filler(template: str, key: str) -> Callable[[str, str], str]:
 
 
 def spread(items: list[int], count: int) -> list[int]:
-    """At most ``count`` items at even distances."""
+    """Returns at most ``count`` items at even distances."""
     return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]

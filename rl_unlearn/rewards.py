@@ -46,7 +46,7 @@ def outcome_names(book: PromptBook, config: Reward) -> tuple[str, ...]:
 def outcomes(
     evidence: Evidence, bound: float, images: Float[Tensor, "batch rewards"] | None = None
 ) -> Float[Tensor, "batch outcomes"]:
-    """What rewards are made of, for every image, whatever was asked and whatever shall be
+    """Returns what rewards are made of, for every image, whatever was asked and whatever shall be
     forgotten.
 
     For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in
@@ -60,25 +60,25 @@ def outcomes(
 
 
 def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
-    """For each concept the class of its domain that shall stand in its place: the first possible of
-    ``book.anchors``.
+    """Returns, for each concept, the class of its domain that shall stand in its place: the first
+    possible of ``book.anchors``.
 
     ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked
     that there is one.
     """
-    own, concepts, lost = (
+    domain, concepts, lost = (
         book.names[book.concept_domain],
         list(book.concepts),
         {*book.concepts, *book.gone},
     )
     for name in book.anchors:
-        if name == NEAREST and len(lost) < len(own):
+        if name == NEAREST and len(lost) < len(domain):
             similarity = classes @ classes[concepts].T
             similarity[list(lost)] = float("-inf")
             return tuple(similarity.argmax(dim=0).tolist())
-        if name in own and own.index(name) not in lost:
-            return (own.index(name),) * len(concepts)
-    raise AssertionError(f"no class of {own} can stand in the concepts' place")
+        if name in domain and domain.index(name) not in lost:
+            return (domain.index(name),) * len(concepts)
+    raise AssertionError(f"no class of {domain} can stand in the concepts' place")
 
 
 def reward_weights(
@@ -93,18 +93,18 @@ def reward_weights(
     of them: the rewards that see nothing but the image.
     """
     column = {name: place for place, name in enumerate(outcome_names(book, config))}
-    own, other = book.concept_domain, book.other_domain
+    domain, other = book.concept_domain, book.other_domain
     weights = torch.zeros(len(book.prompts), len(column))
     for row, prompt in zip(weights, book.prompts, strict=True):
-        asked = getattr(prompt, own)
-        name, rest = book.names[own][asked], book.names[other][getattr(prompt, other)]
+        asked = getattr(prompt, domain)
+        name, rest = book.names[domain][asked], book.names[other][getattr(prompt, other)]
         if prompt.target:
-            anchor = book.names[own][anchors[book.concepts.index(asked)]]
-            row[column[f"log-odds {own} {name}"]] = -config.forget
-            row[column[f"log-prob {own} {anchor}"]] = config.presence
+            anchor = book.names[domain][anchors[book.concepts.index(asked)]]
+            row[column[f"log-odds {domain} {name}"]] = -config.forget
+            row[column[f"log-prob {domain} {anchor}"]] = config.presence
             row[column[f"log-prob {other} {rest}"]] = 0.0 if prompt.gone else config.coherence
         elif not prompt.gone:
-            row[column[f"log-prob {own} {name}"]] = row[column[f"log-prob {other} {rest}"]] = (
+            row[column[f"log-prob {domain} {name}"]] = row[column[f"log-prob {other} {rest}"]] = (
                 config.retain
             )
         for image, weight in config.images.items():

@@ -33,7 +33,7 @@ class States:
 
     @staticmethod
     def cat(parts: "Sequence[States]") -> "States":
-        """Several as one, in the order given."""
+        """Returns several as one, in the order given."""
         return States(
             *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(States))
         )

@@ -62,18 +62,18 @@ class Trajectory:
 
     @staticmethod
     def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
-        """Several batches as one, in the order given."""
+        """Returns several batches as one, in the order given."""
         return Trajectory(
             **{name: torch.cat([getattr(p, name) for p in parts]) for name in parts[0].tensors()}
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        """Returns the fields that are there."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in values.items() if tensor is not None}
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Which rows hold finite numbers only."""
+        """Tells which rows hold finite numbers only."""
         floats = [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
         return torch.stack(
             [
@@ -83,8 +83,8 @@ class Trajectory:
         ).all(dim=0)
 
     def to_arrow(self) -> pa.RecordBatch:
-        """One row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits (Arrow has
-        no such type).
+        """Returns one row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits
+        (Arrow has no such type).
         """
         storage = next(name for name, dtype in _DTYPES.items() if dtype == self.latents.dtype)
         columns = {}
@@ -122,8 +122,8 @@ class Trajectory:
 
     @classmethod
     def checked(cls, tensors: Mapping[str, Tensor]) -> "Trajectory":
-        """A batch of tensors of any origin; raises DataError unless their shapes and types fit
-        together.
+        """Returns a batch of tensors of any origin; raises DataError unless their shapes and types
+        fit together.
         """
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         if not needed <= tensors.keys() <= {f.name for f in fields(cls)}:
@@ -155,7 +155,7 @@ class Trajectory:
 
 
 def _tensor(name: str, column: pa.Array, storage: torch.dtype) -> Tensor:
-    """A column as a tensor of its own; DataError if it has no such type, or holes."""
+    """Returns a column as a tensor; raises DataError if it has no such type, or holes."""
     wide = isinstance(column, pa.FixedShapeTensorArray)
     kind = column.type.value_type if wide else column.type
     fits = (

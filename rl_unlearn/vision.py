@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def _without(name: str) -> Iterator[None]:
-    """While this lasts a module that is not imported yet cannot be; others do without it."""
+    """Makes a module that is not imported yet fail to import meanwhile; others do without it."""
     if name in sys.modules:
         yield
         return

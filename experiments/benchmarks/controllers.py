@@ -31,27 +31,27 @@ def run(config: Config, until: float, tell: Callable[[dict[str, Any]], None]) ->
     release()
     start = time.monotonic()
     rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {"ended": "cut off", "updates": rows}
+    known: dict[str, Any] = {"ended": "cut off", "updates": rows}
 
     def on_event(event: Event) -> None:
         if isinstance(event, WarmUp):
-            found["warm_up_seconds"] = time.monotonic() - start
+            known["warm_up_seconds"] = time.monotonic() - start
         if not isinstance(event, Round):
             return
         rows.append(_of_update(config, event.row()))
-        tell(found)
+        tell(known)
         if time.monotonic() > until:
             raise TrainingError("the time was over")
 
     try:
         with half_on_cpu.quick():
             result = program.train(config, on_event)
-        found |= {"ended": "finished", "images": result.images}
+        known |= {"ended": "finished", "images": result.images}
     except UserError as error:
-        found["ended"] = str(error)
+        known["ended"] = str(error)
     held = make(config, evaluated=False)["memory"]["cards"][0]["bytes"]
     reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
-    return found | {"bytes": peak(), "reserved_bytes": reserved, "planned_bytes": held}
+    return known | {"bytes": peak(), "reserved_bytes": reserved, "planned_bytes": held}
 
 
 def _of_update(config: Config, row: dict[str, Any]) -> dict[str, Any]:
@@ -62,5 +62,5 @@ def _of_update(config: Config, row: dict[str, Any]) -> dict[str, Any]:
     gone = [(count, way) for count, way in ways if way > 0]
     share = sum(count / way**2 for count, way in gone) / max(1, sum(count for count, _ in gone))
     raw = row["step_kl"] + row["kl_floor"] * share
-    found = {"update": row["policy_version"], "step_kl": row["step_kl"], "step_kl_raw": raw}
-    return found | {key: row[key] for key in _PLAIN}
+    figures = {"update": row["policy_version"], "step_kl": row["step_kl"], "step_kl_raw": raw}
+    return figures | {key: row[key] for key in _PLAIN}

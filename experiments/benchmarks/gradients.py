@@ -49,7 +49,7 @@ def squared_mean(products: Float[Tensor, "rounds rounds"]) -> tuple[float, float
 
 
 def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds parameters"]:
-    """One row for each round; retention plays no part."""
+    """Returns one row for each round; retention plays no part."""
     rollout, critic, learner = RolloutActor(config), CriticActor(config), Learner(config)
     learner.policy.load_adapter(weights.state)
     book, rows = PromptBook.from_config(config), []

@@ -32,7 +32,7 @@ _FITS = 4
 
 
 def peak() -> int | None:
-    """The most bytes of GPU memory that torch held at once since :func:`release`."""
+    """Returns the most bytes of GPU memory that torch held at once since :func:`release`."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
@@ -46,16 +46,17 @@ def release() -> None:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and its seconds."""
+    """Returns what the work gives, and its seconds."""
     start = time.monotonic()
-    found = work()
+    result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return found, time.monotonic() - start
+    return result, time.monotonic() - start
 
 
 def ratio(config: Config) -> dict[str, Any]:
-    """The largest absolute joint log-ratio in nats before any update, over all learned steps.
+    """Returns the largest absolute joint log-ratio in nats before any update, over all learned
+    steps.
 
     Computed in passes of as many rows as the configuration says, and of another number of rows.
     """
@@ -63,17 +64,17 @@ def ratio(config: Config) -> dict[str, Any]:
     actor.share_frozen(learner.policy)
     learned = learner.policy.kernel.learned
     sizes = {"as configured": config.learner.microbatch, "of another shape": _ODD}
-    found: dict[str, Any] = {"states": config.rollout.batch * len(learned)}
+    ratios_by_shape: dict[str, Any] = {"states": config.rollout.batch * len(learned)}
     with half_on_cpu.quick():
         trajectory = actor.sample(_request(actor, config.rollout.batch), learner.weights())
         for name, rows in sizes.items():
             ratios = learner.gradient.log_ratios(trajectory, rows)
-            found[f"largest log-ratio, {name}"] = ratios.abs().max().item()
-    return found
+            ratios_by_shape[f"largest log-ratio, {name}"] = ratios.abs().max().item()
+    return ratios_by_shape
 
 
 def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
-    """K0 by number type at the configured guidance; ``load`` takes overrides.
+    """Measures K0 by number type at the configured guidance; ``load`` takes overrides.
 
     On a GPU fp32 is looked at three times: as torch sets it up, without TF32, with it everywhere.
     """
@@ -81,17 +82,19 @@ def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
     if torch.cuda.is_available():
         kinds |= {"fp32 without TF32": ("fp32", "ieee"), "fp32 with TF32": ("fp32", "tf32")}
     kinds |= {"fp16": ("fp16", None), "bf16": ("bf16", None)}
-    found: dict[str, Any] = {}
+    by_kind: dict[str, Any] = {}
     for name, (dtype, products) in kinds.items():
         release()
         with _products(products), half_on_cpu.quick():
-            found[name] = measure(load(f"model.dtype={dtype}"), own=False, count=states)
-    return found
+            by_kind[name] = measure(
+                load(f"model.dtype={dtype}"), drawn_by_model=False, count=states
+            )
+    return by_kind
 
 
 @contextlib.contextmanager
 def _products(precision: str | None) -> Iterator[None]:
-    """How a GPU multiplies fp32 meanwhile; None leaves it as it is."""
+    """Sets how a GPU multiplies fp32 meanwhile; None leaves it as it is."""
     cudnn: Any = torch.backends.cudnn
     backends = (cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
@@ -107,10 +110,10 @@ def _products(precision: str | None) -> Iterator[None]:
 def flops(config: Config) -> dict[str, Any]:
     """FLOPs of a guided forward of one image, counted as it is computed and as planned."""
     actor = RolloutActor(config)
-    policy, told = actor.policy, actor.conditions[:1]
+    policy, condition = actor.policy, actor.conditions[:1]
     latents = torch.randn(1, *policy.latent_shape)
     with torch.no_grad(), half_on_cpu.quick(), counter() as count:
-        policy.predict(latents, torch.tensor([1]), told)
+        policy.predict(latents, torch.tensor([1]), condition)
     planned = make(config, evaluated=False)["flops"]["guided forward of one image"]
     counted = count.get_total_flops()
     return {"counted": counted, "planned": planned, "ratio": counted / planned}
@@ -133,7 +136,7 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     }
     work, images = plans["off"]["flops"], config.rollout.batch
     drawing = images * config.sampler.steps * work["guided forward of one image"]
-    found: dict[str, Any] = {}
+    roles_measured: dict[str, Any] = {}
 
     def note(
         name: str,
@@ -145,9 +148,9 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
         setting: str = "off",
     ) -> None:
         need, measured = plans[setting]["memory"]["roles"][role], peak()
-        moments = [size for told, size in need["moments"].items() if told.startswith(moment)]
+        moments = [size for label, size in need["moments"].items() if label.startswith(moment)]
         planned = sum(need["lasting"].values()) + moments[0]
-        found[name] = {
+        roles_measured[name] = {
             "bytes": measured, "planned_bytes": planned,
             "ratio": measured / planned if measured else None, "seconds": seconds,
             "images_per_second": images / seconds, "tflops": done / seconds / TERA,
@@ -155,9 +158,9 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
 
     start = Learner(config).weights()
     actor = RolloutActor(config)
-    told = actor.conditions[torch.arange(images) % len(actor.conditions)]
+    conditions = actor.conditions[torch.arange(images) % len(actor.conditions)]
     release()
-    (latents, *_), seconds = timed(lambda: actor.policy.rollout(told, list(range(images))))
+    (latents, *_), seconds = timed(lambda: actor.policy.rollout(conditions, list(range(images))))
     note("rollout", "rollout", "drawing", seconds, images, drawing)
     release()
     _, seconds = timed(lambda: actor.policy.decode(latents[:, -1]).cpu())
@@ -166,7 +169,7 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     release()
     trajectory, seconds = timed(lambda: actor.sample(_request(actor, images), start))
     note("sample with its reward", "rollout", "drawing", seconds, images, whole)
-    del actor, latents, told
+    del actor, latents, conditions
     release()
     critic = CriticActor(config)
     states = choose(
@@ -187,12 +190,12 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
             learner.update(scored)
             _, seconds = timed(lambda: learner.update(scored))  # noqa: B023
         except MachineError as error:  # the card is too small for one of the two
-            found[name] = {"refused": str(error)}
+            roles_measured[name] = {"refused": str(error)}
         else:
             done = images * plans[setting]["flops"]["learner update of one image"]
             note(name, "learner", "kept", seconds, images, done, setting)
         del learner
-    return found
+    return roles_measured
 
 
 def _request(actor: RolloutActor, images: int) -> Request:

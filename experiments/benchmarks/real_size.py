@@ -94,18 +94,18 @@ class Report:
             self._write()
             return
         try:
-            found = work()
+            result = work()
         except Exception as error:  # the other parts are worth their time all the same
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             known = self._content["parts"].get(name, {})
-            found, self.failed = known | {"failed": f"{kind}{error}"}, True
-        self.note(name, found | {"part_seconds": time.monotonic() - start})
-        told = {key: _short(value) for key, value in found.items() if key != "updates"}
-        print(f"{name}: {to_json(told)}", flush=True)
+            result, self.failed = known | {"failed": f"{kind}{error}"}, True
+        self.note(name, result | {"part_seconds": time.monotonic() - start})
+        shown = {key: _short(value) for key, value in result.items() if key != "updates"}
+        print(f"{name}: {to_json(shown)}", flush=True)
 
-    def note(self, name: str, found: dict[str, Any]) -> None:
-        """What is known of a part so far."""
-        self._content["parts"][name] = found
+    def note(self, name: str, result: dict[str, Any]) -> None:
+        """Writes down what is known of a part so far."""
+        self._content["parts"][name] = result
         self._write()
 
     def _write(self) -> None:
@@ -115,7 +115,7 @@ class Report:
 
 def _short(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _short(one) for key, one in value.items()}
+        return {key: _short(item) for key, item in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -165,15 +165,15 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
         return {"folder": str(place), "bytes": sum(sizes)}
 
     def train(dtype: str) -> dict[str, Any]:
-        def tell(found: dict[str, Any]) -> None:
-            report.note(dtype, found)
-            row = found["updates"][-1]
+        def tell(result: dict[str, Any]) -> None:
+            report.note(dtype, result)
+            row = result["updates"][-1]
             cells = (f"{name} {row[name]:.4g}" for name in controllers.COLUMNS)
             print("  " + "  ".join(cells), flush=True)
 
-        found = controllers.run(load(f"model.dtype={dtype}"), report.until, tell)
+        result = controllers.run(load(f"model.dtype={dtype}"), report.until, tell)
         room = ROOM[family] * GIBIBYTE
-        return found | {"room_bytes": room, "fits": None if cpu else found["bytes"] <= room}
+        return result | {"room_bytes": room, "fits": None if cpu else result["bytes"] <= room}
 
     def ratios() -> dict[str, Any]:
         return {name: passes.ratio(load(f"model.dtype={name}", of="ratio")) for name in TYPES}

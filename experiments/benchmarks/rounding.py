@@ -34,15 +34,15 @@ from rl_unlearn.prompts import PromptBook
 _SEED = 0
 
 
-def measure(config: Config, own: bool, count: int) -> dict[str, float]:
-    """The figures of one line; ``own``: at states that the model draws, not at noise."""
+def measure(config: Config, drawn_by_model: bool, count: int) -> dict[str, float]:
+    """Returns the figures of one line; ``drawn_by_model``: its states are, rather than noise."""
     policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
     kernel, learned = policy.kernel, policy.kernel.learned
     texts = [prompt.text for prompt in PromptBook.from_config(config).prompts][:count]
     embeddings = policy.encode(texts)
     steps = learned[((torch.arange(count) + 0.5) / count * len(learned)).long()]
     prompts = torch.arange(count) % len(texts)
-    if own:
+    if drawn_by_model:
         drawn, *_ = policy.rollout(embeddings[prompts], list(range(count)))
         latents = drawn[torch.arange(count), steps]
     else:
@@ -93,13 +93,14 @@ def main(arguments: argparse.Namespace) -> None:
                 config = settings.load([canvas], asked)
                 torch.set_num_threads(config.cluster.threads)
                 start = time.monotonic()
-                found = measure(config, not arguments.random, arguments.states)
-                told = "".join(
-                    f"{found[name]:>10.2g}" for name in ("answer", "K0", "least", "most", "budget")
+                figures = measure(config, not arguments.random, arguments.states)
+                columns = "".join(
+                    f"{figures[name]:>10.2g}"
+                    for name in ("answer", "K0", "least", "most", "budget")
                 )
                 seconds = time.monotonic() - start
                 print(
-                    f"{kind:6}{guidance:>10g}{found['dimensions']:>8.0f}{told}  {seconds:.0f}",
+                    f"{kind:6}{guidance:>10g}{figures['dimensions']:>8.0f}{columns}  {seconds:.0f}",
                     flush=True,
                 )
 

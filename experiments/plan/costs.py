@@ -46,7 +46,7 @@ class Costs:
     @property
     def look(self) -> int:
         """FLOPs of an image of a look."""
-        eyes = [one.look.forward for one in (self.reward, self.selection) if one]
+        eyes = [clip.look.forward for clip in (self.reward, self.selection) if clip]
         return self.image + sum(eyes)
 
     @property
@@ -62,8 +62,9 @@ class Costs:
     @property
     def fit(self) -> int:
         """FLOPs of one step of the critic."""
-        one = self.critic
-        return self.config.critic.minibatch * (one.fit.forward + one.fit.backward) if one else 0
+        if self.critic is None:
+            return 0
+        return self.config.critic.minibatch * (self.critic.fit.forward + self.critic.fit.backward)
 
     @property
     def score(self) -> int:
@@ -112,7 +113,7 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
     pool = min(learner.pool, retained * costs.learned)
     kept = min(learner.kl_states, pool)
     again = pairs * costs.guided if config.estimator.row.reweighs else 0
-    found = {
+    flops = {
         "warm-up": images["warm-up"] * costs.sample
         + pool * costs.guided
         + config.critic.warmup_steps * costs.fit,
@@ -122,5 +123,5 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
         "looks": images["looks"] * costs.look,
     }
     if "evaluation" in images:
-        found["evaluation"] = (images["evaluation"] + images["samples"]) * costs.image
-    return found
+        flops["evaluation"] = (images["evaluation"] + images["samples"]) * costs.image
+    return flops

@@ -38,7 +38,7 @@ def counter() -> FlopCounterMode:
 
 
 class _Nowhere:
-    """In place of the counter's tracker of modules, which holds tensors and which some calls of
+    """Stands in for the counter's tracker of modules, which holds tensors and which some calls of
     autograd refuse.
     """
 
@@ -61,7 +61,7 @@ class Device(TorchFunctionMode):
         self._mixed = mixed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Any call of torch; most are left as they are."""
+        """Takes any call of torch; most are left as they are."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return _attend(*args, **kwargs)
@@ -147,7 +147,7 @@ class _Live(TorchDispatchMode):
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Any call."""
+        """Takes any call."""
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and storage(tensor) not in self.held:

@@ -41,8 +41,8 @@ class Judgement:
 
 
 def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Eye | None:
-    """The CLIP that a setting names, for the book's classes; None if only loading it can tell what
-    it is.
+    """Returns the CLIP that a setting names, for the book's classes; None if only loading it can
+    tell what it is.
     """
     settings = _settings(spec, name)
     if settings is None:
@@ -69,28 +69,28 @@ def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any]
     if spec == "canvas" or Path(spec).is_dir():
         folder = canvas.clip_path(name) if spec == "canvas" else Path(spec)
         file = folder / "open_clip_config.json"
-        found = (
+        settings = (
             read_object(file, "fetch the CLIP again").get("model_cfg") if file.is_file() else None
         )
     else:
-        found = open_clip.get_model_config(spec.partition("/")[0])
-    if not isinstance(found, dict) or "hf_model_name" in found.get("text_cfg", {}):
+        settings = open_clip.get_model_config(spec.partition("/")[0])
+    if not isinstance(settings, dict) or "hf_model_name" in settings.get("text_cfg", {}):
         return None  # its text tower is in another place
-    return dict(found)
+    return dict(settings)
 
 
 def judgement(
     config: Config, book: PromptBook, clip: Eye, shape: tuple[int, int, int]
 ) -> Judgement:
-    """The configured critic; DataError for a CLIP that it cannot stand on."""
+    """Returns the configured critic; raises DataError for a CLIP that it cannot stand on."""
     outcomes, chosen = len(outcome_names(book, config.reward)), config.critic
     with META:
         network = Critic(clip.network, shape, chosen.grid, chosen.layers, clip.width, outcomes)
     latents, step = torch.empty(1, *shape, device=META), torch.zeros(1, device=META)
-    told = torch.empty(1, clip.width, device=META)
+    condition = torch.empty(1, clip.width, device=META)
 
     def value(state: Tensor) -> Tensor:
-        return network(state, step, told)
+        return network(state, step, condition)
 
     weights = [*network.parameters(), *network.buffers()]
     fit = count(lambda: value(latents), weights, trained=True)

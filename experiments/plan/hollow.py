@@ -61,24 +61,24 @@ class Hollow:
         return lora.parameters(self.network)
 
     def latents(self) -> Tensor:
-        """Of one image."""
+        """Returns the latents of one image."""
         return torch.empty(1, *self.family.latent_shape, device=META, dtype=self.dtype)
 
     def forward(self) -> Tensor:
-        """One pass of the network for one image."""
-        told = {
+        """Passes one image through the network."""
+        condition = {
             name: torch.empty(1, *shape, device=META, dtype=self.dtype)
             for name, shape in self.told.items()
         }
-        return self.family.predict(self.latents(), 0, Condition(told))
+        return self.family.predict(self.latents(), 0, Condition(condition))
 
     def decode(self) -> Tensor:
-        """One image."""
+        """Decodes one image."""
         return self.family.autoencoder.decode(self.latents())
 
 
 def build(config: Config, device: str) -> Hollow:
-    """The configured model as it computes on a `device`, `cpu` or `cuda`.
+    """Returns the configured model as it computes on a `device`, `cpu` or `cuda`.
 
     Raises DataError for a folder that is damaged or of an unknown kind.
     """
@@ -88,8 +88,8 @@ def build(config: Config, device: str) -> Hollow:
         layout.check(parts)
         shape = layout.latent(parts, config.model.size)
         dtype = DTYPES[config.model.dtype]
-        there = {name: network for name, network in layout.networks.items() if name in parts}
-        made = {name: _empty(network, parts[name], dtype) for name, network in there.items()}
+        present = {name: network for name, network in layout.networks.items() if name in parts}
+        made = {name: _empty(network, parts[name], dtype) for name, network in present.items()}
         kind = family_of(folder)
         pipeline = SimpleNamespace(
             scheduler=kind.process.read_scheduler(folder), device=torch.device(device), **made
@@ -100,9 +100,9 @@ def build(config: Config, device: str) -> Hollow:
         if config.learner.checkpointing == "on":
             checkpoint(family.network, Device(config.model.dtype != "fp32"))
     except _DAMAGED as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"no network can be made of model folder {str(folder)!r}: {told}"
+            f"no network can be made of model folder {str(folder)!r}: {reason}"
         ) from error
     return Hollow(
         family,
@@ -126,7 +126,7 @@ def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> n
 
 
 def checkpoint(network: Any, device: Device) -> None:
-    """As the learner does.
+    """Checkpoints activations as the learner does.
 
     What is computed again is, too, computed as the device does, which backward leaves.
     """

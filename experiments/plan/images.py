@@ -10,16 +10,16 @@ from rl_unlearn.prompts import PromptBook
 def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
     """Images by what they are for; exact in synchronous mode, where nothing is lost or in a
     cache."""
-    found = {
+    images = {
         "warm-up": config.critic.warmup_images,
         "rounds": config.loop.rounds * config.rollout.images,
         "looks": looks(config) * config.selection.images,
     }
     if evaluated:
         table, *_ = samples.choose(book)
-        found["evaluation"] = 2 * len(evaluation.plan(book, config).prompts)  # before and after
-        found["samples"] = 2 * sum(map(len, table))
-    return found
+        images["evaluation"] = 2 * len(evaluation.plan(book, config).prompts)  # before and after
+        images["samples"] = 2 * sum(map(len, table))
+    return images
 
 
 def looks(config: Config) -> int:

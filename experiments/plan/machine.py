@@ -28,7 +28,7 @@ class Computer:
 
 
 def computer(config: Config) -> Computer:
-    """By the configuration and by what is here; a card that is asked for need not be here."""
+    """Chooses by the configuration and what is here; a card that is asked for need not be here."""
     if machine.cards() and config.model.device != "cpu":
         import torch
 
@@ -41,16 +41,16 @@ def computer(config: Config) -> Computer:
 
 
 def groups(config: Config) -> dict[str, list[placement.Place]]:
-    """The places of the run's actors by their role."""
-    found = placement.places(config)
+    """Returns the places of the run's actors by their role."""
+    places = placement.places(config)
     return {
-        "rollout": found.rollouts, "critic": [found.critic], "learner": found.learners,
-        "replay": [found.replay],
+        "rollout": places.rollouts, "critic": [places.critic], "learner": places.learners,
+        "replay": [places.replay],
     }  # fmt: skip
 
 
 def missing(config: Config) -> list[str]:
-    """What this machine lacks for the actors, in words; of a cluster only the cluster knows."""
+    """Says what this machine lacks for the actors; of a cluster only the cluster knows."""
     if config.cluster.inline:
         return []
     where = address.meant(config)

@@ -13,7 +13,7 @@ TERA = 1e12
 def make(
     config: Config, evaluated: bool, tflops: float | None = None, mfu: float = speeds.MFU
 ) -> dict[str, Any]:
-    """The plan of one run. Makes no folder, reads no weights.
+    """Returns the plan of one run. Makes no folder, reads no weights.
 
     Raises ConfigError for settings that exclude each other, DataError for a model that cannot be
     trained.
@@ -22,11 +22,11 @@ def make(
     book = PromptBook.from_config(config)
     here = machine.computer(config)
     model = hollow.build(config, here.device)
-    one = costs.of(config, book, model)
+    run_costs = costs.of(config, book, model)
     wanted = images.count(config, book, evaluated)
     retained = stores.retained(config, book)
-    work = costs.phases(one, wanted, retained)
-    needs = memory.roles(config, book, model, one)
+    work = costs.phases(run_costs, wanted, retained)
+    needs = memory.roles(config, book, model, run_costs)
     groups = machine.groups(config)
     cards = memory.cards(groups, needs, config.cluster.inline)
     peak = tflops or (speeds.peak(here.card) if here.card else None)
@@ -42,7 +42,7 @@ def make(
             for role, places in groups.items()
         ],
         "inline": config.cluster.inline,
-        "warnings": _warnings(config, evaluated, one),
+        "warnings": _warnings(config, evaluated, run_costs),
         "memory": {
             "device": here.device,
             "of": here.memory,
@@ -58,58 +58,59 @@ def make(
                 }
                 for held in cards
             ],
-            "host": stores.memory(config, book, model, one),
+            "host": stores.memory(config, book, model, run_costs),
         },
         "flops": {
-            "guided forward of one image": one.guided,
-            "one image": one.image,
-            "learner update of one image": one.update,
-            "one step of the critic": one.fit,
+            "guided forward of one image": run_costs.guided,
+            "one image": run_costs.image,
+            "learner update of one image": run_costs.update,
+            "one step of the critic": run_costs.fit,
         },
         "images": wanted | {"all": sum(wanted.values())},
         "work": work | {"all": sum(work.values())},
         "tflops": peak,
         "mfu": mfu,
         "hours": _hours(work, cards, config, peak, mfu) if peak else None,
-        "disk": stores.disk(config, book, model, one, wanted),
+        "disk": stores.disk(config, book, model, run_costs, wanted),
     }
 
 
 def _hours(
     work: dict[str, int], cards: list[list[str]], config: Config, tflops: float, mfu: float
 ) -> dict[str, float]:
-    """Of the phases one after another; rollouts and learner are spread over the cards that they
-    have.
+    """Returns the hours of the phases one after another; rollouts and learner are spread over the
+    cards that they have.
     """
     calls = -(-config.rollout.images // config.rollout.batch)
     spread = {"rollouts": min(calls, sum("rollout" in held for held in cards))}
     spread["learner"] = sum("learner" in held for held in cards)
-    found = {
+    hours = {
         phase: flops / (spread.get(phase, 1) * tflops * TERA * mfu) / 3600
         for phase, flops in work.items()
     }
-    return found | {"all": sum(found.values())}
+    return hours | {"all": sum(hours.values())}
 
 
-def _warnings(config: Config, evaluated: bool, one: costs.Costs) -> list[str]:
-    found = machine.missing(config)
+def _warnings(config: Config, evaluated: bool, run_costs: costs.Costs) -> list[str]:
+    warnings = machine.missing(config)
     for name, notes, error in preflight.results(config):
         if evaluated or name != preflight.JUDGE:
-            found += [*notes, *([str(error)] if error else [])]
+            warnings += [*notes, *([str(error)] if error else [])]
     unknown = [
-        n for n, eye in (("reward", one.reward), ("selection", one.selection)) if eye is None
+        n
+        for n, eye in (("reward", run_costs.reward), ("selection", run_costs.selection))
+        if eye is None
     ]
-    found += [
+    warnings += [
         f"{name}.clip is of a kind that only loading can measure: left out" for name in unknown
     ]
     if config.learner.checkpointing == "auto":
-        found.append(
-            "learner.checkpointing=auto: counted without it; where that does not fit, a run "
-            "turns it on "
-            "(learner.checkpointing=on shows what it then takes)"
+        warnings.append(
+            "learner.checkpointing=auto: counted without it; where that does not fit, a run turns "
+            "it on (learner.checkpointing=on shows what it then takes)"
         )
     if config.loop.mode == "async":
-        found.append(
+        warnings.append(
             "loop.mode=async: timing decides how many images are drawn; these are about right"
         )
-    return found
+    return warnings

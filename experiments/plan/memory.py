@@ -39,7 +39,7 @@ class Role:
 
 
 def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, Role]:
-    """Of one rollout actor, the critic and one rank of the learner."""
+    """Returns what one rollout actor, the critic and one rank of the learner need."""
     model = weights(hollow)
     reading = {"reading the prompts": model.pop("text encoders")}
     adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
@@ -65,12 +65,12 @@ def weights(hollow: Hollow) -> dict[str, int]:
         "autoencoder": tensors(hollow.family.autoencoder.vae),
         "text encoders": [t for part in hollow.text_encoders.values() for t in tensors(part)],
     }
-    found = {name: _bytes(part, STORED[name] or hollow.dtype) for name, part in parts.items()}
+    sizes = {name: _bytes(part, STORED[name] or hollow.dtype) for name, part in parts.items()}
     # What transformers makes anew instead of reading it stays as it is made.
     made = [t for encoder in hollow.text_encoders.values() for t in _unread(encoder)]
     more = [t.element_size() - hollow.dtype.itemsize if t.is_floating_point() else 0 for t in made]
-    found["text encoders"] += sum(n * t.numel() for n, t in zip(more, made, strict=True))
-    return found
+    sizes["text encoders"] += sum(n * t.numel() for n, t in zip(more, made, strict=True))
+    return sizes
 
 
 def _unread(network: nn.Module) -> list[Tensor]:
@@ -84,16 +84,16 @@ def tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
 
 
-def _bytes(found: Iterable[Tensor], dtype: torch.dtype) -> int:
-    different = {id(tensor): tensor for tensor in found}.values()
+def _bytes(parts: Iterable[Tensor], dtype: torch.dtype) -> int:
+    different = {id(tensor): tensor for tensor in parts}.values()
     return sum(
         (dtype if t.is_floating_point() else t.dtype).itemsize * t.numel() for t in different
     )
 
 
 def _eyes(costs: Costs) -> dict[str, int]:
-    found = {"reward CLIP": costs.reward, "selection CLIP": costs.selection}
-    return {name: _whole(one.network) for name, one in found.items() if one is not None}
+    clips = {"reward CLIP": costs.reward, "selection CLIP": costs.selection}
+    return {name: _whole(clip.network) for name, clip in clips.items() if clip is not None}
 
 
 def _whole(network: nn.Module) -> int:
@@ -116,8 +116,8 @@ def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
 def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:
     if costs.critic is None:
         return Role({}, {})
-    told = len(book.prompts) * (costs.reward.width if costs.reward else 0) * _SINGLE
-    tables = told + len(book.prompts) * costs.critic.outcomes * _SINGLE
+    conditions = len(book.prompts) * (costs.reward.width if costs.reward else 0) * _SINGLE
+    tables = conditions + len(book.prompts) * costs.critic.outcomes * _SINGLE
     rows = max(config.critic.minibatch, config.learner.batch)
     return Role(
         {"critic, gradient, AdamW": _TRAINED * _whole(costs.critic.network), "prompts": tables},
@@ -132,29 +132,29 @@ def _learning(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     )
     share = -(-max(pairs, learner.kl_states) // learner.ranks)
     rows = min(learner.microbatch, share)
-    one = costs.branches * costs.step.learning
+    pass_bytes = costs.branches * costs.step.learning
     numbers = torch.Size(hollow.family.latent_shape).numel()
-    return {f"kept for backward, {rows} states": rows * (one + 4 * numbers * _SINGLE)}
+    return {f"kept for backward, {rows} states": rows * (pass_bytes + 4 * numbers * _SINGLE)}
 
 
 def together(needs: list[Role], in_turn: bool) -> int:
     """Bytes of several on one card; `in_turn`: in one process, which has one network."""
     if in_turn:
         shared = max((need.lasting.get("network", 0) for need in needs), default=0)
-        own = [sum(need.lasting.values()) - need.lasting.get("network", 0) for need in needs]
-        one = Role(
-            {"network": shared} | {str(number): held for number, held in enumerate(own)},
+        apart = [sum(need.lasting.values()) - need.lasting.get("network", 0) for need in needs]
+        role = Role(
+            {"network": shared} | {str(number): held for number, held in enumerate(apart)},
             {
                 str(number): max(need.moments.values(), default=0)
                 for number, need in enumerate(needs)
             },
         )
-        return one.total
+        return role.total
     return sum(need.total for need in needs)
 
 
 def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) -> list[list[str]]:
-    """Who computes on which card, by the shares of a card that they reserve.
+    """Tells who computes on which card, by the shares of a card that they reserve.
 
     Who reserves none takes the first one, as all do in one process.
     """
@@ -164,11 +164,12 @@ def cards(groups: dict[str, list[Place]], needs: dict[str, Role], inline: bool) 
             continue
         for place in places:
             share = 0.0 if inline else place.resources.get("GPU", 0.0)
-            own = share >= 1
+            whole = share >= 1
             at = next(
-                (i for i, (free, _) in enumerate(placed) if not own and free >= share - 1e-9), None
+                (i for i, (free, _) in enumerate(placed) if not whole and free >= share - 1e-9),
+                None,
             )
-            if own and not placed[0][1]:
+            if whole and not placed[0][1]:
                 at = 0
             if at is None:
                 placed.append((1.0, []))

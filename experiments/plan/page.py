@@ -12,7 +12,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def show(plan: dict[str, Any], console: Console) -> None:
-    """Who computes where, in how much memory, how many images, how long; warnings last."""
+    """Shows who computes where, in how much memory, how many images, how long; warnings last."""
     console.print(_places(plan))
     console.print(_memory(plan["memory"]))
     for held in plan["memory"]["cards"]:
@@ -59,7 +59,7 @@ def operations(number: float) -> str:
 
 
 def duration(hours: float) -> str:
-    """Hours, or less."""
+    """Returns hours, or less, in words."""
     if hours >= 0.1:
         return f"{hours:.1f} h"
     return f"{hours * 60:.1f} min" if hours * 60 >= 0.1 else f"{hours * 3600:.1f} s"

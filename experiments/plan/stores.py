@@ -60,9 +60,9 @@ def held(config: Config) -> int:
         versions = (order.drawn_by(round) or 0 for round in range(newest, 0, -1))
         young = itertools.takewhile(functools.partial(operator.le, oldest), versions)
         first = config.critic.warmup_images if oldest <= 0 else 0
-        there = min(config.replay.capacity, first + sum(images for _ in young))
+        kept = min(config.replay.capacity, first + sum(images for _ in young))
         ahead = min(rounds - newest, config.loop.pipeline + 1)
-        most = max(most, there + ahead * images)
+        most = max(most, kept + ahead * images)
     return most
 
 
@@ -75,16 +75,16 @@ def retained(config: Config, book: PromptBook) -> int:
 
 def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, int]:
     """Bytes in the memory of the machines, beside the cards'."""
-    one, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
+    row_bytes, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
     states = min(config.learner.pool, retained(config, book) * costs.learned)
-    told = sum(torch.Size(shape).numel() for shape in hollow.told.values())
+    condition = sum(torch.Size(shape).numel() for shape in hollow.told.values())
     return {
-        f"replay store, {held(config):,} trajectories": held(config) * one.stored,
+        f"replay store, {held(config):,} trajectories": held(config) * row_bytes.stored,
         f"retention pool, {states:,} states": states * numbers * (hollow.dtype.itemsize + _SINGLE),
-        "warm-up images, which the critic rehearses": config.critic.warmup_images * one.stored
+        "warm-up images, which the critic rehearses": config.critic.warmup_images * row_bytes.stored
         if config.estimator.row.critic else 0,
-        f"a scored batch of {config.learner.batch}": config.learner.batch * one.scored,
-        f"{len(book.prompts):,} prompts as the network is told them": len(book.prompts) * told
+        f"a scored batch of {config.learner.batch}": config.learner.batch * row_bytes.scored,
+        f"{len(book.prompts):,} prompts as the network is told them": len(book.prompts) * condition
         * hollow.dtype.itemsize,
     }  # fmt: skip
 
@@ -93,25 +93,26 @@ def disk(
     config: Config, book: PromptBook, hollow: Hollow, costs: Costs, images: dict[str, int]
 ) -> dict[str, int]:
     """Bytes of files, at their most; small ones are left out."""
-    one, adapter = row(config, book, hollow), _SINGLE * sum(p.numel() for p in hollow.adapter)
+    row_bytes = row(config, book, hollow)
+    adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
     critic = (
         _SINGLE * sum(p.numel() for p in costs.critic.network.parameters()) if costs.critic else 0
     )
     loop = config.loop
-    found = {"adapter": adapter, "critic": critic}
+    files = {"adapter": adapter, "critic": critic}
     if loop.checkpoint_every and loop.checkpoint_every <= loop.rounds:
         made = min(loop.checkpoints, loop.rounds // loop.checkpoint_every)
         versions = loop.pipeline + 3  # the best one, those that draw rounds to come
-        each = 3 * adapter + 3 * critic + held(config) * one.stored + versions * adapter
-        found[f"checkpoints, {made} and the next"] = (made + 1) * each
+        each = 3 * adapter + 3 * critic + held(config) * row_bytes.stored + versions * adapter
+        files[f"checkpoints, {made} and the next"] = (made + 1) * each
     if loop.checkpoint_every:
-        found["warm-up of the checkpoints"] = config.critic.warmup_images * one.stored
+        files["warm-up of the checkpoints"] = config.critic.warmup_images * row_bytes.stored
     if config.replay.spill:
-        found["spilled replay batches"] = (images["warm-up"] + images["rounds"]) * one.stored
+        files["spilled replay batches"] = (images["warm-up"] + images["rounds"]) * row_bytes.stored
     if "evaluation" in images:
         height, width = picture(hollow)
-        found["cache of the evaluation's images"] = images["evaluation"] * 3 * height * width
-    return found
+        files["cache of the evaluation's images"] = images["evaluation"] * 3 * height * width
+    return files
 
 
 def picture(hollow: Hollow) -> tuple[int, int]:

@@ -39,8 +39,8 @@ def digest(state: AdapterState) -> str:
 
 
 def component(layers: Iterable[str]) -> str:
-    """The part of a pipeline that layers of these names belong to: a UNet has blocks down and up, a
-    transformer not.
+    """Returns the part of a pipeline that layers of these names belong to: a UNet has blocks down
+    and up, a transformer not.
     """
     return "unet" if {name.partition(".")[0] for name in layers} <= _UNET else "transformer"
 
@@ -83,62 +83,59 @@ def save_adapter(
 
 
 def read_adapter(path: str | Path) -> AdapterState:
-    """The LoRA state in an adapter folder, a run folder or a .safetensors file, in diffusers' or
-    kohya's keys.
+    """Returns the LoRA state in an adapter folder, a run folder or a .safetensors file, in
+    diffusers' or kohya's keys.
 
     The file's own strength (alpha / rank, for each layer) is multiplied into ``lora_B``, so that
     the update of a layer is ``B @ A`` wherever the state goes. Raises DataError if the file is
     missing, damaged or another kind of adapter.
     """
-    found = locate(path)
-    state, about = read_tensors(found, "adapter"), read_header(found).metadata
+    file = locate(path)
+    state, about = read_tensors(file, "adapter"), read_header(file).metadata
     magnitude = [
         name for name in state if "lora_magnitude_vector" in name or name.endswith(".dora_scale")
     ]
     if magnitude:
         raise DataError(
-            f"adapter {str(found)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its "
-            "model"
+            f"adapter {str(file)!r} is a DoRA ({magnitude[0]}), not a LoRA: merge it into its model"
         )
     if any(name.startswith(KOHYA) for name in state):
-        state = from_kohya(state, str(found))
+        state = from_kohya(state, str(file))
     else:
-        state = _own_strength(_own_alphas(state, found), about, found)
+        state = _own_strength(_own_alphas(state, file), about, file)
     prefix = _prefix(state)
     if prefix is None or not all(".lora_" in name for name in state):
         raise DataError(
-            f"adapter {str(found)!r} holds no LoRA of a UNet or transformer alone, in diffusers' "
-            "or kohya's keys: give "
-            "a run's own adapter, and none that changes the text encoder"
+            f"adapter {str(file)!r} holds no LoRA of a UNet or transformer alone, in diffusers' or "
+            "kohya's keys: give a run's own adapter, and none that changes the text encoder"
         )
     pairs = {name.replace(".lora_A.", ".lora_B.") for name in state if ".lora_A." in name}
     if pairs != {name for name in state if ".lora_A." not in name}:
         raise DataError(
-            f"adapter {str(found)!r} lacks one factor of some layers: the file is cut, make it "
-            "again"
+            f"adapter {str(file)!r} lacks one factor of some layers: the file is cut, make it again"
         )
     for down in (name for name in state if ".lora_A." in name):
         a, b = state[down], state[down.replace(".lora_A.", ".lora_B.")]
         if not a.ndim == b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
             raise DataError(
-                f"adapter {str(found)!r}: the two factors of {down} do not fit each other: make "
-                "it again"
+                f"adapter {str(file)!r}: the two factors of {down} do not fit each other: make it "
+                "again"
             )
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError(
-            f"adapter {str(found)!r} holds NaN or infinity: its training failed, make it again"
+            f"adapter {str(file)!r} holds NaN or infinity: its training failed, make it again"
         )
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if about.get("digest", digest(state)) != digest(state):
         raise DataError(
-            f"adapter {str(found)!r} does not hold the weights that it was saved with: fetch it "
+            f"adapter {str(file)!r} does not hold the weights that it was saved with: fetch it "
             "again"
         )
     return state
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """The one that all names begin with."""
+    """Returns the one that all names begin with."""
     return next(
         (
             prefix
@@ -150,8 +147,8 @@ def _prefix(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The state with the ``LAYER.alpha`` that some programs write beside a layer's factors in its
-    ``lora_B``.
+    """Returns the state with the ``LAYER.alpha`` that some programs write beside a layer's factors
+    in its ``lora_B``.
     """
     plain = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
     for name in state.keys() - plain.keys():
@@ -166,20 +163,20 @@ def _own_alphas(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -> dict[str, Tensor]:
-    """The state with peft's alpha, which diffusers writes into the file's metadata, in its
+    """Returns the state with peft's alpha, which diffusers writes into the file's metadata, in its
     ``lora_B``.
     """
     if STRENGTH not in about:
         return state
-    said = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
+    written = parse_object(about[STRENGTH], f"adapter {str(file)!r}, metadata {STRENGTH},")
     prefix = _prefix(state) or _PREFIXES[0]
-    alphas, ranks = said.get(f"{prefix}alpha_pattern"), said.get(f"{prefix}rank_pattern")
+    alphas, ranks = written.get(f"{prefix}alpha_pattern"), written.get(f"{prefix}rank_pattern")
     if alphas or ranks:  # regular expressions over layers: not worth being guessed
         raise DataError(
             f"adapter {str(file)!r} has a strength for each layer (alpha_pattern): save it with "
             "one alpha"
         )
-    alpha, rank = said.get(f"{prefix}lora_alpha"), said.get(f"{prefix}r")
+    alpha, rank = written.get(f"{prefix}lora_alpha"), written.get(f"{prefix}r")
     if alpha is None:
         return state
     if (
@@ -187,10 +184,10 @@ def _own_strength(state: dict[str, Tensor], about: dict[str, str], file: Path) -
         or not rank
     ):
         raise DataError(
-            f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of "
-            f"rank {rank!r}"
+            f"adapter {str(file)!r}: its metadata {STRENGTH} names no strength: {alpha!r} of rank "
+            f"{rank!r}"
         )
-    strength = alpha / (math.sqrt(rank) if said.get(f"{prefix}use_rslora") else rank)
+    strength = alpha / (math.sqrt(rank) if written.get(f"{prefix}use_rslora") else rank)
     return {
         name: tensor * strength if ".lora_B." in name else tensor for name, tensor in state.items()
     }

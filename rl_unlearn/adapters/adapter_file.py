@@ -12,7 +12,9 @@ PICKLES = {".bin", ".pt", ".ckpt", ".pth", ".pkl"}
 
 
 def locate(path: str | Path) -> Path:
-    """The adapter file of a run folder, adapter folder or file; DataError if there is none."""
+    """Finds the adapter file of a run folder, adapter folder or file; raises DataError if there is
+    none.
+    """
     path = Path(path)
     if path.suffix in PICKLES:
         raise DataError(
@@ -20,17 +22,17 @@ def locate(path: str | Path) -> Path:
             "safetensors"
         )
     candidates = [path] if path.is_file() else [path / "adapter" / FILE_NAME, path / FILE_NAME]
-    found = next((p for p in candidates if p.is_file()), None)
-    if found is None:
+    file = next((p for p in candidates if p.is_file()), None)
+    if file is None:
         raise DataError(
             f"no adapter at {str(path)!r}: give a run folder, or a folder that holds {FILE_NAME}"
         )
-    return found
+    return file
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What an adapter says about itself, if it is ours: base_model, adapters below it, concept,
-    sampler, digest ...
+    """Reads what an adapter says about itself, if it is ours: base_model, adapters below it,
+    concept, sampler, digest ...
 
     Raises DataError if there is none, or no whole safetensors file.
     """

@@ -12,8 +12,8 @@ _A, _B = ".lora_A.", ".lora_B."
 
 
 def combine(states: Sequence[dict[str, Tensor]], scales: Sequence[float]) -> AdapterState:
-    """One adapter whose update is the sum of ``scale * B @ A`` over the adapters; its rank is the
-    sum of their ranks.
+    """Returns one adapter whose update is the sum of ``scale * B @ A`` over the adapters; its rank
+    is the sum of their ranks.
 
     Factors are ``(rank, inputs)`` and ``(outputs, rank)``; scales are plain factors, 1 the trained
     strength. A layer that only some adapters have is filled with zeros for the others, so all

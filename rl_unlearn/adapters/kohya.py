@@ -19,8 +19,8 @@ _KNOWN = re.compile(r"(lora_\w+)\.(lora_down\.weight|lora_up\.weight|alpha)")
 
 
 def from_kohya(state: dict[str, Tensor], file: str) -> dict[str, Tensor]:
-    """The same in diffusers' keys, ``unet.LAYER.lora_A.weight`` and ``lora_B``, alpha / rank in the
-    latter.
+    """Returns the same in diffusers' keys, ``unet.LAYER.lora_A.weight`` and ``lora_B``, alpha /
+    rank in the latter.
 
     FLUX's begin with ``transformer.``. Raises DataError for a file of another kind than a network's
     LoRA, for SD 3, whose keys diffusers does not know, and for one that lacks a factor.
@@ -69,29 +69,35 @@ def _is_flux(state: dict[str, Tensor]) -> bool:
 
 
 def _unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of Stable Diffusion's UNet, or of SDXL's, whose blocks have their first maker's names."""
+    """Names the layers of Stable Diffusion's UNet, or of SDXL's, whose blocks have their first
+    maker's names.
+    """
     from diffusers import StableDiffusionXLPipeline
     from diffusers.utils import convert_unet_state_dict_to_peft
 
     if any("joint_blocks" in name for name in state):
         raise ValueError("it is of Stable Diffusion 3; save it in diffusers' keys")
     about = SimpleNamespace(layers_per_block=SDXL_LAYERS)
-    found, _ = StableDiffusionXLPipeline.lora_state_dict(state, unet_config=about)
-    found = convert_unet_state_dict_to_peft({k.removeprefix("unet."): v for k, v in found.items()})
-    return {f"unet.{name}": tensor for name, tensor in found.items()}
+    converted, _ = StableDiffusionXLPipeline.lora_state_dict(state, unet_config=about)
+    converted = convert_unet_state_dict_to_peft(
+        {k.removeprefix("unet."): v for k, v in converted.items()}
+    )
+    return {f"unet.{name}": tensor for name, tensor in converted.items()}
 
 
 def _flux(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of FLUX's transformer, in which queries, keys and values are one layer there, three here."""
+    """Names the layers of FLUX's transformer, in which queries, keys and values are one layer
+    there, three here.
+    """
     from diffusers import FluxPipeline
 
-    found: dict[str, Tensor] = FluxPipeline.lora_state_dict(state)
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    converted: dict[str, Tensor] = FluxPipeline.lora_state_dict(state)
+    return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
 def to_kohya(state: dict[str, Tensor], layout: Layout, layers: object) -> dict[str, Tensor]:
-    """An adapter's state, ``LAYER.lora_A.weight``, in the keys that kohya's trainer reads for this
-    family.
+    """Returns an adapter's state, ``LAYER.lora_A.weight``, in the keys that kohya's trainer reads
+    for this family.
 
     ``layers``: in a block of the network. Raises DataError for a transformer, and for an SDXL of
     another build.
@@ -105,20 +111,22 @@ def to_kohya(state: dict[str, Tensor], layout: Layout, layers: object) -> dict[s
         raise DataError(
             f"kohya's keys know no SDXL with {layers} layers a block: use --format diffusers"
         )
-    found = {}
+    named = {}
     for name, tensor in state.items():
         layer, _, factor = name.partition(".lora_")
         layer = layer.replace(".", "_")
         key = f"lora_unet_{_first_name(layer) if sdxl else layer}"
         down = factor.startswith("A")
-        found[f"{key}.lora_{'down' if down else 'up'}.weight"] = tensor
+        named[f"{key}.lora_{'down' if down else 'up'}.weight"] = tensor
         if down:
-            found[f"{key}.alpha"] = torch.tensor(float(tensor.shape[0]))
-    return found
+            named[f"{key}.alpha"] = torch.tensor(float(tensor.shape[0]))
+    return named
 
 
 def _first_name(layer: str) -> str:
-    """What SDXL's makers call a layer: their blocks are counted through, resampling among them."""
+    """Returns what SDXL's makers call a layer: their blocks are counted through, resampling among
+    them.
+    """
     match = _BLOCKS.fullmatch(layer)
     if match is None:
         raise DataError(f"kohya's keys have no name for the layer {layer}: use --format diffusers")

@@ -50,8 +50,8 @@ def load(network: Any, new: AdapterState, scale: float = 1.0) -> None:
     old = state(network)
     if old.keys() != new.keys() or any(old[name].shape != new[name].shape for name in old):
         raise DataError(
-            "the adapter does not fit this model: use the model.path, lora.rank and "
-            "lora.layers it was trained with"
+            "the adapter does not fit this model: use the model.path, lora.rank and lora.layers "
+            "it was trained with"
         )
     if scale != 1.0:
         new = {name: t * scale if ".lora_B." in name else t for name, t in new.items()}

@@ -53,8 +53,8 @@ class Vocabulary:
         kept = [(i, text) for i, text, again in zip(ids, texts, read, strict=True) if again == [i]]
         if not kept:
             raise DataError(
-                "the model's tokenizer has no whole-word tokens: a prefix of real words cannot "
-                "be searched"
+                "the model's tokenizer has no whole-word tokens: a prefix of real words cannot be "
+                "searched"
             )
         self.ids = [i for i, _ in kept]
         self.texts = [text for _, text in kept]
@@ -104,8 +104,8 @@ def search(
 
     Raises ConfigError if prefix and prompt do not fit the text encoder.
     """
-    asked = token_ids(policy.family.pipeline, prompt)
-    free = room(policy.family.pipeline) - len(asked)
+    prompt_ids = token_ids(policy.family.pipeline, prompt)
+    free = room(policy.family.pipeline) - len(prompt_ids)
     if attack.prefix_tokens > free:
         raise ConfigError(
             f"attack.prefix_tokens={attack.prefix_tokens} does not fit before {prompt!r}: "
@@ -122,13 +122,13 @@ def search(
     for _ in range(attack.prefix_steps):
         places = vocabulary.nearest(vectors.detach())
         embed = functools.partial(
-            _embed, policy, asked, vectors, vocabulary.vectors[places], attack.draws
+            _embed, policy, prompt_ids, vectors, vocabulary.vectors[places], attack.draws
         )
         loss = descend(optimizer, policy, draws, embed, microbatch).view(restarts, -1).mean(dim=1)
         for row, value in zip(places.tolist(), loss.tolist(), strict=True):
-            if best is None or value < best.loss:
-                written = vocabulary.written(row, prompt)
-                best = Prefix(*written, value) if written else best
+            written = vocabulary.written(row, prompt) if best is None or value < best.loss else None
+            if written:
+                best = Prefix(*written, value)
     if best is None:
         raise DataError(
             f"no prefix of {prompt!r} is read back as it was written: set a larger "
@@ -139,7 +139,7 @@ def search(
 
 def _embed(
     policy: DiffusionPolicy,
-    asked: list[int],
+    prompt_ids: list[int],
     vectors: Float[Tensor, "restarts tokens features"],
     words: Float[Tensor, "restarts tokens features"],
     each: int,
@@ -149,6 +149,6 @@ def _embed(
     # Straight through: the network reads real words, the gradient goes to the free vectors.
     read = vectors + (words - vectors).detach()
     condition = encode_free(
-        policy.family.pipeline, [[FREE] * tokens + asked] * restarts, read.flatten(0, 1)
+        policy.family.pipeline, [[FREE] * tokens + prompt_ids] * restarts, read.flatten(0, 1)
     )
     return condition.repeated(each)[rows]

@@ -37,8 +37,9 @@ _WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
 def caption(object: str | None = None, style: str | None = None) -> str:
-    """The sentence the models were trained on for a concept; the empty string is the null
-    prompt."""
+    """Returns the sentence the models were trained on for a concept; the empty string is the null
+    prompt.
+    """
     if object is not None and object not in OBJECTS:
         raise ValueError(f"unknown object {object!r}; the canvas draws {', '.join(OBJECTS)}")
     if style is not None and style not in STYLES:
@@ -82,5 +83,5 @@ def judge_path(head: Head, member: Member = "main") -> Path:
 
 
 def sprites_path() -> Path:
-    """The 160 rasterised drawings, (20, 8, 4, 64, 64) uint8 with premultiplied alpha."""
+    """Returns the 160 rasterised drawings, (20, 8, 4, 64, 64) uint8 with premultiplied alpha."""
     return _WEIGHTS / "sprites.safetensors"

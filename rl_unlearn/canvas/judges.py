@@ -38,7 +38,7 @@ class Judge(nn.Module):
     def __init__(
         self, classes: int, widths: tuple[int, ...] = (32, 64, 96), outlines: bool = False
     ) -> None:
-        """With ``outlines`` it sees nothing but :func:`outlines` of the images."""
+        """Lets it see nothing but :func:`outlines` of the images, with ``outlines``."""
         super().__init__()
         self.outlines = outlines
         self.stages = nn.ModuleList()
@@ -63,7 +63,7 @@ class Judge(nn.Module):
         return self.logits(self.features(images)[-1])
 
     def logits(self, last: Tensor) -> Tensor:
-        """Of the last feature map, (B, C, 4, 4)."""
+        """Returns the logits of the last feature map, (B, C, 4, 4)."""
         return self.head(last.flatten(1))
 
 
@@ -85,7 +85,7 @@ class PatchJudge(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The last feature map, of side 8."""
+        """Returns the last feature map, of side 8."""
         tokens = self.patches(images * 4 - 2).flatten(2).transpose(1, 2)
         return [self.blocks(tokens + self.positions).transpose(1, 2).unflatten(2, (8, 8))]
 
@@ -93,7 +93,7 @@ class PatchJudge(nn.Module):
         return self.logits(self.features(images)[-1])
 
     def logits(self, last: Tensor) -> Tensor:
-        """Of the last feature map, (B, C, 8, 8)."""
+        """Returns the logits of the last feature map, (B, C, 8, 8)."""
         return self.head(last.mean((2, 3)))
 
 
@@ -114,15 +114,15 @@ def outlines(images: Tensor) -> Tensor:
 
 
 def make_judge(classes: int, config: dict[str, Any]) -> "Judge | PatchJudge":
-    """An untrained judge of the kind that its `config.json` describes."""
+    """Returns an untrained judge of the kind that its `config.json` describes."""
     if config.get("kind") == "patches":
         return PatchJudge(classes, config["width"], config["depth"])
     return Judge(classes, tuple(config["widths"]), config.get("outlines", False))
 
 
 def load_judge(head: Head, member: Member = "main") -> "Judge | PatchJudge":
-    """The shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS or
-    STYLES.
+    """Returns the shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS
+    or STYLES.
     """
     folder = judge_path(head, member)
     config = json.loads((folder / "config.json").read_text())

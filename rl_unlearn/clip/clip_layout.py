@@ -20,8 +20,8 @@ _MOST_LAYERS = 200
 
 
 def names(config: Mapping[str, Any]) -> set[str] | None:
-    """Of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford et al. 2021,
-    arXiv 2103.00020).
+    """Names the weights of the CLIP that `model_cfg` of an open_clip_config.json describes (Radford
+    et al. 2021, arXiv 2103.00020).
 
     None for a configuration of another kind, of which only loading can tell.
     """
@@ -31,21 +31,21 @@ def names(config: Mapping[str, Any]) -> set[str] | None:
     layers = [vision.get("layers", 12), text.get("layers", 12)]
     if not all(isinstance(count, int) and 0 < count <= _MOST_LAYERS for count in layers):
         return None
-    found = {"positional_embedding", "text_projection", "logit_scale", "token_embedding.weight"}
-    found |= {
+    weights = {"positional_embedding", "text_projection", "logit_scale", "token_embedding.weight"}
+    weights |= {
         "visual.class_embedding",
         "visual.positional_embedding",
         "visual.proj",
         "visual.conv1.weight",
     }
-    found |= _both("visual.ln_pre", "visual.ln_post", "ln_final")
+    weights |= _both("visual.ln_pre", "visual.ln_post", "ln_final")
     for tower, count in zip(("visual.transformer", "transformer"), layers, strict=True):
         for i in range(count):
             block = f"{tower}.resblocks.{i}"
             parts = ("ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
-            found |= _both(*(f"{block}.{part}" for part in parts))
-            found |= {f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias"}
-    return found
+            weights |= _both(*(f"{block}.{part}" for part in parts))
+            weights |= {f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias"}
+    return weights
 
 
 def _both(*layers: str) -> set[str]:

@@ -24,8 +24,8 @@ _REMEDY = "fetch the CLIP again"
 
 
 def check(key: str, spec: str) -> None:
-    """DataError, which names the setting ``key``, unless ``spec`` is `canvas`, a safe folder or
-    `arch/pretrained`.
+    """Raises DataError, which names the setting ``key``, unless ``spec`` is `canvas`, a safe folder
+    or `arch/pretrained`.
 
     Needs neither torch nor open_clip. Whether there are such weights only open_clip knows.
     """
@@ -55,7 +55,7 @@ def check(key: str, spec: str) -> None:
 
 
 def check_tag(key: str, spec: str, tags: list[str]) -> None:
-    """DataError unless the weights that `arch/pretrained` names are among those of the
+    """Raises DataError unless the weights that `arch/pretrained` names are among those of the
     architecture.
     """
     tag = spec.partition("/")[2]
@@ -66,8 +66,8 @@ def check_tag(key: str, spec: str, tags: list[str]) -> None:
 
 
 def check_folder(key: str, folder: Path) -> None:
-    """DataError unless the folder holds a CLIP that is read from its own safetensors and nothing
-    else.
+    """Raises DataError unless the folder holds a CLIP that is read from its own safetensors and
+    nothing else.
     """
     where = f"{key}: CLIP folder {str(folder)!r}"
     # Where both are there open_clip may prefer the pickle.
@@ -100,11 +100,11 @@ def check_folder(key: str, folder: Path) -> None:
     read = next(
         (headers[name] for name in _READ_FIRST if name in headers), headers[weights[0].name]
     )
-    expected, found = clip_layout.names(parts), set(read.shapes)
+    expected, present = clip_layout.names(parts), set(read.shapes)
     if (
-        expected is not None and expected & found
+        expected is not None and expected & present
     ):  # another program's spelling: open_clip may know it
-        compare(folder, f"{key}: the CLIP", expected - found, found - expected)
+        compare(folder, f"{key}: the CLIP", expected - present, present - expected)
     for name in ("tokenizer_config.json", "config.json"):
         if (folder / name).is_file() and "auto_map" in read_object(folder / name, _REMEDY):
             raise DataError(
@@ -113,12 +113,12 @@ def check_folder(key: str, folder: Path) -> None:
 
 
 def _object(content: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    found = content.get(name)
-    if not isinstance(found, dict):
+    part = content.get(name)
+    if not isinstance(part, dict):
         raise DataError(
-            f"{where}: open_clip_config.json has no {name}, but {json.dumps(found)[:50]}: {_REMEDY}"
+            f"{where}: open_clip_config.json has no {name}, but {json.dumps(part)[:50]}: {_REMEDY}"
         )
-    return found
+    return part
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -20,7 +20,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 def load_open_clip(
     spec: str, canvas_name: Literal["reward", "selection"], key: str | None = None
 ) -> tuple[open_clip.CLIP, Tokenizer]:
-    """A CLIP and its tokenizer, fp32 and in eval mode.
+    """Returns a CLIP and its tokenizer, fp32 and in eval mode.
 
     ``spec`` is `canvas` (then the shipped CLIP ``canvas_name``), a folder in open_clip layout, or
     `arch/pretrained`; ``key`` is the setting that said so. Raises DataError if it cannot be had.
@@ -40,14 +40,14 @@ def load_open_clip(
         tokenizer = open_clip.get_tokenizer(name)
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         # Of weights that do not fit, torch names the keys in the lines below the first.
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{key}: CLIP {spec!r} cannot be loaded: {told}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{key}: CLIP {spec!r} cannot be loaded: {reason}") from error
     return model.float().eval().requires_grad_(False), tokenizer
 
 
 def fetch(key: str, spec: str) -> None:
-    """Has the weights that `arch/pretrained` names on this machine before a run begins; DataError
-    if they are not had.
+    """Fetches the weights that `arch/pretrained` names before a run begins; raises DataError if
+    they are not had.
 
     Actors elsewhere fetch their own. ``key`` is the setting that said so.
     """
@@ -61,9 +61,9 @@ def fetch(key: str, spec: str) -> None:
     except (
         Exception
     ) as error:  # no network, no space, no such file: the library raises bare ones, too
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{key}={spec}: its weights cannot be fetched ({told}): fetch them once, or name a "
+            f"{key}={spec}: its weights cannot be fetched ({reason}): fetch them once, or name a "
             "folder"
         ) from error
 
@@ -106,7 +106,7 @@ class ZeroShot:
         self._scale = clip.logit_scale.detach().exp()
 
     def _check_told_apart(self, phrases: dict[str, tuple[str, ...]]) -> None:
-        """ConfigError if two classes are the same to it: what its context cuts off, or its
+        """Raises ConfigError if two classes are the same to it: what its context cuts off, or its
         vocabulary does not have.
         """
         for domain, texts in phrases.items():
@@ -115,9 +115,8 @@ class ZeroShot:
                 if seen.setdefault(tuple(tokens), text) != text:
                     raise ConfigError(
                         f"a CLIP cannot tell the {domain} {text!r} from {seen[tuple(tokens)]!r}: "
-                        "both give the same "
-                        f"tokens; shorten what they share (prompts.{domain}_template), or take a "
-                        "longer context"
+                        "both give the same tokens; shorten what they share "
+                        f"(prompts.{domain}_template), or take a longer context"
                     )
 
     def __call__(

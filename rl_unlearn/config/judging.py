@@ -69,7 +69,7 @@ class Attack(Section):
     def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
         if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
             raise ValueError(
-                "use positive numbers of steps, each larger than the one before, such as [10, "
-                "40, 160]"
+                "use positive numbers of steps, each larger than the one before, such as [10, 40, "
+                "160]"
             )
         return steps

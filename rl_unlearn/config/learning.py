@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from rl_unlearn.config.section import Section
 from rl_unlearn.estimators import ESTIMATORS, KNOWN_AS, NAMES, Estimator, described
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # no checker takes a literal that is computed
     EstimatorName = str
 else:
     EstimatorName = Literal[NAMES]

@@ -35,6 +35,6 @@ class Autoencoder:
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The likeliest latents of images in [-1, 1], fp32."""
+        """Returns the likeliest latents of images in [-1, 1], fp32."""
         latents = self.vae.encode(images).latent_dist.mode()
         return (latents - self._shift.to(latents.device)) * self._scale.to(latents.device)

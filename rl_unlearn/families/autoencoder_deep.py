@@ -17,6 +17,6 @@ class DeepAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The latents of images in [-1, 1], fp32."""
+        """Returns the latents of images in [-1, 1], fp32."""
         latents: Tensor = self.vae.encode(images).latent
         return latents * self._scale.to(latents.device)

@@ -33,12 +33,12 @@ class NormedAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The likeliest latents of images in [-1, 1], fp32."""
+        """Returns the likeliest latents of images in [-1, 1], fp32."""
         mean, std = self._statistics()
         patches = pixel_unshuffle(self.vae.encode(images).latent_dist.mode(), _PATCH)
         return pixel_shuffle((patches - mean) / std, _PATCH)
 
     def _statistics(self) -> tuple[Float[Tensor, "packed 1 1"], Float[Tensor, "packed 1 1"]]:
-        found = self.vae.bn
-        variance = found.running_var + self.vae.config.batch_norm_eps
-        return found.running_mean.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)
+        norm = self.vae.bn
+        variance = norm.running_var + self.vae.config.batch_norm_eps
+        return norm.running_mean.view(-1, 1, 1), variance.sqrt().view(-1, 1, 1)

@@ -33,6 +33,6 @@ class VideoAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The likeliest latents of images in [-1, 1], fp32."""
+        """Returns the likeliest latents of images in [-1, 1], fp32."""
         latents = self.vae.encode(images[:, :, None]).latent_dist.mode()[:, :, 0]
         return (latents - self._mean.to(latents.device)) / self._std.to(latents.device)

@@ -27,24 +27,24 @@ class Condition:
             raise AttributeError(name) from None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Condition":
-        """The same on a device, as numbers of a type."""
+        """Returns the same on a device, as numbers of a type."""
         return Condition({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
 
     def expand(self, count: int) -> "Condition":
-        """A single row as ``count`` equal ones."""
+        """Returns a single row as ``count`` equal ones."""
         return Condition(
             {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors.items()}
         )
 
     def repeated(self, times: int) -> "Condition":
-        """Each row ``times`` over, one after the other."""
+        """Repeats each row ``times`` over, one after the other."""
         return Condition(
             {name: tensor.repeat_interleave(times, dim=0) for name, tensor in self.tensors.items()}
         )
 
     @staticmethod
     def cat(parts: "Sequence[Condition]") -> "Condition":
-        """Several as one, in the order given."""
+        """Returns several as one, in the order given."""
         return Condition(
             {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
         )

@@ -44,7 +44,7 @@ class Family(ABC):
         self.autoencoder = self.decoder(pipeline.vae)
 
     def text_encoders(self) -> dict[str, Any]:
-        """The pipeline's text encoders, by name."""
+        """Returns the pipeline's text encoders, by name."""
         parts = self.pipeline.components.items()
         return {
             name: part
@@ -59,12 +59,12 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, texts: list[str]) -> Condition:
-        """What the frozen text encoders say of prompts."""
+        """Returns what the frozen text encoders say of prompts."""
 
     @abstractmethod
     def unconditional(self) -> Condition | None:
-        """One row for classifier-free guidance; None: the network is told the scale and draws in
-        one pass.
+        """Returns one row for classifier-free guidance; None: the network is told the scale and
+        draws in one pass.
         """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Family(ABC):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The network's answer at some steps of the kernel, in one pass."""
+        """Returns the network's answer at some steps of the kernel, in one pass."""
 
     def guide(
         self,
@@ -82,5 +82,5 @@ class Family(ABC):
         conditional: Float[Tensor, "batch channels height width"],
         scale: float,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The answer that classifier-free guidance makes of two."""
+        """Returns the answer that classifier-free guidance makes of two."""
         return unconditional + scale * (conditional - unconditional)

@@ -32,7 +32,7 @@ def straight(sigmas: Float[Tensor, " levels"], eta: float) -> Kernel:
 
 
 def read_scheduler(folder: Path) -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of a pipeline's folder; for a solver of flows one of the same shift."""
+    """Returns the scheduler of a pipeline's folder; for a solver of flows one of the same shift."""
     kind = FlowMatchEulerDiscreteScheduler
     try:
         config = kind.load_config(folder / "scheduler", local_files_only=True)
@@ -51,7 +51,7 @@ def kernel(
     eta: float,
     latent_shape: tuple[int, int, int],
 ) -> Kernel:
-    """The steps of a scheduler; how far it shifts them may depend on the number of tokens."""
+    """Returns a scheduler's steps; how far it shifts them may depend on the number of tokens."""
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         return shifted(scheduler, steps, eta)
@@ -63,14 +63,15 @@ def kernel(
 
 
 def tokens(latent_shape: tuple[int, int, int]) -> int:
-    """Of an image: 2 by 2 latents each."""
+    """Counts the tokens of an image, 2 by 2 latents each."""
     return latent_shape[1] * latent_shape[2] // _PATCH**2
 
 
 def shifted(
     scheduler: FlowMatchEulerDiscreteScheduler, steps: int, eta: float, mu: float | None = None
 ) -> Kernel:
-    """The steps of a scheduler, shifted by ``mu`` if it is one that shifts them dynamically.
+    """Returns the steps of a scheduler, shifted by ``mu`` if it is one that shifts them
+    dynamically.
 
     Shares of noise are even before the model's shift, and the last step is as long as the others:
     left to itself the scheduler ends, at few steps, with one that moves nothing.

@@ -16,8 +16,8 @@ def kernel(
     eta: float,
     latent_shape: tuple[int, int, int],
 ) -> Kernel:
-    """The steps of a scheduler; how far it shifts them depends on the number of tokens and of
-    steps.
+    """Returns the steps of a scheduler; how far it shifts them depends on the number of tokens and
+    of steps.
     """
     mu = compute_empirical_mu(flow_matching.tokens(latent_shape), steps)
     return flow_matching.shifted(scheduler, steps, eta, mu)

@@ -35,7 +35,7 @@ class Flux(Family):
         return Condition({"text": text, "pooled": pooled})
 
     def unconditional(self) -> None:
-        """None: one pass, which is told the scale."""
+        """Returns None: there is one pass, which is told the scale."""
 
     def predict(
         self,
@@ -43,7 +43,7 @@ class Flux(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0."""
+        """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         device, dtype = latents.device, latents.dtype
         timesteps = self.kernel.timesteps[index].to(device, dtype).expand(batch)

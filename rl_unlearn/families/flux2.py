@@ -47,7 +47,7 @@ class Flux2(Family):
         return Condition({"text": text})
 
     def unconditional(self) -> Condition:
-        """The empty prompt."""
+        """Returns the empty prompt."""
         return self.encode([""])
 
     def predict(
@@ -56,7 +56,7 @@ class Flux2(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0."""
+        """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
         word = torch.arange(condition.text.shape[1])[:, None]

@@ -32,7 +32,7 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(folder: Path) -> type[Family]:
-    """The family of a pipeline's folder; DataError for an unknown one."""
+    """Returns the family of a pipeline's folder; raises DataError for an unknown one."""
     return FAMILIES[read_layout(folder).pipeline]
 
 

@@ -27,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def device_of(model: Model) -> torch.device:
-    """The device to compute on; raises MachineError if a GPU is asked for and absent."""
+    """Returns the device to compute on; raises MachineError if a GPU is asked for and absent."""
     if model.device == "cuda" and not torch.cuda.is_available():
         raise MachineError(
             "model.device=cuda, but this machine has no usable GPU: use model.device=cpu or auto"
@@ -36,7 +36,8 @@ def device_of(model: Model) -> torch.device:
 
 
 def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
-    """A diffusers pipeline of a known family from the canvas, a folder or a hub id, on the CPU.
+    """Returns a diffusers pipeline of a known family from the canvas, a folder or a hub id, on the
+    CPU.
 
     The network that is trained and the text encoders are of the model's storage type, the
     autoencoder is fp32.
@@ -49,9 +50,9 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     folder = fetched_folder(model)
     model_folder.check(folder, sampler, model.size, model.variant)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
-    layout, there = model_folder.read_layout(folder), model_folder.components(folder)
+    layout, present = model_folder.read_layout(folder), model_folder.components(folder)
     try:
-        networks = {name: network for name, network in layout.networks.items() if name in there}
+        networks = {name: network for name, network in layout.networks.items() if name in present}
         types = {name: _storage(model, name, layout.trained) for name in networks}
         parts = {
             name: _load(folder, name, network, model.variant, types[name])
@@ -59,7 +60,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
         }
         takes = inspect.signature(_kind(layout.pipeline)).parameters
         left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(
-            layout.optional - {*there}
+            layout.optional - {*present}
         )
         pipeline = _kind(layout.pipeline).from_pretrained(
             folder,
@@ -70,8 +71,8 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
             local_files_only=True,
         )
     except _UNFIT as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"model.path {model.path!r} cannot be loaded: {told}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"model.path {model.path!r} cannot be loaded: {reason}") from error
     # Old files have it changed by the pipeline; the critic, which reads the same files, would not
     # know.
     positions = getattr(pipeline.text_encoder.config, "max_position_embeddings", None)
@@ -85,7 +86,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
 
 
 def _storage(model: Model, component: str, trained: str) -> torch.dtype:
-    """The number type that a component is loaded in.
+    """Returns the number type that a component is loaded in.
 
     Adapters are folded in before anything is rounded.
     """
@@ -95,7 +96,7 @@ def _storage(model: Model, component: str, trained: str) -> torch.dtype:
 
 
 def _kind(name: str) -> Any:
-    """A class of diffusers or transformers."""
+    """Returns a class of diffusers or transformers."""
     return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
@@ -111,10 +112,12 @@ _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 def _load(
     folder: Path, component: str, network: Network, variant: str | None, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """One network, every weight of which came from its files; DataError that names the others."""
+    """Returns one network, every weight of which came from its files; raises DataError that names
+    the others.
+    """
     kind = _kind(network.kind)
     with plainly_named(folder, component, variant) as place:
-        found, told = kind.from_pretrained(
+        loaded, report = kind.from_pretrained(
             place,
             use_safetensors=True,
             local_files_only=True,
@@ -127,18 +130,18 @@ def _load(
                 else {"torch_dtype": dtype}
             ),
         )
-    for name, *shapes in told["mismatched_keys"]:
+    for name, *shapes in report["mismatched_keys"]:
         raise DataError(
-            f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch "
-            "it again"
+            f"folder {str(folder)!r}: {component} has {name} in another shape ({shapes}): fetch it "
+            "again"
         )
-    compare(folder, component, {*told["missing_keys"]}, {*told["unexpected_keys"]})
-    return found
+    compare(folder, component, {*report["missing_keys"]}, {*report["unexpected_keys"]})
+    return loaded
 
 
 def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:
-    """Loads an adapter into the component as plain diffusers does; DataError, which names it, if it
-    does not fit.
+    """Loads an adapter into the component as plain diffusers does; raises DataError, which names
+    it, if it does not fit.
 
     diffusers leaves out what has no place in the model without a word.
     """

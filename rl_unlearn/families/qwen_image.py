@@ -30,7 +30,8 @@ class QwenImage(Family):
     decoder: ClassVar[type[Autoencoder]] = VideoAutoencoder
 
     def encode(self, texts: list[str]) -> Condition:
-        """The language model's last states behind the template's beginning, which says what to do.
+        """Returns the language model's last states behind the template's beginning, which says what
+        to do.
 
         The pipeline fills prompts up to the longest of a call. Here all are filled up to the same
         number, so that nothing depends on who else is there; the mask hides what was filled in.
@@ -50,7 +51,7 @@ class QwenImage(Family):
         return Condition({"text": text, "mask": mask.to(text.dtype)})
 
     def unconditional(self) -> Condition:
-        """A prompt of one space."""
+        """Returns a prompt of one space."""
         return self.encode([_NOTHING])
 
     def predict(
@@ -59,7 +60,7 @@ class QwenImage(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0."""
+        """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
         output = self.network(
@@ -77,7 +78,9 @@ class QwenImage(Family):
         conditional: Float[Tensor, "batch channels height width"],
         scale: float,
     ) -> Float[Tensor, "batch channels height width"]:
-        """As far along as guidance goes, but each token as long as the conditional answer's."""
+        """Goes as far along as guidance does, but leaves each token as long as the conditional
+        answer's.
+        """
         guided = pack(super().guide(unconditional, conditional, scale))
         length = pack(conditional).norm(dim=-1, keepdim=True)
         kept = guided * (length / guided.norm(dim=-1, keepdim=True))

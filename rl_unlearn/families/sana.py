@@ -32,11 +32,11 @@ class Sana(Family):
     decoder: ClassVar[type[Autoencoder]] = DeepAutoencoder
 
     def encode(self, texts: list[str]) -> Condition:
-        """The language model's last hidden states behind its instruction."""
+        """Returns the language model's last hidden states behind its instruction."""
         return self._encode(texts, INSTRUCTION)
 
     def unconditional(self) -> Condition:
-        """The empty prompt, without an instruction."""
+        """Returns the empty prompt, without an instruction."""
         return self._encode([""], None)
 
     def _encode(self, texts: list[str], instruction: list[str] | None) -> Condition:
@@ -54,7 +54,7 @@ class Sana(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0."""
+        """Returns the velocity, noise less x0."""
         timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
         return self.network(
             hidden_states=latents,

@@ -37,7 +37,7 @@ class StableDiffusion3(Family):
         return Condition({"text": text, "pooled": pooled})
 
     def unconditional(self) -> Condition:
-        """The empty prompt."""
+        """Returns the empty prompt."""
         return self.encode([""])
 
     def predict(
@@ -46,7 +46,7 @@ class StableDiffusion3(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0."""
+        """Returns the velocity, noise less x0."""
         return self.network(
             hidden_states=latents,
             timestep=self.kernel.timesteps[index].to(latents.device).expand(len(latents)),

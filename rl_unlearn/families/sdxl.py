@@ -28,8 +28,8 @@ class StableDiffusionXL(Family):
         pipeline.vae.to(memory_format=torch.channels_last)
 
     def encode(self, texts: list[str]) -> Condition:
-        """Both encoders' last but one hidden states side by side, and the second one's pooled
-        words.
+        """Returns both encoders' last but one hidden states side by side, and the second one's
+        pooled words.
         """
         text, _, pooled, _ = self.pipeline.encode_prompt(
             texts, device=self.encodes_on, do_classifier_free_guidance=False

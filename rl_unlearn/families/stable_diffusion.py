@@ -53,7 +53,7 @@ class StableDiffusion(Family):
         return Condition({"text": encoder(tokens.to(encoder.device))[0]})
 
     def unconditional(self) -> Condition:
-        """The empty prompt."""
+        """Returns the empty prompt."""
         return self.encode([""])
 
     def predict(

@@ -12,8 +12,8 @@ from rl_unlearn.kernel import Kernel
 
 
 def read_scheduler(folder: Path) -> DDIMScheduler:
-    """The one DDIM scheduler that policy and critic have of a pipeline's folder, whatever sampler
-    lies there.
+    """Returns the one DDIM scheduler that policy and critic have of a pipeline's folder, whatever
+    sampler lies there.
     """
     try:
         config, _ = DDIMScheduler.load_config(folder / "scheduler", return_unused_kwargs=True)
@@ -35,7 +35,7 @@ def kernel(
     eta: float,
     _latent_shape: tuple[int, int, int] | None = None,
 ) -> Kernel:
-    """The steps of a `diffusers.DDIMScheduler`.
+    """Returns the steps of a `diffusers.DDIMScheduler`.
 
     Raises ConfigError for an unknown prediction type, or an eta that is not positive.
     """

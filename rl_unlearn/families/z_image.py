@@ -43,7 +43,7 @@ class ZImage(Family):
     layers: ClassVar[Mapping[str, str]] = _LAYERS
 
     def encode(self, texts: list[str]) -> Condition:
-        """The language model's last but one hidden states."""
+        """Returns the language model's last but one hidden states."""
         # The pipeline writes its template into the list that it is given.
         some, _ = self.pipeline.encode_prompt(
             [*texts], device=self.encodes_on, do_classifier_free_guidance=False
@@ -54,7 +54,7 @@ class ZImage(Family):
         return Condition({"text": text, "words": is_word})
 
     def unconditional(self) -> Condition:
-        """The empty prompt, in its template."""
+        """Returns the empty prompt, in its template."""
         return self.encode([""])
 
     def predict(
@@ -63,14 +63,14 @@ class ZImage(Family):
         index: Index,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The velocity, noise less x0.
+        """Returns the velocity, noise less x0.
 
         The network answers with the opposite sign, and counts time from the noise.
         """
         network, size = self.network, f"{PATCH}-1"
         batch, channels, height, width = latents.shape
-        told = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
-        time = network.t_embedder(told * network.t_scale).to(latents.dtype)
+        times = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
+        time = network.t_embedder(times * network.t_scale).to(latents.dtype)
 
         is_word = condition.words > 0.5
         lengths = is_word.sum(dim=1)
@@ -101,7 +101,7 @@ class ZImage(Family):
         seen: Bool[Tensor, "batch tokens"] | None,
         *how: Tensor,
     ) -> Float[Tensor, "batch tokens features"]:
-        """The states behind some layers, checkpointed as the network's own forward does it."""
+        """Returns the states behind some layers, checkpointed as in the network's own forward."""
         network = self.network
         again = network.gradient_checkpointing and torch.is_grad_enabled()
         for layer in layers:
@@ -118,8 +118,8 @@ class ZImage(Family):
         """
         inside = torch.cartesian_prod(_count(rows, filled), _count(columns, filled))
         behind = (filled + 1)[:, None, None].expand(-1, len(inside), 1)
-        found = torch.cat([behind, inside.expand(len(filled), -1, -1)], dim=2)
-        return self._rotations(pad(found, (0, 0, 0, -len(inside) % _GROUP)))
+        places = torch.cat([behind, inside.expand(len(filled), -1, -1)], dim=2)
+        return self._rotations(pad(places, (0, 0, 0, -len(inside) % _GROUP)))
 
     def _places_of_words(self, text: Float[Tensor, "batch tokens features"]) -> Tensor:
         """Rotations of the words, which are counted from 1."""

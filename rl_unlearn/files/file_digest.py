@@ -18,7 +18,7 @@ _MOST = 10_000
 
 
 def cache_file() -> Path:
-    """Where the digests are kept between programs."""
+    """Tells where the digests are kept between programs."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     with suppress(RuntimeError):  # there is nobody whose home it could be
         root = root.expanduser()
@@ -26,7 +26,7 @@ def cache_file() -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal; DataError if it cannot be read."""
+    """SHA-256 of a file's content, in hexadecimal; raises DataError if it cannot be read."""
     try:
         about = path.stat()
         place = str(path.resolve())
@@ -53,12 +53,12 @@ def folder_digest(files: Iterable[Path]) -> str:
 
 def _known() -> dict[str, dict[str, object]]:
     try:
-        found = read_object(cache_file())
+        digests = read_object(cache_file())
     except DataError:  # none yet, or damaged: it is only a cache
         return {}
     return {
         path: row
-        for path, row in found.items()
+        for path, row in digests.items()
         if isinstance(row, dict) and isinstance(row.get("sha256"), str)
     }
 

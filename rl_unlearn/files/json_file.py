@@ -16,19 +16,19 @@ def parse_object(
     remedy: str = "put it back or make it again",
     infinite: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The object that ``content`` is; DataError, which names ``source`` and ``remedy``, for
-    anything else.
+    """Returns the object that ``content`` is; raises DataError, which names ``source`` and
+    ``remedy``, for anything else.
 
     NaN and infinity are no JSON, but Python writes them: only the keys in ``infinite`` may have
     them. Half of a surrogate pair could not be written again.
     """
     try:
-        found = json.loads(content, parse_constant=float if infinite else _refuse)
-        if isinstance(found, dict):
-            finite = {key: value for key, value in found.items() if key not in infinite}
+        parsed = json.loads(content, parse_constant=float if infinite else _refuse)
+        if isinstance(parsed, dict):
+            finite = {key: value for key, value in parsed.items() if key not in infinite}
             json.dumps(finite, ensure_ascii=False, allow_nan=not infinite).encode()
-            return found
-        reason = f"it is a {type(found).__name__}"
+            return parsed
+        reason = f"it is a {type(parsed).__name__}"
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise DataError(f"{source} holds no JSON object ({reason}): {remedy}")
@@ -40,8 +40,8 @@ def read_object(
     limit: int = MAX_BYTES,
     infinite: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The object in a file; DataError if the file is absent, cannot be read, is larger than
-    ``limit`` or damaged.
+    """Returns the object in a file; raises DataError if the file is absent, cannot be read, is
+    larger than ``limit`` or damaged.
 
     ``infinite``: see :func:`parse_object`.
     """

@@ -9,8 +9,8 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_local(given: Iterable[object], what: str) -> None:
-    """ConfigError if one of these paths is an address such as s3://: it would be taken for a folder
-    called `s3:`.
+    """Raises ConfigError if one of these paths is an address such as s3://: it would be taken for a
+    folder called `s3:`.
     """
     for path in given:
         if isinstance(path, str) and _ADDRESS.match(path):

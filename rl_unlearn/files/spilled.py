@@ -12,7 +12,7 @@ from rl_unlearn.trajectory import Trajectory
 
 
 def write(path: Path, batch: pa.RecordBatch) -> None:
-    """Puts one batch into a file in one step; MachineError if the disk does not take it."""
+    """Puts one batch into a file in one step; raises MachineError if the disk does not take it."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -20,8 +20,8 @@ def write(path: Path, batch: pa.RecordBatch) -> None:
 
 
 def read(path: Path) -> Trajectory:
-    """The trajectories in a file; DataError, which names it, if it is damaged or holds something
-    else.
+    """Returns the trajectories in a file; raises DataError, which names it, if it is damaged or
+    holds something else.
     """
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:

@@ -14,8 +14,8 @@ from rl_unlearn.files.durable import write_whole
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file: equal content gives equal bytes, which the library's order of the
-    metadata does not.
+    """Returns the bytes of a file: equal content gives equal bytes, which the library's order of
+    the metadata does not.
     """
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata)
@@ -38,8 +38,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU; DataError, which names ``what`` it should be, if they
-    cannot be had.
+    """Returns all tensors of a file, on the CPU; raises DataError, which names ``what`` it should
+    be, if they cannot be had.
     """
     try:
         return load_file(path)

@@ -30,7 +30,8 @@ class Header:
 
 
 def read_header(path: Path, remedy: str = "fetch or make it again") -> Header:
-    """The header, checked against the file's size, so that a file that was cut is found out.
+    """Returns the header, checked against the file's size, so that a file that was cut is found
+    out.
 
     Raises DataError for a file that is absent or no whole safetensors file.
     """
@@ -43,13 +44,13 @@ def read_header(path: Path, remedy: str = "fetch or make it again") -> Header:
         raise DataError(f"{path} cannot be read: {error.strerror or error}: {remedy}") from error
     if not content:
         raise DataError(f"{path} is no safetensors file: {remedy}")
-    found = parse_object(content, path, remedy)
-    metadata = found.pop("__metadata__", {})
+    header = parse_object(content, path, remedy)
+    metadata = header.pop("__metadata__", {})
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     end = 0
     try:
-        for name, row in found.items():
+        for name, row in header.items():
             shape, (start, stop) = tuple(row["shape"]), row["data_offsets"]
             numbers = (*shape, start, stop)
             if not all(type(number) is int and number >= 0 for number in numbers):

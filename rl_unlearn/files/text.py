@@ -8,22 +8,23 @@ _JOINERS = "\u200c\u200d"
 
 
 def cleaned(text: str) -> str:
-    """One line: any white space, of any script, is one space; what cannot be printed is left
-    out."""
+    """Returns one line: any white space, of any script, is one space; what cannot be printed is
+    left out.
+    """
     # No-break and thin spaces come with pasted text; dropped, they would glue two words together.
     line = " ".join(text.split())
     return "".join(c for c in line if c.isprintable() or c in _JOINERS)
 
 
 def same(text: str) -> str:
-    """What two texts have in common that ask for the same: neither case nor outer nor double spaces
-    count.
+    """Returns what two texts have in common that ask for the same: neither case nor outer nor
+    double spaces count.
     """
     return unicodedata.normalize("NFKC", cleaned(text)).casefold()
 
 
 def twice(texts: tuple[str, ...]) -> str | None:
-    """The first text that stands there a second time."""
+    """Returns the first text that stands there a second time."""
     seen: set[str] = set()
     for text in texts:
         if same(text) in seen:

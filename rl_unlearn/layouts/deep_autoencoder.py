@@ -11,12 +11,12 @@ _LAYERS = {"encoder": (2, 2, 2, 3, 3, 3), "decoder": (3, 3, 3, 3, 3, 3)}
 
 
 def widths(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the encoder's blocks; each but the last one halves its images."""
+    """Lists the widths of the encoder's blocks; each but the last one halves its images."""
     return tuple(config.get("encoder_block_out_channels", _WIDTHS))
 
 
 def vae(config: Mapping[str, Any]) -> Names | None:
-    """Of an AutoencoderDC; None for norms of another kind than Sana's."""
+    """Names the weights of an AutoencoderDC; None for norms of another kind than Sana's."""
     norms = config.get("decoder_norm_types", "rms_norm")
     if {*((norms,) if isinstance(norms, str) else norms)} != {"rms_norm"}:
         return None
@@ -24,14 +24,14 @@ def vae(config: Mapping[str, Any]) -> Names | None:
 
 
 def gated_convolution(normed: bool) -> Names:
-    """Of a GLUMBConv."""
+    """Names the weights of a GLUMBConv."""
     names = both("conv_inverted", "conv_depth") | {"conv_point.weight"}
     return names | (both("norm") if normed else set())
 
 
 def _side(side: str, config: Mapping[str, Any]) -> Names:
-    """Of encoder or decoder: blocks of layers, and what halves the image behind, or doubles it
-    before.
+    """Names the weights of encoder or decoder: blocks of layers, and what halves the image behind,
+    or doubles it before.
     """
     count = few(len(config.get(f"{side}_block_out_channels", _WIDTHS)))
     kinds = config.get(f"{side}_block_types", "ResBlock")

@@ -15,8 +15,8 @@ SOLVER = "DPMSolverMultistepScheduler"
 
 
 def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    """What a person should know of the scheduler_config.json; DataError or ConfigError for what
-    cannot be sampled.
+    """Says what a person should know of the scheduler_config.json; raises DataError or ConfigError
+    for what cannot be sampled.
     """
     config = parts["scheduler"]
     kind = config.get("_class_name")
@@ -51,7 +51,7 @@ def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
 
 
 def _solves(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler solves a flow of one shift for all sizes."""
+    """Tells whether a scheduler solves a flow of one shift for all sizes."""
     flows = config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
     return (
         config.get("_class_name") == SOLVER

@@ -37,7 +37,7 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
 
 
 def _channels(parts: Parts) -> object:
-    """The network reads patches of 2 by 2 latents as one token."""
+    """Returns the channels of the latents, of which the network reads 2 by 2 as one token."""
     packed = parts["transformer"].get("in_channels", 64)
     return packed // 4 if isinstance(packed, int) else packed
 
@@ -58,9 +58,8 @@ def _check(parts: Parts) -> None:
     check_words(parts["text_encoder"].get("hidden_size", 512), pooled, "text_encoder")
     if not network.get("guidance_embeds", False):
         raise DataError(
-            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was "
-            "distilled to a few steps, "
-            "of which no policy is learned; use FLUX.1-dev"
+            "the model is not told the guidance scale, as FLUX.1-schnell is not: it was distilled "
+            "to a few steps, of which no policy is learned; use FLUX.1-dev"
         )
 
 

@@ -69,7 +69,7 @@ def vae(config: Mapping[str, Any]) -> Names | None:
 
 
 def _channels(parts: Parts) -> object:
-    """The network reads patches of 2 by 2 latents as one token."""
+    """Returns the channels of the latents, of which the network reads 2 by 2 as one token."""
     packed = parts["transformer"].get("in_channels", 128)
     return packed // 4 if isinstance(packed, int) else packed
 
@@ -90,8 +90,8 @@ def _check(parts: Parts) -> None:
     check_words(gives, network.get("joint_attention_dim", 15360))
     if parts["pipeline"].get("is_distilled", False):
         raise DataError(
-            "the model was distilled to a few steps (is_distilled), of which no policy is learned; "
-            "use FLUX.2-klein-base-4B or FLUX.2-klein-base-9B"
+            "the model was distilled to a few steps (is_distilled), of which no policy is "
+            "learned; use FLUX.2-klein-base-4B or FLUX.2-klein-base-9B"
         )
 
 

@@ -6,8 +6,8 @@ from rl_unlearn.layouts.names import Names, both
 
 
 def joint_block(normed: bool, last: bool = False) -> Names:
-    """One block; ``normed``: queries and keys are, ``last``: what it makes of the words is not read
-    any more.
+    """Names the weights of a block; ``normed``: queries and keys are, ``last``: what it makes of
+    the words is not read any more.
     """
     layers = ["norm1.linear", "norm1_context.linear", "ff.net.0.proj", "ff.net.2", "attn.to_out.0"]
     layers += [f"attn.to_{part}" for part in "qkv"] + [f"attn.add_{part}_proj" for part in "qkv"]
@@ -22,7 +22,7 @@ def joint_block(normed: bool, last: bool = False) -> Names:
 
 
 def time_and_words(*embedders: str) -> Names:
-    """What tells the blocks the time and the pooled words."""
+    """Names the weights of what tells the blocks the time and the pooled words."""
     return both(
         *(f"time_text_embed.{name}.linear_{i}" for name in embedders for i in (1, 2)),
         "context_embedder",

@@ -7,7 +7,7 @@ from rl_unlearn.layouts.names import Names, both, few, under
 
 
 def qwen3(config: Mapping[str, Any]) -> Names | None:
-    """Of a Qwen3Model (Yang et al. 2025, arXiv 2505.09388)."""
+    """Names the weights of a Qwen3Model (Yang et al. 2025, arXiv 2505.09388)."""
     if config.get("model_type", "qwen3") != "qwen3":
         return None
     norms = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
@@ -15,14 +15,16 @@ def qwen3(config: Mapping[str, Any]) -> Names | None:
 
 
 def gemma2(config: Mapping[str, Any]) -> Names | None:
-    """Of a Gemma2Model (Riviere et al. 2024, arXiv 2408.00118)."""
+    """Names the weights of a Gemma2Model (Riviere et al. 2024, arXiv 2408.00118)."""
     if config.get("model_type", "gemma2") != "gemma2":
         return None
     return _decoder(config, tuple(f"{where}_layernorm" for where in _AROUND))
 
 
 def known_as(names: Iterable[str]) -> Names:
-    """Without the `model.` that stands before each in a file of the whole language model."""
+    """Returns names without the `model.` that stands before each in a file of the whole language
+    model.
+    """
     return {name.removeprefix("model.") for name in names}
 
 
@@ -30,7 +32,7 @@ _AROUND = ("input", "post_attention", "pre_feedforward", "post_feedforward")
 
 
 def _decoder(config: Mapping[str, Any], norms: tuple[str, ...]) -> Names:
-    """Of layers with these norms, whose dense part is gated."""
+    """Names the weights of layers with these norms, whose dense part is gated."""
     attention = [f"self_attn.{part}_proj" for part in "qkvo"]
     dense = [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
     layer = {f"{part}.weight" for part in (*attention, *dense, *norms)}

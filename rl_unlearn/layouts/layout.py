@@ -119,7 +119,7 @@ def image_latent(
 
 
 def check_autoencoder(parts: Parts, channels: object) -> None:
-    """DataError unless the autoencoder's latents are the network's."""
+    """Raises DataError unless the autoencoder's latents are the network's."""
     vae = parts["vae"]
     latent = vae.get("latent_channels", 4)
     if not isinstance(channels, int) or not isinstance(latent, int):
@@ -145,7 +145,7 @@ def check_autoencoder(parts: Parts, channels: object) -> None:
 
 
 def check_words(gives: object, reads: object, whose: str = "text_encoder") -> None:
-    """DataError unless the network reads as many features a token as the text encoders give."""
+    """Raises DataError unless the network reads the features a token that text encoders give."""
     if gives != reads:
         raise DataError(
             f"the model's {whose} gives {gives} features a token, its network reads {reads}: "

@@ -6,8 +6,9 @@ Names = set[str]
 
 
 def few(count: Any) -> int:
-    """A number of layers as networks have it; ValueError for another one, before it is counted
-    to."""
+    """Returns a number of layers as networks have it; ValueError for another one, before it is
+    counted to.
+    """
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1000:
         raise ValueError(f"{count!r} layers")
     return count
@@ -19,5 +20,5 @@ def both(*layers: str) -> Names:
 
 
 def under(place: str, names: Names) -> Names:
-    """The names as those of a part."""
+    """Returns the names as those of a part."""
     return {f"{place}.{name}" for name in names}

@@ -26,7 +26,7 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 
 
 def unet(config: Mapping[str, Any]) -> Names | None:
-    """Of a UNet2DConditionModel."""
+    """Names the weights of a UNet2DConditionModel."""
     added = config.get("addition_embed_type")
     if any(config.get(key, plain) != plain for key, plain in _PLAIN.items()) or added not in (
         None,
@@ -83,7 +83,7 @@ def unet(config: Mapping[str, Any]) -> Names | None:
 
 
 def vae(config: Mapping[str, Any]) -> Names | None:
-    """Of an AutoencoderKL."""
+    """Names the weights of an AutoencoderKL."""
     down, up = (
         config.get("down_block_types", ("DownEncoderBlock2D",)),
         config.get("up_block_types", ("UpDecoderBlock2D",)),
@@ -119,18 +119,20 @@ def vae(config: Mapping[str, Any]) -> Names | None:
 
 def vae_known_as(names: Iterable[str]) -> Names:
     """Older files have other words for the parts of an attention."""
-    found = set()
+    known = set()
     for name in names:
         if ".attentions." in name:
             head, _, end = name.rpartition(".")
             stem, _, part = head.rpartition(".")
             name = f"{stem}.{_OLD_ATTENTION.get(part, part)}.{end}"
-        found.add(name)
-    return found
+        known.add(name)
+    return known
 
 
 def clip_text(config: Mapping[str, Any]) -> Names | None:
-    """Of a CLIPTextModel, without the `text_model.` that some versions write before each."""
+    """Names the weights of a CLIPTextModel, without the `text_model.` that some versions write
+    before each.
+    """
     if config.get("model_type", "clip_text_model") != "clip_text_model":
         return None
     names = {"embeddings.token_embedding.weight", "embeddings.position_embedding.weight"} | both(
@@ -147,7 +149,7 @@ def clip_text(config: Mapping[str, Any]) -> Names | None:
 
 
 def clip_text_projected(config: Mapping[str, Any]) -> Names | None:
-    """Of a CLIPTextModelWithProjection."""
+    """Names the weights of a CLIPTextModelWithProjection."""
     names = clip_text(config)
     return None if names is None else names | {"text_projection.weight"}
 
@@ -159,7 +161,7 @@ def text_known_as(names: Iterable[str]) -> Names:
 
 
 def t5_encoder(config: Mapping[str, Any]) -> Names | None:
-    """Of a T5EncoderModel of version 1.1 (Raffel et al. 2020, arXiv 1910.10683)."""
+    """Names the weights of a T5EncoderModel, version 1.1 (Raffel et al. 2020, arXiv 1910.10683)."""
     if config.get("model_type", "t5") != "t5" or not str(
         config.get("feed_forward_proj", "relu")
     ).startswith("gated"):
@@ -176,7 +178,7 @@ def t5_encoder(config: Mapping[str, Any]) -> Names | None:
 
 
 def t5_known_as(names: Iterable[str]) -> Names:
-    """One table of words has two names."""
+    """Returns names with a single one for the table of words, which has two."""
     return {name for name in names if name != "encoder.embed_tokens.weight"}
 
 

@@ -14,13 +14,15 @@ _DENSE = [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
 
 
 def qwen3(config: Mapping[str, Any]) -> Names | None:
-    """Of a Qwen3ForCausalLM."""
+    """Names the weights of a Qwen3ForCausalLM."""
     names = language_models.qwen3(config)
     return None if names is None else under("model", names)
 
 
 def qwen2_5_vl(config: Mapping[str, Any]) -> Names | None:
-    """Of a Qwen2_5_VLForConditionalGeneration, with the tower that looks at images."""
+    """Names the weights of a Qwen2_5_VLForConditionalGeneration, with the tower that looks at
+    images.
+    """
     if config.get("model_type", "qwen2_5_vl") != "qwen2_5_vl":
         return None
     layer = both(*(f"self_attn.{part}_proj" for part in "qkv"))
@@ -37,7 +39,7 @@ def qwen2_5_vl(config: Mapping[str, Any]) -> Names | None:
 
 
 def language(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part about words of a configuration: older files write it beside the others."""
+    """Returns the part about words of a configuration: older files write it beside the others."""
     return {**config, **(config.get("text_config") or {})}
 
 

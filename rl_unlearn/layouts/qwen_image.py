@@ -82,7 +82,7 @@ def _resample(in_time: bool) -> Names:
 
 
 def _channels(parts: Parts) -> object:
-    """The network reads patches of 2 by 2 latents as one token."""
+    """Returns the channels of the latents, of which the network reads 2 by 2 as one token."""
     packed = parts["transformer"].get("in_channels", 64)
     return packed // 4 if isinstance(packed, int) else packed
 
@@ -96,8 +96,8 @@ def _check(parts: Parts) -> None:
     network, autoencoder = parts["transformer"], parts["vae"]
     other = [name for name in _OTHERS if network.get(name)]
     if other:
-        told = f"transformer/config.json has {other[0]}: another edition of Qwen-Image"
-        raise DataError(f"{told}, which cannot be trained; use Qwen-Image itself")
+        problem = f"transformer/config.json has {other[0]}: another edition of Qwen-Image"
+        raise DataError(f"{problem}, which cannot be trained; use Qwen-Image itself")
     reads, channels = _channels(parts), autoencoder.get("z_dim", 16)
     if channels != reads:
         raise DataError(f"the model's network takes {reads} channels, its vae gives {channels}")

@@ -44,8 +44,8 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
 def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
     network = parts["transformer"]
     scale = 2 ** (len(deep_autoencoder.widths(parts["vae"])) - 1)
-    own, patch = network.get("sample_size", 32), network.get("patch_size", 1)
-    return image_latent(parts, size, network.get("in_channels", 32), own, patch, scale)
+    sample, patch = network.get("sample_size", 32), network.get("patch_size", 1)
+    return image_latent(parts, size, network.get("in_channels", 32), sample, patch, scale)
 
 
 def _check(parts: Parts) -> None:
@@ -55,8 +55,7 @@ def _check(parts: Parts) -> None:
     if network.get("guidance_embeds"):
         raise DataError(
             "the model is told the guidance scale, as Sana Sprint is: it was distilled to a few "
-            "steps, "
-            "of which no policy is learned; use Sana"
+            "steps, of which no policy is learned; use Sana"
         )
     if network.get("out_channels", 32) not in (None, network.get("in_channels", 32)):
         raise DataError(

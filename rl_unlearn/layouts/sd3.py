@@ -32,9 +32,9 @@ def transformer(config: Mapping[str, Any]) -> Names | None:
             f"transformer_blocks.{i}", joint_block(norm is not None, last=i == layers - 1)
         )
         if i in twice:
-            own = both("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
-            own |= {"attn2.norm_q.weight", "attn2.norm_k.weight"} if norm else set()
-            names |= under(f"transformer_blocks.{i}", own)
+            second = both("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+            second |= {"attn2.norm_q.weight", "attn2.norm_k.weight"} if norm else set()
+            names |= under(f"transformer_blocks.{i}", second)
     return names
 
 

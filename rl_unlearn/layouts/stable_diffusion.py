@@ -12,7 +12,7 @@ from rl_unlearn.layouts.layout import (
 
 
 def latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Of the UNet, which halves its latents once a block but for the last."""
+    """Returns the UNet's latent shape; it halves latents once a block but for the last."""
     unet = parts["unet"]
     halvings = len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1
     return image_latent(
@@ -21,7 +21,7 @@ def latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
 
 
 def check_unet(parts: Parts) -> None:
-    """DataError for a UNet of another kind of model."""
+    """Raises DataError for a UNet of another kind of model."""
     check_autoencoder(parts, parts["unet"].get("in_channels", 4))
     if parts["unet"].get("time_cond_proj_dim") is not None:
         raise DataError(

@@ -23,8 +23,8 @@ _FEW_STEPS = {"LCMScheduler", "TCDScheduler"}
 
 
 def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
-    """What a person should know of the scheduler_config.json; DataError or ConfigError for what
-    cannot be sampled.
+    """Says what a person should know of the scheduler_config.json; raises DataError or ConfigError
+    for what cannot be sampled.
     """
     config = parts["scheduler"]
     kind, spacing = config.get("_class_name"), config.get("timestep_spacing", "leading")
@@ -60,8 +60,8 @@ def notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     eta = f"DDIM, eta {sampler.eta:g}, {sampler.steps} steps"
     if kind in _FEW_STEPS or (kind.startswith("Euler") and spacing == "trailing"):
         yield (
-            f"the model is made for few steps of {kind}; it is drawn and trained by {eta} "
-            "instead: look at its images"
+            f"the model is made for few steps of {kind}; it is drawn and trained by {eta} instead: "
+            "look at its images"
         )
     elif kind not in ("DDIMScheduler", "PNDMScheduler"):
         yield f"the model's own sampler, {kind}, is replaced by {eta}"

@@ -60,8 +60,8 @@ def _latent(parts: Parts, size: tuple[int, int] | None) -> tuple[int, int, int]:
     latent = image_latent(parts, size, network.get("in_channels", 16), _OWN_SIZE, PATCH)
     _, *most = network.get("axes_lens", (1024, 512, 512))
     if any(n // PATCH > places for n, places in zip(latent[1:], most, strict=True)):
-        told = f"model.size={size}: the network has places for {most} patches"
-        raise ConfigError(f"{told} of {PATCH} by {PATCH} latents")
+        problem = f"model.size={size}: the network has places for {most} patches"
+        raise ConfigError(f"{problem} of {PATCH} by {PATCH} latents")
     return latent
 
 
@@ -73,19 +73,19 @@ def _check(parts: Parts) -> None:
         raise DataError(
             "the model's network reads images, too (Z-Image-Omni): it cannot be trained"
         )
-    found, places = _patches(network), network.get("axes_lens", (1024, 512, 512))
-    if (PATCH, 1) not in found or places[0] <= TOKENS + 1:
-        told = f"transformer/config.json has patches {found}, and {places[0]} places for words"
-        raise DataError(f"{told}, not {(PATCH, 1)} and more than {TOKENS + 1}: {REMEDY}")
+    patches, places = _patches(network), network.get("axes_lens", (1024, 512, 512))
+    if (PATCH, 1) not in patches or places[0] <= TOKENS + 1:
+        problem = f"transformer/config.json has patches {patches}, and {places[0]} places for words"
+        raise DataError(f"{problem}, not {(PATCH, 1)} and more than {TOKENS + 1}: {REMEDY}")
 
 
 def _notes(parts: Parts, sampler: Sampler | None) -> Iterator[str]:
     yield from flow_matching.notes(parts, sampler)
     if parts["scheduler"].get("shift", 1.0) == _TURBO_SHIFT:
         yield (
-            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing "
-            "else in a "
-            "folder tells them apart: a model that was distilled to 8 steps is no policy to learn"
+            "the scheduler's shift is 3, as Z-Image-Turbo's is (Z-Image's is 6), and nothing else "
+            "in a folder tells them apart: a model that was distilled to 8 steps is no policy to "
+            "learn"
         )
 
 
@@ -94,7 +94,7 @@ def _told(parts: Parts) -> dict[str, tuple[int, ...]]:
 
 
 def _framed(tokenizer: Any, text: str) -> str:
-    """What a user says, in the template of a talk."""
+    """Puts what a user says in the template of a talk."""
     talk = [{"role": "user", "content": _PLACE}]
     how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
     whole = tokenizer.apply_chat_template(talk, **how)

@@ -69,7 +69,8 @@ class FolderClassifier:
 
 
 def load_folder(folder: Path, names: tuple[str, ...], device: torch.device) -> FolderClassifier:
-    """The classifier in ``folder`` for the classes ``names``, matched by label, never by position.
+    """Returns the classifier in ``folder`` for the classes ``names``, matched by label, never by
+    position.
 
     Raises DataError for missing, pickled, altered or unfit files, ConfigError for classes it does
     not know.
@@ -117,23 +118,23 @@ def _timm(
     ]
     if heads[-1:] != [len(labels)]:
         raise DataError(
-            f"classifier {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows "
-            f"for {len(labels)} label_names"
+            f"classifier {str(folder)!r}: its head has {heads[-1] if heads else 'no'} rows for "
+            f"{len(labels)} label_names"
         )
     try:
         network = timm.create_model(architecture, pretrained=False, num_classes=len(labels))
         network.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())[:300]  # torch names the keys below its first line
-        raise DataError(f"classifier {str(folder)!r} does not fit timm: {told}") from error
+        reason = " ".join(str(error).split())[:300]  # torch names the keys below its first line
+        raise DataError(f"classifier {str(folder)!r} does not fit timm: {reason}") from error
     # UnlearnCanvas normalises its images to [-1, 1] at the network's own size; a config.json may
     # say otherwise.
-    said = about.get("pretrained_cfg", {})
-    if not isinstance(said, dict):
+    written = about.get("pretrained_cfg", {})
+    if not isinstance(written, dict):
         raise DataError(f"classifier {str(folder)!r}: pretrained_cfg in config.json is no object")
-    own: Any = network.pretrained_cfg
-    size = tuple((own | said).get("input_size") or (3, 224, 224))[-2:]
-    mean, std = said.get("mean", [0.5] * 3), said.get("std", [0.5] * 3)
+    settings: Any = network.pretrained_cfg
+    size = tuple((settings | written).get("input_size") or (3, 224, 224))[-2:]
+    mean, std = written.get("mean", [0.5] * 3), written.get("std", [0.5] * 3)
     return _classifier("timm", network, folder, labels, names, size, mean, std, device)
 
 
@@ -141,7 +142,7 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
-        network, told = AutoModelForImageClassification.from_pretrained(
+        network, report = AutoModelForImageClassification.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
@@ -150,7 +151,7 @@ def _transformers(folder: Path, names: tuple[str, ...], device: torch.device) ->
         raise DataError(
             f"classifier {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}"
         ) from error
-    compare(folder, "the classifier", {*told["missing_keys"]}, {*told["unexpected_keys"]})
+    compare(folder, "the classifier", {*report["missing_keys"]}, {*report["unexpected_keys"]})
     labels = [network.config.id2label[i] for i in range(network.config.num_labels)]
     mean = std = [0.5] * 3
     size: Any = getattr(network.config, "image_size", 224)
@@ -179,8 +180,7 @@ def _classifier(
     if unknown:
         raise ConfigError(
             f"classifier {str(folder)!r} does not know {', '.join(unknown[:5])}: it knows "
-            f"{', '.join(labels[:10])}; "
-            "take names from its labels, or another classifier"
+            f"{', '.join(labels[:10])}; take names from its labels, or another classifier"
         )
     rows = torch.tensor([place[_plain(name)] for name in names], device=device)
     centre, scale = (
@@ -214,8 +214,8 @@ def _check_sum(folder: Path) -> None:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"classifier {str(folder)!r} has no SHA256SUMS: where you trust the file, "
-            f"run `sha256sum {WEIGHTS} > SHA256SUMS`"
+            f"classifier {str(folder)!r} has no SHA256SUMS: where you trust the file, run "
+            f"`sha256sum {WEIGHTS} > SHA256SUMS`"
         ) from error
     sums = {
         name.lstrip("*"): digest
@@ -223,11 +223,11 @@ def _check_sum(folder: Path) -> None:
         if name
     }
     with (folder / WEIGHTS).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sums.get(WEIGHTS) != found:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if sums.get(WEIGHTS) != actual:
         raise DataError(
-            f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch "
-            "it again"
+            f"classifier {str(folder / WEIGHTS)!r} is not the file that SHA256SUMS names: fetch it "
+            "again"
         )
 
 

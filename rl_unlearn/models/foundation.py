@@ -46,19 +46,19 @@ def of_model(model: Model) -> dict[str, str]:
     for name in components(folder):
         files += sorted(file for ending in _SMALL for file in (folder / name).glob(f"*{ending}"))
         files += weight_files(folder, name, model.variant) if name in networks else []
-    found = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
-    return found | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
+    record = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
+    return record | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 
 
 def of_run(config: Config) -> dict[str, str]:
-    """The same, with the CLIPs that reward and select, and the lists of prompts."""
-    found = of_model(config.model)
+    """Returns the same, with the CLIPs that reward and select, and the lists of prompts."""
+    record = of_model(config.model)
     for key, path in (
         ("target_file", config.prompts.target_file),
         ("retain_file", config.prompts.retain_file),
     ):
         if path is not None:
-            found[f"{LISTS} {key}"] = hashlib.sha256(
+            record[f"{LISTS} {key}"] = hashlib.sha256(
                 "\n".join(read_prompts(path)).encode()
             ).hexdigest()
     named: tuple[tuple[canvas.ClipName, str], ...] = (
@@ -67,12 +67,12 @@ def of_run(config: Config) -> dict[str, str]:
     for key, spec in named:
         folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
         if folder.is_dir():
-            found[f"{CLIPS} {key}"] = folder_digest(_files(folder))
+            record[f"{CLIPS} {key}"] = folder_digest(_files(folder))
     for name in config.reward.images:
         parts = reward_names.classifier(name)
         if parts is not None and Path(parts[0]).is_dir():
-            found[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
-    return found
+            record[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
+    return record
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -80,39 +80,40 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def drawn(record: Mapping[str, str]) -> dict[str, str]:
-    """The part of a record that decides what is drawn."""
+    """Returns the part of a record that decides what is drawn."""
     return {name: digest for name, digest in record.items() if name.partition(" ")[0] in DRAWN}
 
 
 def model_digest(model: Model) -> str:
-    """One SHA-256 for a model, wherever its files lie: whoever has the same one draws with the same
-    weights.
+    """Returns one SHA-256 for a model, wherever its files lie: whoever has the same one draws with
+    the same weights.
     """
     return digest(of_model(model))
 
 
 def digest(record: Mapping[str, str]) -> str:
-    """One SHA-256 for a record; the paths of adapters do not count."""
-    rows = [(_place(name), found) for name, found in record.items()]
+    """Returns one SHA-256 for a record; the paths of adapters do not count."""
+    rows = [(_place(name), value) for name, value in record.items()]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def check(
     recorded: Mapping[str, str], now: Mapping[str, str], whose: str, kinds: Iterable[str] = KINDS
 ) -> None:
-    """DataError, which names the run and what has changed below it, unless both are the same.
+    """Raises DataError, which names the run and what has changed below it, unless both are the
+    same.
 
     ``kinds``: those that are compared. Paths of adapters do not count, their order does.
     """
     for kind in kinds:
         before, after = _of_kind(recorded, kind), _of_kind(now, kind)
         for place in [*before, *(place for place in after if place not in before)]:
-            (name, was), (other, found) = before.get(place, ("", "")), after.get(place, ("", ""))
-            if was != found:
+            (name, was), (other, present) = before.get(place, ("", "")), after.get(place, ("", ""))
+            if was != present:
                 raise DataError(
                     f"{whose} stands on {KINDS[kind]} {(other or name).partition(' ')[2]} as it "
-                    "was when the run "
-                    "was made, and it is another one now: put it back, or make the run again"
+                    "was when the run was made, and it is another one now: put it back, or make "
+                    "the run again"
                 )
 
 

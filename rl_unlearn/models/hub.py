@@ -25,8 +25,8 @@ model."""
 
 
 def fetch(model: Model) -> Path:
-    """The folder, in the hub's cache, of the commit that ``model.revision`` stands for; DataError
-    if it is not had.
+    """Returns the folder, in the hub's cache, of the commit that ``model.revision`` stands for;
+    raises DataError if it is not had.
     """
     from huggingface_hub import constants
 
@@ -54,13 +54,13 @@ def _fetch(model: Model) -> Path:
         folder = Path(hf_hub_download(model.path, _INDEX, revision=info.sha)).parent
         wanted = {_INDEX}
         for component in model_folder.components(folder):
-            there = {
+            present = {
                 name.removeprefix(f"{component}/")
                 for name in names
                 if name.startswith(f"{component}/")
             }
-            first = chosen(folder, component, there, model.variant)
-            wanted |= {f"{component}/{name}" for name in _small(there, first)}
+            first = chosen(folder, component, present, model.variant)
+            wanted |= {f"{component}/{name}" for name in _small(present, first)}
             if first is not None and weight_names.is_index(first):
                 index = Path(hf_hub_download(model.path, f"{component}/{first}", revision=info.sha))
                 wanted |= {f"{component}/{name}" for name in model_folder.shards(index)}
@@ -81,8 +81,8 @@ def _fetch(model: Model) -> Path:
 
 
 def fetch_small(model: Model) -> Path:
-    """The folder with the model's configurations and vocabularies alone; DataError if they cannot
-    be had.
+    """Returns the folder with the model's configurations and vocabularies alone; raises DataError
+    if they cannot be had.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
@@ -107,23 +107,23 @@ def complete(model: Model, folder: Path) -> None:
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    found = commit(folder)
-    if found is None:
+    sha = commit(folder)
+    if sha is None:
         return
     with suppress(Exception):  # no network: the cache is what there is
-        info = HfApi().model_info(model.path, revision=found)
+        info = HfApi().model_info(model.path, revision=sha)
         names = {file.rfilename for file in info.siblings or ()}
         index, parts = read_object(folder / _INDEX), model_folder.components(folder)
         for part in (
             name for name, row in index.items() if isinstance(row, list) and name not in parts
         ):
-            there = {name for name in names if name.startswith(f"{part}/")}
-            for name in _plain_weights(there):
-                hf_hub_download(model.path, name, revision=found)
+            present = {name for name in names if name.startswith(f"{part}/")}
+            for name in _plain_weights(present):
+                hf_hub_download(model.path, name, revision=sha)
         for name in (
             name for name in names if "/" not in name and Path(name).suffix in ("", ".md", ".txt")
         ):
-            hf_hub_download(model.path, name, revision=found)
+            hf_hub_download(model.path, name, revision=sha)
 
 
 def _plain_weights(names: Collection[str]) -> set[str]:
@@ -136,16 +136,16 @@ def _plain_weights(names: Collection[str]) -> set[str]:
 
 def _refused(model: Model, error: Exception) -> str:
     revision = f" (model.revision={model.revision})" if model.revision else ""
-    told = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     return (
         f"model.path {model.path!r}{revision} cannot be fetched, and is not whole in the hub's "
-        f"cache: {told[:300]}"
+        f"cache: {reason[:300]}"
     )
 
 
 def chosen(folder: Path, component: str, names: Collection[str], variant: str | None) -> str | None:
-    """The file of a component's weights to begin with, by the names beside it; None for a part
-    without weights.
+    """Returns the file of a component's weights to begin with, by the names beside it; None for a
+    part without weights.
     """
     network = model_folder.read_layout(folder).networks.get(component)
     return None if network is None else weight_names.entry(names, network.stem, variant)
@@ -162,7 +162,7 @@ def _small(names: Collection[str], first: str | None) -> Iterator[str]:
 
 
 def cached(model: Model) -> Path | None:
-    """What is whole in the hub's cache, which is told without a network; None if it is not."""
+    """Returns what is whole in the hub's cache, told without a network; None if it is not."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -198,7 +198,7 @@ def _is_whole(folder: Path, model: Model) -> bool:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit that a folder in the hub's cache is of; None for any other folder."""
+    """Returns the commit that a folder in the hub's cache is of; None for any other folder."""
     return (
         folder.name
         if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)

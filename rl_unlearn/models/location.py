@@ -10,7 +10,8 @@ from rl_unlearn.models.model_folder import named_folder, read_layout
 
 
 def local_folder(model: Model) -> Path | None:
-    """The folder on this machine, also of a single file, which is made into one; None for a hub id.
+    """Returns the folder on this machine, also of a single file, which is made into one; None for a
+    hub id.
 
     Raises DataError for what is neither.
     """
@@ -18,8 +19,8 @@ def local_folder(model: Model) -> Path | None:
 
 
 def fetched_folder(model: Model) -> Path:
-    """The same for a hub id, too: what a pipeline needs of it is downloaded, or taken from the
-    hub's cache.
+    """Returns the same for a hub id, too: what a pipeline needs of it is downloaded, or taken from
+    the hub's cache.
 
     Raises DataError if it cannot be had.
     """
@@ -27,7 +28,8 @@ def fetched_folder(model: Model) -> Path:
 
 
 def described_folder(model: Model) -> Path:
-    """The same, with no weights: of a hub id only configurations and vocabularies are downloaded.
+    """Returns the same, with no weights: of a hub id only configurations and vocabularies are
+    downloaded.
 
     Raises DataError if they cannot be had.
     """
@@ -35,8 +37,8 @@ def described_folder(model: Model) -> Path:
 
 
 def whole_folder(model: Model) -> Path:
-    """The model's folder, with all that a copy for others holds: cards, licences, and parts that
-    draw no image.
+    """Returns the model's folder, with all that a copy for others holds: cards, licences, and parts
+    that draw no image.
 
     Of a hub id they are fetched now if there is a network; what is absent without one stays absent.
     """
@@ -49,16 +51,17 @@ def whole_folder(model: Model) -> Path:
 
 
 def pinned(model: Model) -> Model:
-    """The same model by its commit, so that whoever asks again, and wherever, gets the same files.
+    """Returns the same model by its commit, so that whoever asks again, and wherever, gets the same
+    files.
 
     A folder stays what it is.
     """
     if local_folder(model) is not None:
         return model
-    found = hub.commit(hub.fetch(model))
-    return model if found is None else model.model_copy(update={"revision": found})
+    commit = hub.commit(hub.fetch(model))
+    return model if commit is None else model.model_copy(update={"revision": commit})
 
 
 def trained(model: Model) -> str:
-    """The component of a model that its adapter belongs to."""
+    """Returns the component of a model that its adapter belongs to."""
     return read_layout(fetched_folder(model)).trained

@@ -27,8 +27,8 @@ _INFINITE = frozenset({"lambda_min_clipped"})
 
 
 def named_folder(model: Model) -> Path | None:
-    """The canvas's folder, or the one that ``model.path`` names, None for a hub id; DataError for
-    what is neither.
+    """Returns the canvas's folder, or the one that ``model.path`` names, None for a hub id; raises
+    DataError for what is neither.
     """
     if model.path == "canvas":
         return canvas.pipeline_path()
@@ -47,8 +47,8 @@ def check(
     size: tuple[int, int] | None = None,
     variant: str | None = None,
 ) -> list[str]:
-    """What a person should know of the model in a folder; raises DataError, or ConfigError for the
-    sampler, if given.
+    """Says what a person should know of the model in a folder; raises DataError, or ConfigError for
+    the sampler, if given.
 
     Weights are compared with the names that the networks have;
     :func:`rl_unlearn.families.pipeline.load_pipeline` compares what was loaded once more.
@@ -73,8 +73,8 @@ def check(
 
 
 def read_layout(folder: Path) -> Layout:
-    """The family of a pipeline's folder; DataError, which names those that are known, for another
-    one.
+    """Returns the family of a pipeline's folder; raises DataError, which names those that are
+    known, for another one.
     """
     kind = _read_index(folder).get("_class_name")
     if not isinstance(kind, str) or kind not in LAYOUTS:
@@ -90,20 +90,20 @@ def components(folder: Path) -> list[str]:
 
 
 def read_parts(folder: Path) -> Parts:
-    """Configurations of networks and scheduler; DataError for another kind of pipeline, or one that
-    is not whole.
+    """Configurations of networks and scheduler; raises DataError for another kind of pipeline, or
+    one that is not whole.
     """
-    layout, index, there = read_layout(folder), _read_index(folder), components(folder)
+    layout, index, present = read_layout(folder), _read_index(folder), components(folder)
     for name, network in layout.networks.items():
         row = index.get(name)
-        if name in there and (not isinstance(row, list) or row[1:] != [network.kind]):
+        if name in present and (not isinstance(row, list) or row[1:] != [network.kind]):
             raise DataError(
                 f"model folder {str(folder)!r}: its {name} is {row}, not a {network.kind}"
             )
     parts = {
         name: read_object(folder / name / "config.json", REMEDY)
         for name in layout.networks
-        if name in there
+        if name in present
     }
     scheduler = read_object(
         folder / "scheduler" / "scheduler_config.json", REMEDY, infinite=_INFINITE
@@ -126,7 +126,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, component: str, variant: str | None = None) -> list[Path]:
-    """The files that a component's weights are read from: one, or the shards of its index.
+    """Returns the files that a component's weights are read from: one, or the shards of its index.
 
     ``variant``: see `weight_names.entry`. Raises DataError if there is none, naming what lies there
     instead.
@@ -138,14 +138,14 @@ def weight_files(folder: Path, component: str, variant: str | None = None) -> li
 
 
 def first_file(folder: Path, component: str, variant: str | None = None) -> Path:
-    """The single file of a component's weights, or the index of their shards; DataError if there is
-    neither.
+    """Returns the single file of a component's weights, or the index of their shards; raises
+    DataError if there is neither.
     """
     place, stem = folder / component, read_layout(folder).networks[component].stem
     names = _names(place)
-    found = weight_names.entry(names, stem, variant)
-    if found is not None:
-        return place / found
+    file = weight_names.entry(names, stem, variant)
+    if file is not None:
+        return place / file
     others = sorted(name for name in names if name.endswith(".safetensors"))
     pickled = sorted(name for name in names if name.endswith(".bin"))
     variants = sorted({*filter(None, (weight_names.variant_of(name, stem) for name in names))})
@@ -160,9 +160,9 @@ def first_file(folder: Path, component: str, variant: str | None = None) -> Path
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files beside an index that hold the weights; DataError if it is damaged."""
-    found = read_object(index, REMEDY).get("weight_map")
-    names = set(found.values()) if isinstance(found, dict) else set()
+    """Names the files of weights beside an index; raises DataError if the index is damaged."""
+    weight_map = read_object(index, REMEDY).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError(f"{index} names no files beside it: {REMEDY}")
     return sorted(names)
@@ -172,24 +172,24 @@ def _names(place: Path) -> set[str]:
     return {path.name for path in place.iterdir() if path.is_file()} if place.is_dir() else set()
 
 
-def _check_variant(folder: Path, there: list[str], variant: str) -> None:
-    """DataError unless at least one network has weights of the variant that was asked for."""
+def _check_variant(folder: Path, present: list[str], variant: str) -> None:
+    """Raises DataError unless at least one network has weights of the variant asked for."""
     networks, known = read_layout(folder).networks, set()
-    for name in networks.keys() & {*there}:
+    for name in networks.keys() & {*present}:
         known |= {
             weight_names.variant_of(file, networks[name].stem) for file in _names(folder / name)
         }
     if variant not in known:
         has = ", ".join(sorted(filter(None, known))) or "none"
-        told = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
-        raise DataError(f"{told}: leave model.variant out")
+        problem = f"model folder {str(folder)!r} has no variant {variant!r} (there: {has})"
+        raise DataError(f"{problem}: leave model.variant out")
 
 
 def check_weights(
     folder: Path, component: str, config: Mapping[str, Any], variant: str | None = None
 ) -> None:
-    """DataError, which names component and keys, unless the files hold all weights of the network
-    and no others.
+    """Raises DataError, which names component and keys, unless the files hold all weights of the
+    network and no others.
     """
     network = read_layout(folder).networks[component]
     shapes: dict[str, tuple[int, ...]] = {}
@@ -202,21 +202,21 @@ def check_weights(
             f"{folder / component / 'config.json'} is damaged ({error}): {REMEDY}"
         ) from error
     if expected is not None:
-        found = network.known_as(shapes)
-        compare(folder, component, expected - found, found - expected)
+        present = network.known_as(shapes)
+        compare(folder, component, expected - present, present - expected)
 
 
 def compare(folder: object, component: str, missing: set[str], unexpected: set[str]) -> None:
-    """DataError unless both are empty."""
+    """Raises DataError unless both are empty."""
     if not missing and not unexpected:
         return
     lacks = f"lacks {len(missing)} weights, such as {min(missing)}" if missing else ""
     has = (
         f"has {len(unexpected)} that have no place, such as {min(unexpected)}" if unexpected else ""
     )
-    told = " and ".join(filter(None, (lacks, has)))
+    problem = " and ".join(filter(None, (lacks, has)))
     raise DataError(
-        f"folder {str(folder)!r}: {component} {told}: its answers would be noise; fetch it again"
+        f"folder {str(folder)!r}: {component} {problem}: its answers would be noise; fetch it again"
     )
 
 
@@ -229,12 +229,12 @@ def _check_tokenizer(folder: Path, name: str, talks: bool) -> None:
     if not talks or (folder / name / _TEMPLATE).is_file():
         return
     if not read_object(folder / name / "tokenizer_config.json", REMEDY).get("chat_template"):
-        told = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
-        raise DataError(f"{told}: {REMEDY}")
+        problem = f"model folder {str(folder)!r}: {name} has no chat template, {_TEMPLATE}"
+        raise DataError(f"{problem}: {REMEDY}")
 
 
 def check_device(model: Model) -> Iterator[str]:
-    """What a person should know of the number type on this machine's processor."""
+    """Says what a person should know of the number type on this machine's processor."""
     if model.dtype == "fp32" or model.device == "cuda" or Path("/dev/nvidia0").exists():
         return
     flags = _processor_flags()

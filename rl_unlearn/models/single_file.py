@@ -23,8 +23,8 @@ _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 def named(model: Model) -> bool:
-    """Whether ``model.path`` is such a file; DataError for a pickle, ConfigError for a setting that
-    is missing.
+    """Tells whether ``model.path`` is such a file; raises DataError for a pickle, ConfigError for a
+    setting that is missing.
 
     Without a file ``model.config`` would have no effect.
     """
@@ -42,16 +42,16 @@ def named(model: Model) -> bool:
         return False
     if model.config is None:
         raise ConfigError(
-            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of "
-            "its kind by "
-            "model.config, which says what its weights are, or convert it to a folder with "
-            "diffusers' save_pretrained"
+            f"model.path={model.path} is a single file: name a pipeline's folder or hub id of its "
+            "kind by model.config, which says what its weights are, or convert it to a folder "
+            "with diffusers' save_pretrained"
         )
     return True
 
 
 def place(model: Model) -> Path:
-    """Where the folder is, or will be: it is known by the file's content and by what describes it.
+    """Tells where the folder is, or will be: it is known by the file's content and by what
+    describes it.
 
     Raises DataError if either cannot be had.
     """
@@ -64,7 +64,7 @@ def place(model: Model) -> Path:
 
 
 def converted(model: Model) -> Path:
-    """The folder, made now if it is not there.
+    """Returns the folder, made now if it is not there.
 
     Raises DataError for a file that is not of the kind that ``model.config`` describes,
     MachineError for a full disk.
@@ -91,7 +91,7 @@ def converted(model: Model) -> Path:
 
 
 def _described(model: Model) -> Path:
-    """The folder that ``model.config`` names, of which no weights are needed."""
+    """Returns the folder that ``model.config`` names, of which no weights are needed."""
     about = Model(path=str(model.config))
     folder = Path(about.path) if Path(about.path).is_dir() else None
     if folder is None:
@@ -150,11 +150,10 @@ def _convert(model: Model, described: Path, aside: Path) -> None:
     except Exception as error:  # the library raises whatever it trips over
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        told = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"model.path {model.path!r} is no checkpoint of the kind that model.config "
-            f"{model.config!r} describes: "
-            f"{told}"
+            f"{model.config!r} describes: {reason}"
         ) from error
     for name in layout.networks:  # as they were described, without where they were read from
         shutil.copyfile(described / name / "config.json", aside / name / "config.json")

@@ -15,8 +15,8 @@ _SHOWN = 80
 
 
 class TokenLimit:
-    """The tokenizer of a pipeline that reads most, without its text encoder; DataError if it cannot
-    be read.
+    """The tokenizer of a pipeline that reads most, without its text encoder; raises DataError if it
+    cannot be read.
     """
 
     def __init__(self, folder: Path):
@@ -43,17 +43,17 @@ class TokenLimit:
         """Tokens that close each prompt, also one that is cut."""
 
     def read(self, texts: list[str]) -> list[tuple[int, ...]]:
-        """The tokens that have an effect, an end mark left out."""
+        """Returns the tokens that have an effect, an end mark left out."""
         return [tuple(row[: min(len(row), self.tokens) - self._ends]) for row in self._rows(texts)]
 
     def cut(self, texts: list[str]) -> dict[str, str]:
-        """What is cut off of each prompt that is too long."""
+        """Returns what is cut off of each prompt that is too long."""
         rows = zip(texts, self._rows(texts), strict=True)
         lost = {text: row[self.tokens - self._ends : len(row) - self._ends] for text, row in rows}
         return {text: self._tokenizer.decode(row) for text, row in lost.items() if row}
 
     def notes(self, texts: list[str]) -> list[str]:
-        """A line for a person if any prompt is too long; it quotes what has no effect."""
+        """Returns a line for a person if any prompt is too long; it quotes what has no effect."""
         lost = self.cut(list(dict.fromkeys(texts)))
         if not lost:
             return []
@@ -61,13 +61,12 @@ class TokenLimit:
         count = f"{len(lost)} prompts are" if len(lost) > 1 else "a prompt is"
         return [
             f"{count} longer than the {self.tokens} tokens that the model reads: of "
-            f"{text[:_SHOWN]!r} the end has no "
-            f"effect, {rest[:_SHOWN]!r}"
+            f"{text[:_SHOWN]!r} the end has no effect, {rest[:_SHOWN]!r}"
         ]
 
     def check(self, book: PromptBook) -> list[str]:
-        """:meth:`notes` of all prompts; ConfigError if one to forget and one to keep are the same
-        to the model.
+        """:meth:`notes` of all prompts; raises ConfigError if one to forget and one to keep are the
+        same to the model.
         """
         texts = [prompt.text for prompt in book.prompts]
         forgotten = {}
@@ -79,9 +78,8 @@ class TokenLimit:
             if not prompt.target and row in forgotten:
                 raise ConfigError(
                     f"the prompts {forgotten[row][:_SHOWN]!r}, to be forgotten, and "
-                    f"{prompt.text[:_SHOWN]!r}, to be "
-                    f"kept, are the same to the model: it reads {self.tokens} tokens; shorten or "
-                    "change them"
+                    f"{prompt.text[:_SHOWN]!r}, to be kept, are the same to the model: it reads "
+                    f"{self.tokens} tokens; shorten or change them"
                 )
         return self.notes(texts)
 

@@ -13,7 +13,8 @@ HALF = "fp16"
 
 
 def entry(names: Collection[str], stem: str, variant: str | None) -> str | None:
-    """The file to begin with: the weights, or the index of their shards; None if there is neither.
+    """Returns the file to begin with: the weights, or the index of their shards; None if there is
+    neither.
 
     Without ``variant`` the plain files come first, then those of half precision; with it that
     variant, and the plain files for a component that has it not.
@@ -23,8 +24,8 @@ def entry(names: Collection[str], stem: str, variant: str | None) -> str | None:
 
 
 def spellings(stem: str, variant: str | None) -> tuple[str, ...]:
-    """All names that the weights of a variant, None: the plain ones, may have, those of indices
-    last.
+    """Returns all names that the weights of a variant, None: the plain ones, may have, those of
+    indices last.
     """
     if variant is None:
         return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
@@ -36,13 +37,13 @@ def spellings(stem: str, variant: str | None) -> tuple[str, ...]:
 
 
 def is_index(name: str) -> bool:
-    """Whether a file names shards instead of holding weights."""
+    """Tells whether a file names shards instead of holding weights."""
     return name.endswith(".json")
 
 
 def variant_of(name: str, stem: str) -> str | None:
-    """The variant of a file of weights, or of an index; None for a plain one, a shard, and what is
-    neither.
+    """Returns the variant of a file of weights, or of an index; None for a plain one, a shard, and
+    what is neither.
     """
     for before, after in ((f"{stem}.", ".safetensors"), (f"{stem}.safetensors.index.", ".json"),
                           (f"{stem}.", ".safetensors.index.json")):  # fmt: skip

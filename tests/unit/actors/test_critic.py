@@ -327,6 +327,15 @@ def test_score_values_every_level_and_gradients_belong_to_the_actions():
         assert torch.equal(change, torch.zeros_like(change))
 
 
+def test_predictions_are_what_values_are_made_of():
+    batch = trajectories(6)
+    actor = fitted("critic", batch, withheld=True)
+    weights = actor._weights[batch.prompts]
+    predicted = [actor.predict(batch.latents[:, level], level) for level in range(5)]
+    expected = torch.stack([(outcomes * weights).sum(dim=1) for outcomes in predicted], dim=1)
+    torch.testing.assert_close(actor.score(batch).values, expected)
+
+
 def test_the_gradients_of_qprop_are_taken_at_the_behaviour_means():
     batch = trajectories(6)
     means = torch.randn(6, 4, *tiny.SHAPE, generator=generator("means"))

@@ -157,6 +157,19 @@ def test_the_gradient_of_an_update_is_that_of_a_slow_loop(name, exponent):
         torch.testing.assert_close(parameter.grad, gradient, atol=2e-4 * size, rtol=2e-3)
 
 
+def test_the_gradient_of_a_batch_is_what_an_update_would_follow():
+    learner, batch = ready(
+        estimator={"name": "critic"}, learner={"minibatches": 1, "max_grad_norm": 1e9}
+    )
+    before = learner.weights().digest
+    gradient = learner.gradient.of(batch)
+    assert learner.weights().digest == before
+    learner.update(batch)
+    followed = torch.cat([p.grad.flatten() for p in learner._optimizer.parameters])
+    torch.testing.assert_close(gradient, followed, atol=1e-6, rtol=1e-4)
+    assert gradient.abs().max() > 1e-4
+
+
 def test_qprop_without_its_control_variate_is_the_critic():
     digests = []
     for settings in ({"name": "qprop", "nu": 0.0}, {"name": "critic"}, {"name": "qprop"}):
