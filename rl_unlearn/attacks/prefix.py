@@ -53,8 +53,8 @@ class Vocabulary:
         kept = [(i, text) for i, text, again in zip(ids, texts, read, strict=True) if again == [i]]
         if not kept:
             raise DataError(
-                "the model's tokenizer has no whole-word tokens: a prefix of real words cannot "
-                "be searched"
+                "the model's tokenizer has no whole-word tokens: a prefix of real words cannot be "
+                "searched"
             )
         self.ids = [i for i, _ in kept]
         self.texts = [text for _, text in kept]

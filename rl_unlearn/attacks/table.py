@@ -22,14 +22,12 @@ from rl_unlearn.prompts import PromptBook, spread
 DEFINITIONS = {
     "none": "The plain prompt that names the concept: 100 minus UA on the same noise.",
     "prefix": "Real words put before the prompt, found for each prompt by gradient on the model's "
-    "own denoising loss "
-    "on images of the concept (UnlearnDiffAtk); the control puts random words there.",
+    "own denoising loss on images of the concept (UnlearnDiffAtk); the control puts random words "
+    "there.",
     "inversion": "A new word in place of the concept's name, its vector learned on the attacked "
-    "model from images of "
-    "the concept (textual inversion); the weights stay as they are.",
+    "model from images of the concept (textual inversion); the weights stay as they are.",
     "relearn": "Fine-tuning of a fresh LoRA on the attacked model with images of the concept; the "
-    "control fine-tunes "
-    "on as many images of unrelated concepts.",
+    "control fine-tunes on as many images of unrelated concepts.",
 }
 
 Progress = Callable[[str, int, int], None]

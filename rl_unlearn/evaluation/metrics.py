@@ -28,14 +28,14 @@ DEFINITIONS = {
     "domain",
     "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect "
     "forgetting lowers it",
-    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts "
-    "to keep",
+    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to "
+    "keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
     "coherence": "accuracy of the other domain's label on the concept's images: broken ones score "
     "a UA of 100 too",
     "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose "
-    "resamples do not "
-    "differ, as when all images agree, has Wilson's interval for the effective number of images",
+    "resamples do not differ, as when all images agree, has Wilson's interval for the effective "
+    "number of images",
 }
 
 
