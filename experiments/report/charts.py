@@ -172,8 +172,8 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
     ends = "unknown"
     if last:
         ends = (
-            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} "
-            "at the image"
+            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} at "
+            "the image"
         )
     return Map(
         cells, round(width, 2), round(height, 2),

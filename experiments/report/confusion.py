@@ -133,8 +133,8 @@ def _told(shares: Rows, rows: Sequence[str]) -> str:
         key=lambda n: shares[n].get(n, 0),
     )
     words = [
-        f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks "
-        "for them"
+        f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks for "
+        "them"
     ]
     for name in strayed[:TOLD]:
         seen = sorted(shares[name].items(), key=lambda item: -item[1])[:3]

@@ -40,8 +40,7 @@ def check(config: Config, book: PromptBook) -> None:
         if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
             raise ConfigError(
                 f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or "
-                "an open_clip "
-                "'arch/pretrained' to judge with, or pass --no-evaluate"
+                "an open_clip 'arch/pretrained' to judge with, or pass --no-evaluate"
             )
         if name not in CANVAS:
             raise ConfigError(
