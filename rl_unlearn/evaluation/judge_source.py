@@ -11,9 +11,10 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 CANVAS: dict[str, tuple[Member, ...]] = {
-    "canvas": ("main",), "canvas:panel": PANEL,
-    **{f"canvas:{member}": (member,) for member in PANEL}
-}  # fmt: skip
+    "canvas": ("main",),
+    "canvas:panel": PANEL,
+    **{f"canvas:{member}": (member,) for member in PANEL},
+}
 """Names of the canvas's judges, and who judges together under each."""
 
 
