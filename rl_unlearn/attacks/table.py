@@ -116,7 +116,8 @@ class Bench:
 
     def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         attack, microbatch = self._config.attack, self._config.learner.microbatch
-        texts, prefixes = self._probe.texts, []
+        texts = self._probe.texts
+        prefixes: list[str] = []
         for prompt, text in zip(self._probe.prompts, texts, strict=True):
             self._tell(f"{side}: prefix search {len(prefixes) + 1}/{len(texts)}")
             source = generator(self._config.seed, "attack", "prefix", prompt)

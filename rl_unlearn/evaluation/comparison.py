@@ -122,7 +122,7 @@ def compare(
     damage = neighbours(before, after, book)
     worst = ""
     if damage:
-        worst = f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)"
+        worst = f"{damage[0].name} ({damage[0].before:.0f} to {damage[0].after:.0f} %)"
     sure_before = _confidence(reference.seen, reference, book)
     verdict = judge_signs(
         Signs(
