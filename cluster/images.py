@@ -113,9 +113,9 @@ class _Shared:
             return ray.get(references, timeout=self._timeout)
         except GetTimeoutError as error:
             raise MachineError(
-                f"the image actors did not answer in {self._timeout:g} seconds (this machine "
-                f"has {os.cpu_count()} "
-                "CPUs): lower evaluation.actors or cluster.actor_cpus, or raise loop.timeout"
+                f"the image actors did not answer in {self._timeout:g} seconds (this machine has "
+                f"{os.cpu_count()} CPUs): lower evaluation.actors or cluster.actor_cpus, or raise "
+                "loop.timeout"
             ) from error
         except Exception as error:
             raise program.explain(error) from error

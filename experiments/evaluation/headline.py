@@ -5,7 +5,10 @@ defines them.
 HEADLINE = {"ua": "UA", "coherence": "Coherence", "ira": "IRA", "cra": "CRA"}
 """The four that belong together: what is forgotten, whether it is only broken, and what is kept."""
 FURTHER = {
-    "ira_all": "IRA all", "cra_all": "CRA all", "similarity": "CLIP similarity",
+    "ira_all": "IRA all",
+    "cra_all": "CRA all",
+    "similarity": "CLIP similarity",
     "clip_score": "CLIP score",
-    "kid": "KID", "fid": "FID",
-}  # fmt: skip
+    "kid": "KID",
+    "fid": "FID",
+}

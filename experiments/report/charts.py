@@ -66,9 +66,9 @@ def line_chart(
     `limit` is a marked level.
     """
     curves = [
-        Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable,
-        p)]) for c in curves
-    ]  # fmt: skip
+        Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable, p)])
+        for c in curves
+    ]
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
@@ -92,12 +92,15 @@ def line_chart(
             Line(curve.label, curve.hue, curve.dash, path, dots if len(dots) <= 40 else [])
         )
     return Chart(
-        title, unit, x_label, lines,
+        title,
+        unit,
+        x_label,
+        lines,
         [(across(x), number(x)) for x in x_ticks if x_low <= x <= x_high],
         [(up(y), number(y)) for y in y_ticks if y_low <= y <= y_high],
         (up(limit[0]), limit[1]) if limit else None,
         f"{title}, {unit}, by {x_label}. " + " ".join(_told(curve) for curve in curves),
-    )  # fmt: skip
+    )
 
 
 def _wide(low: float, high: float) -> tuple[float, float]:
@@ -159,28 +162,32 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
     width, height = (WIDTH - LEFT - RIGHT) / len(columns), (HEIGHT - TOP - BOTTOM) / depth
     cells = [
         Cell(
-            round(LEFT + i * width, 2), round(TOP + j * height, 2), round(min(1.0, abs(value)), 3),
+            round(LEFT + i * width, 2),
+            round(TOP + j * height, 2),
+            round(min(1.0, abs(value)), 3),
             value >= 0,
             f"round {number(columns[i])}, level {j}: {number(round(value, 2))}",
         )
         for i, column in enumerate(values)
         for j, value in enumerate(column)
         if value is not None and math.isfinite(value)
-    ]  # fmt: skip
+    ]
     step = max(1, len(columns) // 6)
     last = [value for value in values[-1] if value is not None and math.isfinite(value)]
     ends = "unknown"
     if last:
         ends = (
-            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} "
-            "at the image"
+            f"from {number(round(last[0], 2))} at pure noise to {number(round(last[-1], 2))} at "
+            "the image"
         )
     return Map(
-        cells, round(width, 2), round(height, 2),
+        cells,
+        round(width, 2),
+        round(height, 2),
         [(TOP + (j + 0.5) * height, str(j)) for j in range(0, depth, max(1, depth // 5))],
         [(LEFT + (i + 0.5) * width, number(columns[i])) for i in range(0, len(columns), step)],
         f"Explained variance of the critic by round and noise level; in the last round {ends}.",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -219,13 +226,18 @@ def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
 
     return [
         Mark(
-            label, hue, across(x.value), up(y.value),
-            [(across(x.low), up(y.value), across(x.high), up(y.value)),
-             (across(x.value), up(y.low), across(x.value), up(y.high))],
+            label,
+            hue,
+            across(x.value),
+            up(y.value),
+            [
+                (across(x.low), up(y.value), across(x.high), up(y.value)),
+                (across(x.value), up(y.low), across(x.value), up(y.high)),
+            ],
             f"{label}: {x.value:.1f}, {y.value:.1f}",
         )
         for label, hue, x, y in points
-    ]  # fmt: skip
+    ]
 
 
 SCALE = [(LEFT + p / 100 * (WIDTH - LEFT - RIGHT), str(p)) for p in (0, 25, 50, 75, 100)]

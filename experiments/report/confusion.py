@@ -105,23 +105,32 @@ def _draw(
             by_column[column] = by_column.get(column, 0.0) + share
         cells += [
             Cell(
-                round(LEFT + place[name] * width, 2), round(TOP + j * height, 2),
-                round(FAINTEST + (1 - FAINTEST) * min(1.0, share / 100), 2), name == row,
+                round(LEFT + place[name] * width, 2),
+                round(TOP + j * height, 2),
+                round(FAINTEST + (1 - FAINTEST) * min(1.0, share / 100), 2),
+                name == row,
                 f"asked for {row}, seen {name}: {number(round(share, 1))} %",
             )
             for name, share in by_column.items()
             if share > 0
-        ]  # fmt: skip
+        ]
     step, floor = math.ceil(LOWEST / width), round(TOP + len(rows) * height, 2)
     return Matrix(
-        title, cells, round(width, 2), round(height, 2), floor,
+        title,
+        cells,
+        round(width, 2),
+        round(height, 2),
+        floor,
         round(floor + 12 + LETTER * max((len(_short(name)) for name in columns), default=0), 2),
         [(round(TOP + (j + 0.5) * height, 2), _short(name)) for j, name in enumerate(rows)],
-        [(round(LEFT + (i + 0.5) * width, 2), _short(name)) for i,
-         name in enumerate(columns) if i % step == 0],
+        [
+            (round(LEFT + (i + 0.5) * width, 2), _short(name))
+            for i, name in enumerate(columns)
+            if i % step == 0
+        ],
         [round(TOP + j * height, 2) for j, row in enumerate(rows) if row in forgotten],
         f"{title}, asked by seen, percent: {_told(shares, rows)}",
-    )  # fmt: skip
+    )
 
 
 def _told(shares: Rows, rows: Sequence[str]) -> str:
@@ -133,8 +142,8 @@ def _told(shares: Rows, rows: Sequence[str]) -> str:
         key=lambda n: shares[n].get(n, 0),
     )
     words = [
-        f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks "
-        "for them"
+        f"{len(rows) - len(strayed)} of {len(rows)} concepts are seen on every image that asks for "
+        "them"
     ]
     for name in strayed[:TOLD]:
         seen = sorted(shares[name].items(), key=lambda item: -item[1])[:3]

@@ -69,8 +69,7 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
     configs = [run.config for run in runs]
     return {
         "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src "
-        f"{_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
+        f"{_hash(script)}; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),

@@ -77,8 +77,8 @@ def read(run: Path) -> Evaluation:
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns a row for each run, the lowest UA first, as Markdown; the mean of all runs below."""
     lines = [
-        "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | "
-        "seen instead |",
+        "| concept | seed | UA | coherence | IRA | CRA | panel: UA | coherence | IRA | CRA | seen "
+        "instead |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in sorted(rows, key=lambda r: (r["ua"], r["panel"]["ua"], r["concept"], r["seed"])):

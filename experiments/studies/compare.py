@@ -87,8 +87,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             for key in ("updates_until", "rollouts_until", "images_until")
         ]
         lines.append(
-            f"| {setting['setting']} | {setting['n']} | {' | '.join(cells)} "
-            f"| {setting['reached']} of {setting['n']} | {' | '.join(medians)} |"
+            f"| {setting['setting']} | {setting['n']} | {' | '.join(cells)} | {setting['reached']} "
+            f"of {setting['n']} | {' | '.join(medians)} |"
         )
     return "\n".join(lines)
 

@@ -102,18 +102,29 @@ def draw(points: Sequence[Point], point: str) -> bytes:
                 [place.mean("ua") for place in places],
             )
             axes.errorbar(
-                [m.value for m in kept], [m.value for m in forgotten],
+                [m.value for m in kept],
+                [m.value for m in forgotten],
                 xerr=_arms(kept, measure != "drift"),
-                yerr=_arms(forgotten, True), marker="o", markersize=5, linewidth=1.2,
+                yerr=_arms(forgotten, True),
+                marker="o",
+                markersize=5,
+                linewidth=1.2,
                 elinewidth=0.6,
-                capsize=2, color=COLOURS[i], label=str(line),
-            )  # fmt: skip
+                capsize=2,
+                color=COLOURS[i],
+                label=str(line),
+            )
             for rank, (place, x, y) in enumerate(zip(places, kept, forgotten, strict=True)):
                 if measure == "drift":  # in the others the points lie on each other
                     axes.annotate(
-                        f"{place.point}", (x.value, y.value), textcoords="offset points",
-                        xytext=(0, -12 - 9 * (rank % 2)), ha="center", fontsize=7, color=COLOURS[i],
-                    )  # fmt: skip
+                        f"{place.point}",
+                        (x.value, y.value),
+                        textcoords="offset points",
+                        xytext=(0, -12 - 9 * (rank % 2)),
+                        ha="center",
+                        fontsize=7,
+                        color=COLOURS[i],
+                    )
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(-3, 105)
         if measure == "drift":

@@ -76,8 +76,7 @@ class SweepFolder:
         if different:
             raise ConfigError(
                 f"{self.path} was started with other values of {', '.join(different)}: restore "
-                "them, leave --config "
-                "and --space out, or choose another --name"
+                "them, leave --config and --space out, or choose another --name"
             )
 
     @contextmanager

@@ -28,11 +28,17 @@ def draw_front(rows: Sequence[Row], members: Sequence[Row], title: str) -> bytes
             )
         half = row.means["ua"].half or 0.0
         axes.errorbar(
-            row.kept, row.means["ua"].value, xerr=_half_kept(row), yerr=half,
+            row.kept,
+            row.means["ua"].value,
+            xerr=_half_kept(row),
+            yerr=half,
             fmt="D" if on_front else "o",
-            color=colour, markersize=8 if on_front else 6, linewidth=1, capsize=2,
+            color=colour,
+            markersize=8 if on_front else 6,
+            linewidth=1,
+            capsize=2,
             zorder=3 if on_front else 2,
-        )  # fmt: skip
+        )
     line = [(row.kept, row.means["ua"].value) for row in members]
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), "-", color=ORANGE, linewidth=1.2, zorder=1)
@@ -178,13 +184,24 @@ def _names(axes: Any, named: Sequence[Row], members: Sequence[Row]) -> None:
         taken.append(box)
         colour = "black" if any(row is member for member in members) else GREY
         axes.annotate(
-            text, (row.kept, row.means["ua"].value), (box[0] + width / 2, box[1] + height / 2),
-            textcoords="axes fraction", fontsize=8, ha="center", va="center", color=colour,
+            text,
+            (row.kept, row.means["ua"].value),
+            (box[0] + width / 2, box[1] + height / 2),
+            textcoords="axes fraction",
+            fontsize=8,
+            ha="center",
+            va="center",
+            color=colour,
             zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8},
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0,
-                        "shrinkB": 4},
-        )  # fmt: skip
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 4,
+            },
+        )
 
 
 _Box = tuple[float, float, float, float]

@@ -180,8 +180,8 @@ def _check_search(space: Space, source: str) -> None:
     file = space.file
     if file.search == "grid" and space.drawn:
         raise ConfigError(
-            f"{source}: search: grid cannot draw {', '.join([*space.choices, *space.ranges])}; "
-            "use random"
+            f"{source}: search: grid cannot draw {', '.join([*space.choices, *space.ranges])}; use "
+            "random"
         )
     if file.objectives and space.search != "optuna":
         raise ConfigError(

@@ -156,10 +156,9 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
         f"# Sweep {name}",
         "",
         "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), "
-        "the lowest UA first. "
-        "The last column: images generated until the selection CLIP first saw at least "
-        f"{FORGOTTEN:g} of the target "
-        "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
+        "the lowest UA first. The last column: images generated until the selection CLIP first "
+        f"saw at least {FORGOTTEN:g} of the target images without the concept. ★: on the front of "
+        "UA against the mean of IRA and CRA.",
         "",
         f"| setting | n | {' | '.join(HEADINGS)} |",
         f"|---|--:|{'--:|' * len(HEADINGS)}",

@@ -24,11 +24,15 @@ def run_all(root: Path, base: Config, space: Space, console: Console) -> None:
     trials = Trials(root, base, space)
     asha = space.file.stop == "asha"
     plan = tuning.Plan(
-        draws=space.draws(), folder=root, seed=base.seed, samples=space.file.samples or 1,
+        draws=space.draws(),
+        folder=root,
+        seed=base.seed,
+        samples=space.file.samples or 1,
         objectives=space.objectives,
-        grace=(space.file.grace or 1) if asha else None, rounds=_rounds(base, space) if asha else 1,
+        grace=(space.file.grace or 1) if asha else None,
+        rounds=_rounds(base, space) if asha else 1,
         concurrent=space.file.concurrent,
-    )  # fmt: skip
+    )
     progress = _Progress(trials, console)
     try:
         with program.ray_cluster(base):

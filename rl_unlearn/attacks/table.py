@@ -22,14 +22,12 @@ from rl_unlearn.prompts import PromptBook, spread
 DEFINITIONS = {
     "none": "The plain prompt that names the concept: 100 minus UA on the same noise.",
     "prefix": "Real words put before the prompt, found for each prompt by gradient on the model's "
-    "own denoising loss "
-    "on images of the concept (UnlearnDiffAtk); the control puts random words there.",
+    "own denoising loss on images of the concept (UnlearnDiffAtk); the control puts random words "
+    "there.",
     "inversion": "A new word in place of the concept's name, its vector learned on the attacked "
-    "model from images of "
-    "the concept (textual inversion); the weights stay as they are.",
+    "model from images of the concept (textual inversion); the weights stay as they are.",
     "relearn": "Fine-tuning of a fresh LoRA on the attacked model with images of the concept; the "
-    "control fine-tunes "
-    "on as many images of unrelated concepts.",
+    "control fine-tunes on as many images of unrelated concepts.",
 }
 
 Progress = Callable[[str, int, int], None]
@@ -108,10 +106,8 @@ class Bench:
 
     def _random(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
         self._tell(f"{side}: random prefix")
-        source, attack = (
-            generator(self._config.seed, "attack", "random prefix"),
-            self._config.attack,
-        )
+        attack = self._config.attack
+        source = generator(self._config.seed, "attack", "random prefix")
         texts = [
             f"{random_prefix(self._vocabulary, text, attack, source)} {text}"
             for text in self._probe.texts
@@ -119,26 +115,16 @@ class Bench:
         return "prefix", f"{attack.prefix_tokens} random words", self._probe.ask(texts)
 
     def _prefix(self, side: str) -> tuple[str, str, Bool[Tensor, " images"]]:
-        config, prefixes = self._config, []
+        attack, microbatch = self._config.attack, self._config.learner.microbatch
         texts = self._probe.texts
-        for number, (prompt, text) in enumerate(
-            zip(self._probe.prompts, texts, strict=True), start=1
-        ):
-            self._tell(f"{side}: prefix search {number}/{len(texts)}")
-            source = generator(config.seed, "attack", "prefix", prompt)
-            references = self._concept.of(prompt)
-            best = search(
-                self._policy,
-                self._vocabulary,
-                text,
-                references,
-                config.attack,
-                source,
-                config.learner.microbatch,
-            )
+        prefixes: list[str] = []
+        for prompt, text in zip(self._probe.prompts, texts, strict=True):
+            self._tell(f"{side}: prefix search {len(prefixes) + 1}/{len(texts)}")
+            source = generator(self._config.seed, "attack", "prefix", prompt)
+            held = self._concept.of(prompt)
+            best = search(self._policy, self._vocabulary, text, held, attack, source, microbatch)
             prefixes.append(best.words)
         self.prefixes[side] = dict(zip(texts, prefixes, strict=True))
-        attack = config.attack
         budget = (
             f"{attack.prefix_tokens} words, {attack.prefix_restarts} x {attack.prefix_steps} steps"
         )
@@ -173,14 +159,9 @@ class Bench:
         names = (config.seed, "attack", "relearn", kind)
         start = time.monotonic()
         self._tell(f"{side}: relearning {kind}", 0)
+        microbatch = config.learner.microbatch
         for steps in relearn(
-            self._policy,
-            self._book,
-            held,
-            config.attack,
-            names,
-            config.learner.microbatch,
-            unlearned,
+            self._policy, self._book, held, config.attack, names, microbatch, unlearned
         ):
             self._tell(f"{side}: relearning {kind}")
             seen = self._probe.ask(self._probe.texts)

@@ -30,31 +30,27 @@ UNTOUCHED = "untouched"
 
 ALL_DEFINITIONS = DEFINITIONS | {
     "similarity": "100 times the CLIP cosine between the model's image and the untouched model's "
-    "of the same prompt "
-    "and noise, on the concept's prompts; another concept's images score what the verdict calls a "
-    "stranger's",
+    "of the same prompt and noise, on the concept's prompts; another concept's images score what "
+    "the verdict calls a stranger's",
     "clip_score": "100 times the CLIP cosine between image and prompt, on the prompts to keep",
-    "kid": "kernel distance to the untouched model's images on the prompts to keep, in the "
-    "judge's features; not "
-    "comparable with Inception-KID, and a little below 0 for images that share their noise and "
-    "hardly changed",
+    "kid": "kernel distance to the untouched model's images on the prompts to keep, in the judge's "
+    "features; not comparable with Inception-KID, and a little below 0 for images that share their "
+    "noise and hardly changed",
     "fid": "Fréchet distance between the same images in the judge's features; not comparable with "
     "Inception-FID",
     "confidence": "mean probability that the judge gives the class it sees in the concept's "
-    "domain, on the concept's "
-    "images",
+    "domain, on the concept's images",
     "seen_when_asked": "for each concept asked for, the share of its images on which the judge "
-    "sees each concept of "
-    "the domain, from prompts to keep; the forgotten concept's from its own prompts",
+    "sees each concept of the domain, from prompts to keep; the forgotten concept's from its own "
+    "prompts",
     "neighbours": "accuracy on every other concept before and after, from prompts to keep, the "
     "most damaged first",
     "broken": "whether a high UA comes from images that are broken rather than from images of "
     "something else",
     "cost": "seconds and largest memory of the process while the images were drawn; size of the "
-    "adapter on disk; "
-    "training_seconds where the model is a run",
-    "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), "
-    "the same for all models",
+    "adapter on disk; training_seconds where the model is a run",
+    "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), the "
+    "same for all models",
 }
 
 
@@ -126,7 +122,7 @@ def compare(
     damage = neighbours(before, after, book)
     worst = ""
     if damage:
-        worst = f"{damage[0]['name']} ({damage[0]['before']:.0f} to {damage[0]['after']:.0f} %)"
+        worst = f"{damage[0].name} ({damage[0].before:.0f} to {damage[0].after:.0f} %)"
     sure_before = _confidence(reference.seen, reference, book)
     verdict = judge_signs(
         Signs(

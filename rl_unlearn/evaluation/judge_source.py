@@ -11,9 +11,10 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
 CANVAS: dict[str, tuple[Member, ...]] = {
-    "canvas": ("main",), "canvas:panel": PANEL,
-    **{f"canvas:{member}": (member,) for member in PANEL}
-}  # fmt: skip
+    "canvas": ("main",),
+    "canvas:panel": PANEL,
+    **{f"canvas:{member}": (member,) for member in PANEL},
+}
 """Names of the canvas's judges, and who judges together under each."""
 
 
@@ -40,8 +41,7 @@ def check(config: Config, book: PromptBook) -> None:
         if (book.names["object"], book.names["style"]) != (OBJECTS, STYLES):
             raise ConfigError(
                 f"evaluation.judge={name} knows the canvas only: name a folder of classifiers or "
-                "an open_clip "
-                "'arch/pretrained' to judge with, or pass --no-evaluate"
+                "an open_clip 'arch/pretrained' to judge with, or pass --no-evaluate"
             )
         if name not in CANVAS:
             raise ConfigError(

@@ -140,8 +140,8 @@ def _classifiers(
     for name, (rewarding, label) in classifiers(config).items():
         if weights_digest(load_folder(rewarding, (label,), device).network.state_dict()) in judging:
             raise ConfigError(
-                f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: "
-                "judge with another one"
+                f"evaluation.judge {str(folder)!r} holds the network of the reward {name!r}: judge "
+                "with another one"
             )
 
     @torch.no_grad()

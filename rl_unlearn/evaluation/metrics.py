@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.evaluation.intervals import Interval, rate, resample
+from rl_unlearn.evaluation.record import Neighbour
 from rl_unlearn.prompts import PromptBook
 
 Domain = Literal["object", "style"]
@@ -28,14 +29,14 @@ DEFINITIONS = {
     "domain",
     "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect "
     "forgetting lowers it",
-    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts "
-    "to keep",
+    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to "
+    "keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
     "coherence": "accuracy of the other domain's label on the concept's images: broken ones score "
     "a UA of 100 too",
     "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose "
-    "resamples do not "
-    "differ, as when all images agree, has Wilson's interval for the effective number of images",
+    "resamples do not differ, as when all images agree, has Wilson's interval for the effective "
+    "number of images",
 }
 
 
@@ -160,19 +161,18 @@ def accuracies(shares: Shares) -> dict[str, dict[str, float]]:
     }
 
 
-def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[dict[str, float | str]]:
+def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[Neighbour]:
     """Returns the accuracy of every other concept, of both domains, before and after (percent); the
     most damaged comes first.
     """
     forgotten = {book.names[book.concept_domain][concept] for concept in book.concepts}
-    rows: list[dict[str, float | str]] = []
+    rows = []
     for domain in (book.concept_domain, book.other_domain):
         for name, value in after.by_concept[domain].items():
             if domain != book.concept_domain or name not in forgotten:
-                rows.append(
-                    {"name": name, "before": before.by_concept[domain][name], "after": value}
-                )
-    return sorted(rows, key=lambda row: float(row["after"]) - float(row["before"]))
+                was = before.by_concept[domain][name]
+                rows.append(Neighbour(name=name, before=was, after=value))
+    return sorted(rows, key=lambda row: row.after - row.before)
 
 
 def _by_class(

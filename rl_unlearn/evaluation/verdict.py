@@ -57,26 +57,23 @@ def judge_signs(signs: Signs) -> Verdict:
     if signs.ua_before >= HIGH_UA:
         return Verdict(
             False,
-            f"Nothing can be said: the judge misses the concept on {signs.ua_before:.0f} % of "
-            "the untouched model's "
-            "images, too.",
+            f"Nothing can be said: the judge misses the concept on {signs.ua_before:.0f} % of the "
+            "untouched model's images, too.",
         )
     if signs.ua < HIGH_UA:
         rest = f", and {_damage(signs)}" if _damaged(signs) else ""
         return Verdict(
             False,
             f"Not forgotten: the judge still sees the concept on {100 - signs.ua:.0f} % of the "
-            "images asked to "
-            f"show it{rest}.",
+            f"images asked to show it{rest}.",
         )
     if is_broken(signs):
         return Verdict(True, _broken_sentence(signs))
     lead = "Forgotten" if signs.ua >= FORGOTTEN else "Partly forgotten"
     hollow = _hollow(signs)
     instead = (
-        "; what stands there instead is often nothing recognisable (the judge is "
-        f"{signs.sure:.0f} % sure of what it "
-        f"sees, {signs.sure_before:.0f} % before)"
+        f"; what stands there instead is often nothing recognisable (the judge is {signs.sure:.0f} "
+        f"% sure of what it sees, {signs.sure_before:.0f} % before)"
         if hollow
         else ""
     )
@@ -88,8 +85,7 @@ def judge_signs(signs: Signs) -> Verdict:
     return Verdict(
         False,
         f"{lead}: the judge does not see the concept on {signs.ua:.0f} % of its images, and "
-        f"{signs.coherence:.0f} % of "
-        f"them still follow the rest of the prompt{instead}{rest}.",
+        f"{signs.coherence:.0f} % of them still follow the rest of the prompt{instead}{rest}.",
     )
 
 
@@ -121,8 +117,8 @@ def _damaged(signs: Signs) -> bool:
 def _damage(signs: Signs) -> str:
     worst = f", {signs.worst} most" if signs.worst else ""
     return (
-        f"the rest is damaged{worst} (IRA {signs.ira_before:.0f} to {signs.ira:.0f} %, "
-        f"CRA {signs.cra_before:.0f} to {signs.cra:.0f} %)"
+        f"the rest is damaged{worst} (IRA {signs.ira_before:.0f} to {signs.ira:.0f} %, CRA "
+        f"{signs.cra_before:.0f} to {signs.cra:.0f} %)"
     )
 
 
@@ -130,11 +126,8 @@ def _broken_sentence(signs: Signs) -> str:
     rest = f"; {_damage(signs)}" if _damaged(signs) else ""
     return (
         f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but only "
-        f"{signs.coherence:.0f} % "
-        f"of these images still follow the rest of their prompt ({signs.coherence_before:.0f} % "
-        "before), the judge is "
-        f"{signs.sure:.0f} % sure of what it sees ({signs.sure_before:.0f} % before), and their "
-        "similarity to the "
-        f"untouched model's is {signs.similarity:.0f} (another concept's: "
-        f"{signs.stranger:.0f}){rest}."
+        f"{signs.coherence:.0f} % of these images still follow the rest of their prompt "
+        f"({signs.coherence_before:.0f} % before), the judge is {signs.sure:.0f} % sure of what it "
+        f"sees ({signs.sure_before:.0f} % before), and their similarity to the untouched model's "
+        f"is {signs.similarity:.0f} (another concept's: {signs.stranger:.0f}){rest}."
     )

@@ -185,8 +185,8 @@ def readers(world: Path) -> dict[str, Reader]:
             run / "checkpoints" / "round-000002" / f"{part}.safetensors", newest
         )
     for name in ("evaluation", "attacks", "metrics"):  # where no tiles are cut
-        found[f"run_view, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
-    found["run_view, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
+        found[f"view, {name}"] = Reader(bare / shown[name].name, lambda: told(bare))
+    found["view, samples"] = Reader(shown["samples"], lambda: tiles.read_sheet(page))
     for name, file in shown.items():
         found[f"page, {name}"] = Reader(file, lambda: whole_page(page))
     for name in ("run_state.json", "evaluation.json", "metrics.jsonl"):
@@ -274,7 +274,7 @@ NAMES = (
     *(f"checkpoint, {part}" for part in PARTS),
     *(f"page, {name}" for name in ("evaluation", "attacks", "metrics", "run state", "samples",
                                    "configuration")),
-    *(f"run_view, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
+    *(f"view, {name}" for name in ("evaluation", "attacks", "metrics", "samples")),
     *(f"{kind}, {name}" for kind in ("sweep", "table")
       for name in ("run_state.json", "evaluation.json", "metrics.jsonl")),
     *(f"trial, {name}" for name in ("evaluation.json", "metrics.jsonl")), "adapter, kohya",

@@ -11,6 +11,7 @@ from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.intervals import interval, resample, wilson
 from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
+from rl_unlearn.evaluation.record import Neighbour
 from rl_unlearn.prompts import PromptBook
 
 CAT, DOG, FISH = 0, 1, 2
@@ -119,7 +120,7 @@ def test_any_of_several_concepts_is_not_forgotten():
     assert found.cra.value == pytest.approx(100)
     assert found.seen_as == {"dog": 3, "fish": 2, "cat": 2}
     assert found.counts == {"target_images": 7, "other_images": 2}
-    assert [row["name"] for row in neighbours(found, found, book)] == ["dog", "flat", "noto"]
+    assert [row.name for row in neighbours(found, found, book)] == ["dog", "flat", "noto"]
 
 
 @pytest.mark.parametrize("concept", ["frog", "style:monotone"])
@@ -213,8 +214,8 @@ def test_the_most_damaged_neighbour_comes_first():
     }
     damaged["style"][5] = FLAT
     rows = neighbours(before, rates(damaged, prompts, book), book)
-    assert rows[0] == {"name": "fish", "before": 100, "after": 0}
-    assert [row["name"] for row in rows] == ["fish", "dog", "noto", "flat"], (
+    assert rows[0] == Neighbour(name="fish", before=100, after=0)
+    assert [row.name for row in rows] == ["fish", "dog", "noto", "flat"], (
         "the forgotten concept is no neighbour"
     )
 
