@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from experiments.canvas.training import Curve, RunningAverage, cosine
 
@@ -172,6 +173,6 @@ def run_in_processes(
     """
     (work / f"{name}.rendezvous").unlink(missing_ok=True)
     if processes > 1:
-        torch.multiprocessing.spawn(train, (processes, work, weights), nprocs=processes)
+        spawn(train, (processes, work, weights), nprocs=processes)
     else:
         train(0, 1, work, weights)

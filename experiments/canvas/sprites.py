@@ -78,11 +78,12 @@ def rasterise(icons: dict[str, Any], name: str) -> np.ndarray:
     png = bytes(
         resvg_py.svg_to_bytes(svg_string=svg, width=RASTER, height=RASTER, skip_system_fonts=True)
     )
-    rgba: np.ndarray = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
+    rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"), np.float32) / 255.0
     rgba[..., :3] *= rgba[..., 3:]
     step = RASTER // SHIPPED
-    small = rgba.reshape(SHIPPED, step, SHIPPED, step, 4).mean((1, 3))
-    return np.round(small * 255).astype(np.uint8).transpose(2, 0, 1)
+    small: np.ndarray = rgba.reshape(SHIPPED, step, SHIPPED, step, 4).mean((1, 3))
+    pixels: np.ndarray = np.round(small * 255).astype(np.uint8)
+    return pixels.transpose(2, 0, 1)
 
 
 def build(work: Path, weights: Path) -> None:

@@ -66,7 +66,7 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
         model_name=config.run_name,
         eval_results=results or None,
     )  # fmt: skip
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=config.run_name,
@@ -84,6 +84,7 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
         ],
         command=run.command.replace("`", "'") if run else "",
     )
+    return card
 
 
 def _prompts(config: Config) -> str:
