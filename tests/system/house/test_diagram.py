@@ -1,4 +1,4 @@
-"""The drawing of a trajectory's path in docs/architecture.md has the arrows that the imports have."""
+"""The drawing of a trajectory's path in docs/architecture.md has the arrows of the imports."""
 
 import ast
 import re
