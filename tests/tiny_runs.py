@@ -89,11 +89,13 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
          "explained_variance": [-2.0, None, 0.5, 0.9]}
         for i in range(1, 5)
     ]  # fmt: skip
-    looks = [
+    validations = [
         {"event": "selection", "round": i, "images": 64 * i, "forgotten": i / 4}
         for i in range(1, 5)
     ]
-    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rounds + looks))
+    (folder / "metrics.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in rounds + validations)
+    )
     table, rows, columns = choose(PromptBook.from_config(config))
     draws = torch.Generator().manual_seed(0)
     images = torch.rand(2, sum(map(len, table)), 3, 16, 16, generator=draws)
@@ -104,7 +106,7 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
 def make_trial(
     root: Path, label: str, seed: int, ua: float, kept: float, forgotten: list[float]
 ) -> Path:
-    """A finished trial as its run folder tells it; looks at 100, 200, ... images."""
+    """A finished trial as its run folder tells it; validations at 100, 200, ... images."""
     folder = root / f"{label}-seed{seed}"
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "weights").write_text(folder.name)
@@ -116,7 +118,7 @@ def make_trial(
     after = {"ua": ua, "ira": kept - 5, "cra": kept + 5, "coherence": 90.0}
     evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    looks = [
+    validations = [
         {
             "event": "selection",
             "round": i,
@@ -127,5 +129,5 @@ def make_trial(
         }
         for i, share in enumerate(forgotten, start=1)
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in validations))
     return folder

@@ -40,13 +40,13 @@ class Costs:
     def sample(self) -> int:
         """FLOPs of an image that is rewarded."""
         rewarded = 1 + (self.config.sampler.steps if self.config.estimator.row.predicts else 0)
-        seen = self.reward.look.forward if self.reward else 0
+        seen = self.reward.image.forward if self.reward else 0
         return self.image + (rewarded - 1) * self.decode.forward + rewarded * seen
 
     @property
-    def look(self) -> int:
-        """FLOPs of an image of a look."""
-        eyes = [clip.look.forward for clip in (self.reward, self.selection) if clip]
+    def validation(self) -> int:
+        """Returns the FLOPs of an image of a validation."""
+        eyes = [clip.image.forward for clip in (self.reward, self.selection) if clip]
         return self.image + sum(eyes)
 
     @property
@@ -120,7 +120,7 @@ def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int
         "rollouts": images["rounds"] * costs.sample,
         "learner": updates * (learner.batch * costs.update + parts * kept * costs.learn + again),
         "critic": updates * (config.critic.steps * costs.fit + learner.batch * costs.score),
-        "looks": images["looks"] * costs.look,
+        "validations": images["validations"] * costs.validation,
     }
     if "evaluation" in images:
         flops["evaluation"] = (images["evaluation"] + images["samples"]) * costs.image

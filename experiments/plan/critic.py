@@ -25,7 +25,7 @@ class Eye:
     network: nn.Module
     width: int
     """Features of an image or a text."""
-    look: Count
+    image: Count
     """At one image."""
 
 
@@ -57,12 +57,12 @@ def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Ey
         classes = torch.empty(
             settings["embed_dim"], sum(map(len, book.phrases.values())), device=META
         )
-        look = count(
+        image = count(
             lambda: network.encode_image(picture) @ classes, network.parameters(), trained=False
         )
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OSError):
         return None
-    return Eye(network, settings["embed_dim"], look)
+    return Eye(network, settings["embed_dim"], image)
 
 
 def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any] | None:

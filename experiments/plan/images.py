@@ -13,7 +13,7 @@ def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
     images = {
         "warm-up": config.critic.warmup_images,
         "rounds": config.loop.rounds * config.rollout.images,
-        "looks": looks(config) * config.selection.images,
+        "validations": validations(config) * config.selection.images,
     }
     if evaluated:
         table, *_ = samples.choose(book)
@@ -22,10 +22,11 @@ def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
     return images
 
 
-def looks(config: Config) -> int:
-    """Looks of the selection CLIP: at the untouched model, during the rounds, and at the end.
+def validations(config: Config) -> int:
+    """Returns how often the selection CLIP validates: the untouched model, in the rounds, at the
+    end.
 
-    A round that the untouched model draws needs no look of its own. In asynchronous mode timing
+    A round that the untouched model draws needs none of its own. In asynchronous mode timing
     decides whether the newest version is another one; from the second round on it is taken for one.
     """
     timeline = Timeline(config)

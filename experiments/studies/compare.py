@@ -6,8 +6,8 @@ every single run.
     # and differences from one of the lines:
     python -m experiments.studies.compare outputs/estimators e.json e.png --than terminal
 
-Curves are what the selection CLIP saw in its looks. Images are those of warm-up and rounds; the
-looks, the measuring instrument here, are left out.
+Curves are what the selection CLIP saw in its validations. Images are those of warm-up and rounds;
+the validations, the measuring instrument here, are left out.
 """
 
 import argparse
@@ -50,17 +50,21 @@ def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
         values = [run.trial.figures[name] for run in runs]
         average = mean(values)
         figures[name] = {"mean": average.value, "half": average.half, "min": min(values)}
-    reached = [(run, look) for run in runs if (look := run.reached)]
+    reached = [(run, validation) for run in runs if (validation := run.reached)]
     never = [math.inf] * (len(runs) - len(reached))
     figures["reached"] = len(reached)
     figures["updates_until"] = _median(
-        [float(look["policy_version"]) for _, look in reached] + never
+        [float(validation["policy_version"]) for _, validation in reached] + never
     )
     figures["rollouts_until"] = _median(
-        [float(run.per_round * look["round"]) for run, look in reached] + never
+        [float(run.per_round * validation["round"]) for run, validation in reached] + never
     )
-    figures["images_until"] = _median([float(run.images(look)) for run, look in reached] + never)
-    figures["seconds_until"] = _median([float(look["seconds"]) for _, look in reached] + never)
+    figures["images_until"] = _median(
+        [float(run.images(validation)) for run, validation in reached] + never
+    )
+    figures["seconds_until"] = _median(
+        [float(validation["seconds"]) for _, validation in reached] + never
+    )
     return figures
 
 
@@ -123,7 +127,10 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     Single runs are thin, their mean is thick.
     """
     concepts = list(dict.fromkeys(run.concept for run in runs))
-    lowest = {key: min(float(look[key]) for run in runs for look in run.looks) for key in PANELS}
+    lowest = {
+        key: min(float(validation[key]) for run in runs for validation in run.validations)
+        for key in PANELS
+    }
     panels = {key: title for key, title in PANELS.items() if lowest[key] < FLAT}
     flat = "".join(
         f"; {title}: at least {lowest[key]:.2f}"
@@ -136,16 +143,19 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
         for axes, (key, title) in zip(line, panels.items(), strict=True):
             for i, name in enumerate(names):
                 curves = [
-                    [(_place(run, look, against), float(look[key])) for look in run.looks]
+                    [
+                        (_place(run, validation, against), float(validation[key]))
+                        for validation in run.validations
+                    ]
                     for run in runs
                     if run.concept == concept and run.setting == name
                 ]
-                look = {
+                style = {
                     "color": COLOURS[i % len(COLOURS)],
                     "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
                 }
                 if curves:
-                    plot_runs(axes, curves, name, **look)
+                    plot_runs(axes, curves, name, **style)
             axes.set_title(f"{concept}: {title}", fontsize=9, loc="left")
             axes.set_ylim(-0.03, 1.05)
             axes.set_xlim(left=0)
@@ -162,8 +172,8 @@ def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
     return to_png(figure)
 
 
-def _place(run: Run, look: dict[str, Any], against: str) -> float:
-    return float(run.images(look) if against == "images" else look["seconds"])
+def _place(run: Run, validation: dict[str, Any], against: str) -> float:
+    return float(run.images(validation) if against == "images" else validation["seconds"])
 
 
 def main(argv: list[str] | None = None) -> None:

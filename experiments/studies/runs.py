@@ -1,4 +1,4 @@
-"""The judged trials of a sweep as runs with their looks, and the settings that they share."""
+"""The judged trials of a sweep as runs with their validations, and the settings that they share."""
 
 import re
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings, strict_yaml
-from experiments.sweep.results import looks
+from experiments.sweep.results import validations
 from experiments.sweep.table import FORGOTTEN, Trial, read_trials
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished trial and its looks."""
+    """One finished trial and its validations."""
 
     setting: str
     """Its label without the concept."""
@@ -23,18 +23,21 @@ class Run:
     """Images of the warm-up."""
     per_round: int
     """Images of a round."""
-    looks: tuple[dict[str, Any], ...]
+    validations: tuple[dict[str, Any], ...]
 
-    def images(self, look: dict[str, Any]) -> int:
-        """Returns the images of warm-up and rounds by the time of a look; its policy is that of a
-        round or two before.
+    def images(self, validation: dict[str, Any]) -> int:
+        """Returns the images of warm-up and rounds by the time of a validation; its policy is that
+        of a round or two before.
         """
-        return self.warmup + self.per_round * int(look["round"])
+        return self.warmup + self.per_round * int(validation["round"])
 
     @property
     def reached(self) -> dict[str, Any] | None:
-        """The first look that finds the concept forgotten."""
-        return next((look for look in self.looks if look["forgotten"] >= FORGOTTEN), None)
+        """The first validation that finds the concept forgotten."""
+        return next(
+            (validation for validation in self.validations if validation["forgotten"] >= FORGOTTEN),
+            None,
+        )
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -45,7 +48,7 @@ def read_runs(root: Path) -> list[Run]:
 def _run(trial: Trial) -> Run:
     config = settings.recorded(trial.path / "config.yaml")
     concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
-    seen = looks(trial.path)
+    seen = validations(trial.path)
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
     return Run(
         label,

@@ -3,10 +3,10 @@
 
     python -m experiments.studies.step_sizes outputs/step-sizes docs/studies/step-sizes.json
 
-A cell has the best look's score, mean over the concepts, and in brackets the judge's UA, which is
-not used. Bold is the choice: of the step sizes within a hundredth of the highest score the one
-whose runs are forgotten after the fewest images (a run that never is counts as infinitely many),
-and of these the one with the higher score.
+A cell has the best validation's score, mean over the concepts, and in brackets the judge's UA,
+which is not used. Bold is the choice: of the step sizes within a hundredth of the highest score the
+one whose runs are forgotten after the fewest images (a run that never is counts as infinitely
+many), and of these the one with the higher score.
 """
 
 import argparse

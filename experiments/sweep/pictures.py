@@ -110,7 +110,8 @@ def draw_curves(rows: Sequence[Row], title: str) -> bytes:
 
 
 def _mean_curve(row: Row) -> list[tuple[float, float]]:
-    """Returns the mean over the trials that looked, look by look, as long as the longest."""
+    """Returns the mean over the trials that were validated, step by step, as long as the
+    longest."""
     curves = [trial.curve for trial in (row.finished or row.trials) if trial.curve]
     points = []
     for i in range(max(len(curve) for curve in curves)):

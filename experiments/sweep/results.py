@@ -1,5 +1,5 @@
-"""What a trial's run folder says of its results: looks of the selection CLIP, and figures of the
-judges.
+"""What a trial's run folder says of its results: validations of the selection CLIP, and figures of
+the judges.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Look(Event):
-    """A line of `metrics.jsonl` about a look; a figure that was not finite is null."""
+class ValidationRow(Event):
+    """A line of `metrics.jsonl` about a validation; a figure that was not finite is null."""
 
     images: Number = 0.0
     forgotten: Share | None = None
@@ -24,19 +24,19 @@ class Look(Event):
     best: StrictBool = False
 
 
-def looks(folder: Path) -> list[dict[str, Any]]:
-    """Returns all looks of a run that saw something, in order; DataError if its metrics are
+def validations(folder: Path) -> list[dict[str, Any]]:
+    """Returns all validations of a run that saw something, in order; DataError if its metrics are
     damaged.
     """
-    rows = read_rows(folder / "metrics.jsonl", Look)
+    rows = read_rows(folder / "metrics.jsonl", ValidationRow)
     return [row for row in rows if row["event"] == "selection" and row.get("forgotten") is not None]
 
 
-def chosen(looks: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns the look at the version that a run returned, or would return: of those allowed, the
-    one liked best.
+def chosen(validations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the validation of the version that a run returned, or would return: of those allowed,
+    the one liked best.
     """
-    return next((row for row in reversed(looks) if row.get("best")), None)
+    return next((row for row in reversed(validations) if row.get("best")), None)
 
 
 def figures(folder: Path) -> dict[str, float]:

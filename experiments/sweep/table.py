@@ -43,9 +43,9 @@ class Trial:
     """By the names in FIGURES; empty unless finished, without `images_until` if that was never
     reached."""
     curve: tuple[tuple[float, float], ...]
-    """Images and share forgotten, look by look."""
+    """Images and share forgotten, validation by validation."""
     score: float | None
-    """The best look's, by the selection CLIP."""
+    """The best validation's, by the selection CLIP."""
 
     @property
     def finished(self) -> bool:
@@ -104,10 +104,12 @@ def _trial(folder: Path) -> Trial | None:
     state = read_state(folder)
     if state.trial is None:
         return None
-    looks = recorded.looks(folder)
-    best = recorded.chosen(looks)
+    validations = recorded.validations(folder)
+    best = recorded.chosen(validations)
     figures = recorded.figures(folder) if state.finished else {}
-    until = next((row.get("images", 0) for row in looks if row["forgotten"] >= FORGOTTEN), None)
+    until = next(
+        (row.get("images", 0) for row in validations if row["forgotten"] >= FORGOTTEN), None
+    )
     if figures and until is not None:
         figures["images_until"] = float(until)
     return Trial(
@@ -117,7 +119,7 @@ def _trial(folder: Path) -> Trial | None:
         state=str(state.state),
         reason=state.reason,
         figures=figures,
-        curve=tuple((float(row.get("images", 0)), float(row["forgotten"])) for row in looks),
+        curve=tuple((float(row.get("images", 0)), float(row["forgotten"])) for row in validations),
         score=None if best is None else best.get("score"),
     )
 

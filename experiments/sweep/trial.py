@@ -1,4 +1,4 @@
-"""One trial: an ordinary run in the sweep's folder, each look at the policy told to the
+"""One trial: an ordinary run in the sweep's folder, each validation of the policy told to the
 searcher."""
 
 import json
@@ -19,13 +19,13 @@ from experiments.runs.run_folder import RunFolder, now
 from experiments.runs.run_state import NAME, RunState, Trial, read_state
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
-from experiments.sweep.results import chosen, figures, looks
+from experiments.sweep.results import chosen, figures, validations
 from experiments.sweep.space import Settings, Space, configured
 from learner.events import Event, Selection
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 
-LOOK = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
+VALIDATED = ("forgotten", "retained", "coherence", "other", "score", "images", "round")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Trials:
             if isinstance(event, Selection) and (event.round, event.policy_version) > last:
                 last = (event.round, event.policy_version)
                 row = event.row()
-                report({key: row[key] for key in LOOK})
+                report({key: row[key] for key in VALIDATED})
 
         overrides = [f"{key}={_text(value)}" for key, value in settings.items()]
         argv = [
@@ -118,18 +118,19 @@ class Trials:
 
 
 def final(folder: Path) -> dict[str, Any]:
-    """Returns the last row of a finished trial: its best look, and the judges' figures as
+    """Returns the last row of a finished trial: its best validation, and the judges' figures as
     `judge_*`.
     """
-    taken = looks(folder)
+    taken = validations(folder)
     best, judged = chosen(taken), figures(folder)
-    if best is None or not judged or any(best.get(key) is None for key in LOOK):
+    if best is None or not judged or any(best.get(key) is None for key in VALIDATED):
         raise DataError(
-            f"{folder} is finished, but lacks looks or figures: remove it, and --resume makes it "
+            f"{folder} is finished, but lacks validations or figures: remove it, and --resume "
+            "makes it "
             "anew"
         )
     return (
-        {key: best[key] for key in LOOK}
+        {key: best[key] for key in VALIDATED}
         | {f"judge_{key}": judged[key] for key in HEADLINE}
         | {"images": int(judged["images"]), "round": taken[-1]["round"]}
         | {"updates": int(judged["updates"]), "wall_seconds": judged["seconds"]}

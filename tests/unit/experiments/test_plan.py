@@ -354,7 +354,7 @@ def test_the_work_of_each_phase_is_the_real_one(
         monkeypatch.setattr(kind, method, call)
 
     counted(RolloutActor, "sample", lambda given: "rollouts" if given[0].round else "warm-up")
-    counted(RolloutActor, "validate", lambda _: "looks")
+    counted(RolloutActor, "validate", lambda _: "validations")
     counted(Learner, "make_pool", lambda _: "warm-up")
     counted(Learner, "update", lambda _: "learner")
     counted(CriticActor, "warm_up", lambda _: "warm-up")
@@ -476,7 +476,7 @@ def test_as_json(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixtur
     assert not (tmp_path / "out").exists()
     assert main([*command, "--json", "--no-evaluate"]) == 0
     shorter = json.loads(capfd.readouterr().out)
-    assert shorter["images"].keys() == {"warm-up", "rounds", "looks", "all"}
+    assert shorter["images"].keys() == {"warm-up", "rounds", "validations", "all"}
     assert shorter["hours"] is None or shorter["tflops"] in speeds.PEAKS.values()
 
 

@@ -37,7 +37,7 @@ def run_folder(
             {"after": after, "images_used": 1, "updates": len(forgotten), "wall_seconds": 1.0}
         )
     )
-    looks = [
+    validations = [
         {"event": "selection", "round": round, "policy_version": round - 1, "images": 9,
          "seconds": 2.0 * round,
          "forgotten": share, "coherence": 1.0, "retained": 1.0, "other": 1.0, "score": share,
@@ -54,7 +54,7 @@ def run_folder(
         for round in range(1, len(forgotten) + 1)
     ]
     (folder / "metrics.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in looks + learned)
+        "".join(json.dumps(row) + "\n" for row in validations + learned)
     )
 
 
@@ -196,14 +196,14 @@ def test_the_step_size_is_the_selections_choice(tmp_path, capsys, curves, chosen
                 "concept": concept,
             }
             (folder / "config.yaml").write_text(strict_yaml.dump(config))
-            looks = [
+            validations = [
                 json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
             ]
             best = max(range(len(forgotten)), key=forgotten.__getitem__)
-            for place, look in enumerate(looks[: len(forgotten)]):
-                look |= {"images": 100 * place, "best": place <= best}
+            for place, validation in enumerate(validations[: len(forgotten)]):
+                validation |= {"images": 100 * place, "best": place <= best}
             (folder / "metrics.jsonl").write_text(
-                "".join(json.dumps(look) + "\n" for look in looks)
+                "".join(json.dumps(validation) + "\n" for validation in validations)
             )
     step_sizes.main([str(tmp_path / "s"), str(tmp_path / "o.json")])
     row = capsys.readouterr().out.splitlines()[2]

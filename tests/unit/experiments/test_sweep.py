@@ -176,11 +176,11 @@ def test_drawn_settings_that_look_alike_have_different_names(tmp_path: Path) -> 
 
 
 def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
-    looks = [
+    validations = [
         {"score": score, "best": best}
         for score, best in ((0.5, True), (0.9, True), (0.97, False), (0.8, False))
     ]
-    assert results.chosen(looks)["score"] == 0.9, "0.97 lost too much of the rest"
+    assert results.chosen(validations)["score"] == 0.9, "0.97 lost too much of the rest"
 
 
 @pytest.fixture
