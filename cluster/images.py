@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from actors.images import ImageActor, Images, ModelVariant
-from cluster import program
+from cluster import connection
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError, TrainingError
 
@@ -39,7 +39,7 @@ def image_source(config: Config) -> Iterator[ImageSource]:
     if config.cluster.inline or config.evaluation.actors == 0:
         yield _Inline(config)
         return
-    with program.ray_cluster(config):
+    with connection.ray_cluster(config):
         yield _Shared(config)
 
 
@@ -118,4 +118,4 @@ class _Shared:
                 "loop.timeout"
             ) from error
         except Exception as error:
-            raise program.explain(error) from error
+            raise connection.explain(error) from error

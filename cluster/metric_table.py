@@ -92,7 +92,7 @@ METRICS = (
             "total"),
     Metric("rl_unlearn_replay_evicted_capacity_total", "round", "replay.evicted_capacity",
             "no more room", "total"),
-    Metric("rl_unlearn_selection_score", "selection", "score", "score of the last look"),
+    Metric("rl_unlearn_selection_score", "selection", "score", "score of the last validation"),
     Metric("rl_unlearn_selection_forgotten_share", "selection", "forgotten",
             "target images without the concept"),
     Metric("rl_unlearn_selection_retained_share", "selection", "retained",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cluster import connection
 from cluster.placement import fits, places
 from rl_unlearn.config import Config
 
@@ -24,11 +25,7 @@ def nodes(config: Config) -> list[Node]:
     Starts a private one if it means none. Raises MachineError if none answers, or one of other
     versions of Ray or Python.
     """
-    from cluster.program import (
-        ray_cluster,
-    )  # with torch and all actors: only where Ray is really asked
-
-    with ray_cluster(config):
+    with connection.ray_cluster(config):
         import ray
 
         return [

@@ -22,7 +22,7 @@ Notes = Sequence[str]
 """What a person should know, though the run can begin."""
 
 
-def look(config: Config, judged: bool = True) -> list[str]:
+def check(config: Config, judged: bool = True) -> list[str]:
     """Returns all notes and raises the first UserError; without `judged` the judge is left out."""
     checks = [check for name, check in CHECKS.items() if judged or name != JUDGE]
     return [note for check in checks for note in check(config)]

@@ -18,7 +18,7 @@ Styled = tuple[str, str, str, str, str]  # event, key, label, colour, line style
 PICTURE: tuple[tuple[str, str, tuple[Styled, ...]], ...] = (
     ("Reward", "mean reward (nats)", (("round", "reward", "reward", BLUE, "-"),)),
     (
-        "Selection CLIP's look",
+        "Selection CLIP",
         "share (0 to 1)",
         (
             ("selection", "forgotten", "forgotten", ORANGE, "-"),

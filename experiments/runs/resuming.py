@@ -157,7 +157,7 @@ def trim(folder: Path, round: int | None, newest_round: int = 0) -> None:
 
 
 def trim_rows(path: Path, round: int, newest_round: int) -> None:
-    """Removes the rows of later rounds and of the final look, and a line that a crash cut.
+    """Removes the rows of later rounds and of the final validation, and a line that a crash cut.
 
     These rows will be said again. That there was a restart stays on record.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster import placement, program, tuning
+from cluster import connection, placement, tuning
 from experiments import signals
 from experiments.console import say
 from experiments.runs.run_state import read_state
@@ -35,7 +35,7 @@ def run_all(root: Path, base: Config, space: Space, console: Console) -> None:
     )
     progress = _Progress(trials, console)
     try:
-        with program.ray_cluster(base):
+        with connection.ray_cluster(base):
             signals.install()  # Ray sets its own handlers
             placement.check_room(
                 trials.needs(configured(base, next(space.enumerated(), {}), "space"))

@@ -87,7 +87,7 @@ def _check_worlds(base: Config, space: "Space") -> None:
         world = (config.concept, config.prompts, config.reward.anchor, config.model)
         if repr(world) not in known:
             known.add(repr(world))
-            preflight.look(config)
+            preflight.check(config)
 
 
 def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:

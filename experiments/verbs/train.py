@@ -144,7 +144,7 @@ def _start(
     resumed: bool = False,
 ) -> dict[str, Any]:
     tracking.check(config)
-    notes = preflight.look(config, judged=not args.no_evaluate)
+    notes = preflight.check(config, judged=not args.no_evaluate)
     for note in notes:
         say(console, f"warning: {note}")
     if not config.cluster.inline:

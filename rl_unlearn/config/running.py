@@ -64,7 +64,7 @@ class Selection(Section):
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip
     `arch/pretrained`."""
     every: int = Field(3, ge=1)
-    """Rounds between two looks at the current policy."""
+    """Rounds between two validations of the current policy by the selection CLIP."""
     may_lose: float = Field(0.02, ge=0, le=1)
     """How much of the rest may be lost: share of retained images on which the selection CLIP no
     longer sees what was asked, or no longer the rest of the prompt, against the untouched model. A
@@ -74,7 +74,8 @@ class Selection(Section):
     """Share of images of the untouched model on which the CLIPs must see what was asked: less is a
     warning, none at all ends the run before it learns anything. 0: neither."""
     images: int = Field(128, ge=2)
-    """Images of a look, the same prompts and noise each time, half of them on target prompts."""
+    """Images of a validation, the same prompts and noise each time, half of them on target
+    prompts."""
 
 
 class Cluster(Section):

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from faults import faulty
 
-from cluster import program, supervision
+from cluster import connection, program, supervision
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
 from experiments.runs.recorder import Recorder
@@ -58,7 +58,7 @@ def one_ray() -> Iterator[None]:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(connection, "ray_cluster", lambda _: contextlib.nullcontext())
         patch.setattr(supervision, "_LONGEST_PAUSE", 0.1)
         yield
     ray.shutdown()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
-from cluster import program
+from cluster import connection, program
 from learner.events import Event
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -66,7 +66,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_agent_register_timeout_ms", "600000")
         patch.setenv("RAY_health_check_timeout_ms", "120000")
         patch.setattr(services, "get_node", patient(services.get_node))
-        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(connection, "ray_cluster", lambda _: contextlib.nullcontext())
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **agent_ports()})
         try:
             ray.init(address=there.address, log_to_driver=False)

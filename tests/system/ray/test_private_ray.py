@@ -16,7 +16,7 @@ import pytest
 import tiny
 from conftest import ROOT
 
-from cluster import private, program
+from cluster import connection, private
 from experiments import settings
 from experiments.__main__ import main
 from rl_unlearn.errors import MachineError
@@ -32,7 +32,7 @@ def test_a_private_ray_without_token_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
     with (
         pytest.raises(MachineError, match=r"RAY_AUTH_MODE=.*unset it"),
-        program.ray_cluster(tiny.config(cluster=RAY)),
+        connection.ray_cluster(tiny.config(cluster=RAY)),
     ):
         raise AssertionError("it started")
 

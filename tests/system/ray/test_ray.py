@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from actors.images import ModelVariant
-from cluster import images, placement, program
+from cluster import connection, images, placement, program
 from cluster.elastic_rollouts import ElasticRollouts
 from experiments.evaluation.image_cache import cached
 from learner.events import Event
@@ -47,7 +47,7 @@ def one_ray() -> Iterator[None]:
         log_to_driver=False,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(connection, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
     ray.shutdown()
 

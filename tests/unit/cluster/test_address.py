@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
-from cluster import address, program, proxy
+from cluster import address, connection, program, proxy
 from cluster.images import image_source
 from experiments.__main__ import main
 from experiments.doctor import health_cluster
@@ -170,7 +170,7 @@ def test_what_a_dead_head_left_is_not_waited_for(monkeypatch: pytest.MonkeyPatch
             pytest.raises(
                 MachineError, match=r"no Ray cluster answers at auto .*correct cluster.address"
             ),
-            program.ray_cluster(on_ray(address="auto")),
+            connection.ray_cluster(on_ray(address="auto")),
         ):
             raise AssertionError("it answers")
 

@@ -17,7 +17,7 @@ from ray_metrics import FROM_RAY
 from rich.console import Console
 from tiny import quick  # noqa: F401
 
-from cluster import program, telemetry
+from cluster import connection, program, telemetry
 from cluster.metric_table import METRICS, PREFIX
 from cluster.telemetry import Telemetry
 from experiments.runs.progress import make_progress
@@ -153,7 +153,7 @@ def connected(config: Config) -> Iterator[str | None]:
     with contextlib.ExitStack() as stack:
         for attempt in range(5):
             try:
-                url = stack.enter_context(program.ray_cluster(config))
+                url = stack.enter_context(connection.ray_cluster(config))
                 break
             except MachineError:
                 if attempt == 4:
@@ -208,7 +208,7 @@ def test_the_nodes_endpoint_serves_them_all(tmp_path: Path) -> None:
 
 def test_a_run_tells_the_dashboard_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        program, "ray_cluster", lambda _: contextlib.nullcontext("http://127.0.0.1:8265")
+        connection, "ray_cluster", lambda _: contextlib.nullcontext("http://127.0.0.1:8265")
     )
     monkeypatch.setattr(program, "_ray_actors", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(telemetry, "published", lambda _, emit: contextlib.nullcontext(emit))

@@ -62,7 +62,7 @@ def test_prompts_that_differ_only_beyond_the_limit_are_refused(tmp_path: Path) -
 
 
 def test_the_canvas_reads_all_its_prompts() -> None:
-    assert preflight.look(Config()) == []
+    assert preflight.check(Config()) == []
 
 
 def test_generate_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

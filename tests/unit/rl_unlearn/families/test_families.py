@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny_batches import first_ratios
 from tiny_policies import PROMPTS, config, policy, refusals
 
-from cluster import program
+from cluster import connection, program
 from experiments.__main__ import main
 from experiments.export import adapters
 from rl_unlearn.adapters.adapter import read_adapter, save_adapter
@@ -224,7 +224,7 @@ def one_ray() -> Iterator[None]:
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "ray_cluster", lambda _: contextlib.nullcontext())
+        patch.setattr(connection, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
     ray.shutdown()
 
