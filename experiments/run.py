@@ -96,7 +96,7 @@ def run(
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
             if result.critic is not None:
                 save_critic(folder.path, result.critic)
-            lines = rows.read_rows(folder / "metrics.jsonl", rows.Event)
+            lines = rows.read_rows(folder / "metrics.jsonl", rows.EventRow)
             write_bytes(folder / "curves.png", curves.draw_curves(lines))
             evaluation: Evaluation | None = None
             if judge is not None:
@@ -131,7 +131,7 @@ def _left(
 
     Changes no record of the run.
     """
-    rows.read_rows(folder / "metrics.jsonl", rows.Event)
+    rows.read_rows(folder / "metrics.jsonl", rows.EventRow)
     checkpoint = store.newest(lambda line: say(console, line))
     if checkpoint is None:
         return None, (None, 0)

@@ -10,7 +10,7 @@ from experiments import settings
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.report import charts, confusion, tiles
 from experiments.runs.own_files import inside
-from experiments.runs.rows import Event, read_rows
+from experiments.runs.rows import EventRow, read_rows
 from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.attacks.record import Attacks, read_attacks
@@ -109,7 +109,7 @@ def read(path: Path, number: int) -> Run:
         read_state(path),
         read_evaluation(inside(path, "evaluation.json")),
         read_attacks(inside(path, "attacks.json")),
-        read_rows(inside(path, "metrics.jsonl"), Event),
+        read_rows(inside(path, "metrics.jsonl"), EventRow),
         tiles.read(path),
         path.resolve().name,
     )

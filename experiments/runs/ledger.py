@@ -8,7 +8,7 @@ of the trajectories, digest of the weights.
 from pathlib import Path
 from typing import Any
 
-from experiments.runs.rows import Update, read_rows, write_rows
+from experiments.runs.rows import UpdateRow, read_rows, write_rows
 from rl_unlearn.errors import DataError
 
 LEDGER = "ledger.jsonl"
@@ -19,14 +19,14 @@ def set_ahead(folder: Path, round: int) -> None:
     """Keeps rows of later rounds, which are about to be cut from the ledger, until their updates
     are repeated.
     """
-    later = [row for row in read_rows(folder / LEDGER, Update) if row.get("round", 0) > round]
+    later = [row for row in read_rows(folder / LEDGER, UpdateRow) if row.get("round", 0) > round]
     if later:
-        write_rows(folder / AHEAD, [*read_rows(folder / AHEAD, Update), *later])
+        write_rows(folder / AHEAD, [*read_rows(folder / AHEAD, UpdateRow), *later])
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
     """All rows that a run must repeat: of what is ahead of its ledger, then of its ledger."""
-    return read_rows(folder / AHEAD, Update) + read_rows(folder / LEDGER, Update)
+    return read_rows(folder / AHEAD, UpdateRow) + read_rows(folder / LEDGER, UpdateRow)
 
 
 def weights(folder: Path) -> dict[int, str]:
@@ -40,7 +40,9 @@ def verify(path: Path, updates: int, round: int | None = None) -> None:
 
     With `round` rows of later rounds are not looked at.
     """
-    rows = [row for row in read_rows(path, Update) if round is None or row.get("round", 0) <= round]
+    rows = [
+        row for row in read_rows(path, UpdateRow) if round is None or row.get("round", 0) <= round
+    ]
     found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
     for number in range(1, max(updates, len(found)) + 1):
         if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:

@@ -8,7 +8,7 @@ from experiments import settings
 from experiments.files import to_json
 from experiments.runs import run_state
 from experiments.runs.ledger import LEDGER, recorded, set_ahead
-from experiments.runs.rows import Event, read_rows, write_rows
+from experiments.runs.rows import EventRow, read_rows, write_rows
 from experiments.runs.run_folder import digest
 from experiments.runs.run_state import read_state
 from rl_unlearn.config import Config
@@ -110,7 +110,7 @@ def check(folder: Path, config: Config) -> None:
             f"{folder / 'config.yaml'} is not as the run left it: put it back; what may change "
             "is given as KEY=VALUE"
         )
-    read_rows(folder / "metrics.jsonl", Event)
+    read_rows(folder / "metrics.jsonl", EventRow)
     recorded(folder)
     stands_on = read_state(folder).stands_on
     if stands_on:

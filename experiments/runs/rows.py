@@ -21,14 +21,14 @@ class Line(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Event(Line):
+class EventRow(Line):
     """A line of `metrics.jsonl`."""
 
     event: StrictStr
     round: StrictInt = 0
 
 
-class Update(Line):
+class UpdateRow(Line):
     """A line of `ledger.jsonl`."""
 
     update: StrictInt

@@ -19,7 +19,7 @@ from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_json
 from experiments.report.png import COLOURS, legend_below, new_figure, open_axes, to_png
-from experiments.runs.rows import Event, read_rows
+from experiments.runs.rows import EventRow, read_rows
 from experiments.sweep.table import Mean, Trial, mean, read_trials
 
 LOST = {
@@ -48,7 +48,9 @@ def drift(trial: Trial) -> float:
     last rounds.
     """
     rounds = [
-        row for row in read_rows(trial.path / "metrics.jsonl", Event) if row.get("event") == "round"
+        row
+        for row in read_rows(trial.path / "metrics.jsonl", EventRow)
+        if row.get("event") == "round"
     ]
     return statistics.median(float(row["kl"]) for row in rounds[-_LATE:])
 

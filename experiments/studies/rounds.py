@@ -28,7 +28,7 @@ from experiments.report.png import (
     plot_runs,
     to_png,
 )
-from experiments.runs.rows import Event, read_rows
+from experiments.runs.rows import EventRow, read_rows
 from experiments.studies.runs import Run, read_runs, setting_names
 from experiments.sweep.table import mean
 
@@ -43,7 +43,7 @@ def read(run: Run, event: str, first: int | None, last: int | None) -> list[dict
     """Returns the rows of one event, all of them or the first or last so many."""
     rows = [
         row
-        for row in read_rows(run.trial.path / "metrics.jsonl", Event)
+        for row in read_rows(run.trial.path / "metrics.jsonl", EventRow)
         if row.get("event") == event
     ]
     return rows[:first] if first is not None else rows[-last:] if last is not None else rows

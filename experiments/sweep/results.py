@@ -9,13 +9,13 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool
 
 from experiments.evaluation.headline import HEADLINE
-from experiments.runs.rows import Event, read_rows
+from experiments.runs.rows import EventRow, read_rows
 from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class ValidationRow(Event):
+class ValidationRow(EventRow):
     """A line of `metrics.jsonl` about a validation; a figure that was not finite is null."""
 
     images: Number = 0.0

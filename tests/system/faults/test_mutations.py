@@ -31,7 +31,7 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
 from experiments.runs.recorder import Recorder
 from experiments.runs.resuming import check, trim
-from experiments.runs.rows import Event, read_rows
+from experiments.runs.rows import EventRow, read_rows
 from experiments.runs.run_folder import RunFolder
 from experiments.runs.run_state import read_state
 from experiments.sweep import front, space_file, table
@@ -244,7 +244,7 @@ def metrics(run: Path) -> None:
     content = file.read_bytes()
     ledger = (run / LEDGER).read_bytes()
     try:
-        curves.series(read_rows(file, Event), "round", "kl")
+        curves.series(read_rows(file, EventRow), "round", "kl")
         trim(run, 1, 1)
     finally:
         file.write_bytes(content)

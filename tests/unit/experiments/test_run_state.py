@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.runs.rows import Event, Update, read_rows
+from experiments.runs.rows import EventRow, UpdateRow, read_rows
 from experiments.runs.run_state import read_state
 from rl_unlearn.errors import DataError
 
@@ -43,19 +43,19 @@ def test_what_is_not_said_is_nothing_and_further_keys_stay(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (Event, "5"), (Event, "{}"), (Event, '{"event": 5}'),
-        (Event, '{"event": "x", "round": null}'), (Event, ""),
-        (Event, '{"event": "x", "round": 1.5}'), (Event, '{"event": "x", "round": true}'),
-        (Event, '{"event": "x"'),
-        (Event, '{"event": "x", "reward": NaN}'), (Event, "[" * 100_000),
-        (Event, '{"event": "\\ud800"}'),
-        (Update, '{"update": 1, "version_in": 0, "version_out": "1"}'),
-        (Update, '{"update": 1, "version_in": 0, "version_out": 1, "drawn_by": {"1": "x"}}'),
-        (Update, '{"update": 1, "version_in": 0, "version_out": 1, "weights": 5}'),
+        (EventRow, "5"), (EventRow, "{}"), (EventRow, '{"event": 5}'),
+        (EventRow, '{"event": "x", "round": null}'), (EventRow, ""),
+        (EventRow, '{"event": "x", "round": 1.5}'), (EventRow, '{"event": "x", "round": true}'),
+        (EventRow, '{"event": "x"'),
+        (EventRow, '{"event": "x", "reward": NaN}'), (EventRow, "[" * 100_000),
+        (EventRow, '{"event": "\\ud800"}'),
+        (UpdateRow, '{"update": 1, "version_in": 0, "version_out": "1"}'),
+        (UpdateRow, '{"update": 1, "version_in": 0, "version_out": 1, "drawn_by": {"1": "x"}}'),
+        (UpdateRow, '{"update": 1, "version_in": 0, "version_out": 1, "weights": 5}'),
     ],
 )  # fmt: skip
 def test_a_line_of_another_kind_is_named_unless_it_is_the_last_and_cut(
-    kind: type[Event], line: str, tmp_path: Path
+    kind: type[EventRow], line: str, tmp_path: Path
 ) -> None:
     whole = '{"event": "x", "update": 1, "version_in": 0, "version_out": 1}'
     path = tmp_path / "rows.jsonl"
