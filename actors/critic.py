@@ -137,7 +137,10 @@ class CriticActor:
         """
         withheld = torch.zeros(len(latents), self._conditions.shape[1], device=self._device)
         timesteps = self._levels[level].expand(len(latents))
-        return self._critic(latents.to(self._device, torch.float32), timesteps, withheld).cpu()
+        outcomes: Tensor = self._critic(
+            latents.to(self._device, torch.float32), timesteps, withheld
+        ).cpu()
+        return outcomes
 
     @memory.enough_for("the critic actor", memory.CRITIC)
     def score(self, trajectory: Trajectory) -> Scored:

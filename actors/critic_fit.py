@@ -73,7 +73,8 @@ class CriticFit:
         condition = self._conditions[states.prompts] * shown.to(device)
         latents = self.noisy(states, noise).to(device)
         predicted = self._critic(latents, self._levels[states.levels], condition)
-        return (predicted - states.outcomes.to(device)).square().mean()
+        loss: Tensor = (predicted - states.outcomes.to(device)).square().mean()
+        return loss
 
     def noisy(
         self, states: States, noise: Float[Tensor, "count channels height width"]

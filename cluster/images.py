@@ -81,7 +81,8 @@ class _Shared:
         self._digest = digests[0]
 
     def model_digest(self) -> str:
-        return self._digest
+        digest: str = self._digest
+        return digest
 
     def draw(self, variant: ModelVariant, batches: dict[int, Batch], keep: Keep) -> None:
         import ray

@@ -77,4 +77,5 @@ def kept(
 
 def storage(tensor: Tensor) -> int:
     """Returns a name for the memory that a tensor is a view of, on the meta device, too."""
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address

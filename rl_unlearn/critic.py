@@ -54,7 +54,8 @@ class _Residual(nn.Module):
         scale, shift = self.context(context)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv_in(nn.functional.silu(self.norm_in(x)))
         hidden = nn.functional.silu(self.norm_out(hidden) * (1 + scale) + shift)
-        return x + self.conv_out(hidden)
+        result: Tensor = x + self.conv_out(hidden)
+        return result
 
 
 class Critic(nn.Module):
@@ -126,7 +127,8 @@ class Critic(nn.Module):
             tokens = hidden.flatten(2).transpose(1, 2)
             tokens = torch.cat([self.class_token.expand(len(tokens), 1, -1), tokens], dim=1)
             hidden = self.norm_out(self.trunk(self.norm_in(tokens + self.positions)))
-        return self.head(hidden.flatten(1)) + self.mean
+        outcomes: Tensor = self.head(hidden.flatten(1)) + self.mean
+        return outcomes
 
 
 def _resampled(
@@ -152,7 +154,8 @@ def values(
     """V in units of reward; ``weights``: the rows of rewards.reward_weights of the latents'
     prompts.
     """
-    return (critic(latents, timesteps, condition) * weights).sum(dim=1)
+    rewards: Tensor = (critic(latents, timesteps, condition) * weights).sum(dim=1)
+    return rewards
 
 
 def action_gradients(

@@ -93,7 +93,10 @@ def _attend(
     query, key = query.to(value.dtype), key.to(value.dtype)
     if attn_mask is not None:
         attn_mask = attn_mask.to(value.dtype)
-    return _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    answer: Tensor = _FUSED(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )[0]
+    return answer
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ def judgement(
     condition = torch.empty(1, clip.width, device=META)
 
     def value(state: Tensor) -> Tensor:
-        return network(state, step, condition)
+        outcomes: Tensor = network(state, step, condition)
+        return outcomes
 
     weights = [*network.parameters(), *network.buffers()]
     fit = count(lambda: value(latents), weights, trained=True)

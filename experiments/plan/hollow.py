@@ -21,10 +21,11 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family
 from rl_unlearn.families.of import family_of
+from rl_unlearn.families.pipeline import DTYPES
 from rl_unlearn.layouts.layout import Network
 from rl_unlearn.models.location import described_folder
 from rl_unlearn.models.model_folder import read_layout, read_parts
-from rl_unlearn.policy import DTYPES, decoded_at_once
+from rl_unlearn.policy import decoded_at_once
 
 META = torch.device("meta")
 _DAMAGED = (
@@ -53,7 +54,8 @@ class Hollow:
     @property
     def network(self) -> nn.Module:
         """The one that is trained."""
-        return self.family.network
+        network: nn.Module = self.family.network
+        return network
 
     @property
     def adapter(self) -> list[nn.Parameter]:
@@ -122,7 +124,8 @@ def _empty(network: Network, config: Mapping[str, Any], dtype: torch.dtype) -> n
             kind = getattr(transformers, network.kind)
             with _default(dtype):
                 made = kind(kind.config_class.from_dict(dict(config)))
-    return made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
+    hollow: nn.Module = made.to(META).requires_grad_(False).eval()  # some tables come from NumPy
+    return hollow
 
 
 def checkpoint(network: Any, device: Device) -> None:

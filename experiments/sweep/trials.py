@@ -51,7 +51,8 @@ def _rounds(base: Config, space: Space) -> int:
     draw = space.ranges.get("loop.rounds")
     listed = [*space.lists.get("loop.rounds", ()), *space.choices.get("loop.rounds", ())]
     mixed = [mix.settings["loop.rounds"] for mix in space.mixes if "loop.rounds" in mix.settings]
-    return max([base.loop.rounds, *listed, *mixed, *(draw.arguments if draw else ())])
+    rounds: int = max([base.loop.rounds, *listed, *mixed, *(draw.arguments if draw else ())])
+    return rounds
 
 
 class _Progress:

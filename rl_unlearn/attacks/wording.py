@@ -18,12 +18,14 @@ FREE = -1
 
 def token_ids(pipeline: Any, text: str) -> list[int]:
     """Returns the ids of a text without start and end marks, not truncated."""
-    return pipeline.tokenizer(text, add_special_tokens=False).input_ids
+    ids: list[int] = pipeline.tokenizer(text, add_special_tokens=False).input_ids
+    return ids
 
 
 def room(pipeline: Any) -> int:
     """Returns how many tokens a prompt may have; start and end marks are not counted."""
-    return pipeline.tokenizer.model_max_length - 2
+    room: int = pipeline.tokenizer.model_max_length - 2
+    return room
 
 
 def with_placeholder(pipeline: Any, text: str, word: str) -> list[int]:

@@ -64,7 +64,8 @@ class Judge(nn.Module):
 
     def logits(self, last: Tensor) -> Tensor:
         """Returns the logits of the last feature map, (B, C, 4, 4)."""
-        return self.head(last.flatten(1))
+        logits: Tensor = self.head(last.flatten(1))
+        return logits
 
 
 class PatchJudge(nn.Module):
@@ -94,7 +95,8 @@ class PatchJudge(nn.Module):
 
     def logits(self, last: Tensor) -> Tensor:
         """Returns the logits of the last feature map, (B, C, 8, 8)."""
-        return self.head(last.mean((2, 3)))
+        logits: Tensor = self.head(last.mean((2, 3)))
+        return logits
 
 
 def outlines(images: Tensor) -> Tensor:

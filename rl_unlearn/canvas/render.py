@@ -38,7 +38,8 @@ _MAX_ROTATION = 15.0 * torch.pi / 180.0
 @cache
 def load_sprites(path: Path | None = None) -> Tensor:
     """Returns all sprites, (20, 8, 4, 64, 64) in [0, 1], colour premultiplied by alpha."""
-    return load_file(path or sprites_path())["sprites"].float() / 255.0
+    sprites: Tensor = load_file(path or sprites_path())["sprites"].float() / 255.0
+    return sprites
 
 
 @cache

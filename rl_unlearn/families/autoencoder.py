@@ -23,18 +23,23 @@ class Autoencoder:
     @property
     def scale(self) -> int:
         """Pixels of an image for one of its latents, a side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor
 
     def decode(
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Images, about in [-1, 1], fp32."""
         latents = latents.float() / self._scale.to(latents.device) + self._shift.to(latents.device)
-        return self.vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
+        images: Tensor = self.vae.decode(
+            latents.contiguous(memory_format=torch.channels_last)
+        ).sample
+        return images
 
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the likeliest latents of images in [-1, 1], fp32."""
         latents = self.vae.encode(images).latent_dist.mode()
-        return (latents - self._shift.to(latents.device)) * self._scale.to(latents.device)
+        scaled: Tensor = (latents - self._shift.to(latents.device)) * self._scale.to(latents.device)
+        return scaled

@@ -19,4 +19,5 @@ class DeepAutoencoder(Autoencoder):
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the latents of images in [-1, 1], fp32."""
         latents: Tensor = self.vae.encode(images).latent
-        return latents * self._scale.to(latents.device)
+        scaled: Tensor = latents * self._scale.to(latents.device)
+        return scaled

@@ -28,7 +28,10 @@ class NormedAutoencoder(Autoencoder):
         mean, std = self._statistics()
         patches = pixel_unshuffle(latents.float(), _PATCH) * std + mean
         latents = pixel_shuffle(patches, _PATCH)
-        return self.vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
+        images: Tensor = self.vae.decode(
+            latents.contiguous(memory_format=torch.channels_last)
+        ).sample
+        return images
 
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]

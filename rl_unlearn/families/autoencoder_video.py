@@ -21,18 +21,21 @@ class VideoAutoencoder(Autoencoder):
     @property
     def scale(self) -> int:
         """Pixels of an image for one of its latents, a side."""
-        return 2 ** len(self.vae.config.temperal_downsample)
+        factor: int = 2 ** len(self.vae.config.temperal_downsample)
+        return factor
 
     def decode(
         self, latents: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Images, in [-1, 1], fp32."""
         latents = latents.float() * self._std.to(latents.device) + self._mean.to(latents.device)
-        return self.vae.decode(latents[:, :, None]).sample[:, :, 0]
+        images: Tensor = self.vae.decode(latents[:, :, None]).sample[:, :, 0]
+        return images
 
     def encode(
         self, images: Float[Tensor, "batch 3 image_height image_width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the likeliest latents of images in [-1, 1], fp32."""
         latents = self.vae.encode(images[:, :, None]).latent_dist.mode()[:, :, 0]
-        return (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
+        scaled: Tensor = (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
+        return scaled

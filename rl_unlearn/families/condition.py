@@ -22,7 +22,8 @@ class Condition:
 
     def __getattr__(self, name: str) -> Tensor:
         try:
-            return self.__dict__["tensors"][name]
+            tensor: Tensor = self.__dict__["tensors"][name]
+            return tensor
         except KeyError:
             raise AttributeError(name) from None
 

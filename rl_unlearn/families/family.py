@@ -55,7 +55,8 @@ class Family(ABC):
     @property
     def encodes_on(self) -> torch.device:
         """Where the text encoders are."""
-        return next(encoder.device for encoder in self.text_encoders().values())
+        device: torch.device = next(encoder.device for encoder in self.text_encoders().values())
+        return device
 
     @abstractmethod
     def encode(self, texts: list[str]) -> Condition:

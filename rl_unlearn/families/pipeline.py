@@ -136,7 +136,8 @@ def _load(
             "again"
         )
     compare(folder, component, {*report["missing_keys"]}, {*report["unexpected_keys"]})
-    return loaded
+    component_network: torch.nn.Module = loaded
+    return component_network
 
 
 def attach(pipeline: Any, state: AdapterState, name: str, trained: str) -> None:

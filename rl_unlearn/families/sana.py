@@ -56,9 +56,10 @@ class Sana(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
-        return self.network(
+        output: Tensor = self.network(
             hidden_states=latents,
             encoder_hidden_states=condition.text,
             encoder_attention_mask=condition.words,
             timestep=timesteps * self.network.config.timestep_scale,
         ).sample
+        return output

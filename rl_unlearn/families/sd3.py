@@ -47,9 +47,10 @@ class StableDiffusion3(Family):
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
-        return self.network(
+        output: Tensor = self.network(
             hidden_states=latents,
             timestep=self.kernel.timesteps[index].to(latents.device).expand(len(latents)),
             encoder_hidden_states=condition.text,
             pooled_projections=condition.pooled,
         ).sample
+        return output

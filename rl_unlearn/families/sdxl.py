@@ -61,9 +61,10 @@ class StableDiffusionXL(Family):
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise or velocity, as the model was made."""
-        return self.network(
+        output: Tensor = self.network(
             latents.contiguous(memory_format=torch.channels_last),
             self.kernel.timesteps[index].to(latents.device).expand(len(latents)),
             encoder_hidden_states=condition.text,
             added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.size},
         ).sample
+        return output

@@ -66,9 +66,10 @@ class StableDiffusion(Family):
         latents = latents.contiguous(memory_format=torch.channels_last)
         timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
         words, mask = self._full_rows(condition.text)
-        return self.network(
+        output: Tensor = self.network(
             latents, timesteps, encoder_hidden_states=words, encoder_attention_mask=mask
         ).sample
+        return output
 
     def _full_rows(
         self, words: Float[Tensor, "batch tokens features"]

@@ -127,7 +127,10 @@ class ZImage(Family):
         return self._rotations(counted.expand(len(text), -1, -1))
 
     def _rotations(self, places: Int[Tensor, "batch tokens 3"]) -> Tensor:
-        return self.network.rope_embedder(places.flatten(0, 1)).unflatten(0, places.shape[:2])
+        angles: Tensor = self.network.rope_embedder(places.flatten(0, 1)).unflatten(
+            0, places.shape[:2]
+        )
+        return angles
 
 
 def _count(number: int, like: Tensor) -> Int[Tensor, " number"]:
@@ -139,7 +142,8 @@ def patches(
 ) -> Float[Tensor, "batch tokens packed"]:
     """Patches of latents as tokens, row by row; within one, channels come last."""
     split = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
-    return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    tokens: Tensor = split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return tokens
 
 
 def whole(

@@ -81,7 +81,8 @@ def read_layout(folder: Path) -> Layout:
         raise DataError(
             f"model folder {str(folder)!r} holds a {kind}: only {', '.join(LAYOUTS)} can be trained"
         )
-    return LAYOUTS[kind]
+    layout: Layout = LAYOUTS[kind]
+    return layout
 
 
 def components(folder: Path) -> list[str]:
