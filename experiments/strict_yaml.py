@@ -26,7 +26,7 @@ class StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuses what makes a small file large or deep, repeats itself or names its own type."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         problem = None
         if getattr(event, "anchor", None):
             problem = "anchors and aliases are not allowed"
