@@ -31,7 +31,7 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
         began.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await work
 
-    def carry_out() -> None:
+    def run_apart() -> None:
         try:
             ended.set_result(asyncio.run(main()))
         except BaseException as error:  # an interrupt from within, too, belongs to who waits
@@ -39,7 +39,7 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
 
     # A daemon: who is interrupted twice need not wait for it.
     thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(carry_out,), name="event loop", daemon=True
+        target=contextvars.copy_context().run, args=(run_apart,), name="event loop", daemon=True
     )
     thread.start()
     try:

@@ -39,7 +39,7 @@ from rl_unlearn.errors import TrainingError, UserError
 from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
 from rl_unlearn.evaluation.record import Evaluation
-from rl_unlearn.models import foundation, location
+from rl_unlearn.models import foundation, location, model_folder
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -67,11 +67,13 @@ def run(
     folder.note(
         revision_asked=read_state(folder.path).revision_asked if resumed else config.model.revision
     )
-    with console.status("loading the model and the judges"):
+    with console.status("looking at the model, loading the judges"):
         config = config.model_copy(update={"model": location.pinned(config.model)})
         local = _for_driver(config)
         judge = load_judge(local) if evaluated else None
-        load_model(local.model)
+        model = config.model
+        model_files = location.fetched_folder(model)
+        model_folder.check(model_files, config.sampler, model.size, model.variant)
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
