@@ -34,7 +34,7 @@ class Places:
 
     @property
     def all(self) -> list[Place]:
-        """In the order of the group's bundles."""
+        """Returns all places in the order of the group's bundles."""
         return [*self.rollouts, self.critic, *self.learners, self.replay]
 
 
@@ -67,7 +67,7 @@ class Group:
     """Made for this run; else it is that of a sweep's trial, which has room for nothing else."""
 
     def options(self, number: int, place: Place) -> dict[str, Any]:
-        """Of the actor in the place of this number."""
+        """Returns the options of the actor in the place of this number."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         strategy = PlacementGroupSchedulingStrategy(
@@ -77,7 +77,7 @@ class Group:
 
 
 def resources(place: Place) -> dict[str, Any]:
-    """As options of an actor."""
+    """Returns a place's resources as options of an actor."""
     return {"num_cpus": place.resources["CPU"], "num_gpus": place.resources.get("GPU", 0.0)}
 
 

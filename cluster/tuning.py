@@ -55,7 +55,7 @@ class Plan:
     folder: Path
     """Where Tune keeps its state, in `.tune`; a path that all machines of the cluster reach."""
     seed: int
-    """Of the searcher."""
+    """Seed of the searcher."""
     samples: int = 1
     """Times that the grid is gone through with newly drawn values, or trials where there is no
     grid."""

@@ -78,7 +78,7 @@ class Round(Event):
     name = "round"
     round: int
     rounds: int
-    """Of the whole run."""
+    """Rounds of the whole run."""
     images: int
     seconds: float
     """Since the run began, earlier sittings included."""
@@ -121,8 +121,8 @@ class Restart(Event):
 
     name = "restart"
     round: int
-    """Of the checkpoint; 0 is the start."""
+    """Round of the checkpoint; 0 is the start."""
     newest_round: int
-    """Of rollouts in it."""
+    """Newest round of rollouts in it."""
     cause: str
     message: str

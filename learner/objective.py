@@ -28,7 +28,7 @@ class Objective:
         self._settings, self._clip = config.estimator, config.learner.clip_range
         exponent = config.estimator.ratio_exponent
         self.exponent = 1 / dimensions if exponent is None else exponent
-        """Of the joint ratio, where it weighs a step."""
+        """Exponent of the joint ratio, where it weighs a step."""
         self._statistics = PromptStatistics()
 
     def advantages(

@@ -117,7 +117,7 @@ class PromptStatistics:
         self._pooled: dict[bool, deque[float]] = {
             kind: deque(maxlen=4 * length) for kind in (True, False)
         }
-        """Of all target prompts, and of all others."""
+        """Latest rewards of all target prompts, and of all others."""
         self._counted: deque[int] = deque(maxlen=64 * length)
 
     def state(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class States:
     """States of trajectories, one a row; all tensors on the CPU."""
 
     latents: Float[Tensor, "count channels height width"]
-    """In storage type: of the level or, where ``final``, the trajectory's last ones."""
+    """Latents of the level or, where ``final``, the trajectory's last ones; in storage type."""
     levels: Int[Tensor, " count"]
     """0 is pure noise, T the final latents."""
     final: Bool[Tensor, " count"]
@@ -23,7 +23,7 @@ class States:
     prompts: Int[Tensor, " count"]
     """Index into the prompt book."""
     outcomes: Float[Tensor, "count outcomes"]
-    """Of the trajectory's final image (rewards.outcomes)."""
+    """Outcomes of the trajectory's final image (rewards.outcomes)."""
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -55,9 +55,9 @@ class Sightings:
     as_asked: Bool[Tensor, " images"]
     """Whether the class asked for, in the concepts' domain, is the likeliest."""
     rest_as_asked: Bool[Tensor, " images"]
-    """The same in the other domain."""
+    """Whether the class asked for in the other domain is the likeliest."""
     rewarded: Bool[Tensor, " images"]
-    """The same as ``as_asked``, by the reward CLIP."""
+    """Whether the reward CLIP sees what ``as_asked`` is about."""
 
 
 def sight(

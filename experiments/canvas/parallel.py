@@ -26,13 +26,13 @@ class Plan:
     """How long and how fast a stage trains."""
 
     name: str
-    """Of its files: checkpoint, curve and rendezvous."""
+    """Name of its files: checkpoint, curve and rendezvous."""
     steps: int
     peak: float
-    """Of the learning rate, after the warm-up."""
+    """Highest learning rate, after the warm-up."""
     warmup: int
     decay: float
-    """Of the running average."""
+    """Decay of the running average."""
 
 
 class Checkpoint:

@@ -26,7 +26,7 @@ class Eye:
     width: int
     """Features of an image or a text."""
     image: Count
-    """At one image."""
+    """One pass over one image."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Judgement:
     network: Critic
     fit: Count
     gradient: Count
-    """Of the value with respect to the state."""
+    """One gradient of the value with respect to the state."""
     outcomes: int
 
 

@@ -30,11 +30,11 @@ class Role:
 
     lasting: dict[str, int]
     moments: dict[str, int]
-    """Beside it, not at the same time."""
+    """Bytes needed beside it, not at the same time."""
 
     @property
     def total(self) -> int:
-        """At the worst moment."""
+        """Returns the bytes at the worst moment."""
         return sum(self.lasting.values()) + max(self.moments.values(), default=0)
 
 

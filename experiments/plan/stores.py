@@ -24,9 +24,9 @@ class Row:
     """Bytes of one trajectory."""
 
     stored: int
-    """In the replay store, in a checkpoint, on its way."""
+    """Bytes of one in the replay store, in a checkpoint, on its way."""
     scored: int
-    """With what the critic adds for the learner."""
+    """Bytes of one with what the critic adds for the learner."""
 
 
 def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:

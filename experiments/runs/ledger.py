@@ -43,9 +43,9 @@ def verify(path: Path, updates: int, round: int | None = None) -> None:
     rows = [
         row for row in read_rows(path, UpdateRow) if round is None or row.get("round", 0) <= round
     ]
-    found = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
-    for number in range(1, max(updates, len(found)) + 1):
-        if found[number - 1 : number] != [(number, number - 1, number)] or number > updates:
+    made = [(row["update"], row["version_in"], row["version_out"]) for row in rows]
+    for number in range(1, max(updates, len(made)) + 1):
+        if made[number - 1 : number] != [(number, number - 1, number)] or number > updates:
             raise DataError(
                 f"{path} does not hold the {updates:,} updates of this run (row {number:,} is "
                 "wrong): "

@@ -23,7 +23,7 @@ class Draws:
 
     noisy: Float[Tensor, "draws channels height width"]
     steps: Int[Tensor, " draws"]
-    """Of the kernel, on the CPU."""
+    """Steps of the kernel, on the CPU."""
     answers: Float[Tensor, "draws channels height width"]
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ class Attack(Part):
     after: Rate
     images: Count | None = None
     seconds: Number | None = None
-    """Of the attack on the adapter."""
+    """Time of the attack on the adapter."""
 
 
 class Attacks(Part, Versioned):

@@ -148,7 +148,7 @@ class Evaluation(Part, Versioned):
     models: list[ModelRecord] = []
     """All figures: first of the untouched model, then of each adapter that was judged."""
     wall_seconds: Number | None = None
-    """Of training and evaluation."""
+    """Time of training and evaluation."""
     seed: int | None = None
     concept: str = ""
 

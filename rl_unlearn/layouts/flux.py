@@ -18,7 +18,7 @@ from rl_unlearn.layouts.names import Names, both, few, under
 
 T5_TOKENS = 512
 _OWN_SIZE = 128
-"""Of the latents of 1024 pixels; the configuration does not name it."""
+"""Side of the latents of 1024 pixels; the configuration does not name it."""
 
 
 def transformer(config: Mapping[str, Any]) -> Names | None:

@@ -17,15 +17,15 @@ from rl_unlearn.layouts.layout import (
 from rl_unlearn.layouts.names import Names, few, under
 
 TEXT_TOKENS = 512
-"""Of a prompt within its template."""
+"""Most tokens of a prompt within its template."""
 LANGUAGE_LAYERS = (9, 18, 27)
 """Those whose states the network reads, side by side."""
 _TEMPLATE_TOKENS = 3
 """Before the prompt: a mark, who speaks, and a new line."""
 _OWN_SIZE = 128
-"""Of the latents of 1024 pixels; the configuration does not name it."""
+"""Side of the latents of 1024 pixels; the configuration does not name it."""
 _SMALL_HEADS = 24
-"""Of the model with four billion parameters."""
+"""Attention heads of the model with four billion parameters."""
 
 
 def transformer(config: Mapping[str, Any]) -> Names | None:

@@ -26,7 +26,7 @@ class Network:
     known_as: Callable[[Iterable[str]], set[str]] = set
     """Names in a file as the library reads them."""
     stem: str = "diffusion_pytorch_model"
-    """Of the file with the weights."""
+    """Name of the file with the weights, without its ending."""
 
 
 @dataclass(frozen=True)

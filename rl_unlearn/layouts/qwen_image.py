@@ -10,9 +10,10 @@ from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_word
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TEXT_TOKENS = 256
-"""Of a prompt with the end of its template; the pipeline can be told any number up to 1024."""
+"""Most tokens of a prompt with the end of its template; the pipeline takes any number up to
+1024."""
 _OWN_SIZE = 128
-"""Of the latents of 1024 pixels; the configuration does not name it."""
+"""Side of the latents of 1024 pixels; the configuration does not name it."""
 _OTHERS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 """What editions that edit images, or draw layers, have besides."""
 

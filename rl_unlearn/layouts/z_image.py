@@ -18,10 +18,10 @@ from rl_unlearn.layouts.layout import (
 from rl_unlearn.layouts.names import Names, both, few, under
 
 TOKENS = 512
-"""Of a prompt with its template."""
+"""Most tokens of a prompt with its template."""
 PATCH = 2
 _OWN_SIZE = 128
-"""Of the latents of 1024 pixels; the configuration does not name it."""
+"""Side of the latents of 1024 pixels; the configuration does not name it."""
 _TURBO_SHIFT = 3.0
 _PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
 

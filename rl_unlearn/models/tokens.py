@@ -38,7 +38,7 @@ class TokenLimit:
         if not isinstance(most, int) or most < 3:
             raise DataError(f"{folder}: a text encoder's config.json names no length: {most!r}")
         self.tokens = min(int(self._tokenizer.model_max_length), most)
-        """Of a prompt, its marks among them."""
+        """Most tokens of a prompt, its marks among them."""
         self._ends = int(empty[-1:] == [self._tokenizer.eos_token_id])
         """Tokens that close each prompt, also one that is cut."""
 
