@@ -67,8 +67,7 @@ def check(config: Config) -> Address:
     if address.is_head:
         raise ConfigError(
             f"{address.source}={address.text}: jobs are submitted there; use --submit "
-            f"{address.text}, or name the "
-            "cluster itself as HOST:PORT"
+            f"{address.text}, or name the cluster itself as HOST:PORT"
         )
     try:
         parts = urlsplit(address.text if "://" in address.text else f"//{address.text}")

@@ -67,8 +67,7 @@ def check_workers(timeout: float) -> None:
         if origin is None or Path(origin).resolve() != wanted:
             raise MachineError(
                 f"Ray's workers would import {name} from {origin or 'nowhere'} and not from "
-                f"{wanted}: rename that one, "
-                "start in another folder, or use --inline"
+                f"{wanted}: rename that one, start in another folder, or use --inline"
             )
 
 

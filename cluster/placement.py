@@ -128,8 +128,8 @@ def check_room(wanted: list[Place]) -> None:
         if needed > available.get(kind, 0.0):
             raise MachineError(
                 f"a trial needs {needed:g} {kind}s, the cluster has {available.get(kind, 0.0):g}: "
-                "lower per_trial in the "
-                "space file, rollout.actors, cluster.actor_cpus or the cluster.*_gpus"
+                "lower per_trial in the space file, rollout.actors, cluster.actor_cpus or the "
+                "cluster.*_gpus"
             )
 
 
@@ -176,7 +176,7 @@ def _homeless(wanted: list[Place]) -> str | None:
             wish = ", ".join(f"{key}={value}" for key, value in place.labels.items())
             return (
                 f"no node of the cluster has the labels {wish} (there are "
-                f"{', '.join(known) or 'none'}): correct "
-                "cluster.*_labels, or start a node with `ray start --labels`"
+                f"{', '.join(known) or 'none'}): correct cluster.*_labels, or start a node with "
+                "`ray start --labels`"
             )
     return None

@@ -30,15 +30,13 @@ def check_environment() -> None:
     if mode is not None and mode.lower() != "token":
         raise MachineError(
             f"RAY_AUTH_MODE={mode}: everybody on this machine could run code on the private Ray; "
-            "unset it, or use "
-            "--inline"
+            "unset it, or use --inline"
         )
     for name in _SHARED:
         if os.environ.get(name):
             raise MachineError(
                 f"{name} is set: the private Ray would share its state or its code with another "
-                "one; unset it, or use "
-                "--inline"
+                "one; unset it, or use --inline"
             )
 
 
@@ -70,8 +68,7 @@ def start(config: Config) -> Any:
         if (where := ray.util.get_node_ip_address()) != LOOPBACK:
             raise MachineError(
                 f"the private Ray {ray.__version__} listens at {where} and not at {LOOPBACK} "
-                "alone: install the "
-                "version of constraints.txt, or use --inline"
+                "alone: install the version of constraints.txt, or use --inline"
             )
         packages.check_workers(config.loop.timeout)
     except BaseException:

@@ -36,8 +36,7 @@ def check(config: Config) -> Path:
     if config.cluster.dashboard and _too_long(temporary / PYTHONS_OWN):
         raise MachineError(
             f"{temporary} is too long for the sockets of Ray's dashboard; set TMPDIR to a short "
-            "path, or "
-            "cluster.dashboard=false"
+            "path, or cluster.dashboard=false"
         )
     return folder
 

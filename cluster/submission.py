@@ -116,9 +116,8 @@ class Job:
                     if time.monotonic() - heard > _PATIENCE_SECONDS:
                         raise MachineError(
                             f"lost the head at {self._client.get_address()} "
-                            f"({_first_line(error)}); job {self.id} may "
-                            f"still be at work: `ray job logs --follow {self.id}` shows it once "
-                            "the head is back"
+                            f"({_first_line(error)}); job {self.id} may still be at work: `ray job "
+                            f"logs --follow {self.id}` shows it once the head is back"
                         ) from error
                     info = None
                 if info is not None and info.status.is_terminal():
@@ -182,8 +181,8 @@ def submit(
             if (job.metadata or {}).get(_RUN) == str(run) and not job.status.is_terminal():
                 raise ConfigError(
                     f"job {job.submission_id} is at work on {run}: follow it with `ray job logs "
-                    "--follow "
-                    f"{job.submission_id}`, or end it with `ray job stop {job.submission_id}`"
+                    f"--follow {job.submission_id}`, or end it with `ray job stop "
+                    f"{job.submission_id}`"
                 )
         id = fresh_id(run.name, {job.submission_id for job in jobs})
         try:
@@ -231,8 +230,7 @@ def _one_line(url: str, problem: str) -> Iterator[None]:
     except AuthenticationError as error:
         raise MachineError(
             f"the Ray head at {url} refuses the token ({error.message.splitlines()[0]}): set "
-            "RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the cluster's token"
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the cluster's token"
         ) from error
     except _failures() as error:
         raise MachineError(f"{url} {problem} ({_first_line(error)}){proxy.remedy(url)}") from error

@@ -48,6 +48,5 @@ def verify(path: Path, updates: int, round: int | None = None) -> None:
         if made[number - 1 : number] != [(number, number - 1, number)] or number > updates:
             raise DataError(
                 f"{path} does not hold the {updates:,} updates of this run (row {number:,} is "
-                "wrong): "
-                "it was changed by hand or lost rows; start the run anew with --overwrite"
+                "wrong): it was changed by hand or lost rows; start the run anew with --overwrite"
             )

@@ -138,9 +138,8 @@ def check_longer(folder: Path) -> None:
     """
     if read_state(folder).finished and not any(folder.glob("checkpoints/round-*")):
         raise ConfigError(
-            f"{folder} is finished and made no checkpoint (loop.checkpoint_every), so it cannot "
-            "be made longer; "
-            "start another run with more rounds"
+            f"{folder} is finished and made no checkpoint (loop.checkpoint_every), so it cannot be "
+            "made longer; start another run with more rounds"
         )
 
 

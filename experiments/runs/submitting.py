@@ -92,8 +92,8 @@ def _check(config: Config) -> None:
     if not Path(config.output).is_absolute():
         raise ConfigError(
             f"output={config.output}: a relative folder goes with the job's working directory; "
-            "name one that outlives "
-            "it, on storage that the whole cluster shares, such as output=/shared/outputs"
+            "name one that outlives it, on storage that the whole cluster shares, such as "
+            "output=/shared/outputs"
         )
     if not Path("experiments/__main__.py").is_file():
         raise ConfigError("--submit sends the folder that it is called in: call it in the checkout")

@@ -126,8 +126,7 @@ def final(folder: Path) -> dict[str, Any]:
     if best is None or not judged or any(best.get(key) is None for key in VALIDATED):
         raise DataError(
             f"{folder} is finished, but lacks validations or figures: remove it, and --resume "
-            "makes it "
-            "anew"
+            "makes it anew"
         )
     return (
         {key: best[key] for key in VALIDATED}

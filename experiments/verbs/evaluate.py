@@ -142,8 +142,7 @@ def _shared(paths: list[Path], configs: list[Config]) -> Config:
             if values[0] != values[1]:
                 raise ConfigError(
                     f"{path} and {paths[0]} differ in {key} ({values[1]} and {values[0]}): give "
-                    f"{key} for both as an "
-                    "override, or judge them apart"
+                    f"{key} for both as an override, or judge them apart"
                 )
     return first
 
