@@ -40,3 +40,12 @@ def split(folder: Path, component: str, index: str) -> None:
         json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
     )
     file.unlink()
+
+
+def networks(folder: Path) -> list[str]:
+    """The components that are networks."""
+    return [
+        name
+        for name in model_folder.components(folder)
+        if (folder / name / "config.json").is_file()
+    ]

@@ -18,6 +18,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from safetensors.torch import load_file, save_file
 from tiny_batches import first_ratios
 from tiny_policies import PROMPTS, config, policy, refusals
+from weight_files import networks
 
 from cluster import connection, program
 from experiments.__main__ import main
@@ -244,14 +245,6 @@ def test_on_ray_it_has_the_same_bits(name: str) -> None:
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_families.FOLDERS[request.param](), tmp_path / "model"))
-
-
-def networks(folder: Path) -> list[str]:
-    return [
-        name
-        for name in model_folder.components(folder)
-        if (folder / name / "config.json").is_file()
-    ]
 
 
 def weights(folder: Path, component: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import tiny_families
 import torch
 from safetensors.torch import load_file, save_file
-from weight_files import halve, split, stem
+from weight_files import halve, networks, split, stem
 
 from experiments.doctor import preflight
 from rl_unlearn.config import Config, Model
@@ -24,14 +24,6 @@ KINDS = tiny_families.KINDS
 @pytest.fixture(params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_families.FOLDERS[request.param](), tmp_path / "model"))
-
-
-def networks(folder: Path) -> list[str]:
-    return [
-        name
-        for name in model_folder.components(folder)
-        if (folder / name / "config.json").is_file()
-    ]
 
 
 def load(folder: Path, variant: str | None = None) -> dict[str, torch.Tensor]:
