@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from rl_unlearn.noise import seed_of
 
@@ -38,6 +36,10 @@ def distances(
     Features are standardised by the reference, or the kernel would see the widest of them alone.
     KID is the mean over 50 subsets of at most 100 images, drawn by ``seed``.
     """
+    # They bring scipy along, which takes a second that a run should not begin with.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     smallest = min(len(reference), len(images))
     if smallest < 2:
         return None

@@ -3,37 +3,32 @@ kernel.
 """
 
 from pathlib import Path
+from pkgutil import resolve_name
 
 from rl_unlearn.config import Config
 from rl_unlearn.families.family import Family
-from rl_unlearn.families.flux import Flux
-from rl_unlearn.families.flux2 import Flux2
-from rl_unlearn.families.qwen_image import QwenImage
-from rl_unlearn.families.sana import Sana
-from rl_unlearn.families.sd3 import StableDiffusion3
-from rl_unlearn.families.sdxl import StableDiffusionXL
-from rl_unlearn.families.stable_diffusion import StableDiffusion
-from rl_unlearn.families.z_image import ZImage
 from rl_unlearn.kernel import Kernel
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import latent_shape, read_layout
 
-FAMILIES: dict[str, type[Family]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "StableDiffusion3Pipeline": StableDiffusion3,
-    "FluxPipeline": Flux,
-    "QwenImagePipeline": QwenImage,
-    "Flux2KleinPipeline": Flux2,
-    "ZImagePipeline": ZImage,
-    "SanaPipeline": Sana,
+FAMILIES = {
+    "StableDiffusionPipeline": "rl_unlearn.families.stable_diffusion:StableDiffusion",
+    "StableDiffusionXLPipeline": "rl_unlearn.families.sdxl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "rl_unlearn.families.sd3:StableDiffusion3",
+    "FluxPipeline": "rl_unlearn.families.flux:Flux",
+    "QwenImagePipeline": "rl_unlearn.families.qwen_image:QwenImage",
+    "Flux2KleinPipeline": "rl_unlearn.families.flux2:Flux2",
+    "ZImagePipeline": "rl_unlearn.families.z_image:ZImage",
+    "SanaPipeline": "rl_unlearn.families.sana:Sana",
 }
-"""By the class of the pipeline; `model_folder.LAYOUTS` has the same keys."""
+"""Module and class by the class of the pipeline; `model_folder.LAYOUTS` has the same keys. A
+process imports the one that it needs: all of them take it seconds."""
 
 
 def family_of(folder: Path) -> type[Family]:
     """Returns the family of a pipeline's folder; raises DataError for an unknown one."""
-    return FAMILIES[read_layout(folder).pipeline]
+    family: type[Family] = resolve_name(FAMILIES[read_layout(folder).pipeline])
+    return family
 
 
 def read_shape_and_kernel(config: Config) -> tuple[tuple[int, int, int], Kernel]:

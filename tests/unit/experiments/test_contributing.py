@@ -2,9 +2,10 @@
 
 import json
 import re
+import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -90,7 +91,8 @@ def toy_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, t
     kind = type("ToyPipeline", (diffusers.StableDiffusionPipeline,), {})
     monkeypatch.setattr(diffusers, "ToyPipeline", kind, raising=False)
     monkeypatch.setitem(model_folder.LAYOUTS, layout["LAYOUT"].pipeline, layout["LAYOUT"])
-    monkeypatch.setitem(of.FAMILIES, "ToyPipeline", family["Toy"])
+    monkeypatch.setitem(sys.modules, "toy", SimpleNamespace(**family))
+    monkeypatch.setitem(of.FAMILIES, "ToyPipeline", "toy:Toy")
     folder = tmp_path / "toy"
     tiny.load_quickly(tiny.config().model).save_pretrained(folder)
     index = json.loads((folder / "model_index.json").read_text())
