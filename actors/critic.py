@@ -5,14 +5,14 @@ shown.
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from actors.critic_fit import CriticFit
 from rl_unlearn import memory
 from rl_unlearn.clip.zeroshot import load_open_clip, text_features
 from rl_unlearn.config import Config
-from rl_unlearn.critic import Critic, action_gradients, values
+from rl_unlearn.critic import Critic, valued_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.families.pipeline import device_of
@@ -22,6 +22,7 @@ from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.states import States, choose
+from rl_unlearn.steps import choose_steps
 from rl_unlearn.trajectory import Scored, Trajectory
 
 
@@ -37,6 +38,7 @@ class CriticActor:
         self._device = device_of(config.model)
         shape, kernel = read_shape_and_kernel(config)
         levels = kernel.levels.to(self._device)
+        self._learned = kernel.learned
         self._levels = levels if self._row.timed else torch.zeros_like(levels)
         book = PromptBook.from_config(config)
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
@@ -65,23 +67,33 @@ class CriticActor:
         # of fp32.
         self._gradients_in = torch.float32 if config.model.dtype == "fp32" else torch.bfloat16
         self._rehearsed: Trajectory | None = None
+        self._newest_part = -1
+        """Of the warm-up."""
 
-    def warm_up(self, trajectory: Trajectory) -> dict[str, float]:
-        """Fits ``critic.warmup_steps`` steps on images of the frozen policy, and keeps them to
-        rehearse later.
+    @memory.enough_for("the critic actor", memory.CRITIC)
+    def warm_up(self, trajectory: Trajectory, part: int = 0, parts: int = 1) -> dict[str, float]:
+        """Takes images of the frozen policy, to be rehearsed later, and one of ``parts`` equal
+        shares of the ``critic.warmup_steps`` steps on all that have been given so far.
+
+        ``part`` counts them from 0 and names the call: delivered twice, it only answers twice.
         """
         if not self._row.critic:
             return {}
-        if self._config.critic.start is None:
-            self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
         config = self._config.critic
+        if config.start is None and self._rehearsed is None:
+            self._critic.mean.copy_(trajectory.outcomes.mean(dim=0))
+        images = self._rehearsed
+        if part > self._newest_part:
+            images = trajectory if images is None else Trajectory.cat([images, trajectory])
+            self._rehearsed, self._newest_part = images, part
+        assert images is not None
+        steps = config.warmup_steps * (part + 1) // parts - config.warmup_steps * part // parts
 
         def minibatches(draw: torch.Generator) -> Iterator[States]:
-            for _ in range(config.warmup_steps):
-                yield choose(trajectory, config.minibatch, config.renoised, draw)
+            for _ in range(steps):
+                yield choose(images, config.minibatch, config.renoised, draw)
 
-        self._rehearsed = trajectory
-        return self._fit.run(minibatches, 0)
+        return self._fit.run(minibatches, part + 1 - parts)
 
     def state(self) -> CriticState | None:
         """Returns what another run can start from, on the CPU; None without a learned critic."""
@@ -143,29 +155,58 @@ class CriticActor:
         return outcomes
 
     @memory.enough_for("the critic actor", memory.CRITIC)
-    def score(self, trajectory: Trajectory) -> Scored:
-        """Returns what the estimator asks for: values of all T + 1 states, and action gradients."""
+    def score(self, trajectory: Trajectory, version: int) -> Scored:
+        """Returns which steps the update of policy ``version`` learns from, and what the estimator
+        asks for: values of all T + 1 states, action gradients of these steps, or both.
+        """
+        learner, seed = self._config.learner, self._config.seed
+        steps = choose_steps(len(trajectory), self._learned, learner.steps_share, seed, version)
         if trajectory.predicted is not None:
             known = torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1)
-            return Scored(trajectory, known, None)
+            return Scored(trajectory, steps, known, None)
         if not self._row.critic:
-            return Scored(trajectory, None, None)
-        prompts = trajectory.prompts.to(self._device)
-        condition, weights = self._conditions[prompts], self._weights[prompts]
-        valued: list[Float[Tensor, " batch"]] = []
-        gradients: list[Float[Tensor, "batch channels height width"]] = []
-        for level in range(len(self._levels)):
-            latents = trajectory.latents[:, level].to(self._device, torch.float32)
-            timesteps = self._levels[level].expand(len(latents))
-            with torch.no_grad():
-                valued.append(values(self._critic, latents, timesteps, condition, weights).cpu())
-            if self._row.gradients and level > 0:
-                if trajectory.means is not None:
-                    latents = trajectory.means[:, level - 1].to(self._device)
-                slope = action_gradients(self._critic, latents, timesteps, weights)
-                gradients.append(slope.to(self._gradients_in).cpu())
-        return Scored(
-            trajectory,
-            torch.stack(valued, dim=1),
-            torch.stack(gradients, dim=1) if gradients else None,
-        )
+            return Scored(trajectory, steps, None, None)
+        if self._row.gradients is None:
+            return Scored(trajectory, steps, self._values(trajectory), None)
+        valued, gradients = self._gradients(trajectory, steps)
+        if self._row.gradients == "means":
+            valued = self._values(trajectory)
+        return Scored(trajectory, steps, valued, gradients)
+
+    @torch.no_grad()
+    def _values(self, trajectory: Trajectory) -> Float[Tensor, "batch levels"]:
+        """Returns the values of all states."""
+        count, levels = trajectory.latents.shape[:2]
+        rows = torch.arange(count).repeat_interleave(levels)
+        at = torch.arange(levels).repeat(count)
+        valued = []
+        for part in torch.arange(count * levels).split(self._config.critic.minibatch):
+            latents = trajectory.latents[rows[part], at[part]].to(self._device, torch.float32)
+            prompts = trajectory.prompts[rows[part]].to(self._device)
+            timesteps = self._levels[at[part]]
+            condition, weights = self._conditions[prompts], self._weights[prompts]
+            valued.append(values(self._critic, latents, timesteps, condition, weights).cpu())
+        return torch.cat(valued).view(count, levels)
+
+    def _gradients(
+        self, trajectory: Trajectory, steps: Int[Tensor, "batch chosen"]
+    ) -> tuple[Float[Tensor, "batch levels"], Float[Tensor, "batch chosen channels height width"]]:
+        """Returns the action gradients of some steps, and what their pass says of the values, the
+        prompt withheld: those of the actions, not a number for other states.
+        """
+        count, chosen = steps.shape
+        rows, at = torch.arange(count).repeat_interleave(chosen), steps.flatten()
+        valued = torch.full(trajectory.latents.shape[:2], torch.nan)
+        gradients = []
+        for part in torch.arange(len(at)).split(self._config.critic.minibatch):
+            row, level = rows[part], at[part] + 1
+            if trajectory.means is None:
+                actions = trajectory.latents[row, level]
+            else:
+                actions = trajectory.means[row, at[part]]
+            actions = actions.to(self._device, torch.float32)
+            weights = self._weights[trajectory.prompts[row].to(self._device)]
+            value, slope = valued_gradients(self._critic, actions, self._levels[level], weights)
+            valued[row, level] = value.cpu()
+            gradients.append(slope.to(self._gradients_in).cpu())
+        return valued, torch.cat(gradients).unflatten(0, (count, chosen))

@@ -34,7 +34,7 @@ class CriticFit:
         self.optimizer = torch.optim.AdamW(
             critic.parameters(), lr=config.critic.lr, weight_decay=0.01
         )
-        self._number = -1
+        self._number: int | None = None
         self._last: dict[str, float] = {}
 
     def run(
@@ -66,20 +66,33 @@ class CriticFit:
         return self._last
 
     def _loss(self, states: States, draw: torch.Generator) -> Float[Tensor, ""]:
-        """Returns the mean squared error over some states."""
-        noise = torch.randn(states.latents.shape, generator=draw)
-        shown = torch.rand(len(states), 1, generator=draw) >= self._withheld
+        """Returns the mean squared error over some states; their noise is drawn on the critic's
+        device, where a large latent would keep a host busy for longer than the step.
+        """
         device = self._conditions.device
+        noise = torch.randn(states.latents.shape, generator=self._on_device(draw), device=device)
+        shown = torch.rand(len(states), 1, generator=draw) >= self._withheld
         condition = self._conditions[states.prompts] * shown.to(device)
-        latents = self.noisy(states, noise).to(device)
+        latents = self.noisy(states, noise)
         predicted = self._critic(latents, self._levels[states.levels], condition)
         loss: Tensor = (predicted - states.outcomes.to(device)).square().mean()
         return loss
 
+    def _on_device(self, draw: torch.Generator) -> torch.Generator:
+        """Returns a generator of the critic's device, named by the next number of this one."""
+        device = self._conditions.device
+        if draw.device.type == device.type:
+            return draw
+        named = int(torch.randint(2**62, (), generator=draw))
+        return torch.Generator(device).manual_seed(named)
+
     def noisy(
         self, states: States, noise: Float[Tensor, "count channels height width"]
     ) -> Float[Tensor, "count channels height width"]:
-        """Returns the latents in fp32, the final ones among them under this noise."""
-        latents = states.latents.float()
+        """Returns the latents in fp32, the final ones among them under this noise, on its
+        device.
+        """
+        latents = states.latents.to(noise.device).float()
         fresh = self._kernel.renoised(latents, noise, states.levels)
-        return torch.where(states.final[:, None, None, None], fresh, latents)
+        final = states.final[:, None, None, None].to(noise.device)
+        return torch.where(final, fresh, latents)

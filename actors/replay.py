@@ -113,6 +113,12 @@ class ReplayActor:
             await self._changed.wait_for(lambda: version in self._newest)
             return self._newest[version]
 
+    async def warm_up(self, start: int, stop: int) -> Trajectory:
+        """The warm-up's trajectories from one position up to another, those that are not finite
+        left out.
+        """
+        return self._store.read(self._store.of_round(0, start, stop))
+
     async def recent(self, count: int, version: int, seed: tuple[int | str, ...]) -> Trajectory:
         """Uniformly drawn trajectories for the critic, the warm-up's too; does not count as
         sampling.

@@ -123,6 +123,11 @@ class Store:
         order = torch.randperm(len(ids), generator=generator(*seed)).tolist()
         return [ids[i] for i in order[:count]]
 
+    def of_round(self, round: int, start: int, stop: int) -> list[int]:
+        """Ids of a round from one position up to another, in order."""
+        first = round * PER_ROUND
+        return [id for id in range(first + start, first + stop) if id in self._rows]
+
     def mark_sampled(self, ids: list[int], up_to: int) -> None:
         """Counts these rows as sampled, and refused ones of rounds up to this one as gone
         without.

@@ -17,7 +17,9 @@ from torch import Tensor
 from rl_unlearn.statistics import correlation_within, effective_sample_size, explained_variance
 from rl_unlearn.trajectory import Scored
 
-Metrics = dict[str, float | int | str | list[float]]
+Levels = list[float | None]
+"""A number for each level; None where nothing is known of one."""
+Metrics = dict[str, float | int | str | list[float] | list[int] | Levels]
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ def of_batch(scored: Scored, target: Bool[Tensor, " batch"], version: int) -> Me
         metrics["forget_rate"] = 1 - trajectory.evidence[target].mean().item()
         if scored.values is not None:
             # Over target prompts alone: between target and retained ones any critic looks good.
-            levels, prompts = scored.values[target].unbind(dim=1), trajectory.prompts[target]
-            metrics["explained_variance"] = [
-                explained_variance(values, rewards) for values in levels
-            ]
-            metrics["critic_correlation"] = [
-                correlation_within(values, rewards, prompts) for values in levels
-            ]
+            prompts = trajectory.prompts[target]
+            explained: Levels = []
+            correlation: Levels = []
+            for values in scored.values[target].unbind(dim=1):
+                known = values.isfinite()  # the critic may have been asked for some states alone
+                rated = bool(known.any())
+                of = values[known], rewards[known]
+                explained.append(explained_variance(*of) if rated else None)
+                correlation.append(correlation_within(*of, prompts[known]) if rated else None)
+            metrics["explained_variance"], metrics["critic_correlation"] = explained, correlation
     if (~target).any():
         metrics["retain_reward"] = trajectory.rewards[~target].mean().item()
         metrics["retain_rate"] = trajectory.evidence[~target].mean().item()
@@ -116,7 +121,8 @@ def of_round(updates: Sequence[Metrics]) -> Metrics:
         elif key.endswith("_min"):
             metrics[key] = min(values)
         elif isinstance(values[0], list):
-            metrics[key] = [statistics.fmean(place) for place in zip(*values, strict=True)]
+            known = [[v for v in place if v is not None] for place in zip(*values, strict=True)]
+            metrics[key] = [statistics.fmean(place) if place else None for place in known]
         else:
             metrics[key] = statistics.fmean(values)
     return metrics

@@ -144,7 +144,7 @@ class Learner:
         trajectory = scored.trajectory
         batch = diagnostics.of_batch(scored, self._target[trajectory.prompts], self._version)
         advantages = self.gradient.advantages(scored)
-        minibatches = self.gradient.minibatches(trajectory, self._version)
+        minibatches = self.gradient.minibatches(scored, self._version)
         steps = [
             self._optimizer_step(scored, advantages, part, number)
             for number, part in enumerate(minibatches)
@@ -174,15 +174,16 @@ class Learner:
     def _optimizer_step(
         self, scored: Scored, advantages: Advantages, pairs: Pairs, number: int
     ) -> Step:
-        scaler = self._optimizer.scaler
         self._optimizer.clear()
-        log_ratios, losses = self.gradient.backward(scored, advantages, pairs, scaler)
-        kl = self._retention.backward(scaler, self._version, number, self._ranks)
-        self._ranks.sum(log_ratios, losses)
+        retained = self._retention.draw(self._version, number)
+        scaler = self._optimizer.scaler
+        seen = self.gradient.backward(scored, advantages, pairs, retained, scaler)
+        self._ranks.sum(seen.log_ratios, seen.losses, seen.kl)
         norm, finite = self._optimizer.step()
+        kl = self._retention.above_floor(seen.kl.cpu(), retained)
         if finite:
             self._retention.adjust(kl)
-        return Step(log_ratios.cpu(), losses.mean().item(), kl, norm, finite)
+        return Step(seen.log_ratios.cpu(), seen.losses.mean().item(), kl, norm, finite)
 
     def _agree(self) -> str:
         """Sees to it that what is handed over next, and so the next step, is bit for bit the same

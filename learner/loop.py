@@ -19,6 +19,7 @@ works while the learner does.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from learner import events
@@ -36,6 +37,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.critic_file import CriticState
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.messages import Snapshot
+from rl_unlearn.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,18 @@ class Loop:
         if start is None:
             session.emit(events.Phase(phase="warm-up"))
             versions = Versions(0, {0: actors.learner.weights.remote()}, session.timeline)
-            await self._warm_up(versions)
+            warmed_up = await self._warm_up(versions)
         else:
             session.emit(events.Phase(phase="restoring"))
-            versions = await self._restore(start)
+            versions, warmed_up = await self._restore(start), None
         anchor = await session.calls.wait(actors.rollouts[0].anchor.remote(), "rollout")
-        session.emit(events.Phase(phase=f"training, {session.config.concept} -> {anchor}"))
         try:
             async with asyncio.TaskGroup() as group:
+                # The first rounds are drawn by the untouched model: they need not wait for the fit.
                 rollouts = group.create_task(self._rollouts.run(versions))
+                if warmed_up is not None:
+                    await warmed_up
+                session.emit(events.Phase(phase=f"training, {session.config.concept} -> {anchor}"))
                 await self._training.run(versions)
                 if session.config.loop.mode == "async":
                     rollouts.cancel()  # it would draw for ever
@@ -110,22 +115,43 @@ class Loop:
                     "its node"
                 )
 
-    async def _warm_up(self, versions: Versions) -> None:
-        """Draws by the untouched model; makes the retention pool and fits the critic with that."""
+    async def _warm_up(self, versions: Versions) -> Awaitable[None]:
+        """Draws by the untouched model, and judges it; what is returned waits until retention pool
+        and critic are made of these images.
+
+        The critic is fitted on the first of them while the others are drawn.
+        """
         session = self._session
-        config, calls, actors = session.config, session.calls, session.actors
+        config, actors = session.config, session.actors
         images, share = config.critic.warmup_images, config.critic.warmup_target_fraction
         prompts = session.book.draw(config.seed, 0, images, share)
-        await self._rollouts.collect(0, prompts, versions.newest, fresh=False)
+        fits = []
+
+        def fit(chunk: range) -> None:
+            size = config.rollout.batch
+            part, parts = chunk.start // size, -(-images // size)
+            rows = actors.replay.warm_up.remote(chunk.start, chunk.stop)
+            fits.append(actors.critic.warm_up.remote(rows, part, parts))
+
+        await self._rollouts.collect(0, prompts, versions.newest, fresh=False, kept=fit)
         validation = self._selection.ask(1, versions.newest)
-        warm_up = actors.replay.recent.remote(images, -1, (config.seed, "warm-up"))
-        pool = actors.learner.make_pool.remote(warm_up)  # both at the same time
-        fitted = actors.critic.warm_up.remote(warm_up)
+        warm_up = actors.replay.warm_up.remote(0, images)
+        pool = actors.learner.make_pool.remote(warm_up)
         self._selection.judge_untouched(versions, await validation())
+        return self._end_of_warm_up(warm_up, pool, fits[-1])
+
+    async def _end_of_warm_up(
+        self,
+        warm_up: Awaitable[Trajectory],
+        pool: Awaitable[int],
+        fitted: Awaitable[dict[str, float]],
+    ) -> None:
+        session, calls = self._session, self._session.calls
         states, fit = await calls.wait(pool, "learner"), await calls.wait(fitted, "critic")
         if session.store is not None:
             trajectories = await calls.wait(warm_up, "replay")
             session.store.keep_warm_up(Snapshot(trajectories.tensors()))
+        images = session.config.critic.warmup_images
         session.emit(events.WarmUp.model_validate({"images": images, "pool_states": states, **fit}))
 
     async def _restore(self, start: Resumption) -> Versions:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl_unlearn import advantages
-from rl_unlearn.advantages import Advantages, Batch, PromptStatistics
+from rl_unlearn.advantages import Advantages, Batch, PromptStatistics, Worth
 from rl_unlearn.config import Config
 from rl_unlearn.losses import (
     control_variate,
@@ -50,7 +50,7 @@ class Objective:
 
     def loss(
         self,
-        worth: Advantages,
+        worth: Worth,
         log_probs: Float[Tensor, " pairs"],
         log_ratio: Float[Tensor, " pairs"],
         mean: Float[Tensor, "pairs channels height width"],

@@ -1,7 +1,8 @@
-"""The gradient of the policy: stored actions under the policy as it stands, what they are worth,
-and the backward pass of the loss that follows.
+"""The gradient of an optimizer step: stored actions under the policy as it stands and what they are
+worth, retained states and how far they have drifted, through the network together.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from learner.objective import Objective
 from learner.ranks import Ranks
+from learner.retention import Retained
 from rl_unlearn.advantages import Advantages
 from rl_unlearn.config import Config
 from rl_unlearn.families.condition import Condition
@@ -33,6 +35,16 @@ class Actions(NamedTuple):
     """Means of the policy's actions."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a backward pass saw; 0 for what other ranks look at."""
+
+    log_ratios: Float[Tensor, " pairs"]
+    losses: Float[Tensor, " pairs"]
+    kl: Float[Tensor, " retained"]
+    """KL of each retained state to the frozen model, in nats."""
+
+
 class PolicyGradient:
     """Holds the objective, and evaluates stored actions under the policy; each rank its share."""
 
@@ -50,42 +62,34 @@ class PolicyGradient:
         self._microbatch, self._minibatches = config.learner.microbatch, config.learner.minibatches
         self.objective = Objective(config, policy.dimensions)
 
-    def pairs(self, trajectory: Trajectory) -> Pairs:
-        """Returns all (trajectory, step) that are learned from."""
-        return torch.cartesian_prod(torch.arange(len(trajectory)), self._policy.kernel.learned)
-
-    def minibatches(self, trajectory: Trajectory, version: int) -> tuple[Pairs, ...]:
-        """Returns them shuffled and in parts, one for each optimizer step of an update."""
-        pairs = self.pairs(trajectory)
+    def minibatches(self, scored: Scored, version: int) -> tuple[Pairs, ...]:
+        """Returns all pairs that are learned from, shuffled and in parts, one for each optimizer
+        step of an update.
+        """
+        pairs = _pairs(scored.steps)
         draw = generator(self._seed, "minibatches", version)
         shuffled = pairs[torch.randperm(len(pairs), generator=draw)]
         return shuffled.tensor_split(min(self._minibatches, len(pairs)))
-
-    def actions(self, trajectory: Trajectory, pairs: Pairs) -> Actions:
-        """Evaluates these actions."""
-        rows, steps = pairs.unbind(dim=1)
-        device, dimensions = self._policy.device, self._policy.dimensions
-        latents, action = (trajectory.latents[rows, at].to(device) for at in (steps, steps + 1))
-        output = self._policy.predict(latents, steps, self._conditions[trajectory.prompts[rows]])
-        _, log_probs, means = self._policy.kernel.step(output, latents, steps, action=action)
-        behaviour = trajectory.log_probs[rows, steps].to(device)
-        ratios = joint_log_ratio(log_probs.detach(), behaviour, dimensions)
-        return Actions(dimensions * log_probs, ratios, means)
 
     @torch.no_grad()
     def log_ratios(
         self, trajectory: Trajectory, microbatch: int | None = None
     ) -> Float[Tensor, "batch steps"]:
-        """Returns the joint log-ratios; 0 for the steps that are not learned from.
+        """Returns the joint log-ratios; 0 for the steps that are too quiet to learn from.
 
         Those have the wildest ratios, which would cut all traces before them. ``microbatch``:
         actions in one forward pass, if not ``learner.microbatch``.
         """
-        pairs, ratios = self.pairs(trajectory), torch.zeros_like(trajectory.log_probs)
-        share = pairs[self._ranks.share(len(pairs))]
-        for part in share.split(microbatch or self._microbatch):
+        pairs = _pairs(self._policy.kernel.learned.expand(len(trajectory), -1))
+        ratios = torch.zeros_like(trajectory.log_probs)
+        share = self._ranks.share(len(pairs))
+        for part in pairs[share].split(microbatch or self._microbatch):
             if len(part):
-                ratios[part.unbind(dim=1)] = self.actions(trajectory, part).log_ratios.cpu()
+                rows, steps = part.unbind(dim=1)
+                states = trajectory.latents[rows, steps].to(self._policy.device)
+                output = self._answer(states, steps, trajectory.prompts[rows])
+                actions = self._actions(trajectory, part, states, output)
+                ratios[rows, steps] = actions.log_ratios.cpu()
         self._ranks.sum(ratios)
         return ratios
 
@@ -99,40 +103,115 @@ class PolicyGradient:
 
         Nothing is learned from it, but the estimator remembers the batch.
         """
-        parameters, pairs = self._policy.parameters(), self.pairs(scored.trajectory)
+        parameters = self._policy.parameters()
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self.backward(scored, self.advantages(scored), pairs, torch.amp.GradScaler(enabled=False))
+        unscaled = torch.amp.GradScaler(enabled=False)
+        self.backward(scored, self.advantages(scored), _pairs(scored.steps), None, unscaled)
         gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         self._ranks.sum(gradient)
         return gradient
 
     def backward(
-        self, scored: Scored, advantages: Advantages, pairs: Pairs, scaler: torch.amp.GradScaler
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-        """Adds this rank's share of the gradient of the mean loss of these pairs.
+        self,
+        scored: Scored,
+        advantages: Advantages,
+        pairs: Pairs,
+        retained: Retained | None,
+        scaler: torch.amp.GradScaler,
+    ) -> Seen:
+        """Adds this rank's share of the gradient of the mean loss of these pairs, and of the
+        weighted mean KL on what is retained.
 
-        Returns their log-ratios and losses; 0 for those of other ranks.
+        Both share the passes of the network: one that is half empty costs nearly as much as a full
+        one.
         """
-        log_ratios, losses = torch.zeros(2, len(pairs), device=self._policy.device).unbind()
-        share = self._ranks.share(len(pairs))
-        for part in torch.arange(share.start, share.stop).split(self._microbatch):
-            if len(part):
-                ratio, loss = self._loss(scored, advantages, pairs[part])
-                scaler.scale(loss.sum() / len(pairs)).backward()
-                log_ratios[part], losses[part] = ratio, loss.detach()
-        return log_ratios, losses
+        count, held = len(pairs), len(retained) if retained is not None else 0
+        device = self._policy.device
+        seen = Seen(*(torch.zeros(size, device=device) for size in (count, count, held)))
+        share = self._ranks.share(count + held)
+        for part in _even_parts(share, self._microbatch):
+            acted, kept = part[part < count], part[part >= count] - count
+            rows, steps = pairs[acted].unbind(dim=1)
+            latents, prompts = (
+                scored.trajectory.latents[rows, steps],
+                scored.trajectory.prompts[rows],
+            )
+            if retained is not None:
+                latents = torch.cat([latents, retained.latents[kept]])
+                steps = torch.cat([steps, retained.steps[kept]])
+                prompts = torch.cat([prompts, retained.prompts[kept]])
+            latents = latents.to(device)
+            output = self._answer(latents, steps, prompts)
+            total = torch.zeros((), device=device)
+            if len(acted):
+                cut = slice(len(acted))
+                actions = self._actions(scored.trajectory, pairs[acted], latents[cut], output[cut])
+                losses = self._losses(scored, advantages, pairs[acted], actions)
+                total = total + losses.sum() / count
+                seen.log_ratios[acted] = actions.log_ratios
+                seen.losses[acted] = losses.detach()
+            if retained is not None and len(kept):
+                mean = self._policy.kernel.mean(
+                    output[len(acted) :], latents[len(acted) :], steps[len(acted) :]
+                )
+                kl = self._policy.kernel.kl(
+                    mean, retained.reference[kept].to(device), retained.steps[kept]
+                )
+                total = total + retained.weight * kl.sum() / held
+                seen.kl[kept] = kl.detach()
+            scaler.scale(total).backward()
+        return seen
 
-    def _loss(
-        self, scored: Scored, advantages: Advantages, pairs: Pairs
-    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-        """Returns detached joint log-ratios, and the loss of each pair."""
+    def _answer(
+        self,
+        latents: Float[Tensor, "rows channels height width"],
+        steps: Int[Tensor, " rows"],
+        prompts: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows channels height width"]:
+        return self._policy.predict(latents, steps, self._conditions[prompts])
+
+    def _actions(
+        self,
+        trajectory: Trajectory,
+        pairs: Pairs,
+        latents: Float[Tensor, "pairs channels height width"],
+        output: Float[Tensor, "pairs channels height width"],
+    ) -> Actions:
+        """Evaluates stored actions; ``output``: what the network says at the states before
+        them.
+        """
         rows, steps = pairs.unbind(dim=1)
-        trajectory = scored.trajectory
-        log_probs, log_ratios, means = self.actions(trajectory, pairs)
+        device, dimensions = self._policy.device, self._policy.dimensions
+        action = trajectory.latents[rows, steps + 1].to(device)
+        _, log_probs, means = self._policy.kernel.step(output, latents, steps, action=action)
+        behaviour = trajectory.log_probs[rows, steps].to(device)
+        ratios = joint_log_ratio(log_probs.detach(), behaviour, dimensions)
+        return Actions(dimensions * log_probs, ratios, means)
+
+    def _losses(
+        self, scored: Scored, advantages: Advantages, pairs: Pairs, actions: Actions
+    ) -> Float[Tensor, " pairs"]:
+        """Returns the loss of each pair."""
+        rows, steps = pairs.unbind(dim=1)
+        trajectory, means = scored.trajectory, actions.means
         away = None
         if trajectory.means is not None:
             stored = trajectory.latents[rows, steps + 1].float()
             away = (stored - trajectory.means[rows, steps]).to(means.device)
-        worth = advantages.at(rows, steps, means.device)
-        return log_ratios, self.objective.loss(worth, log_probs, log_ratios, means, away)
+        worth = advantages.at(rows, steps, scored.steps, means.device)
+        return self.objective.loss(worth, actions.log_probs, actions.log_ratios, means, away)
+
+
+def _pairs(steps: Int[Tensor, "batch chosen"]) -> Pairs:
+    """Returns each trajectory with each of its steps."""
+    rows = torch.arange(len(steps)).repeat_interleave(steps.shape[1])
+    return torch.stack([rows, steps.flatten()], dim=1)
+
+
+def _even_parts(share: range | slice, size: int) -> tuple[Int[Tensor, " part"], ...]:
+    """Returns the numbers of a share in as few parts of at most ``size`` as there can be, all
+    nearly of one size: a small rest would cost a pass of its own.
+    """
+    numbers = torch.arange(share.start, share.stop)
+    return numbers.tensor_split(-(-len(numbers) // size)) if len(numbers) else ()

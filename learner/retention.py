@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learner.ranks import Ranks
 from learner.rounding import Floor
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import next_kl_weight
@@ -19,7 +18,7 @@ from rl_unlearn.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Retained:
     """States of retained trajectories with the frozen model's action means, row by row; on the
     CPU."""
 
@@ -27,6 +26,11 @@ class _Pool:
     steps: Int[Tensor, " rows"]
     prompts: Int[Tensor, " rows"]
     reference: Float[Tensor, "rows channels height width"]
+    weight: float
+    """What their mean KL counts in the loss."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
 
 class Retention:
@@ -40,21 +44,23 @@ class Retention:
     ):
         self._config, self._policy, self._conditions = config.learner, policy, conditions
         self._seed, self._floor = config.seed, floor
-        self._pool: _Pool | None = None
+        steps = config.loop.rounds * config.learner.updates_per_round * config.learner.minibatches
+        self._looked_at = steps * config.learner.kl_states
+        self._pool: Retained | None = None
         self.weight = config.learner.kl_weight
 
     @torch.no_grad()
     def keep(self, retained: Trajectory) -> int:
         """Makes the pool from trajectories of the frozen policy; returns its number of states.
 
-        Of more than ``learner.pool`` states a choice by name is kept. The reference means are
-        computed here, once, with the adapter switched off.
+        Of more than ``learner.pool`` states, or than all optimizer steps of the run will look at, a
+        choice by name is kept. The reference means are computed here, once, with the adapter
+        switched off.
         """
         pairs = torch.cartesian_prod(torch.arange(len(retained)), self._policy.kernel.learned)
-        if len(pairs) > self._config.pool:
-            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[
-                : self._config.pool
-            ]
+        room = min(self._config.pool, self._looked_at)
+        if len(pairs) > room:
+            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[:room]
             pairs = pairs[chosen.sort().values]
         rows, steps = pairs.unbind(dim=1)
         latents, prompts = retained.latents[rows, steps], retained.prompts[rows]
@@ -62,37 +68,32 @@ class Retention:
         with self._policy.adapter_enabled(False):
             for part in torch.arange(len(steps)).split(self._config.microbatch):
                 means.append(self._mean(latents[part], steps[part], prompts[part]).cpu())
-        self._pool = _Pool(latents, steps, prompts, torch.cat(means)) if len(steps) else None
+        self._pool = None
+        if len(steps):
+            self._pool = Retained(latents, steps, prompts, torch.cat(means), 0.0)
         return len(steps)
 
-    def backward(
-        self, scaler: torch.amp.GradScaler, version: int, number: int, ranks: Ranks
-    ) -> float | None:
-        """Adds this rank's share of the gradient of the weighted KL on some states of the pool.
-
-        Returns the KL over all of these states above the floor of rounding, in nats per step.
-        """
+    def draw(self, version: int, number: int) -> Retained | None:
+        """Returns the states of the pool that an optimizer step looks at; None without a pool."""
         if self._pool is None:
             return None
-        pool, count = self._pool, min(self._config.kl_states, len(self._pool.steps))
-        chosen = torch.randperm(
-            len(pool.steps), generator=generator(self._seed, "pool", version, number)
-        )[:count]
-        total = 0.0
-        for part in chosen[ranks.share(count)].split(self._config.microbatch):
-            if not len(part):
-                continue
-            mean = self._mean(pool.latents[part], pool.steps[part], pool.prompts[part])
-            kl = (
-                self._policy.kernel.kl(
-                    mean, pool.reference[part].to(mean.device), pool.steps[part]
-                ).sum()
-                / count
-            )
-            scaler.scale(self.weight * kl).backward()
-            total += kl.item()
-        ranks.sum(whole := torch.tensor(total, dtype=torch.float64))
-        return (whole - self._floor.at(pool.steps[chosen]).double().mean()).clamp(min=0).item()
+        pool, count = self._pool, min(self._config.kl_states, len(self._pool))
+        draw = generator(self._seed, "pool", version, number)
+        rows = torch.randperm(len(pool), generator=draw)[:count]
+        return Retained(
+            pool.latents[rows],
+            pool.steps[rows],
+            pool.prompts[rows],
+            pool.reference[rows],
+            self.weight,
+        )
+
+    def above_floor(self, kl: Float[Tensor, " rows"], retained: Retained | None) -> float | None:
+        """Returns the mean KL of retained states above the floor of rounding, in nats per step."""
+        if retained is None:
+            return None
+        floor = self._floor.at(retained.steps).double().mean()
+        return (kl.double().mean() - floor).clamp(min=0).item()
 
     def adjust(self, kl: float | None) -> None:
         """Moves the multiplier towards holding the budget, if anything is retained."""

@@ -56,12 +56,14 @@ class RolloutHandle(Protocol):
 class CriticHandle(Protocol):
     """Values noisy latents at every step."""
 
-    warm_up: Method[[Ref[Trajectory]], dict[str, float]]
-    """Fits it on images of the frozen policy, which it keeps to rehearse; returns its loss."""
+    warm_up: Method[[Ref[Trajectory], int, int], dict[str, float]]
+    """Fits it on one part after the other of the images of the frozen policy, which it keeps to
+    rehearse; takes the part's number and how many there are, returns the loss."""
     fit: Method[[Ref[States], int], dict[str, float]]
     """Fits it on states from the store; the number names the random draws."""
-    score: Method[[Ref[Trajectory]], Scored]
-    """The values and action gradients that the estimator asks for."""
+    score: Method[[Ref[Trajectory], int], Scored]
+    """The steps that the update of a policy version learns from, with the values and action
+    gradients that the estimator asks for."""
     snapshot: Method[[], Snapshot]
     restore: Method[[Snapshot, Trajectory], None]
     state: Method[[], CriticState | None]
@@ -78,8 +80,10 @@ class ReplayHandle(Protocol):
     """The batch for the update of a policy version, from rounds up to a newest one."""
     states: Method[[int, int, float, int, Seed], States]
     """Noisy latents for the critic, from the rounds that the batch of a version could hold."""
+    warm_up: Method[[int, int], Trajectory]
+    """The warm-up's trajectories, from one position up to another."""
     recent: Method[[int, int, Seed], Trajectory]
-    """Whole trajectories from there."""
+    """Whole trajectories of the rounds that the batch of a version could hold."""
     newest_round: Method[[int], int]
     """Newest round that the batch of a policy version could hold."""
     refused: Method[[int], Trajectory]

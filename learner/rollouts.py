@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from learner import events
 from learner.roles import Ref, RolloutHandle
@@ -39,11 +39,17 @@ class Rollouts:
             await versions.passed(round)
 
     async def collect(
-        self, round: int, prompts: list[int], weights: Ref[Weights], fresh: bool
+        self,
+        round: int,
+        prompts: list[int],
+        weights: Ref[Weights],
+        fresh: bool,
+        kept: Callable[[range], None] | None = None,
     ) -> None:
         """Has trajectories of these prompts drawn and added to the store.
 
-        ``fresh``: updates shall learn from them. Raises NonFiniteError where trajectories that are
+        ``fresh``: updates shall learn from them. ``kept`` is told, in order, of every chunk of
+        positions some of which are in the store. Raises NonFiniteError where trajectories that are
         not finite do not cease.
         """
         actors, size = self._session.actors, self._session.config.rollout.batch
@@ -56,10 +62,13 @@ class Rollouts:
             request = Request(round, tuple(prompts[offset : offset + size]), offset)
             call = functools.partial(add, request=request)
             waiting.append(self._session.calls.ask_rollout(round + chunk, call))
-        kept = 0
-        for answer in waiting:
-            kept += await answer()
-        await self._tell_refused(round, len(prompts), len(prompts) - kept)
+        total = 0
+        for chunk, answer in enumerate(waiting):
+            finite = await answer()
+            total += finite
+            if finite and kept is not None:
+                kept(range(len(prompts))[chunk * size : (chunk + 1) * size])
+        await self._tell_refused(round, len(prompts), len(prompts) - total)
 
     async def _tell_refused(self, round: int, images: int, refused: int) -> None:
         session = self._session

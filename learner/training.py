@@ -99,11 +99,11 @@ class Training:
         )
         # Calls to the critic run in the order in which they are made here.
         if config.estimator.row.scores_first:
-            scored = actors.critic.score.remote(batch)
+            scored = actors.critic.score.remote(batch, version)
             fitted = actors.critic.fit.remote(states, version + 1)
         else:
             fitted = actors.critic.fit.remote(states, version + 1)
-            scored = actors.critic.score.remote(batch)
+            scored = actors.critic.score.remote(batch, version)
         return _Batch(scored, fitted, newest_round)
 
     async def _report(self, versions: Versions, round: int, metrics: Metrics) -> None:

@@ -184,19 +184,34 @@ class Batch:
 
 @dataclass(frozen=True)
 class Advantages:
-    """Values of the steps, gradients at their actions, or both, in the same units."""
+    """Values of the steps, gradients at the actions of chosen steps, or both, in the same units."""
 
-    values: Float[Tensor, "*batch"] | None
-    gradients: Float[Tensor, "*batch channels height width"] | None
+    values: Float[Tensor, "batch steps"] | None
+    gradients: Float[Tensor, "batch chosen channels height width"] | None
 
     def at(
-        self, rows: Int[Tensor, " pairs"], steps: Int[Tensor, " pairs"], device: torch.device
-    ) -> "Advantages":
-        """Returns those of some (trajectory, step) pairs."""
+        self,
+        rows: Int[Tensor, " pairs"],
+        steps: Int[Tensor, " pairs"],
+        chosen: Int[Tensor, "batch chosen"],
+        device: torch.device,
+    ) -> "Worth":
+        """Returns those of some (trajectory, step) pairs; ``chosen``: the steps that have
+        gradients.
+        """
         values = None if self.values is None else self.values[rows, steps].to(device)
-        return Advantages(
-            values, None if self.gradients is None else self.gradients[rows, steps].to(device)
-        )
+        if self.gradients is None:
+            return Worth(values, None)
+        places = (chosen[rows] == steps[:, None]).int().argmax(dim=1)
+        return Worth(values, self.gradients[rows, places].to(device))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Advantages of single actions."""
+
+    values: Float[Tensor, " pairs"] | None
+    gradients: Float[Tensor, "pairs channels height width"] | None
 
 
 def against_prompt(batch: Batch) -> Advantages:

@@ -158,13 +158,13 @@ def values(
     return rewards
 
 
-def action_gradients(
+def valued_gradients(
     critic: Critic,
     actions: Float[Tensor, "batch channels height width"],
     timesteps: Timesteps,
     weights: Float[Tensor, "batch outcomes"],
-) -> Float[Tensor, "batch channels height width"]:
-    """Gradient of V(a, t - 1) with respect to the action, the prompt withheld.
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch channels height width"]]:
+    """V(a, t - 1) and its gradient with respect to the action, both with the prompt withheld.
 
     A critic that is told the prompt need not look: while the policy does as it is told, the prompt
     predicts the outcome, and the gradient with respect to the latents is noise.
@@ -172,7 +172,6 @@ def action_gradients(
     condition = torch.zeros(len(actions), critic.condition.in_features, device=actions.device)
     with torch.enable_grad():
         actions = actions.detach().requires_grad_(True)
-        (gradients,) = torch.autograd.grad(
-            values(critic, actions, timesteps, condition, weights).sum(), actions
-        )
-    return gradients
+        valued = values(critic, actions, timesteps, condition, weights)
+        (gradients,) = torch.autograd.grad(valued.sum(), actions)
+    return valued.detach(), gradients

@@ -183,8 +183,11 @@ class Scored:
     """
 
     trajectory: Trajectory
+    steps: Int[Tensor, "batch chosen"]
+    """Steps of each trajectory that are learned from (steps.choose_steps)."""
     values: Float[Tensor, "batch levels"] | None
-    """V(x_k, t_k) of all T + 1 states, in units of reward, if the estimator asks for them."""
-    action_gradients: Float[Tensor, "batch steps channels height width"] | None
-    """grad_a V(a, t_{k+1}) of each step, at the stored action or the behaviour mean, if the
+    """V(x_k, t_k) of the T + 1 states, in units of reward, if there is a critic; not a number where
+    the estimator asks for none."""
+    action_gradients: Float[Tensor, "batch chosen channels height width"] | None
+    """grad_a V(a, t_{k+1}) of the chosen steps, at the stored action or the behaviour mean, if the
     estimator asks for it."""

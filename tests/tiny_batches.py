@@ -1,20 +1,29 @@
 """Batches as rollouts and a critic might give them."""
 
+import tiny
 import torch
+from torch import Tensor
 
 from actors.rollout import RolloutActor
 from learner.learner import Learner
 from rl_unlearn.config import Config, EstimatorConfig
+from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.messages import Request
 from rl_unlearn.trajectory import Scored, Trajectory
 
 
 def scored(
-    trajectory: Trajectory, fill: float | None = None, estimator: EstimatorConfig | None = None
+    trajectory: Trajectory,
+    fill: float | None = None,
+    estimator: EstimatorConfig | None = None,
+    learned: Tensor | None = None,
 ) -> Scored:
     """Values and gradients as a critic might give them, if the estimator has one (`pathwise` by
-    default).
+    default); ``learned``: the steps that are learned from, by default the tiny pipeline's.
     """
+    if learned is None:
+        steps = trajectory.log_probs.shape[1]
+        learned = read_shape_and_kernel(tiny.config(sampler={"steps": steps}))[1].learned
     row = (estimator or EstimatorConfig()).row
     generator = torch.Generator().manual_seed(0)
     batch, levels, *latent = trajectory.latents.shape
@@ -22,7 +31,12 @@ def scored(
     gradients = torch.randn(batch, levels - 1, *latent, generator=generator)
     if fill is not None:
         gradients.fill_(fill)
-    return Scored(trajectory, values if row.valued else None, gradients if row.gradients else None)
+    return Scored(
+        trajectory,
+        learned.expand(batch, -1),
+        values if row.valued else None,
+        gradients[:, learned] if row.gradients else None,
+    )
 
 
 def collect(config: Config, learner: Learner) -> Trajectory:
@@ -35,7 +49,8 @@ def collect(config: Config, learner: Learner) -> Trajectory:
 
 def first_ratios(config: Config) -> tuple[float, float]:
     learner = Learner(config)
-    metrics = learner.update(scored(collect(config, learner)))
+    learned = learner.policy.kernel.learned
+    metrics = learner.update(scored(collect(config, learner), learned=learned))
     assert metrics["policy_lag_max"] == 0
     return metrics["first_ratio_min"], metrics["first_ratio_max"]
 

@@ -57,7 +57,7 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
         prompts = book.draw(
             config.seed, round, config.rollout.images, config.prompts.target_fraction
         )
-        scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights))
+        scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights), round)
         gradient = learner.gradient.of(scored)
         if round > _FORMER:
             rows.append(gradient)

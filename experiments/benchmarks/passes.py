@@ -180,7 +180,7 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     fits = _FITS * work["one step of the critic"]
     note("critic fit", "critic", "kept", seconds, _FITS * config.critic.minibatch, fits)
     images = config.learner.batch
-    scored = critic.score(trajectory[torch.arange(images)])
+    scored = critic.score(trajectory[torch.arange(images)], 0)
     del critic
     for name, setting in (("learner, checkpointed", "on"), ("learner", "off")):
         release()

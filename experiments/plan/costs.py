@@ -7,6 +7,7 @@ from experiments.plan.critic import Eye, Judgement, eye, judgement
 from experiments.plan.hollow import Hollow
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.steps import chosen_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Costs:
     """One image."""
     branches: int
     learned: int
-    """Steps of a trajectory that are learned from."""
+    """Steps of a trajectory that can be learned from."""
     reward: Eye | None
     selection: Eye | None
     critic: Judgement | None
@@ -56,8 +57,13 @@ class Costs:
 
     @property
     def update(self) -> int:
-        """FLOPs of all learned steps of one image."""
-        return self.learned * self.learn
+        """FLOPs of the steps of one image that an update learns from."""
+        return self.chosen * self.learn
+
+    @property
+    def chosen(self) -> int:
+        """Steps of a trajectory that an update learns from."""
+        return chosen_of(self.learned, self.config.learner.steps_share)
 
     @property
     def fit(self) -> int:
@@ -71,11 +77,10 @@ class Costs:
         """FLOPs of the critic's view of one trajectory."""
         if self.critic is None:
             return 0
-        steps, one = self.config.sampler.steps, self.critic.gradient
-        gradients = (
-            steps * (one.forward + one.backward) if self.config.estimator.row.gradients else 0
-        )
-        return (steps + 1) * self.critic.fit.forward + gradients
+        one, asked = self.critic.gradient, self.config.estimator.row.gradients
+        gradients = self.chosen * (one.forward + one.backward) if asked else 0
+        states = 0 if asked == "actions" else self.config.sampler.steps + 1
+        return states * self.critic.fit.forward + gradients
 
 
 def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
@@ -104,15 +109,24 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
     )
 
 
+def pooled(costs: Costs, retained: int) -> int:
+    """Returns the states of the retention pool; ``retained``: images of the warm-up whose prompts
+    are to be kept.
+    """
+    config, learner = costs.config, costs.config.learner
+    steps = config.loop.rounds * learner.updates_per_round * learner.minibatches
+    return min(learner.pool, steps * learner.kl_states, retained * costs.learned)
+
+
 def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int]:
     """FLOPs of each phase; `retained`: images of the warm-up whose prompts are to be kept."""
     config, learner = costs.config, costs.config.learner
     updates = config.loop.rounds * learner.updates_per_round
-    pairs = learner.batch * costs.learned
+    pairs = learner.batch * costs.chosen
     parts = min(learner.minibatches, pairs)
-    pool = min(learner.pool, retained * costs.learned)
+    pool = pooled(costs, retained)
     kept = min(learner.kl_states, pool)
-    again = pairs * costs.guided if config.estimator.row.reweighs else 0
+    again = learner.batch * costs.learned * costs.guided if config.estimator.row.reweighs else 0
     flops = {
         "warm-up": images["warm-up"] * costs.sample
         + pool * costs.guided

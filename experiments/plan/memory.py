@@ -118,7 +118,7 @@ def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:
         return Role({}, {})
     conditions = len(book.prompts) * (costs.reward.width if costs.reward else 0) * _SINGLE
     tables = conditions + len(book.prompts) * costs.critic.outcomes * _SINGLE
-    rows = max(config.critic.minibatch, config.learner.batch)
+    rows = config.critic.minibatch  # what is scored comes in such parts, too
     return Role(
         {"critic, gradient, AdamW": _TRAINED * _whole(costs.critic.network), "prompts": tables},
         {f"kept for backward, {rows} states": rows * costs.critic.fit.learning},

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments.plan.costs import Costs
+from experiments.plan.costs import Costs, pooled
 from experiments.plan.hollow import Hollow
 from learner.timeline import Timeline
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names
+from rl_unlearn.steps import chosen_of
 
 _SINGLE = 4
 _HALF = 2
@@ -41,8 +42,9 @@ def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
     stored += _SINGLE * steps if estimator.predicts else 0
     values = _SINGLE * (steps + 1) if estimator.valued else 0
     number = _SINGLE if config.model.dtype == "fp32" else _HALF
-    gradients = number * steps * numbers if estimator.gradients else 0
-    return Row(stored, stored + values + gradients)
+    chosen = chosen_of(len(hollow.family.kernel.learned), config.learner.steps_share)
+    gradients = number * chosen * numbers if estimator.gradients else 0
+    return Row(stored, stored + chosen * _LONG + values + gradients)
 
 
 def held(config: Config) -> int:
@@ -76,7 +78,7 @@ def retained(config: Config, book: PromptBook) -> int:
 def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, int]:
     """Bytes in the memory of the machines, beside the cards'."""
     row_bytes, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
-    states = min(config.learner.pool, retained(config, book) * costs.learned)
+    states = pooled(costs, retained(config, book))
     condition = sum(torch.Size(shape).numel() for shape in hollow.told.values())
     return {
         f"replay store, {held(config):,} trajectories": held(config) * row_bytes.stored,

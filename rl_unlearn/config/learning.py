@@ -105,6 +105,9 @@ class Learner(Section):
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute activations again in the backward pass in place of keeping them: a seventh of the
     memory, a third slower. auto: on a GPU where a microbatch would not fit."""
+    steps_share: float = Field(1.0, gt=0, le=1)
+    """Share of the steps of each trajectory that an update learns from, drawn anew for each: half
+    of them cost half as much of learner and critic."""
     microbatch: int = Field(64, ge=1)
     """Latents in one forward pass; gradients are accumulated over microbatches."""
     clip_range: float = Field(1.6, gt=0)

@@ -9,7 +9,8 @@ from torch import nn
 
 from actors.critic import CriticActor
 from rl_unlearn.clip.zeroshot import load_open_clip
-from rl_unlearn.critic import Critic, action_gradients, timestep_features, values
+from rl_unlearn.config import EstimatorConfig
+from rl_unlearn.critic import Critic, timestep_features, valued_gradients, values
 from rl_unlearn.errors import DataError
 from rl_unlearn.noise import generator
 from rl_unlearn.states import States, choose
@@ -96,8 +97,9 @@ def test_action_gradients_are_finite_differences():
     # The features of the timestep are fp32: let the network see them as float64.
     critic.context.register_forward_pre_hook(lambda _, args: (args[0].double(),))
     critic.condition.register_forward_pre_hook(lambda _, args: (args[0].double(),))
-    gradients = action_gradients(critic, latents, timesteps, weights)
+    valued, gradients = valued_gradients(critic, latents, timesteps, weights)
     assert gradients.shape == latents.shape
+    assert torch.equal(valued, values(critic, latents, timesteps, withheld, weights))
     draw = torch.Generator().manual_seed(2)
     for _ in range(5):
         direction = torch.randn(latents.shape, generator=draw).double()
@@ -226,9 +228,10 @@ def test_fit_learns_and_is_deterministic():
     metrics = one.fit(states(one, batch), 0)
     torch.manual_seed(99)
     assert other.fit(states(other, batch), 0) == metrics
-    after = one.score(batch).values
-    assert torch.equal(after, other.score(batch).values)
-    assert (after - rewards[:, None]).square().mean().item() < 0.4 * variance
+    after = one.score(batch, 0).values
+    assert torch.equal(after.nan_to_num(), other.score(batch, 0).values.nan_to_num())
+    off = (after - rewards[:, None]).square()
+    assert off[after.isfinite()].mean().item() < 0.4 * variance
     still = CriticActor(tiny.config(critic={"steps": 0}))
     assert still.fit(states(still, batch), 1) == {}, "a loss of 0 would be a perfect critic"
 
@@ -237,7 +240,7 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
     config = tiny.config(critic={"rehearsal": 0.5, "warmup_steps": 0})
     actor = CriticActor(config)
     batch = trajectories()
-    actor.warm_up(batch)
+    actor.warm_up(batch, 0, 1)
     torch.testing.assert_close(actor._critic.mean, batch.outcomes.mean(dim=0))
     seen: list[torch.Tensor] = []
     actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -249,6 +252,41 @@ def test_the_warm_up_starts_at_the_mean_and_is_rehearsed():
     )
     actor.fit(ours, 1)
     assert [(row == 7).all().item() for row in seen[0]] == [True] * 8 + [False] * 8
+
+
+def test_the_warm_up_comes_in_parts_and_each_fits_on_all_that_came():
+    batch, config = trajectories(6), tiny.config(critic={"warmup_steps": 5})
+    actor = CriticActor(config)
+    seen: list[torch.Tensor] = []
+    actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    losses = [actor.warm_up(batch[part : part + 2], part // 2, 3) for part in (0, 2, 4)]
+    assert len(seen) == 5, "the steps of all parts together"
+    assert torch.equal(actor._rehearsed.ids, batch.ids)
+    assert torch.allclose(actor._critic.mean, batch.outcomes[:2].mean(dim=0))
+    assert actor.warm_up(batch[4:6], 2, 3) == losses[-1], "a repeated call only answers again"
+    assert len(seen) == 5
+    assert len(actor._rehearsed) == 6
+    again = CriticActor(config)
+    for part in (0, 2, 4):
+        again.warm_up(batch[part : part + 2], part // 2, 3)
+    ours, theirs = actor._critic.state_dict(), again._critic.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_share_of_the_steps_is_scored_and_other_steps_are_not_valued():
+    batch = trajectories(6)
+    config = tiny.config(learner={"steps_share": 0.5})
+    actor, whole = CriticActor(config), CriticActor(tiny.config())
+    scored, full = actor.score(batch, 3), whole.score(batch, 3)
+    assert scored.steps.shape == (6, 1)
+    assert len(scored.steps.unique()) > 1, "each trajectory has a choice of its own"
+    assert torch.equal(scored.steps, actor.score(batch, 3).steps)
+    assert not torch.equal(scored.steps, actor.score(batch, 4).steps)
+    rows = torch.arange(6)[:, None]
+    torch.testing.assert_close(scored.action_gradients, full.action_gradients[rows, scored.steps])
+    valued = scored.values.isfinite()
+    assert torch.equal(valued.nonzero()[:, 1], scored.steps.flatten() + 1)
+    torch.testing.assert_close(scored.values[valued], full.values[valued])
 
 
 def test_states_are_the_trajectorys_or_the_final_image_under_fresh_noise():
@@ -285,13 +323,15 @@ def test_a_withheld_prompt_cannot_be_seen():
     seen = []
     actor._critic.condition.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     actor.fit(states(actor, trajectories()), 1)
-    actor.score(trajectories(2))
-    fit, scores = seen[0], seen[1:]
-    assert not fit.any()
-    withheld = [not condition.any() for condition in scores]
-    assert withheld == [False, *[False, True] * 4], (
-        "the values of five levels know the prompt, four gradients do not"
-    )
+    actor.score(trajectories(2), 0)
+    assert len(seen) == 2
+    assert not torch.cat(seen).any(), "neither the fit nor an action gradient knows the prompt"
+    seen.clear()
+    actor._row = EstimatorConfig(name="critic").row
+    actor.score(trajectories(2), 0)
+    (condition,) = seen
+    assert len(condition) == 2 * 5, "the states of all levels go through in one pass"
+    assert condition.any(dim=1).all(), "values know the prompt"
 
 
 def fitted(name: str, batch: Trajectory, withheld: bool = False) -> CriticActor:
@@ -308,19 +348,23 @@ def fitted(name: str, batch: Trajectory, withheld: bool = False) -> CriticActor:
 def test_score_values_every_level_and_gradients_belong_to_the_actions():
     batch = trajectories(6)
     actor = fitted("critic", batch, withheld=True)
-    plain, full = actor.score(batch), fitted("pathwise", batch, withheld=True).score(batch)
+    plain, full = actor.score(batch, 0), fitted("pathwise", batch, withheld=True).score(batch, 0)
     assert plain.action_gradients is None
     assert plain.values.shape == (6, 5)
-    torch.testing.assert_close(plain.values, full.values)
+    learned = torch.tensor([0, 1])
+    assert torch.equal(full.steps, learned.expand(6, -1)), "the other steps are too quiet"
+    valued = torch.full((6, 5), torch.nan)
+    valued[:, learned + 1] = plain.values[:, learned + 1]
+    torch.testing.assert_close(full.values, valued, equal_nan=True)
     assert full.action_gradients is not None
-    assert full.action_gradients.shape == (6, 4, *tiny.SHAPE)
+    assert full.action_gradients.shape == (6, 2, *tiny.SHAPE)
     # Step k's action is state k + 1 at level k + 1: nudge it along its gradient and that value
     # alone rises.
-    for k in range(4):
+    for k in learned:
         latents = batch.latents.clone()
         gradient = full.action_gradients[:, k]
         latents[:, k + 1] += 1e-2 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
-        change = actor.score(dataclasses.replace(batch, latents=latents)).values - plain.values
+        change = actor.score(dataclasses.replace(batch, latents=latents), 0).values - plain.values
         expected = 1e-2 * gradient.flatten(1).norm(dim=1)
         torch.testing.assert_close(change[:, k + 1], expected, rtol=0.05, atol=1e-4)
         change[:, k + 1] = 0
@@ -333,20 +377,22 @@ def test_predictions_are_what_values_are_made_of():
     weights = actor._weights[batch.prompts]
     predicted = [actor.predict(batch.latents[:, level], level) for level in range(5)]
     expected = torch.stack([(outcomes * weights).sum(dim=1) for outcomes in predicted], dim=1)
-    torch.testing.assert_close(actor.score(batch).values, expected)
+    torch.testing.assert_close(actor.score(batch, 0).values, expected)
 
 
 def test_the_gradients_of_qprop_are_taken_at_the_behaviour_means():
     batch = trajectories(6)
     means = torch.randn(6, 4, *tiny.SHAPE, generator=generator("means"))
     there = torch.cat([batch.latents[:, :1], means], dim=1)
-    expected = fitted("pathwise", batch).score(dataclasses.replace(batch, latents=there))
-    found = fitted("qprop", batch).score(dataclasses.replace(batch, means=means))
+    expected = fitted("pathwise", batch).score(dataclasses.replace(batch, latents=there), 0)
+    found = fitted("qprop", batch).score(dataclasses.replace(batch, means=means), 0)
     assert torch.equal(found.action_gradients, expected.action_gradients)
-    torch.testing.assert_close(found.values, fitted("critic", batch).score(batch).values)
+    torch.testing.assert_close(found.values, fitted("critic", batch).score(batch, 0).values)
     # Whatever was drawn around them, they stay: the control variate must not know the action.
     other = dataclasses.replace(batch, means=means, latents=torch.randn_like(batch.latents))
-    assert torch.equal(fitted("qprop", batch).score(other).action_gradients, found.action_gradients)
+    assert torch.equal(
+        fitted("qprop", batch).score(other, 0).action_gradients, found.action_gradients
+    )
 
 
 @pytest.mark.parametrize("name", ["critic_no_t", "pathwise_no_t"])
@@ -354,12 +400,12 @@ def test_a_critic_without_t_does_not_depend_on_it(name):
     batch = trajectories(6)
     batch.latents[:] = batch.latents[:, :1]  # the same latents at all levels
     actor = fitted(name, batch)
-    found = actor.score(batch)
-    assert torch.equal(found.values, found.values[:, :1].expand(-1, 5))
+    found = actor.score(batch, 0)
+    valued = found.values[:, 1:3]
+    assert torch.equal(valued, valued[:, :1].expand(-1, 2))
     if name == "pathwise_no_t":
-        assert torch.equal(
-            found.action_gradients, found.action_gradients[:, :1].expand(-1, 4, -1, -1, -1)
-        )
+        first = found.action_gradients[:, :1]
+        assert torch.equal(found.action_gradients, first.expand(-1, 2, -1, -1, -1))
     seen = []
     actor._critic.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
     actor.fit(states(actor, batch), 1)
@@ -372,9 +418,10 @@ def test_where_no_critic_is_needed_none_is_fitted_or_asked(name):
     actor = CriticActor(tiny.config(estimator={"name": name}))
     before = {key: value.clone() for key, value in actor._critic.state_dict().items()}
     actor._critic.register_forward_pre_hook(lambda *_: pytest.fail("the critic was asked"))
-    assert actor.warm_up(batch) == actor.fit(states(actor, batch), 1) == {}
+    assert actor.warm_up(batch, 0, 1) == actor.fit(states(actor, batch), 1) == {}
     predicted = torch.randn(6, 4) if name == "x0hat" else None
-    found = actor.score(dataclasses.replace(batch, predicted=predicted, rewards=torch.arange(6.0)))
+    rewarded = dataclasses.replace(batch, predicted=predicted, rewards=torch.arange(6.0))
+    found = actor.score(rewarded, 0)
     assert found.action_gradients is None
     if predicted is None:
         assert found.values is None
@@ -387,7 +434,7 @@ def test_where_no_critic_is_needed_none_is_fitted_or_asked(name):
 def test_the_same_latents_have_another_value_at_another_level_or_prompt():
     batch = trajectories(6)
     same = batch.latents[:1, :1].expand(6, 5, *tiny.SHAPE).clone()
-    found = fitted("critic", batch).score(dataclasses.replace(batch, latents=same)).values
+    found = fitted("critic", batch).score(dataclasses.replace(batch, latents=same), 0).values
     assert len(found[0].unique()) == 5
     assert len(found[:, 0].unique()) == 6
 
@@ -398,4 +445,4 @@ def test_half_precision_latents_are_read_in_fp32():
     half = dataclasses.replace(batch, latents=batch.latents.bfloat16())
     assert states(actor, half).latents.dtype == torch.bfloat16, "half the bytes are sent"
     actor.fit(states(actor, half), 0)
-    assert actor.score(half).values.dtype == torch.float32
+    assert actor.score(half, 0).values.dtype == torch.float32

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("quick")
 def ready(**changes) -> tuple[Learner, Scored]:
     config = tiny.config(**changes)
     learner = Learner(config)
-    return learner, scored(collect(config, learner), estimator=config.estimator)
+    learned = learner.policy.kernel.learned
+    return learner, scored(collect(config, learner), None, config.estimator, learned)
 
 
 def test_an_update_changes_the_adapter_and_nothing_else():
@@ -118,7 +119,9 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
             assert ratio == pytest.approx(float(ratios[n, k]), abs=1e-3)
             weight = math.exp(exponent * min(ratio, clip))
             gradient = (
-                None if batch.action_gradients is None else batch.action_gradients[n : n + 1, k]
+                None
+                if batch.action_gradients is None
+                else batch.action_gradients[n : n + 1, batch.steps[n].tolist().index(k)]
             )
             if estimator.name.startswith("pathwise"):
                 losses.append(-weight * (gradient * mean).sum())
@@ -224,6 +227,59 @@ def test_accumulation_gives_the_same_update(name):
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=1e-4)
 
 
+def test_retained_states_and_actions_share_passes_and_their_gradients_add_up():
+    learner, batch = ready(learner={"microbatch": 5, "minibatches": 1, "kl_states": 7})
+    learner.update(batch)  # away from the frozen model, so that there is a KL
+    learner.make_pool(batch.trajectory)
+    retained, scaler = learner._retention.draw(1, 0), torch.amp.GradScaler(enabled=False)
+    (pairs,) = learner.gradient.minibatches(batch, 1)
+    worth, parameters = learner.gradient.advantages(batch), learner.policy.parameters()
+    rows = []
+
+    def gradient(pairs, retained):
+        learner._optimizer.clear()
+        rows.clear()
+        seen = learner.gradient.backward(batch, worth, pairs, retained, scaler)
+        return seen, torch.cat([p.grad.flatten() for p in parameters])
+
+    learner.policy.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    both, together = gradient(pairs, retained)
+    count = len(pairs) + len(retained)
+    assert sum(rows) == count
+    assert len(rows) == math.ceil(count / 5), "no pass is left nearly empty"
+    assert max(rows) - min(rows) <= 1
+    acted, policy = gradient(pairs, None)
+    kept, retention = gradient(pairs[:0], retained)
+    assert retention.norm() > 0
+    torch.testing.assert_close(together, policy + retention, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(both.losses, acted.losses, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(both.kl, kept.kl, rtol=1e-3, atol=1e-7)
+
+
+def test_a_share_of_the_steps_is_learned_from():
+    learner, batch = ready(learner={"steps_share": 0.34, "minibatches": 2})
+    rows = torch.arange(len(batch.trajectory))[:, None]
+    chosen = batch.steps[:, 1:2]
+    some = dataclasses.replace(
+        batch, steps=chosen, action_gradients=batch.action_gradients[rows, chosen]
+    )
+    parts = learner.gradient.minibatches(some, 0)
+    pairs = torch.cat(parts)
+    assert {tuple(pair) for pair in pairs.tolist()} == {(i, 1) for i in range(len(rows))}
+    worth = learner.gradient.advantages(some).at(
+        *pairs.unbind(dim=1), some.steps, torch.device("cpu")
+    )
+    assert torch.equal(worth.gradients, batch.action_gradients[pairs[:, 0], pairs[:, 1]])
+    learner.update(some)
+    assert learner.weights().version == 1
+
+
+def test_the_pool_is_no_larger_than_what_a_run_looks_at():
+    config = tiny.config(learner={"kl_states": 1, "minibatches": 1}, loop={"rounds": 2})
+    learner = Learner(config)
+    assert learner.make_pool(collect(config, learner)) == 2
+
+
 def test_minibatches_are_steps_of_their_own():
     one, batch = ready(learner={"minibatches": 1})
     one.update(batch)
@@ -259,9 +315,9 @@ def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
     trajectory = collect(config, learner)
     good = torch.arange(len(trajectory)) % 2 == 0
     rewards = torch.where(good, 1.0, -1.0)
-    batch = Scored(
-        dataclasses.replace(trajectory, rewards=rewards), torch.zeros(len(rewards), 5), None
-    )
+    learned = learner.policy.kernel.learned
+    rewarded = dataclasses.replace(trajectory, rewards=rewards)
+    batch = Scored(rewarded, learned.expand(8, -1), torch.zeros(len(rewards), 5), None)
     for _ in range(6):
         learner.update(batch)
     ratios = learner.gradient.log_ratios(trajectory)[:, learner.policy.kernel.learned]
@@ -497,7 +553,14 @@ def test_the_critic_is_rated_level_by_level_on_target_prompts_alone():
     trajectory = dataclasses.replace(
         trajectory, rewards=rewards, prompts=torch.tensor([0, 0, 1, 1, 2, 3])
     )
-    found = diagnostics.of_batch(Scored(trajectory, values, None), target, 0)
+    steps = torch.zeros(6, 0, dtype=torch.int64)
+    found = diagnostics.of_batch(Scored(trajectory, steps, values, None), target, 0)
     assert found["explained_variance"] == pytest.approx([0.0, 1.0, -3.0, 1.0, 0.75])
     assert found["critic_correlation"] == pytest.approx([0.0, 1.0, -1.0, 1.0, 1.0])
+    values[:, 0] = torch.nan
+    values[2:4, 4] = torch.nan
+    found = diagnostics.of_batch(Scored(trajectory, steps, values, None), target, 0)
+    assert found["explained_variance"][0] is None, "nobody asked for a value there"
+    assert found["explained_variance"][1:] == pytest.approx([1.0, -3.0, 1.0, 0.75])
+    assert found["critic_correlation"][4] == pytest.approx(1.0), "of those that have a value"
     assert (found["reward"], found["retain_reward"]) == (2.5, 0.0)

@@ -133,9 +133,9 @@ def test_a_baseline_has_not_seen_the_outcomes_that_a_gradient_should_have_seen(n
     made, calls = handles(config), []
     critic = made.critic._actor
 
-    def score(batch: object) -> Any:
+    def score(*args: object) -> Any:
         calls.append("score")
-        return critic.score(batch)
+        return critic.score(*args)
 
     def fit(*args: object) -> Any:
         calls.append("fit")
@@ -175,7 +175,9 @@ def test_every_estimator_trains_with_reuse_bit_for_bit(name):
         assert row["skipped_steps"] == 0
         numbers = [v for v in row.values() if isinstance(v, float)]
         numbers += [number for v in row.values() if isinstance(v, list) for number in v]
-        assert all(math.isfinite(number) for number in numbers), row
+        known = [number for number in numbers if number is not None]
+        assert all(math.isfinite(number) for number in known), row
+        assert len(known) >= len(numbers) - 6, "of five levels two follow a step that teaches"
     counts = row["replay"]
     assert row["policy_version"] == 4
     assert counts["added"] == counts["held"] + counts["evicted_stale"] + counts["evicted_capacity"]

@@ -138,15 +138,20 @@ def test_log_ratios_of_stored_actions_hold_it_once_however_far_back_they_were_dr
 def test_the_retention_kl_holds_it_once() -> None:
     learner, trajectory = kept(rough("bf16"))
     moved(learner, 1e-4, seed=1)
-    above = learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks)
+    batch = scored(trajectory)
+    retained, nothing = learner._retention.draw(0, 0), torch.zeros(0, 2, dtype=torch.int64)
+    worth, scaler = learner.gradient.advantages(batch), learner._optimizer.scaler
+    seen = learner.gradient.backward(batch, worth, nothing, retained, scaler)
+
+    def above() -> float | None:
+        return learner._retention.above_floor(seen.kl, retained)
+
     floor = learner._floor.mean
+    assert above() < 0.3 * floor
     learner._floor.load([0.0] * 4)
-    raw = learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks)
-    assert raw == pytest.approx(floor, rel=0.3)
-    assert above < 0.3 * floor
+    assert above() == pytest.approx(floor, rel=0.3)
     learner._floor.load([10.0] * 4)
-    assert learner._retention.backward(learner._optimizer.scaler, 0, 0, learner._ranks) == 0.0
-    assert len(trajectory) > 0
+    assert above() == 0.0
 
 
 def steered(dtype: str, without: bool = False) -> tuple[list[float], list[float]]:
