@@ -22,7 +22,7 @@ from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.states import States, choose
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.trajectory import Scores, Trajectory
 
 
 class CriticActor:
@@ -143,13 +143,13 @@ class CriticActor:
         return outcomes
 
     @memory.enough_for("the critic actor", memory.CRITIC)
-    def score(self, trajectory: Trajectory) -> Scored:
+    def score(self, trajectory: Trajectory) -> Scores:
         """Returns what the estimator asks for: values of all T + 1 states, and action gradients."""
         if trajectory.predicted is not None:
             known = torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1)
-            return Scored(trajectory, known, None)
+            return Scores(known, None)
         if not self._row.critic:
-            return Scored(trajectory, None, None)
+            return Scores(None, None)
         prompts = trajectory.prompts.to(self._device)
         condition, weights = self._conditions[prompts], self._weights[prompts]
         valued: list[Float[Tensor, " batch"]] = []
@@ -164,8 +164,6 @@ class CriticActor:
                     latents = trajectory.means[:, level - 1].to(self._device)
                 slope = action_gradients(self._critic, latents, timesteps, weights)
                 gradients.append(slope.to(self._gradients_in).cpu())
-        return Scored(
-            trajectory,
-            torch.stack(valued, dim=1),
-            torch.stack(gradients, dim=1) if gradients else None,
+        return Scores(
+            torch.stack(valued, dim=1), torch.stack(gradients, dim=1) if gradients else None
         )

@@ -3,10 +3,11 @@
 import torch
 
 from actors.rollout import RolloutActor
+from learner.diagnostics import Metrics
 from learner.learner import Learner
 from rl_unlearn.config import Config, EstimatorConfig
 from rl_unlearn.messages import Request
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.trajectory import Scored, Scores, Trajectory
 
 
 def scored(
@@ -25,6 +26,12 @@ def scored(
     return Scored(trajectory, values if row.valued else None, gradients if row.gradients else None)
 
 
+def learn(learner: Learner, batch: Scored, version: int | None = None) -> Metrics:
+    """An update with this batch."""
+    scores = Scores(batch.values, batch.action_gradients)
+    return learner.update(batch.trajectory, scores, version)
+
+
 def collect(config: Config, learner: Learner) -> Trajectory:
     """A round, in chunks of rollout.batch."""
     actor, size, images = RolloutActor(config), config.rollout.batch, config.rollout.images
@@ -35,7 +42,7 @@ def collect(config: Config, learner: Learner) -> Trajectory:
 
 def first_ratios(config: Config) -> tuple[float, float]:
     learner = Learner(config)
-    metrics = learner.update(scored(collect(config, learner)))
+    metrics = learn(learner, scored(collect(config, learner)))
     assert metrics["policy_lag_max"] == 0
     return metrics["first_ratio_min"], metrics["first_ratio_max"]
 

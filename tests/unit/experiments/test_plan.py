@@ -378,9 +378,10 @@ def test_bytes_of_a_trajectory(estimator: str, dtype: str) -> None:
     chosen = tiny.config(estimator={"name": estimator}, model={"dtype": dtype})
     book, model, _ = planned(chosen)
     learner, actor = Learner(chosen), RolloutActor(chosen)
-    scored = CriticActor(chosen).score(actor.sample(Request(1, (0, 1), 0), learner.weights()))
-    stored = sum(tensor.nbytes for tensor in scored.trajectory.tensors().values())
-    more = [tensor for tensor in (scored.values, scored.action_gradients) if tensor is not None]
+    trajectory = actor.sample(Request(1, (0, 1), 0), learner.weights())
+    scores = CriticActor(chosen).score(trajectory)
+    stored = sum(tensor.nbytes for tensor in trajectory.tensors().values())
+    more = [tensor for tensor in (scores.values, scores.action_gradients) if tensor is not None]
     one = stores.row(chosen, book, model)
     assert (2 * one.stored, 2 * one.scored) == (
         stored,
