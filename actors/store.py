@@ -62,6 +62,9 @@ class Store:
         self._images = config.rollout.images
         self._spill = spill
         self._rows: dict[int, _Row] = {}
+        self._spare: list[Trajectory] = []
+        """Memory of evicted rows, for those to come: new memory takes several times as long to write
+        to."""
         self._seen: set[int] = set()
         self._fresh: set[int] = set()
         """Ids that were never sampled."""
@@ -84,13 +87,11 @@ class Store:
         if new and self._spill is not None:
             self._write(trajectory[torch.tensor(new)], rounds[new[0]])
         for i in unseen:  # once they are on disk: where that fails, the call may be repeated
-            row = trajectory[i : i + 1].clone()
-            id, version = int(row.ids), int(row.policy_versions)
-            self._seen.add(id)
+            self._seen.add(int(trajectory.ids[i]))
             if finite[i]:
-                self._hold(id, _Row(row, rounds[i], version, int(not fresh)))
+                self._hold(trajectory[i : i + 1], int(not fresh))
             else:
-                self.refused.add(row, fresh)
+                self.refused.add(trajectory[i : i + 1].clone(), fresh)
         self._arrived.update(rounds[i] for i in unseen)
         self._counts["added"] += len(new)
         self._counts["refused"] += len(unseen) - len(new)
@@ -193,22 +194,23 @@ class Store:
         if tensors:
             held, draws = Trajectory(**tensors), snapshot.tensors["draws"].tolist()
             for i, drawn in enumerate(draws):
-                row = held[i : i + 1].clone()
-                round, version = int(row.rounds), int(row.policy_versions)
-                self._hold(int(row.ids), _Row(row, round, version, drawn))
+                self._hold(held[i : i + 1], drawn)
         self._seen = set(snapshot.tensors["seen"].tolist())
         self._arrived = Counter(id // PER_ROUND for id in self._seen)
         self._counts = dict(snapshot.values["counts"])
         self.refused.owed = set(snapshot.values["owed"])
 
-    def _hold(self, id: int, row: _Row) -> None:
-        self._rows[id] = row
-        if not row.draws:
+    def _hold(self, row: Trajectory, draws: int) -> None:
+        """Keeps a copy of one trajectory."""
+        id, round, version = int(row.ids), int(row.rounds), int(row.policy_versions)
+        kept = row.copied_to(self._spare.pop()) if self._spare else row.clone()
+        self._rows[id] = _Row(kept, round, version, draws)
+        if not draws:
             self._fresh.add(id)
 
     def _evict(self, ids: list[int], count: str) -> bool:
         for id in ids:
-            del self._rows[id]
+            self._spare.append(self._rows.pop(id).trajectory)
         self._fresh.difference_update(ids)
         self._counts[count] += len(ids)
         return bool(ids)

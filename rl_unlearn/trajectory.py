@@ -64,6 +64,12 @@ class Trajectory:
         """Returns the same with memory of its own."""
         return replace(self, **{name: tensor.clone() for name, tensor in self.tensors().items()})
 
+    def copied_to(self, other: "Trajectory") -> "Trajectory":
+        """Writes the same into the memory of another batch of these shapes, and returns that."""
+        for name, tensor in other.tensors().items():
+            tensor.copy_(getattr(self, name))
+        return other
+
     @staticmethod
     def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
         """Returns several batches as one, in the order given."""
