@@ -1,5 +1,5 @@
-"""The store behind the replay actor: single trajectories by id, each with memory of its own. Nothing
-here waits.
+"""The store behind the replay actor: single trajectories by id, each with memory of its own.
+Nothing here waits.
 """
 
 from collections import Counter
@@ -63,8 +63,8 @@ class Store:
         self._spill = spill
         self._rows: dict[int, _Row] = {}
         self._spare: list[Trajectory] = []
-        """Memory of evicted rows, for those to come: new memory takes several times as long to write
-        to."""
+        """Memory of evicted rows, for those to come: new memory takes several times as long to
+        write to."""
         self._seen: set[int] = set()
         self._fresh: set[int] = set()
         """Ids that were never sampled."""

@@ -1,13 +1,13 @@
-"""How the loop scales, and what the transport costs: rollout actors that sleep in place of drawing.
+"""How the loop scales, and what the transport costs: rollout actors sleep in place of drawing.
 
-    python -m experiments.benchmarks.scale [--parts loop,replay] [--actors 8,64] [--sizes canvas,sd15]
-                                           [--out FILE] [override ...]
+    python -m experiments.benchmarks.scale [--parts loop,replay] [--actors 8,64] [--seconds 1]
+                                           [--sizes canvas,sd15,sdxl] [--out FILE] [override ...]
 
 Part `loop`: the real loop and the real replay actor on a private Ray. Each rollout actor draws
 eight images a round, which takes a second; learner and critic answer at once, with tensors of real
-shapes. Efficiency is the ideal time of the rounds, a second each, over the real one, in the middle
-of a run. The rollout actors live in two processes; the loop sees as many handles as there are
-actors.
+shapes. Efficiency is the ideal time of the rounds' own images over the real one, in the middle of a
+run; the images of validations count as nothing. The rollout actors live in two processes; the loop
+sees as many handles as there are actors.
 
 Part `replay`: the replay actor in this process, images a second in and out, and its memory against
 the one that the shapes give.
@@ -22,6 +22,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,20 @@ def configuration(actors: int, overrides: list[str]) -> Config:
     )  # fmt: skip
 
 
-def loop(config: Config, size: Size) -> dict[str, Any]:
-    """Runs the loop; returns its efficiency, and CPU-seconds of all processes for each image."""
+def loop(config: Config, size: Size, seconds: float) -> dict[str, Any]:
+    """Runs the loop with rounds that would take so many seconds; returns its efficiency, and
+    CPU-seconds of all processes for each image.
+    """
     count, images = config.rollout.actors, config.rollout.images
     hosts = min(PROCESSES, count)
     shares = [len(range(host, count, hosts)) for host in range(hosts)]
     wanted = [
-        *((stand_ins.Sleepers, (share, size, PER_ACTOR, 1 / PER_ACTOR)) for share in shares),
+        *((stand_ins.Sleepers, (share, size, PER_ACTOR, seconds / PER_ACTOR)) for share in shares),
         (stand_ins.Critic, (size, config.learner.batch)),
         (ReplayActor, (config,)),
         (stand_ins.Learner, ()),
     ]
-    ends: dict[int, tuple[float, float]] = {}
+    ends: dict[int, tuple[float, Counter[str]]] = {}
     largest = 0
 
     def on_event(event: Event) -> None:
@@ -95,11 +98,15 @@ def loop(config: Config, size: Size) -> dict[str, Any]:
         event_loop.run(Loop(config, actors, on_event).run())
     (begun, used), (ended, used_by_then) = ends[FIRST], ends[LAST]
     rounds = LAST - FIRST
+    used_by_then.subtract(used)
+    per_image = {name: spent / (rounds * images) for name, spent in used_by_then.most_common()}
     return {
         "actors": count,
-        "efficiency": rounds / (ended - begun),
+        "round_seconds": seconds,
+        "efficiency": rounds * seconds / (ended - begun),
         "images_per_second": rounds * images / (ended - begun),
-        "cpu_seconds_per_image": (used_by_then - used) / (rounds * images),
+        "cpu_seconds_per_image": sum(per_image.values()),
+        "cpu_seconds_per_image_by_process": {k: v for k, v in per_image.items() if v > 0},
         "resident_bytes": largest,
     }
 
@@ -109,9 +116,13 @@ def _processes() -> list[psutil.Process]:
     return [this, *this.children(recursive=True)]
 
 
-def _cpu_seconds() -> float:
-    times = [process.cpu_times() for process in _processes()]
-    return sum(spent.user + spent.system for spent in times)
+def _cpu_seconds() -> Counter[str]:
+    """CPU-seconds of this process and all that it started, by what they are called."""
+    seconds: Counter[str] = Counter()
+    for process in _processes():
+        name = Path(process.cmdline()[0].split(".")[0].split()[0]).name
+        seconds[name] += sum(process.cpu_times()[:2])
+    return seconds
 
 
 def _resident_bytes() -> int:
@@ -207,7 +218,8 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"{name} replay {to_json(rows['replay'])}", file=sys.stderr, flush=True)
         for count in map(int, arguments.actors.split(",")):
             if "loop" in arguments.parts.split(","):
-                row = loop(configuration(count, arguments.overrides), size)
+                config = configuration(count, arguments.overrides)
+                row = loop(config, size, arguments.seconds)
                 rows.setdefault("loop", []).append(row)
                 print(f"{name} loop {to_json(row)}", file=sys.stderr, flush=True)
     text = to_json(found, indent=2)
@@ -224,6 +236,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--actors", default="1,8,64,256")
     parser.add_argument("--sizes", default="canvas")
+    parser.add_argument("--seconds", type=float, default=1.0, help="ideal time of a round")
     parser.add_argument("--out", metavar="FILE")
     parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
     main(parser.parse_args())

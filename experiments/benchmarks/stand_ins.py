@@ -133,6 +133,9 @@ class Critic:
         """Returns nothing."""
         return Snapshot({})
 
+    def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> None:
+        """Takes nothing over."""
+
     def state(self) -> CriticState | None:
         """Returns nothing."""
         return None
@@ -169,3 +172,7 @@ class Learner:
     def snapshot(self) -> Snapshot:
         """Returns nothing."""
         return Snapshot({})
+
+    def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
+        """Takes nothing over."""
+        return 0

@@ -126,6 +126,88 @@ def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overla
         assert asyncio.run(Loop(config, made, lambda *_: None).run()).updates == 3
 
 
+def test_no_round_waits_for_a_validation():
+    config = tiny.config(loop={"rounds": 5, "pipeline": 1}, selection={"every": 2})
+    made, begun, told = handles(config), collections.defaultdict(asyncio.Event), []
+    rollout = made.rollouts[0]._actor
+
+    async def validate(prompts: Any, offset: int, weights: Weights) -> Any:
+        if weights.version == 1:  # of round 3: the next two rounds are drawn in the meantime
+            await asyncio.wait_for(begun[4].wait(), 60)
+            await asyncio.wait_for(begun[5].wait(), 60)
+        return rollout.validate(prompts, offset, weights)
+
+    def sample(request: Request, weights: Weights) -> Any:
+        begun[request.round].set()
+        return rollout.sample(request, weights)
+
+    side = Side(rollout, "sample", sample)
+    side.validate = validate
+    made = dataclasses.replace(made, rollouts=[InlineHandle(side)])
+    asyncio.run(Loop(config, made, tiny.into(told)).run())
+    looks = [row["round"] for name, row in told if name == "selection"]
+    assert looks == [1, 3, 5, 5], "in the order of the rounds, the last version last"
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [2, 2, 2, 2]), (3, [3, 3, 2]), (8, [8])])
+def test_a_validation_is_drawn_in_parts_of_a_size_of_its_own(batch, sizes):
+    config = tiny.config(loop={"rounds": 1}, selection={"batch": batch})
+    made, asked = handles(config), collections.defaultdict(list)
+    rollout = made.rollouts[0]._actor
+
+    def validate(prompts: tuple[int, ...], offset: int, weights: Weights) -> Any:
+        asked[weights.version].append((offset, prompts))
+        return rollout.validate(prompts, offset, weights)
+
+    side = Side(rollout, "validate", validate)
+    asyncio.run(Loop(config, dataclasses.replace(made, rollouts=[InlineHandle(side)]), print).run())
+    assert asked.keys() == {0, 1}
+    for parts in asked.values():
+        assert [len(prompts) for _, prompts in parts] == sizes
+        assert [offset for offset, _ in parts] == [sum(sizes[:n]) for n in range(len(sizes))]
+        assert len({prompt for _, prompts in parts for prompt in prompts}) > 1
+
+
+def test_versions_are_considered_in_order_once_an_update_has_learned_from_their_rounds():
+    events: list[Any] = []
+    look = Validation(0.5, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
+
+    async def scenario() -> None:
+        config = tiny.config(selection={"every": 1})
+        selection, versions = considering(config, look, events)
+        late = asyncio.Event()
+
+        async def slowly() -> Validation:
+            await late.wait()
+            return look
+
+        async def quickly() -> Validation:
+            return look
+
+        running = asyncio.create_task(selection.run(versions))
+        for round, answer in enumerate((slowly, quickly, quickly), 1):
+            selection.put(Candidate(round, round, named(round)), answer)
+
+        async def considered() -> list[int]:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert versions.rounds == len(events)
+            return [row["round"] for _, row in events]
+
+        late.set()
+        assert await considered() == []
+        late.clear()
+        await versions.publish(1, named(1), 2)
+        assert await considered() == [], "the second one waits for the first one"
+        late.set()
+        assert await considered() == [1, 2]
+        await versions.publish(2, named(2), 3)
+        assert await considered() == [1, 2, 3]
+        running.cancel()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("name", "first"), [("pathwise", "fit"), ("critic", "score"), ("qprop", "score")]
 )
@@ -419,6 +501,7 @@ def test_replay_spills_what_it_committed(tmp_path):
         ({"replay": {"max_lag": 0}}, "replay.max_lag"),
         ({"learner": {"updates_per_round": 4}}, "replay.max_lag"),
         ({"replay": {"capacity": 20}}, "replay.capacity"),
+        ({"selection": {"batch": 9}}, "selection.batch"),
         ({"replay": {"capacity": 20}, "loop": {"mode": "async"}}, "replay.capacity"),
     ],
 )
