@@ -2,7 +2,7 @@
 Nothing here waits.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,8 @@ class Store:
         """Memory of evicted rows, for those to come: new memory takes several times as long to
         write to."""
         self._seen: set[int] = set()
+        self._of_version: defaultdict[int, set[int]] = defaultdict(set)
+        """Ids by the policy version that drew them: stale ones are looked for at each arrival."""
         self._fresh: set[int] = set()
         """Ids that were never sampled."""
         self._arrived: Counter[int] = Counter()
@@ -158,8 +160,10 @@ class Store:
         """
         stale = [
             id
-            for id, row in self._rows.items()
-            if row.round <= up_to and version - row.version > self._max_lag
+            for drawn_by, ids in self._of_version.items()
+            if version - drawn_by > self._max_lag
+            for id in sorted(ids)
+            if id // PER_ROUND <= up_to
         ]
         return self._evict(stale, "evicted_stale")
 
@@ -205,12 +209,17 @@ class Store:
         id, round, version = int(row.ids), int(row.rounds), int(row.policy_versions)
         kept = row.copied_to(self._spare.pop()) if self._spare else row.clone()
         self._rows[id] = _Row(kept, round, version, draws)
+        self._of_version[version].add(id)
         if not draws:
             self._fresh.add(id)
 
     def _evict(self, ids: list[int], count: str) -> bool:
         for id in ids:
-            self._spare.append(self._rows.pop(id).trajectory)
+            row = self._rows.pop(id)
+            self._of_version[row.version].remove(id)
+            if not self._of_version[row.version]:
+                del self._of_version[row.version]
+            self._spare.append(row.trajectory)
         self._fresh.difference_update(ids)
         self._counts[count] += len(ids)
         return bool(ids)

@@ -25,7 +25,9 @@ class Calls:
         self._actors, self._seconds = actors, seconds
         self._heard = time.monotonic()
         self._unanswered: Counter[RolloutHandle] = Counter()
-        self._turn = 0
+        self._asked: Counter[RolloutHandle] = Counter()
+        """When each was asked last, in calls."""
+        self._count = 0
 
     async def wait(self, reference: Awaitable[T], who: str) -> T:
         """The answer of ``who``; raises LostError after too long a silence."""
@@ -75,11 +77,12 @@ class Calls:
 
     def _least_busy(self) -> RolloutHandle:
         """The rollout actor with the fewest unanswered calls; those that have as few take turns."""
-        count = len(self._actors.rollouts)
-        actors = self._actors.rollouts[:]
-        self._turn += 1
-        after = self._turn % count
-        return min(actors[after:] + actors[:after], key=self._unanswered.__getitem__)
+        there = len(self._actors.rollouts)
+        actors = self._actors.rollouts[:there]
+        actor = min(actors, key=lambda actor: (self._unanswered[actor], self._asked[actor]))
+        self._count += 1
+        self._asked[actor] = self._count
+        return actor
 
 
 def awaited(reference: Awaitable[T]) -> asyncio.Task[T]:

@@ -153,7 +153,7 @@ class Learner:
 
     def weights(self) -> Weights:
         """Returns a small adapter."""
-        state = {"adapter": torch.full((1024,), float(self._version))}
+        state = {"adapter": torch.full((1, 1024), float(self._version))}
         return Weights(self._version, state, digest(state))
 
     def make_pool(self, trajectory: Trajectory) -> int:
