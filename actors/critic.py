@@ -23,7 +23,7 @@ from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes, outcome_names, reward_weights
 from rl_unlearn.states import States, choose
 from rl_unlearn.steps import choose_steps
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.trajectory import Scores, Trajectory
 
 
 class CriticActor:
@@ -155,7 +155,7 @@ class CriticActor:
         return outcomes
 
     @memory.enough_for("the critic actor", memory.CRITIC)
-    def score(self, trajectory: Trajectory, version: int) -> Scored:
+    def score(self, trajectory: Trajectory, version: int) -> Scores:
         """Returns which steps the update of policy ``version`` learns from, and what the estimator
         asks for: values of all T + 1 states, action gradients of these steps, or both.
         """
@@ -163,15 +163,15 @@ class CriticActor:
         steps = choose_steps(len(trajectory), self._learned, learner.steps_share, seed, version)
         if trajectory.predicted is not None:
             known = torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1)
-            return Scored(trajectory, steps, known, None)
+            return Scores(steps, known, None)
         if not self._row.critic:
-            return Scored(trajectory, steps, None, None)
+            return Scores(steps, None, None)
         if self._row.gradients is None:
-            return Scored(trajectory, steps, self._values(trajectory), None)
+            return Scores(steps, self._values(trajectory), None)
         valued, gradients = self._gradients(trajectory, steps)
         if self._row.gradients == "means":
             valued = self._values(trajectory)
-        return Scored(trajectory, steps, valued, gradients)
+        return Scores(steps, valued, gradients)
 
     @torch.no_grad()
     def _values(self, trajectory: Trajectory) -> Float[Tensor, "batch levels"]:

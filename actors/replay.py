@@ -12,7 +12,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
 from rl_unlearn.messages import Snapshot
 from rl_unlearn.noise import generator
-from rl_unlearn.states import States, choose
+from rl_unlearn.states import States
 from rl_unlearn.trajectory import Trajectory
 
 _REMEMBERED = 8
@@ -126,8 +126,7 @@ class ReplayActor:
         They are of the rounds that the batch for the update of policy ``version`` could hold (-1:
         the warm-up); waits until that was sampled.
         """
-        newest = await self.newest_round(version)
-        return self._store.read(sorted(self._store.uniform(count, range(newest + 1), set(), seed)))
+        return self._store.read(await self._recent(count, version, seed))
 
     async def states(
         self, rows: int, count: int, renoised: float, version: int, seed: tuple[int | str, ...]
@@ -135,8 +134,12 @@ class ReplayActor:
         """``count`` noisy latents of ``rows`` trajectories drawn as :meth:`recent` draws them; see
         `states.choose`.
         """
-        trajectories = await self.recent(rows, version, seed)
-        return choose(trajectories, count, renoised, generator(*seed, "states"))
+        ids = await self._recent(rows, version, seed)
+        return self._store.states(ids, count, renoised, generator(*seed, "states"))
+
+    async def _recent(self, count: int, version: int, seed: tuple[int | str, ...]) -> list[int]:
+        newest = await self.newest_round(version)
+        return sorted(self._store.uniform(count, range(newest + 1), set(), seed))
 
     async def refused(self, round: int) -> Trajectory:
         """What was refused in a round; forgets that of earlier ones."""

@@ -28,7 +28,7 @@ from rl_unlearn.rewards import (
     reward_weights,
 )
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
-from rl_unlearn.validation import Validation, sight, validation
+from rl_unlearn.validation import Sightings, sight
 
 
 class RolloutActor:
@@ -141,19 +141,15 @@ class RolloutActor:
 
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()
-    def validate(self, prompts: tuple[int, ...], weights: Weights) -> Validation:
-        """Validates a policy by the selection CLIP on these prompts, with noise of its own.
+    def validate(self, prompts: tuple[int, ...], offset: int, weights: Weights) -> Sightings:
+        """Draws a part of a validation, the images from ``offset`` on, each with noise of its own,
+        and shows them to both CLIPs.
 
-        Rewards and judges play no part.
+        Image rewards and judges play no part.
         """
         self._load(weights)
-        seeds = [seed_of(self._config.seed, "selection", i) for i in range(len(prompts))]
-        batches = []
-        for start in range(0, len(prompts), self._config.rollout.batch):
-            part = slice(start, start + self._config.rollout.batch)
-            conditions = self._conditions[torch.tensor(prompts[part])]
-            latents, *_ = self._policy.rollout(conditions, seeds[part])
-            images = self._policy.decode(latents[:, -1])
-            selection, reward = self._selection(images), self._reward(images)
-            batches.append(sight(self._book, prompts[part], selection, reward))
-        return validation(self._book, prompts, batches)
+        places = range(offset, offset + len(prompts))
+        seeds = [seed_of(self._config.seed, "selection", place) for place in places]
+        latents, *_ = self._policy.rollout(self._conditions[torch.tensor(prompts)], seeds)
+        images = self._policy.decode(latents[:, -1])
+        return sight(self._book, prompts, self._selection(images), self._reward(images))

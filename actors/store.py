@@ -1,22 +1,26 @@
-"""The store behind the replay actor: trajectories as rows of Arrow, by id. Nothing here waits."""
+"""The store behind the replay actor: single trajectories by id, each with memory of its own.
+Nothing here waits.
+"""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.files import spilled
 from rl_unlearn.messages import Snapshot, under
 from rl_unlearn.noise import generator
+from rl_unlearn.states import States, choose_of
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
 
 
 @dataclass
 class _Row:
-    trajectory: pa.RecordBatch
+    trajectory: Trajectory
+    """Of a batch of one; shares no memory with those that came with it, so that evicting it frees
+    what it takes."""
     round: int
     version: int
     draws: int
@@ -58,9 +62,17 @@ class Store:
         self._images = config.rollout.images
         self._spill = spill
         self._rows: dict[int, _Row] = {}
+        self._spare: list[Trajectory] = []
+        """Memory of evicted rows, for those to come: new memory takes several times as long to
+        write to."""
         self._seen: set[int] = set()
+        self._of_version: defaultdict[int, set[int]] = defaultdict(set)
+        """Ids by the policy version that drew them: stale ones are looked for at each arrival."""
+        self._fresh: set[int] = set()
+        """Ids that were never sampled."""
         self._arrived: Counter[int] = Counter()
         """Rows seen of each round, the refused ones included."""
+        self._whole = 0
         self.refused = Refused()
         self._counts = dict.fromkeys(
             ("added", "repeated", "refused", "evicted_stale", "evicted_capacity", "sampled"), 0
@@ -72,18 +84,16 @@ class Store:
         With ``fresh=False`` they count as sampled before.
         """
         rounds, finite = trajectory.rounds.tolist(), trajectory.finite().tolist()
-        batch = trajectory.to_arrow()
         unseen = [i for i, id in enumerate(trajectory.ids.tolist()) if id not in self._seen]
         new = [i for i in unseen if finite[i]]
         if new and self._spill is not None:
-            self._write(batch.take(pa.array(new)), rounds[new[0]], int(trajectory.ids[new[0]]))
+            self._write(trajectory[torch.tensor(new)], rounds[new[0]])
         for i in unseen:  # once they are on disk: where that fails, the call may be repeated
-            id, version = int(trajectory.ids[i]), int(trajectory.policy_versions[i])
-            self._seen.add(id)
+            self._seen.add(int(trajectory.ids[i]))
             if finite[i]:
-                self._rows[id] = _Row(batch.slice(i, 1), rounds[i], version, int(not fresh))
+                self._hold(trajectory[i : i + 1], int(not fresh))
             else:
-                self.refused.add(trajectory[i : i + 1], fresh)
+                self.refused.add(trajectory[i : i + 1].clone(), fresh)
         self._arrived.update(rounds[i] for i in unseen)
         self._counts["added"] += len(new)
         self._counts["refused"] += len(unseen) - len(new)
@@ -91,17 +101,18 @@ class Store:
         return len(new)
 
     def has_begun(self, rounds: list[int]) -> bool:
-        """Whether rows of one of these rounds have arrived."""
-        return any(self._arrived[round] for round in rounds)
+        """Whether rows of one of these rounds, or of one after it, have arrived."""
+        return max(self._arrived, default=0) >= min(rounds)
 
     def whole(self) -> int:
-        """The newest round all rows of which have come; rounds come one after another."""
-        whole = (r for r, count in self._arrived.items() if r and count == self._images)
-        return max(whole, default=0)
+        """The newest round all rows of which, and of the rounds before it, have come."""
+        while self._arrived[self._whole + 1] == self._images:
+            self._whole += 1
+        return self._whole
 
     def unsampled(self) -> int:
         """How many rows were never sampled."""
-        return sum(row.draws == 0 for row in self._rows.values())
+        return len(self._fresh)
 
     def waiting(self, up_to: int) -> int:
         """How many rows of rounds up to this one were never sampled, the refused ones included."""
@@ -109,7 +120,7 @@ class Store:
 
     def fresh(self, up_to: int) -> list[int]:
         """Ids that were never sampled, of rounds up to this one, oldest first."""
-        return sorted(i for i, row in self._rows.items() if row.draws == 0 and row.round <= up_to)
+        return sorted(id for id in self._fresh if id // PER_ROUND <= up_to)
 
     def holds(self, up_to: int) -> bool:
         """Whether there is a row to learn from, of round 1 to this one."""
@@ -134,12 +145,19 @@ class Store:
         """
         for id in ids:
             self._rows[id].draws += 1
+        self._fresh.difference_update(ids)
         self._counts["sampled"] += len(ids)
         self.refused.owed = {id for id in self.refused.owed if id // PER_ROUND > up_to}
 
     def read(self, ids: list[int]) -> Trajectory:
         """The trajectories of these ids, in this order."""
-        return Trajectory.cat([Trajectory.from_arrow(self._rows[id].trajectory) for id in ids])
+        return Trajectory.cat([self._rows[id].trajectory for id in ids])
+
+    def states(self, ids: list[int], count: int, renoised: float, draw: torch.Generator) -> States:
+        """States of the trajectories of these ids, see `states.choose`; what is not chosen is not
+        touched.
+        """
+        return choose_of([self._rows[id].trajectory for id in ids], count, renoised, draw)
 
     def evict_stale(self, version: int, up_to: int) -> bool:
         """Evicts rows, of rounds up to this one, that are too old for policy ``version``; returns
@@ -147,8 +165,10 @@ class Store:
         """
         stale = [
             id
-            for id, row in self._rows.items()
-            if row.round <= up_to and version - row.version > self._max_lag
+            for drawn_by, ids in self._of_version.items()
+            if version - drawn_by > self._max_lag
+            for id in sorted(ids)
+            if id // PER_ROUND <= up_to
         ]
         return self._evict(stale, "evicted_stale")
 
@@ -181,25 +201,37 @@ class Store:
         """Takes over what another store held when ``snapshot`` was taken."""
         tensors = snapshot.part("rows")
         if tensors:
-            trajectory = Trajectory(**tensors)
-            batch, draws = trajectory.to_arrow(), snapshot.tensors["draws"]
-            columns = (trajectory.ids, trajectory.rounds, trajectory.policy_versions, draws)
-            for i, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-                id, round, version, drawn = row
-                self._rows[id] = _Row(batch.slice(i, 1), round, version, drawn)
+            held, draws = Trajectory(**tensors), snapshot.tensors["draws"].tolist()
+            for i, drawn in enumerate(draws):
+                self._hold(held[i : i + 1], drawn)
         self._seen = set(snapshot.tensors["seen"].tolist())
         self._arrived = Counter(id // PER_ROUND for id in self._seen)
         self._counts = dict(snapshot.values["counts"])
         self.refused.owed = set(snapshot.values["owed"])
 
+    def _hold(self, row: Trajectory, draws: int) -> None:
+        """Keeps a copy of one trajectory."""
+        id, round, version = int(row.ids), int(row.rounds), int(row.policy_versions)
+        kept = row.copied_to(self._spare.pop()) if self._spare else row.clone()
+        self._rows[id] = _Row(kept, round, version, draws)
+        self._of_version[version].add(id)
+        if not draws:
+            self._fresh.add(id)
+
     def _evict(self, ids: list[int], count: str) -> bool:
         for id in ids:
-            del self._rows[id]
+            row = self._rows.pop(id)
+            self._of_version[row.version].remove(id)
+            if not self._of_version[row.version]:
+                del self._of_version[row.version]
+            self._spare.append(row.trajectory)
+        self._fresh.difference_update(ids)
         self._counts[count] += len(ids)
         return bool(ids)
 
-    def _write(self, batch: pa.RecordBatch, round: int, first: int) -> None:
+    def _write(self, trajectory: Trajectory, round: int) -> None:
         # One file a batch, renamed into place: a reader sees a whole batch or none.
         assert self._spill is not None
         self._spill.mkdir(parents=True, exist_ok=True)
-        spilled.write(self._spill / f"round-{round:06d}-{first:016x}.arrow", batch)
+        name = f"round-{round:06d}-{int(trajectory.ids[0]):016x}.arrow"
+        spilled.write(self._spill / name, trajectory.to_arrow())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster import address, packages, private
+from cluster import address, packages, private, zero_copy
 from rl_unlearn.config import Config
 from rl_unlearn.errors import (
     ConfigError,
@@ -32,6 +32,7 @@ def ray_cluster(config: Config) -> Iterator[str | None]:
         return
     # A bare ray.init() attaches to whatever runs on this machine: be explicit.
     where = address.check(config)
+    zero_copy.expect()
     try:
         context = private.start(config) if where.is_local else _connected(where)
     except UserError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from cluster import packages
+from cluster import environment, packages, zero_copy
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 
@@ -52,7 +52,7 @@ def start(config: Config) -> Any:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
         logging.ERROR
     )
-    with _on_loopback():
+    with _on_loopback(), environment.setting(zero_copy.variables()):
         context = ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, 2),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,6 +10,9 @@ from learner.roles import Actors, RolloutHandle
 from rl_unlearn.errors import LostError
 
 T = TypeVar("T")
+
+Answer = Callable[[], Awaitable[T]]
+"""Waits for the answer of a call that was made."""
 
 
 class Calls:
@@ -20,6 +24,10 @@ class Calls:
         """``seconds``: of silence of all actors, after which the one waited for counts as lost."""
         self._actors, self._seconds = actors, seconds
         self._heard = time.monotonic()
+        self._unanswered: Counter[RolloutHandle] = Counter()
+        self._asked: Counter[RolloutHandle] = Counter()
+        """When each was asked last, in calls."""
+        self._count = 0
 
     async def wait(self, reference: Awaitable[T], who: str) -> T:
         """The answer of ``who``; raises LostError after too long a silence."""
@@ -39,18 +47,19 @@ class Calls:
         finally:
             answer.cancel()
 
-    def ask_rollout(
-        self, number: int, call: Callable[[RolloutHandle], Awaitable[T]]
-    ) -> Callable[[], Awaitable[T]]:
-        """Calls the rollout actor whose turn it is, at once; what is returned waits for the answer.
+    def ask_rollout(self, call: Callable[[RolloutHandle], Awaitable[T]]) -> Answer[T]:
+        """Calls the rollout actor with the fewest unanswered calls, at once; what is returned waits
+        for the answer.
 
-        If that actor has left, another one is asked. ``number``: counts the calls, round robin.
+        So a slow one gets fewer. If that actor has left, another one is asked.
         """
 
         def send() -> tuple[RolloutHandle, Awaitable[T]]:
-            actors = self._actors.rollouts
-            actor = actors[number % len(actors)]
-            return actor, call(actor)
+            actor = self._least_busy()
+            answer = awaited(call(actor))
+            self._unanswered[actor] += 1
+            answer.add_done_callback(lambda _: self._unanswered.subtract([actor]))
+            return actor, answer
 
         sent = send()
 
@@ -65,6 +74,15 @@ class Calls:
                     actor, reference = send()
 
         return answer
+
+    def _least_busy(self) -> RolloutHandle:
+        """The rollout actor with the fewest unanswered calls; those that have as few take turns."""
+        there = len(self._actors.rollouts)
+        actors = self._actors.rollouts[:there]
+        actor = min(actors, key=lambda actor: (self._unanswered[actor], self._asked[actor]))
+        self._count += 1
+        self._asked[actor] = self._count
+        return actor
 
 
 def awaited(reference: Awaitable[T]) -> asyncio.Task[T]:

@@ -26,7 +26,7 @@ from rl_unlearn.messages import Snapshot, Weights, under
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.trajectory import Scored, Scores, Trajectory
 
 
 def _policy_to_train(config: Config, prompts: list[str]) -> tuple[DiffusionPolicy, Condition]:
@@ -126,7 +126,7 @@ class Learner:
         return states
 
     @memory.enough_for("the learner", memory.LEARNER)
-    def update(self, scored: Scored, version: int | None = None) -> Metrics:
+    def update(self, trajectory: Trajectory, scores: Scores, version: int | None = None) -> Metrics:
         """Takes ``learner.minibatches`` optimizer steps on the batch; the policy's version grows by
         one.
 
@@ -141,7 +141,7 @@ class Learner:
                 f"an update of policy version {version} reached a learner at version "
                 f"{self._version}"
             )
-        trajectory = scored.trajectory
+        scored = Scored.of(trajectory, scores)
         batch = diagnostics.of_batch(scored, self._target[trajectory.prompts], self._version)
         advantages = self.gradient.advantages(scored)
         minibatches = self.gradient.minibatches(scored, self._version)

@@ -1,21 +1,25 @@
-"""The actor-learner loop: two coroutines, rollouts and training, over handles of actors.
+"""The actor-learner loop: three coroutines, rollouts, training and selection, over handles of
+actors.
 
 The handles are Ray's or inline ones, and the loop cannot tell. It holds references and metrics,
 never a trajectory.
 
     Rollouts    round r:   rollout.sample ──> replay.add         every few rounds: rollout.validate
-                               ^                  |
-                 weights of a  |                  |  trajectories of whole rounds
-                 known version |                  v
-    Training    update v:  learner.update <── critic.score <── critic.fit
-                               |              replay.sample    replay.states
-                               v
-                           versions.publish: version v + 1, which a later round draws by
+                               ^                  |                                       |
+                 weights of a  |                  |  trajectories of whole rounds         |
+                 known version |                  v                                       |
+    Training    update v:  learner.update <── replay.sample                               |
+                               |    ^──────── critic.score <── critic.fit                 |
+                               |                               replay.states              |
+                               v                                                          v
+                           versions.publish: version v + 1               Selection: versions.best
 
 In synchronous mode a round is drawn by a version that is known beforehand, at most
 ``loop.pipeline`` rounds ahead; in asynchronous mode by the newest one, and the ledger holds which.
 The batch after the present one is asked for before the present update ends, so that the critic
-works while the learner does.
+works while the learner does. No round waits for a validation: its calls lie between those of the
+rounds, and versions are considered in the order of their rounds, each once an update has learned
+from it.
 """
 
 import asyncio
@@ -31,7 +35,7 @@ from learner.selection import Selection
 from learner.session import Session
 from learner.timeline import Timeline
 from learner.training import Training
-from learner.versions import Versions
+from learner.versions import Candidate, Versions
 from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.config import Config
 from rl_unlearn.critic_file import CriticState
@@ -57,7 +61,7 @@ class Result:
 
 
 class Loop:
-    """One run: warm-up or restoring, the two coroutines, and the choice of the best version."""
+    """One run: warm-up or restoring, the three coroutines, and the choice of the best version."""
 
     def __init__(
         self,
@@ -93,13 +97,17 @@ class Loop:
         try:
             async with asyncio.TaskGroup() as group:
                 # The first rounds are drawn by the untouched model: they need not wait for the fit.
-                rollouts = group.create_task(self._rollouts.run(versions))
+                beside = [
+                    group.create_task(self._rollouts.run(versions)),
+                    group.create_task(self._selection.run(versions)),
+                ]
                 if warmed_up is not None:
                     await warmed_up
                 session.emit(events.Phase(phase=f"training, {session.config.concept} -> {anchor}"))
                 await self._training.run(versions)
-                if session.config.loop.mode == "async":
-                    rollouts.cancel()  # it would draw for ever
+                await versions.wait_for_round(versions.learned)
+                for task in beside:  # in asynchronous mode later rounds are drawn for nothing
+                    task.cancel()
         except* Exception as errors:
             raise first_of(errors) from errors
         return await self._finish(versions)
@@ -133,8 +141,9 @@ class Loop:
             rows = actors.replay.warm_up.remote(chunk.start, chunk.stop)
             fits.append(actors.critic.warm_up.remote(rows, part, parts))
 
-        await self._rollouts.collect(0, prompts, versions.newest, fresh=False, kept=fit)
-        validation = self._selection.ask(1, versions.newest)
+        drawing = self._rollouts.ask(0, prompts, versions.newest, fresh=False)
+        validation = self._selection.ask(versions.newest)
+        await self._rollouts.collect(drawing, fit)
         warm_up = actors.replay.warm_up.remote(0, images)
         pool = actors.learner.make_pool.remote(warm_up)
         self._selection.judge_untouched(versions, await validation())
@@ -169,9 +178,9 @@ class Loop:
     async def _finish(self, versions: Versions) -> Result:
         """Validates the last version and fetches the best one."""
         session, rounds = self._session, self._session.config.loop.rounds
-        await self._selection.consider(
-            versions, rounds, versions.version, versions.newest, final=True
-        )
+        validation = await self._selection.ask(versions.newest)()
+        last = Candidate(rounds, versions.version, versions.newest)
+        self._selection.consider(versions, last, validation, final=True)
         assert versions.best is not None
         best = await session.fetch(versions.best.weights)
         critic = await session.calls.wait(session.actors.critic.state.remote(), "critic")

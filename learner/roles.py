@@ -15,8 +15,8 @@ from learner.diagnostics import Metrics
 from rl_unlearn.critic_file import CriticState
 from rl_unlearn.messages import Request, Snapshot, Weights
 from rl_unlearn.states import States
-from rl_unlearn.trajectory import Scored, Trajectory
-from rl_unlearn.validation import Validation
+from rl_unlearn.trajectory import Scores, Trajectory
+from rl_unlearn.validation import Sightings
 
 P = ParamSpec("P")
 V = TypeVar("V")
@@ -48,8 +48,9 @@ class RolloutHandle(Protocol):
     """Names of the classes that shall stand in the concepts' places."""
     sample: Method[[Request, Ref[Weights]], Trajectory]
     """Trajectories of some prompts by a policy version, with log-probs and rewards."""
-    validate: Method[[tuple[int, ...], Ref[Weights]], Validation]
-    """What the selection CLIP sees of a policy version on these prompts."""
+    validate: Method[[tuple[int, ...], int, Ref[Weights]], Sightings]
+    """What the CLIPs see of a policy version on a part of a validation's prompts; the number is
+    the place of the first one."""
 
 
 @runtime_checkable
@@ -61,7 +62,7 @@ class CriticHandle(Protocol):
     rehearse; takes the part's number and how many there are, returns the loss."""
     fit: Method[[Ref[States], int], dict[str, float]]
     """Fits it on states from the store; the number names the random draws."""
-    score: Method[[Ref[Trajectory], int], Scored]
+    score: Method[[Ref[Trajectory], int], Scores]
     """The steps that the update of a policy version learns from, with the values and action
     gradients that the estimator asks for."""
     snapshot: Method[[], Snapshot]
@@ -104,7 +105,7 @@ class LearnerHandle(Protocol):
     """The present policy version."""
     make_pool: Method[[Ref[Trajectory]], int]
     """Makes the retention pool from the warm-up; returns its number of states."""
-    update: Method[[Ref[Scored], int], Metrics]
+    update: Method[[Ref[Trajectory], Ref[Scores], int], Metrics]
     """One update of the policy version that is named; called once more, it only answers again."""
     snapshot: Method[[], Snapshot]
     restore: Method[[Snapshot, Trajectory], int]

@@ -25,6 +25,8 @@ class Session:
     calls: Calls = field(init=False)
     validated: tuple[int, ...] = field(init=False)
     """The prompts that the selection CLIP judges policy versions by."""
+    validation_batch: int = field(init=False)
+    """How many of them are a call's."""
     started: float = field(init=False)
     """On the monotonic clock; of a resumed run it is earlier by its former sittings."""
 
@@ -33,6 +35,8 @@ class Session:
         self.calls = Calls(self.actors, self.config.loop.timeout)
         images, seed = self.config.selection.images, self.config.seed
         self.validated = tuple(self.book.draw(seed, 0, images, 0.5, self.book.watched))
+        quarter = max(1, self.config.rollout.batch // 4)
+        self.validation_batch = self.config.selection.batch or quarter
         self.started = time.monotonic()
 
     @property

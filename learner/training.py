@@ -11,13 +11,14 @@ from learner.roles import CheckpointStore
 from learner.session import Session
 from learner.versions import Versions
 from rl_unlearn.messages import Snapshot
-from rl_unlearn.trajectory import Scored
+from rl_unlearn.trajectory import Scores, Trajectory
 
 
 class _Batch(NamedTuple):
     """References to what an update needs."""
 
-    scored: Awaitable[Scored]
+    trajectories: Awaitable[Trajectory]
+    scores: Awaitable[Scores]
     fitted: Awaitable[dict[str, float]]
     """Metrics of the critic's fit, which later calls to the store must wait for."""
     newest_round: Awaitable[int]
@@ -51,8 +52,8 @@ class Training:
         updates: list[Metrics] = []
         batch = self._prepare(versions.version)
         for version in range(versions.version, total):
-            scored, fitted, looked = batch
-            update = learner.update.remote(scored, version)
+            trajectories, scores, fitted, looked = batch
+            update = learner.update.remote(trajectories, scores, version)
             critic_metrics = await session.calls.wait(fitted, "critic")
             round, ends = version // per_round + 1, (version + 1) % per_round == 0
             # Before the next update's calls, so that it shows the actors between the two.
@@ -99,12 +100,12 @@ class Training:
         )
         # Calls to the critic run in the order in which they are made here.
         if config.estimator.row.scores_first:
-            scored = actors.critic.score.remote(batch, version)
+            scores = actors.critic.score.remote(batch, version)
             fitted = actors.critic.fit.remote(states, version + 1)
         else:
             fitted = actors.critic.fit.remote(states, version + 1)
-            scored = actors.critic.score.remote(batch, version)
-        return _Batch(scored, fitted, newest_round)
+            scores = actors.critic.score.remote(batch, version)
+        return _Batch(batch, scores, fitted, newest_round)
 
     async def _report(self, versions: Versions, round: int, metrics: Metrics) -> None:
         session = self._session
@@ -148,7 +149,6 @@ class Training:
             "loop": await versions.snapshot(newest_round, session.seconds, session.fetch),
         }
         checkpoint.store.commit(round, parts)
-        versions.settle(newest_round)
 
 
 def _ledger_row(

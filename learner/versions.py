@@ -1,6 +1,7 @@
 """The policy versions of a run: those that a round may still be drawn by, and the best one."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
@@ -12,12 +13,13 @@ from rl_unlearn.validation import Validation
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version that was better than all before it."""
+    """A version that may be returned, and the round that it drew."""
 
     round: int
     version: int
-    score: float
     weights: Ref[Weights]
+    score: float = -math.inf
+    """What selection maximises, once it was validated."""
 
 
 class Versions:
@@ -32,9 +34,12 @@ class Versions:
         self._timeline = timeline
         self.untouched: Validation | None = None
         """What the selection CLIP saw of version 0."""
-        self.candidates: list[Candidate] = []
+        self.best: Candidate | None = None
+        """The version to return so far."""
+        self.learned = 0
+        """The newest round that an update could learn from."""
         self.rounds = 0
-        """Rounds whose rollouts and validation are done."""
+        """Rounds that were learned from and whose validation is done."""
         self._changed = asyncio.Condition()
 
     @property
@@ -42,17 +47,12 @@ class Versions:
         """The reference to the newest version."""
         return self._weights[self.version]
 
-    @property
-    def best(self) -> Candidate | None:
-        """The version to return so far."""
-        return self.candidates[-1] if self.candidates else None
-
     async def publish(self, version: int, weights: Ref[Weights], newest_round: int) -> None:
-        """Makes a version available and forgets those that no round after ``newest_round`` is drawn
-        by.
+        """Makes a version available that could learn from rounds up to ``newest_round``, and
+        forgets those that no later round is drawn by.
         """
         async with self._changed:
-            self.version = version
+            self.version, self.learned = version, newest_round
             self._weights[version] = weights
             # Later rounds are not drawn by earlier versions than the next one is.
             needed = self._timeline.drawn_by(newest_round + 1)
@@ -72,8 +72,13 @@ class Versions:
             self._timeline.drew(round, version)
             return version, self._weights[version]
 
+    async def wait_until_learned(self, round: int) -> None:
+        """Returns once an update could learn from this round."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.learned >= round)
+
     async def passed(self, round: int) -> None:
-        """Notes that a round's rollouts and validation are done."""
+        """Notes that a round was learned from and its validation is done."""
         async with self._changed:
             self.rounds = round
             self._changed.notify_all()
@@ -86,11 +91,12 @@ class Versions:
     async def snapshot(
         self, newest_round: int, seconds: float, fetch: Callable[[Ref[Weights]], Awaitable[Weights]]
     ) -> Snapshot:
-        """The versions as if no round after ``newest_round`` had been drawn.
+        """The versions as if no round after ``newest_round``, which has passed, had been drawn.
 
         ``fetch`` gets the weights behind a reference; ``seconds``: of the run so far.
         """
-        candidate = [c for c in self.candidates if c.round <= newest_round][-1]
+        candidate = self.best
+        assert candidate is not None
         best = await fetch(candidate.weights)
         kept = {version: await fetch(weights) for version, weights in dict(self._weights).items()}
         assert self.untouched is not None
@@ -125,16 +131,8 @@ class Versions:
             for version, digest in values["weights"].items()
         }
         versions = cls(values["updates"], weights, timeline)
-        versions.rounds = values["newest_round"]
+        versions.rounds = versions.learned = values["newest_round"]
         versions.untouched = Validation(**values["first"])
         best_weights = Weights(best["version"], snapshot.part("best"), best["digest"])
-        versions.candidates = [
-            Candidate(best["round"], best["version"], best["score"], best_weights)
-        ]
+        versions.best = Candidate(best["round"], best["version"], best_weights, best["score"])
         return versions
-
-    def settle(self, round: int) -> None:
-        """Forgets candidates that no checkpoint of this round or later can need."""
-        settled = [candidate for candidate in self.candidates if candidate.round <= round]
-        later = [candidate for candidate in self.candidates if candidate.round > round]
-        self.candidates = settled[-1:] + later

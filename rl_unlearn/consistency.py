@@ -23,6 +23,11 @@ def check(config: Config) -> None:
             f"rollout.actors_min {config.rollout.actors_min} is more than rollout.actors "
             f"{config.rollout.actors}: raise one, or lower the other"
         )
+    if (config.selection.batch or 1) > config.rollout.batch:
+        raise ConfigError(
+            f"selection.batch {config.selection.batch} is more than the rollout.batch "
+            f"{config.rollout.batch} that there is memory for: lower one, or raise the other"
+        )
     updates, images, ahead = (
         config.learner.updates_per_round,
         config.rollout.images,

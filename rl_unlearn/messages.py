@@ -85,11 +85,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Inverse of :func:`optimizer_tensors` for an optimizer of the same parameters."""
+    """Inverse of :func:`optimizer_tensors` for an optimizer of the same parameters; it goes on with
+    copies.
+    """
     rows: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         place, name = key.split(".", 1)
-        rows.setdefault(int(place), {})[name] = tensor
+        rows.setdefault(int(place), {})[name] = tensor.clone()
     optimizer.load_state_dict(
         {"state": rows, "param_groups": optimizer.state_dict()["param_groups"]}
     )

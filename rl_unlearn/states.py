@@ -46,8 +46,35 @@ def choose(trajectory: Trajectory, count: int, renoised: float, draw: torch.Gene
     forward process gives the same joint distribution as the sampler, and a few hundred images never
     run out of states.
     """
-    rows = torch.randint(len(trajectory), (count,), generator=draw)
-    levels = torch.randint(trajectory.latents.shape[1], (count,), generator=draw)
-    final = torch.rand(count, generator=draw) < renoised
-    latents = trajectory.latents[rows, torch.where(final, trajectory.latents.shape[1] - 1, levels)]
+    rows, places, levels, final = _chosen(trajectory, len(trajectory), count, renoised, draw)
+    latents = trajectory.latents[rows, places]
     return States(latents, levels, final, trajectory.prompts[rows], trajectory.outcomes[rows])
+
+
+def choose_of(
+    trajectories: "Sequence[Trajectory]", count: int, renoised: float, draw: torch.Generator
+) -> States:
+    """What :func:`choose` gives for the same trajectories in one batch, from batches of one each.
+
+    Only the states that are chosen are read.
+    """
+    one = trajectories[0]
+    rows, places, levels, final = _chosen(one, len(trajectories), count, renoised, draw)
+    pairs = zip(rows.tolist(), places.tolist(), strict=True)
+    latents = torch.stack([trajectories[row].latents[0, place] for row, place in pairs])
+    prompts = torch.cat([trajectory.prompts for trajectory in trajectories])[rows]
+    outcomes = torch.cat([trajectory.outcomes for trajectory in trajectories])[rows]
+    return States(latents, levels, final, prompts, outcomes)
+
+
+def _chosen(
+    like: Trajectory, trajectories: int, count: int, renoised: float, draw: torch.Generator
+) -> tuple[
+    Int[Tensor, " count"], Int[Tensor, " count"], Int[Tensor, " count"], Bool[Tensor, " count"]
+]:
+    """Row, place among the row's latents, level, and whether it is for fresh noise."""
+    last = like.latents.shape[1] - 1
+    rows = torch.randint(trajectories, (count,), generator=draw)
+    levels = torch.randint(last + 1, (count,), generator=draw)
+    final = torch.rand(count, generator=draw) < renoised
+    return rows, torch.where(final, last, levels), levels, final

@@ -60,6 +60,16 @@ class Trajectory:
     ) -> "Trajectory":
         return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
 
+    def clone(self) -> "Trajectory":
+        """Returns the same with memory of its own."""
+        return replace(self, **{name: tensor.clone() for name, tensor in self.tensors().items()})
+
+    def copied_to(self, other: "Trajectory") -> "Trajectory":
+        """Writes the same into the memory of another batch of these shapes, and returns that."""
+        for name, tensor in other.tensors().items():
+            tensor.copy_(getattr(self, name))
+        return other
+
     @staticmethod
     def cat(parts: "Sequence[Trajectory]") -> "Trajectory":
         """Returns several batches as one, in the order given."""
@@ -75,12 +85,11 @@ class Trajectory:
     def finite(self) -> Bool[Tensor, " batch"]:
         """Tells which rows hold finite numbers only."""
         floats = [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
-        return torch.stack(
-            [
-                tensor.isfinite().flatten(1).all(dim=1) if tensor.ndim > 1 else tensor.isfinite()
-                for tensor in floats
-            ]
-        ).all(dim=0)
+        rows = [tensor[:, None].flatten(1) for tensor in floats]
+        # The largest and the smallest number are infinite or NaN where any is. Each is found in one
+        # pass without a copy: in bf16 that takes a tenth of the time of looking at every number.
+        ends = [end for row in rows for end in (row.amax(dim=1), row.amin(dim=1))]
+        return torch.stack([end.isfinite() for end in ends]).all(dim=0)
 
     def to_arrow(self) -> pa.RecordBatch:
         """Returns one row a trajectory; tensors as fixed-shape tensor columns, bf16 as its bits
@@ -176,13 +185,13 @@ def _tensor(name: str, column: pa.Array, storage: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Trajectories with the critic's judgement.
+class Scores:
+    """The critic's judgement of some trajectories.
 
-    Produced by the critic actor, consumed by the learner.
+    Produced by the critic actor, consumed by the learner, which has the trajectories from the
+    replay store.
     """
 
-    trajectory: Trajectory
     steps: Int[Tensor, "batch chosen"]
     """Steps of each trajectory that are learned from (steps.choose_steps)."""
     values: Float[Tensor, "batch levels"] | None
@@ -191,3 +200,19 @@ class Scored:
     action_gradients: Float[Tensor, "batch chosen channels height width"] | None
     """grad_a V(a, t_{k+1}) of the chosen steps, at the stored action or the behaviour mean, if the
     estimator asks for it."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Trajectories and the critic's judgement of them, as the learner learns from them."""
+
+    trajectory: Trajectory
+    steps: Int[Tensor, "batch chosen"]
+    """See `Scores`, as for what follows."""
+    values: Float[Tensor, "batch levels"] | None
+    action_gradients: Float[Tensor, "batch chosen channels height width"] | None
+
+    @staticmethod
+    def of(trajectory: Trajectory, scores: Scores) -> "Scored":
+        """Returns both as one."""
+        return Scored(trajectory, scores.steps, scores.values, scores.action_gradients)

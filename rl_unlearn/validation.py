@@ -80,7 +80,7 @@ def sight(
     )
 
 
-def validation(book: PromptBook, prompts: tuple[int, ...], batches: list[Sightings]) -> Validation:
+def summary(book: PromptBook, prompts: tuple[int, ...], batches: list[Sightings]) -> Validation:
     """Summarises what was seen on the images of these prompts, batch by batch."""
     seen = Sightings(
         *(torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(Sightings))

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from actors.rollout import RolloutActor
+from learner.diagnostics import Metrics
 from learner.learner import Learner
 from rl_unlearn.config import Config, EstimatorConfig
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.messages import Request
-from rl_unlearn.trajectory import Scored, Trajectory
+from rl_unlearn.trajectory import Scored, Scores, Trajectory
 
 
 def scored(
@@ -39,6 +40,12 @@ def scored(
     )
 
 
+def learn(learner: Learner, batch: Scored, version: int | None = None) -> Metrics:
+    """An update with this batch."""
+    scores = Scores(batch.steps, batch.values, batch.action_gradients)
+    return learner.update(batch.trajectory, scores, version)
+
+
 def collect(config: Config, learner: Learner) -> Trajectory:
     """A round, in chunks of rollout.batch."""
     actor, size, images = RolloutActor(config), config.rollout.batch, config.rollout.images
@@ -50,7 +57,7 @@ def collect(config: Config, learner: Learner) -> Trajectory:
 def first_ratios(config: Config) -> tuple[float, float]:
     learner = Learner(config)
     learned = learner.policy.kernel.learned
-    metrics = learner.update(scored(collect(config, learner), learned=learned))
+    metrics = learn(learner, scored(collect(config, learner), learned=learned))
     assert metrics["policy_lag_max"] == 0
     return metrics["first_ratio_min"], metrics["first_ratio_max"]
 

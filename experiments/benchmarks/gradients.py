@@ -30,6 +30,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.estimators import ESTIMATORS
 from rl_unlearn.messages import Request, Weights
 from rl_unlearn.prompts import PromptBook
+from rl_unlearn.trajectory import Scored
 
 _FORMER = 8
 """Rounds that only fill the running statistics of `terminal`."""
@@ -57,7 +58,8 @@ def gradients(config: Config, weights: Weights) -> Float[Tensor, "rounds paramet
         prompts = book.draw(
             config.seed, round, config.rollout.images, config.prompts.target_fraction
         )
-        scored = critic.score(rollout.sample(Request(round, tuple(prompts), 0), weights), round)
+        trajectory = rollout.sample(Request(round, tuple(prompts), 0), weights)
+        scored = Scored.of(trajectory, critic.score(trajectory, round))
         gradient = learner.gradient.of(scored)
         if round > _FORMER:
             rows.append(gradient)

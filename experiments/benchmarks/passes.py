@@ -180,15 +180,16 @@ def _roles(load: Callable[..., Config]) -> dict[str, Any]:
     fits = _FITS * work["one step of the critic"]
     note("critic fit", "critic", "kept", seconds, _FITS * config.critic.minibatch, fits)
     images = config.learner.batch
-    scored = critic.score(trajectory[torch.arange(images)], 0)
+    batch = trajectory[torch.arange(images)]
+    scores = critic.score(batch, 0)
     del critic
     for name, setting in (("learner, checkpointed", "on"), ("learner", "off")):
         release()
         learner = Learner(load(f"learner.checkpointing={setting}"))
         release()
         try:
-            learner.update(scored)
-            _, seconds = timed(lambda: learner.update(scored))  # noqa: B023
+            learner.update(batch, scores)
+            _, seconds = timed(lambda: learner.update(batch, scores))  # noqa: B023
         except MachineError as error:  # the card is too small for one of the two
             roles_measured[name] = {"refused": str(error)}
         else:

@@ -76,6 +76,10 @@ class Selection(Section):
     images: int = Field(128, ge=2)
     """Images of a validation, the same prompts and noise each time, half of them on target
     prompts."""
+    batch: int | None = Field(None, ge=1)
+    """Images of one call of a validation, which all rollout actors share; fixes the batch shape, so
+    results do not depend on the number of actors. None: a quarter of `rollout.batch`, so that a
+    validation fits between the calls of the rounds. At most `rollout.batch`."""
 
 
 class Cluster(Section):

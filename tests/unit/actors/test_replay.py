@@ -17,6 +17,8 @@ from tiny_batches import round_rows
 
 from actors.replay import ReplayActor
 from rl_unlearn.errors import TrainingError
+from rl_unlearn.noise import generator
+from rl_unlearn.states import choose
 from rl_unlearn.trajectory import Trajectory
 
 
@@ -167,10 +169,10 @@ def test_an_evicted_row_does_not_come_back_when_its_call_is_repeated():
 def test_what_is_sampled_is_what_was_added():
     async def scenario() -> None:
         replay = store()
-        await replay.add(round_rows(3, version=2))
+        await replay.add(round_rows(1, version=2))
         batch = await draw(replay, 4, version=2)
-        assert torch.equal(batch.latents, round_rows(3).latents)
-        assert torch.equal(batch.rewards, round_rows(3).rewards)
+        assert torch.equal(batch.latents, round_rows(1).latents)
+        assert torch.equal(batch.rewards, round_rows(1).rewards)
         assert batch.policy_versions.tolist() == [2] * 4
 
     run(scenario())
@@ -249,6 +251,69 @@ def test_without_a_round_the_newest_whole_one_is_taken():
         assert await replay.newest_round(2) == 2
         assert await replay.newest_round(1) == 1
         assert len(await replay.recent(99, 2, ("recent",))) == 8
+
+    run(scenario())
+
+
+def test_a_round_that_is_whole_before_an_earlier_one_waits_for_it():
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=1)
+        await replay.add(round_rows(1, count=3))
+        await replay.add(round_rows(2))
+        free = asyncio.create_task(draw(replay, 99, 1, None, fresh=4))
+        told = asyncio.create_task(draw(replay, 99, 2, 2, fresh=4))
+        assert not await settled(free)
+        assert not await settled(told)
+        await replay.add(round_rows(1, count=1, offset=3))
+        assert names(await free) == [100, 101, 102, 103, 200, 201, 202, 203]
+        assert len(await told) == 8
+        assert await replay.newest_round(1) == 2
+
+    run(scenario())
+
+
+def test_a_round_before_one_that_has_begun_is_let_in():
+    # Else neither side could go on: the later round is drawn from after the earlier one.
+    async def scenario() -> None:
+        replay = store(images=4, pipeline=0)
+        for round in (1, 3):
+            await replay.add(round_rows(round))
+        waiting = asyncio.create_task(replay.add(round_rows(4)))
+        assert await replay.add(round_rows(2)) == 4
+        assert not await settled(waiting)
+        assert len(await draw(replay, 99, newest=3)) == 12
+        assert await waiting == 4
+
+    run(scenario())
+
+
+def test_memory_of_evicted_rows_is_used_again_and_nobody_else_has_it():
+    async def scenario() -> None:
+        replay = store(images=4, capacity=4, max_lag=99)
+        drawn = []
+        for round in range(1, 5):
+            given = round_rows(round)
+            await replay.add(given)
+            given.latents.zero_()  # what was given is no longer the store's
+            drawn.append(await draw(replay, 4, newest=round))
+        for round, batch in enumerate(drawn, 1):
+            assert torch.equal(batch.latents, round_rows(round).latents)
+            assert names(batch) == [100 * round + n for n in range(4)]
+        assert len(replay._store._spare) == 4, "as much as the most rows took"
+
+    run(scenario())
+
+
+def test_states_are_those_of_the_trajectories_drawn_alike():
+    async def scenario() -> None:
+        replay = store(images=8)
+        await replay.add(round_rows(1, count=8))
+        await draw(replay, 8)
+        found = await replay.states(5, 40, 0.5, 1, ("states", 1))
+        drawn = await replay.recent(5, 1, ("states", 1))
+        expected = choose(drawn, 40, 0.5, generator("states", 1, "states"))
+        for field in dataclasses.fields(found):
+            assert torch.equal(getattr(found, field.name), getattr(expected, field.name))
 
     run(scenario())
 

@@ -184,7 +184,7 @@ def test_metrics_and_ledger_of_a_restarted_run_are_those_of_an_undisturbed_one(
     original, calls = Learner.update, []
 
     def update(self: Learner, *args: Any) -> Any:
-        calls.append(args[1])
+        calls.append(args[-1])
         if len(calls) == 4:
             raise LostError("Learner was lost: killed")
         return original(self, *args)
@@ -261,8 +261,8 @@ def test_what_is_not_finite_is_refused_counted_and_kept(tmp_path, monkeypatch, f
     monkeypatch.setattr(
         Learner,
         "update",
-        lambda self, scored, v: (
-            learned.extend(scored.trajectory.ids.tolist()) or original(self, scored, v)
+        lambda self, trajectory, scores, v: (
+            learned.extend(trajectory.ids.tolist()) or original(self, trajectory, scores, v)
         ),
     )
     told = Told()

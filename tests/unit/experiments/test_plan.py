@@ -378,9 +378,10 @@ def test_bytes_of_a_trajectory(estimator: str, dtype: str) -> None:
     chosen = tiny.config(estimator={"name": estimator}, model={"dtype": dtype})
     book, model, _ = planned(chosen)
     learner, actor = Learner(chosen), RolloutActor(chosen)
-    scored = CriticActor(chosen).score(actor.sample(Request(1, (0, 1), 0), learner.weights()), 0)
-    stored = sum(tensor.nbytes for tensor in scored.trajectory.tensors().values())
-    added = (scored.steps, scored.values, scored.action_gradients)
+    trajectory = actor.sample(Request(1, (0, 1), 0), learner.weights())
+    scores = CriticActor(chosen).score(trajectory, 0)
+    stored = sum(tensor.nbytes for tensor in trajectory.tensors().values())
+    added = (scores.steps, scores.values, scores.action_gradients)
     more = [tensor for tensor in added if tensor is not None]
     one = stores.row(chosen, book, model)
     assert (2 * one.stored, 2 * one.scored) == (

@@ -196,6 +196,22 @@ def test_an_asynchronous_run_repeats_what_is_on_record_bit_by_bit(tmp_path, timi
     assert updates(from_start)[:-1] == told
 
 
+def test_which_version_an_asynchronous_run_chooses_stands_in_its_ledger(tmp_path, timing):
+    freely, again = Record(), Record()
+    timing(5)
+    first = asynchronous(tmp_path / "free", freely)
+    timing(6)
+    second = asynchronous(tmp_path / "again", again, ledger=updates(freely))
+    assert second.digest == first.digest
+    assert (second.policy_version, second.images) == (first.policy_version, first.images)
+    looks = [
+        [row for event, row in record.metrics() if event == "selection"]
+        for record in (freely, again)
+    ]
+    assert looks[0] == looks[1]
+    assert len(looks[0]) > ROUNDS / 2
+
+
 @pytest.mark.parametrize("loss", [3, 4, 5])
 def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(
     tmp_path, monkeypatch, timing, loss

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from tiny import quick  # noqa: F401
-from tiny_batches import collect, scored
+from tiny_batches import collect, learn, scored
 
 from learner import diagnostics
 from learner.adapter_optimizer import MAX_SKIPPED
@@ -36,7 +36,7 @@ def test_an_update_changes_the_adapter_and_nothing_else():
     frozen = {
         n: p.clone() for n, p in learner.policy.network.named_parameters() if ".lora_" not in n
     }
-    metrics = learner.update(batch)
+    metrics = learn(learner, batch)
     after = learner.weights()
     assert (before.version, after.version, metrics["policy_version"]) == (0, 1, 1)
     assert before.digest != after.digest == digest(after.state)
@@ -48,7 +48,7 @@ def test_an_update_changes_the_adapter_and_nothing_else():
     assert learner.base_digest() == base
     assert metrics["skipped_steps"] == 0
     assert metrics["grad_norm"] > 0
-    learner.update(batch)
+    learn(learner, batch)
     assert learner.weights().version == 2
     assert learner.weights().digest != after.digest
     assert digest(before.state) == before.digest, (
@@ -61,7 +61,7 @@ def test_an_update_changes_the_adapter_and_nothing_else():
 def test_every_estimator_runs(name, dtype):
     learner, batch = ready(estimator={"name": name}, model={"dtype": dtype})
     before = learner.weights().digest
-    metrics = learner.update(batch)
+    metrics = learn(learner, batch)
     assert learner.weights().digest != before
     assert metrics["skipped_steps"] == 0
     flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list | str)}
@@ -153,7 +153,7 @@ def test_the_gradient_of_an_update_is_that_of_a_slow_loop(name, exponent):
         parameter.data += 0.15 * torch.randn(parameter.shape, generator=draws)
     expected = slow_gradients(learner, batch)
     learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=0.0)
-    metrics = learner.update(batch)
+    metrics = learn(learner, batch)
     assert 0.1 < metrics["clip_fraction"] < 0.9, "the test has lost its point"
     size = max(gradient.abs().max().item() for gradient in expected)
     for parameter, gradient in zip(learner._optimizer.parameters, expected, strict=True):
@@ -167,7 +167,7 @@ def test_the_gradient_of_a_batch_is_what_an_update_would_follow():
     before = learner.weights().digest
     gradient = learner.gradient.of(batch)
     assert learner.weights().digest == before
-    learner.update(batch)
+    learn(learner, batch)
     followed = torch.cat([p.grad.flatten() for p in learner._optimizer.parameters])
     torch.testing.assert_close(gradient, followed, atol=1e-6, rtol=1e-4)
     assert gradient.abs().max() > 1e-4
@@ -177,7 +177,7 @@ def test_qprop_without_its_control_variate_is_the_critic():
     digests = []
     for settings in ({"name": "qprop", "nu": 0.0}, {"name": "critic"}, {"name": "qprop"}):
         learner, batch = ready(estimator=settings)
-        learner.update(batch)
+        learn(learner, batch)
         digests.append(learner.weights().digest)
     assert digests[0] == digests[1] != digests[2]
 
@@ -202,7 +202,7 @@ def test_an_update_is_deterministic(name):
     for _ in range(2):
         learner, batch = ready(estimator={"name": name})
         learner.make_pool(batch.trajectory)
-        learner.update(batch)
+        learn(learner, batch)
         digests.add(learner.weights().digest)
         torch.manual_seed(7)
     assert len(digests) == 1
@@ -219,7 +219,7 @@ def test_accumulation_gives_the_same_update(name):
         learner.make_pool(batch.trajectory)
         # AdamW's first step is the sign of the gradient: compare gradients, not steps.
         learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=1.0)
-        metrics = learner.update(batch)
+        metrics = learn(learner, batch)
         states.append((learner.weights().state, metrics["grad_norm"]))
     (one, norm), (other, other_norm) = states
     assert norm == pytest.approx(other_norm, rel=1e-4)
@@ -229,7 +229,7 @@ def test_accumulation_gives_the_same_update(name):
 
 def test_retained_states_and_actions_share_passes_and_their_gradients_add_up():
     learner, batch = ready(learner={"microbatch": 5, "minibatches": 1, "kl_states": 7})
-    learner.update(batch)  # away from the frozen model, so that there is a KL
+    learn(learner, batch)  # away from the frozen model, so that there is a KL
     learner.make_pool(batch.trajectory)
     retained, scaler = learner._retention.draw(1, 0), torch.amp.GradScaler(enabled=False)
     (pairs,) = learner.gradient.minibatches(batch, 1)
@@ -270,7 +270,7 @@ def test_a_share_of_the_steps_is_learned_from():
         *pairs.unbind(dim=1), some.steps, torch.device("cpu")
     )
     assert torch.equal(worth.gradients, batch.action_gradients[pairs[:, 0], pairs[:, 1]])
-    learner.update(some)
+    learn(learner, some)
     assert learner.weights().version == 1
 
 
@@ -282,9 +282,9 @@ def test_the_pool_is_no_larger_than_what_a_run_looks_at():
 
 def test_minibatches_are_steps_of_their_own():
     one, batch = ready(learner={"minibatches": 1})
-    one.update(batch)
+    learn(one, batch)
     four, batch = ready(learner={"minibatches": 4})
-    metrics = four.update(batch)
+    metrics = learn(four, batch)
     assert one.weights().digest != four.weights().digest
     assert metrics["ratio_max"] > metrics["first_ratio_max"] == 1.0, (
         "later minibatches see the moved policy"
@@ -300,7 +300,7 @@ def test_pathwise_updates_raise_the_value_they_follow():
         learner = Learner(config)
         trajectory = collect(config, learner)
         for _ in range(5):
-            learner.update(scored(trajectory, fill=sign))
+            learn(learner, scored(trajectory, fill=sign))
         after = collect(config, learner)
         moved.append((after.latents[:, 1:3].mean() - trajectory.latents[:, 1:3].mean()).item())
     assert moved[0] > 1e-3
@@ -319,7 +319,7 @@ def test_a_likelihood_ratio_update_makes_good_actions_more_likely():
     rewarded = dataclasses.replace(trajectory, rewards=rewards)
     batch = Scored(rewarded, learned.expand(8, -1), torch.zeros(len(rewards), 5), None)
     for _ in range(6):
-        learner.update(batch)
+        learn(learner, batch)
     ratios = learner.gradient.log_ratios(trajectory)[:, learner.policy.kernel.learned]
     assert ratios[good].mean() > ratios[~good].mean()
 
@@ -368,9 +368,9 @@ def test_of_a_large_pool_a_choice_by_name_is_kept():
 
 def test_the_reference_is_the_frozen_model_whenever_the_pool_is_made():
     learner, batch = ready(learner={"minibatches": 1})
-    learner.update(batch)
+    learn(learner, batch)
     learner.make_pool(batch.trajectory)
-    assert learner.update(batch)["kl"] > 1e-6
+    assert learn(learner, batch)["kl"] > 1e-6
 
 
 def test_no_retained_trajectory_is_no_pool():
@@ -379,7 +379,7 @@ def test_no_retained_trajectory_is_no_pool():
     trajectory = collect(config, learner)
     targets = torch.tensor([i for i, p in enumerate(trajectory.prompts.tolist()) if p < 2])
     assert learner.make_pool(trajectory[targets]) == 0
-    assert math.isnan(learner.update(scored(trajectory))["kl"])
+    assert math.isnan(learn(learner, scored(trajectory))["kl"])
 
 
 def test_the_multiplier_rises_above_the_budget_and_falls_below():
@@ -387,19 +387,19 @@ def test_the_multiplier_rises_above_the_budget_and_falls_below():
         learner={"kl_budget": 1e-9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
     )
     learner.make_pool(batch.trajectory)
-    first = learner.update(batch)
+    first = learn(learner, batch)
     assert first["kl"] == pytest.approx(0, abs=1e-12), (
         "before the first step the policy is the frozen model"
     )
     assert first["kl_weight"] == pytest.approx(0.1 * math.exp(-0.5), rel=1e-5)
-    second = learner.update(batch)
+    second = learn(learner, batch)
     assert second["kl"] > 1e-9
     assert second["kl_weight"] == pytest.approx(0.1, rel=1e-5)
     generous, batch = ready(
         learner={"kl_budget": 1e9, "kl_rate": 0.5, "kl_weight": 0.1, "minibatches": 1}
     )
     generous.make_pool(batch.trajectory)
-    weights = [generous.update(batch)["kl_weight"] for _ in range(3)]
+    weights = [learn(generous, batch)["kl_weight"] for _ in range(3)]
     assert weights == pytest.approx([0.1 * math.exp(-0.5 * n) for n in (1, 2, 3)], rel=1e-4)
 
 
@@ -409,7 +409,7 @@ def test_a_heavy_multiplier_keeps_the_policy_close():
         learner, batch = ready(learner={"kl_weight": weight, "kl_rate": 0.0, "lr": 1e-2})
         learner.make_pool(batch.trajectory)
         for _ in range(4):
-            metrics = learner.update(batch)
+            metrics = learn(learner, batch)
         drift.append(metrics["kl"])
     assert drift[1] < drift[0]
 
@@ -423,15 +423,15 @@ def poisoned(batch: Scored) -> Scored:
 def test_non_finite_gradients_are_skipped_and_then_fatal(dtype):
     learner, batch = ready(learner={"minibatches": 1}, model={"dtype": dtype})
     before = learner.weights().digest
-    metrics = learner.update(poisoned(batch))
+    metrics = learn(learner, poisoned(batch))
     assert metrics["skipped_steps"] == 1
     assert learner.weights().digest == before
-    assert learner.update(batch)["skipped_steps"] == 0
+    assert learn(learner, batch)["skipped_steps"] == 0
     assert learner.weights().digest != before
     for _ in range(MAX_SKIPPED - 1):
-        learner.update(poisoned(batch))
+        learn(learner, poisoned(batch))
     with pytest.raises(TrainingError, match="not finite"):
-        learner.update(poisoned(batch))
+        learn(learner, poisoned(batch))
 
 
 def test_rewards_and_rates_are_reported_by_kind_of_prompt():
@@ -440,8 +440,8 @@ def test_rewards_and_rates_are_reported_by_kind_of_prompt():
     target = trajectory.prompts < 2
     rewards = torch.where(target, 3.0, -1.0)
     evidence = torch.where(target, 0.25, 0.75)
-    metrics = learner.update(
-        scored(dataclasses.replace(trajectory, rewards=rewards, evidence=evidence))
+    metrics = learn(
+        learner, scored(dataclasses.replace(trajectory, rewards=rewards, evidence=evidence))
     )
     assert (metrics["reward"], metrics["retain_reward"]) == (3.0, -1.0)
     assert (metrics["forget_rate"], metrics["retain_rate"]) == (0.75, 0.75)
@@ -450,14 +450,14 @@ def test_rewards_and_rates_are_reported_by_kind_of_prompt():
 def test_a_batch_of_one_kind_only():
     learner, batch = ready()
     targets = (batch.trajectory.prompts < 2).nonzero().flatten()
-    metrics = learner.update(scored(batch.trajectory[targets]))
+    metrics = learn(learner, scored(batch.trajectory[targets]))
     assert "retain_reward" not in metrics
     assert "reward" in metrics
 
 
 def test_more_minibatches_than_pairs():
     learner, batch = ready(learner={"minibatches": 50})
-    metrics = learner.update(scored(batch.trajectory[:1]))
+    metrics = learn(learner, scored(batch.trajectory[:1]))
     assert metrics["policy_version"] == 1
 
 
@@ -470,9 +470,9 @@ def test_trajectories_of_several_versions():
     learner, batch = ready()
     versions = torch.tensor([0, 0, 1, 1, 2, 2, 2, 2])
     for _ in range(2):
-        learner.update(batch)
-    metrics = learner.update(
-        scored(dataclasses.replace(batch.trajectory, policy_versions=versions))
+        learn(learner, batch)
+    metrics = learn(
+        learner, scored(dataclasses.replace(batch.trajectory, policy_versions=versions))
     )
     assert metrics["policy_lag_max"] == 2
     assert metrics["policy_lag"] == pytest.approx((2 * 2 + 2 * 1) / 8)
@@ -483,7 +483,7 @@ def test_trajectories_of_several_versions():
 def test_the_batch_is_not_changed(name):
     learner, batch = ready(estimator={"name": name})
     before = {name: tensor.clone() for name, tensor in batch.trajectory.tensors().items()}
-    learner.update(batch)
+    learn(learner, batch)
     after = batch.trajectory.tensors()
     assert before.keys() == after.keys() >= {"means" if name == "qprop" else "predicted"}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -491,21 +491,21 @@ def test_the_batch_is_not_changed(name):
 
 def test_a_repeated_update_only_answers_again():
     learner, batch = ready()
-    metrics = learner.update(batch, 0)
+    metrics = learn(learner, batch, 0)
     updated = learner.weights()
-    assert learner.update(batch, 0) == metrics
+    assert learn(learner, batch, 0) == metrics
     assert learner.weights().digest == updated.digest == metrics["weights"]
     assert learner.weights().version == 1
     with pytest.raises(
         TrainingError, match="an update of policy version 5 reached a learner at version 1"
     ):
-        learner.update(batch, 5)
+        learn(learner, batch, 5)
 
 
 def test_a_round_of_one_update_is_that_update():
     learner, batch = ready()
     learner.make_pool(batch.trajectory)
-    metrics = learner.update(batch)
+    metrics = learn(learner, batch)
     assert diagnostics.of_round([metrics | {"weights": 0.0, "batch": 0.0}]) == metrics | {
         "weights": 0.0,
         "batch": 0.0,

@@ -26,13 +26,14 @@ from learner.roles import Actors
 from learner.selection import Selection
 from learner.session import Session
 from learner.timeline import Timeline
-from learner.versions import Versions
+from learner.versions import Candidate, Versions
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
 from rl_unlearn.messages import Request, Weights
 from rl_unlearn.models.fingerprint import weights_digest
-from rl_unlearn.validation import Validation
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.validation import Validation, summary
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -107,10 +108,10 @@ def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overla
     made, begun = handles(config), collections.defaultdict(asyncio.Event)
     learner, rollout = made.learner._actor, made.rollouts[0]._actor
 
-    async def update(scored: object, version: int) -> Any:
+    async def update(trajectory: object, scores: object, version: int) -> Any:
         if version + 2 <= config.loop.rounds:  # the rounds of this update and of the next one
             await asyncio.wait_for(begun[version + 2].wait(), 60 if overlaps else 1)
-        return learner.update(scored, version)
+        return learner.update(trajectory, scores, version)
 
     def sample(request: Request, weights: Weights) -> Any:
         begun[request.round].set()
@@ -123,6 +124,88 @@ def test_the_next_round_is_drawn_while_the_learner_learns(mode, pipeline, overla
     )
     with nullcontext() if overlaps else pytest.raises(TimeoutError):
         assert asyncio.run(Loop(config, made, lambda *_: None).run()).updates == 3
+
+
+def test_no_round_waits_for_a_validation():
+    config = tiny.config(loop={"rounds": 5, "pipeline": 1}, selection={"every": 2})
+    made, begun, told = handles(config), collections.defaultdict(asyncio.Event), []
+    rollout = made.rollouts[0]._actor
+
+    async def validate(prompts: Any, offset: int, weights: Weights) -> Any:
+        if weights.version == 1:  # of round 3: the next two rounds are drawn in the meantime
+            await asyncio.wait_for(begun[4].wait(), 60)
+            await asyncio.wait_for(begun[5].wait(), 60)
+        return rollout.validate(prompts, offset, weights)
+
+    def sample(request: Request, weights: Weights) -> Any:
+        begun[request.round].set()
+        return rollout.sample(request, weights)
+
+    side = Side(rollout, "sample", sample)
+    side.validate = validate
+    made = dataclasses.replace(made, rollouts=[InlineHandle(side)])
+    asyncio.run(Loop(config, made, tiny.into(told)).run())
+    looks = [row["round"] for name, row in told if name == "selection"]
+    assert looks == [1, 3, 5, 5], "in the order of the rounds, the last version last"
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [2, 2, 2, 2]), (3, [3, 3, 2]), (8, [8])])
+def test_a_validation_is_drawn_in_parts_of_a_size_of_its_own(batch, sizes):
+    config = tiny.config(loop={"rounds": 1}, selection={"batch": batch})
+    made, asked = handles(config), collections.defaultdict(list)
+    rollout = made.rollouts[0]._actor
+
+    def validate(prompts: tuple[int, ...], offset: int, weights: Weights) -> Any:
+        asked[weights.version].append((offset, prompts))
+        return rollout.validate(prompts, offset, weights)
+
+    side = Side(rollout, "validate", validate)
+    asyncio.run(Loop(config, dataclasses.replace(made, rollouts=[InlineHandle(side)]), print).run())
+    assert asked.keys() == {0, 1}
+    for parts in asked.values():
+        assert [len(prompts) for _, prompts in parts] == sizes
+        assert [offset for offset, _ in parts] == [sum(sizes[:n]) for n in range(len(sizes))]
+        assert len({prompt for _, prompts in parts for prompt in prompts}) > 1
+
+
+def test_versions_are_considered_in_order_once_an_update_has_learned_from_their_rounds():
+    events: list[Any] = []
+    look = Validation(0.5, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
+
+    async def scenario() -> None:
+        config = tiny.config(selection={"every": 1})
+        selection, versions = considering(config, look, events)
+        late = asyncio.Event()
+
+        async def slowly() -> Validation:
+            await late.wait()
+            return look
+
+        async def quickly() -> Validation:
+            return look
+
+        running = asyncio.create_task(selection.run(versions))
+        for round, answer in enumerate((slowly, quickly, quickly), 1):
+            selection.put(Candidate(round, round, named(round)), answer)
+
+        async def considered() -> list[int]:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert versions.rounds == len(events)
+            return [row["round"] for _, row in events]
+
+        late.set()
+        assert await considered() == []
+        late.clear()
+        await versions.publish(1, named(1), 2)
+        assert await considered() == [], "the second one waits for the first one"
+        late.set()
+        assert await considered() == [1, 2]
+        await versions.publish(2, named(2), 3)
+        assert await considered() == [1, 2, 3]
+        running.cancel()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +304,8 @@ def test_several_concepts_train_and_are_looked_at_together():
                     "style": torch.cat([99 * one, one], 1).log() - math.log(100)}  # fmt: skip
 
     actor._selection = Dogs()
-    look = actor.validate((0, 1, 2, 4), weights)  # two cats, a dog, a fish
+    prompts = (0, 1, 2, 4)  # two cats, a dog, a fish
+    look = summary(PromptBook.from_config(config), prompts, [actor.validate(prompts, 0, weights)])
     assert look.forgotten == 0, "a cat that became a dog is not forgotten where dogs shall be, too"
     assert look.trace == pytest.approx(0.99)
     assert look.presence == 0
@@ -328,10 +412,12 @@ def test_selection_keeps_the_best_look():
 def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     untouched = Learner(tiny.config()).weights().digest
 
-    def validate(self: RolloutActor, prompts: tuple[int, ...], weights: Weights) -> Validation:
-        return Validation(float(weights.version == liked), 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
+    def seen(_book: object, _prompts: object, parts: list[int]) -> Validation:
+        (version,) = set(parts)
+        return Validation(float(version == liked), 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
 
-    monkeypatch.setattr(RolloutActor, "validate", validate)
+    monkeypatch.setattr(RolloutActor, "validate", lambda *given: given[-1].version)
+    monkeypatch.setattr("learner.selection.summary", seen)
     result, events = train(loop={"rounds": 5}, selection={"every": 1})
     assert result.policy_version == liked
     assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
@@ -342,14 +428,15 @@ def named(version: int) -> Weights:
     return Weights(version, {}, f"w{version}")
 
 
-class Looks(tiny.Nobody):
-    """A rollout actor that sees what it is told."""
-
-    def __init__(self, *looks: Validation):
-        self._looks = list(looks)
-
-    def validate(self, prompts: tuple[int, ...], weights: object) -> Validation:
-        return self._looks.pop(0)
+def considering(
+    config: Config, untouched: Validation, events: list[Any]
+) -> tuple[Selection, Versions]:
+    """A selection that has seen the untouched model."""
+    actors = Actors([], *[tiny.Nobody()] * 3)
+    selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
+    versions = Versions(0, {0: named(0)}, Timeline(config))
+    versions.untouched = untouched
+    return selection, versions
 
 
 @pytest.mark.parametrize(("may_lose", "chosen"), [(0.0, 1), (0.05, 2), (0.2, 3), (1.0, 4)])
@@ -367,19 +454,13 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
     ]
     events = []
 
-    async def scenario() -> int:
-        actors = Actors([InlineHandle(Looks(*looks[1:]))], *[tiny.Nobody()] * 3)
-        config = tiny.config(
-            selection={"may_lose": may_lose, "images": 40}
-        )  # 20 to keep: 0.05 is one of them
-        selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
-        versions = Versions(0, {0: named(0)}, Timeline(config))
-        versions.untouched = looks[0]
-        for version in range(len(looks)):
-            await selection.consider(versions, version, version, named(version))
-        return versions.best.version
-
-    assert asyncio.run(scenario()) == chosen
+    config = tiny.config(
+        selection={"may_lose": may_lose, "images": 40}
+    )  # 20 to keep: 0.05 is one of them
+    selection, versions = considering(config, looks[0], events)
+    for version, look in enumerate(looks):
+        selection.consider(versions, Candidate(version, version, named(version)), look)
+    assert versions.best.version == chosen
     assert [row["allowed"] for _, row in events] == [
         version <= chosen for version in range(len(looks))
     ]
@@ -387,21 +468,15 @@ def test_a_version_that_loses_too_much_is_not_chosen(may_lose, chosen):
 
 @pytest.mark.parametrize(("retained", "said"), [((0.5, 0.5), 1), ((1.0, 0.5), 0), ((0.5, 1.0), 0)])
 def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said):
-    events, config = [], tiny.config(selection={"images": 40})
-
-    async def scenario() -> None:
-        looks = [
-            Validation(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0)
-            for i, share in enumerate((1.0, *retained))
-        ]
-        actors = Actors([InlineHandle(Looks(*looks[1:]))], *[tiny.Nobody()] * 3)
-        selection = Selection(Session(config, actors, tiny.into(events), None, Timeline(config)))
-        versions = Versions(0, {0: named(0)}, Timeline(config))
-        versions.untouched = looks[0]
-        for version in range(3):
-            await selection.consider(versions, version, version, named(version), final=version == 2)
-
-    asyncio.run(scenario())
+    events: list[Any] = []
+    looks = [
+        Validation(0.4 * i, share, 1.0, 1.0, 1.0, 0.0, 1.0)
+        for i, share in enumerate((1.0, *retained))
+    ]
+    selection, versions = considering(tiny.config(selection={"images": 40}), looks[0], events)
+    for version, look in enumerate(looks):
+        candidate = Candidate(version, version, named(version))
+        selection.consider(versions, candidate, look, final=version == 2)
     warnings = [row["message"] for event, row in events if event == "warning"]
     assert len(warnings) == said
     assert all(
@@ -428,6 +503,7 @@ def test_replay_spills_what_it_committed(tmp_path):
         ({"replay": {"max_lag": 0}}, "replay.max_lag"),
         ({"learner": {"updates_per_round": 4}}, "replay.max_lag"),
         ({"replay": {"capacity": 20}}, "replay.capacity"),
+        ({"selection": {"batch": 9}}, "selection.batch"),
         ({"replay": {"capacity": 20}, "loop": {"mode": "async"}}, "replay.capacity"),
     ],
 )
@@ -584,9 +660,9 @@ def test_every_image_is_learned_from():
     drawn: collections.Counter[int] = collections.Counter()
     learner = made.learner._actor
     update = learner.update
-    learner.update = lambda scored, version: (
-        drawn.update(scored.trajectory.ids.tolist()),
-        update(scored, version),
+    learner.update = lambda trajectory, scores, version: (
+        drawn.update(trajectory.ids.tolist()),
+        update(trajectory, scores, version),
     )[1]
     asyncio.run(Loop(config, made, lambda *_: None).run())
     expected = [round * 2**32 + n for round in range(1, 5) for n in range(8)]

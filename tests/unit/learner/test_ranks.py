@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tiny_batches import collect, scored
+from tiny_batches import collect, learn, scored
 
 from learner.learner import Learner
 from learner.ranks import Ranks
@@ -153,7 +153,7 @@ def _updates(
     learner.make_pool(warm_up)
     if slow:  # AdamW's first step is the sign of the gradient: compare gradients, not steps
         learner._optimizer.adamw = torch.optim.SGD(learner._optimizer.parameters, lr=1.0)
-    metrics = [learner.update(batch) for batch in batches]
+    metrics = [learn(learner, batch) for batch in batches]
     gradients = [
         parameter.grad.clone()
         for parameter in learner._optimizer.parameters
@@ -161,7 +161,7 @@ def _updates(
     ]
     weights, before = learner.weights(), learner.snapshot()
     learner.restore(before, warm_up)
-    again = learner.update(batches[0])
+    again = learn(learner, batches[0])
     return {
         "metrics": metrics, "digest": weights.digest, "version": weights.version,
         # As arrays: a tensor would be gone with the process that shares it.
@@ -235,13 +235,13 @@ def _one_is_poisoned(
     before = learner.weights().digest
     if rank == 1:
         batch.action_gradients.fill_(math.nan)
-    skipped = learner.update(batch)["skipped_steps"]
+    skipped = learn(learner, batch)["skipped_steps"]
     assert learner.weights().digest == before
     if rank == 1:  # a bit that flipped in one rank's memory
         learner._optimizer.parameters[0].data[0, 0] += 1
     batch.action_gradients.fill_(1.0)
     with pytest.raises(TrainingError, match=r"the weights of learner ranks 1 of 2 differ"):
-        learner.update(batch)
+        learn(learner, batch)
     return skipped
 
 

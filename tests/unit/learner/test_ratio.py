@@ -5,7 +5,7 @@ rollout acted by.
 import pytest
 import tiny
 from tiny import quick  # noqa: F401
-from tiny_batches import collect, first_ratios, scored
+from tiny_batches import collect, first_ratios, learn, scored
 
 from learner.learner import Learner
 
@@ -52,8 +52,8 @@ def test_ratios_are_no_longer_one_after_an_update():
     config = tiny.config(learner={"minibatches": 2})
     learner = Learner(config)
     batch = scored(collect(config, learner))
-    learner.update(batch)
-    metrics = learner.update(batch)
+    learn(learner, batch)
+    metrics = learn(learner, batch)
     assert metrics["policy_lag_max"] == 1
     assert metrics["first_ratio_min"] < 1.0 < metrics["first_ratio_max"]
     assert 0 < metrics["ess"] <= 1

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from tiny import quick  # noqa: F401
-from tiny_batches import collect, scored
+from tiny_batches import collect, learn, scored
 
 from cluster import program
 from experiments import settings
@@ -62,7 +62,7 @@ def test_in_fp32_it_is_zero_and_nothing_is_measured(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rounding, "drawn_anew", never)
     learner, trajectory = kept(rough("fp32"))
     assert learner._floor.state() == [0.0] * 4
-    metrics = learner.update(scored(trajectory))
+    metrics = learn(learner, scored(trajectory))
     assert metrics["kl_floor"] == 0.0
     ratio = torch.randn(8)
     assert torch.equal(ratio + learner._floor.at(torch.arange(8) % 4), ratio), (
@@ -83,7 +83,7 @@ def test_it_is_measured_and_leaves_no_trace(dtype: str) -> None:
     assert learner.weights().digest == before
     learner.make_pool(trajectory)
     assert learner._floor.state() == floor, "the same states give the same floor"
-    metrics = learner.update(scored(trajectory))
+    metrics = learn(learner, scored(trajectory))
     assert (metrics["first_ratio_min"], metrics["first_ratio_max"]) == (1.0, 1.0)
     assert metrics["kl_floor"] == pytest.approx(sum(floor) / len(learned))
 
@@ -172,7 +172,7 @@ def steered(dtype: str, without: bool = False) -> tuple[list[float], list[float]
     learner, _ = kept(config)
     if without:
         learner._floor.load([0.0] * 4)
-    rows = [learner.update(scored(collect(config, learner))) for _ in range(5)]
+    rows = [learn(learner, scored(collect(config, learner))) for _ in range(5)]
     return [row["lr"] for row in rows], [row["kl_weight"] for row in rows]
 
 
@@ -291,7 +291,7 @@ def test_the_command_ends_in_one_line(tmp_path: Any, capsys: pytest.CaptureFixtu
 def test_a_learner_that_goes_on_does_not_measure_again(monkeypatch: pytest.MonkeyPatch) -> None:
     config = rough("bf16")
     learner, trajectory = kept(config)
-    learner.update(scored(trajectory))
+    learn(learner, scored(trajectory))
     taken, other = learner.snapshot(), Learner(config)
 
     def never(*_: object) -> None:
@@ -301,7 +301,7 @@ def test_a_learner_that_goes_on_does_not_measure_again(monkeypatch: pytest.Monke
     other.restore(taken, trajectory)
     assert other._floor.state() == learner._floor.state()
     assert other._floor.mean > 0
-    assert other.update(scored(trajectory)) == learner.update(scored(trajectory))
+    assert learn(other, scored(trajectory)) == learn(learner, scored(trajectory))
 
 
 @pytest.mark.slow

@@ -113,15 +113,15 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
     learner, actor, critic = Learner(chosen), RolloutActor(chosen), CriticActor(chosen)
     batch = actor.sample(Request(1, (0, 1), 0), learner.weights())
     images = ImageActor(chosen)
-    scored = critic.score(batch)
+    scores = critic.score(batch, 0)
     monkeypatch.setattr(DiffusionPolicy, "predict", full)
-    monkeypatch.setattr("actors.critic.values", full)
+    monkeypatch.setattr("actors.critic.valued_gradients", full)
     for call, setting in (
         (lambda: actor.sample(Request(1, (0, 1), 0), learner.weights()), "rollout.batch"),
-        (lambda: actor.validate((0, 1), learner.weights()), "rollout.batch"),
-        (lambda: learner.update(scored), "learner.checkpointing=on"),
+        (lambda: actor.validate((0, 1), 0, learner.weights()), "rollout.batch"),
+        (lambda: learner.update(batch, scores), "learner.checkpointing=on"),
         (lambda: learner.make_pool(batch), "learner.microbatch"),
-        (lambda: critic.score(batch), "critic.minibatch"),
+        (lambda: critic.score(batch, 0), "critic.minibatch"),
         (
             lambda: images.draw(ModelVariant(chosen.lora, None), ("a cat",), (1,)),
             "evaluation.batch",

@@ -134,6 +134,29 @@ def test_trajectories_do_not_change():
         original.ids = torch.zeros(5, dtype=torch.int64)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_row_with_a_number_that_is_not_finite_is_told_wherever_it_is(dtype, bad):
+    fields = ("latents", "log_probs", "outcomes", "rewards", "evidence", "means", "predicted")
+    whole = trajectories(dtype=dtype, optional=("means", "predicted"))
+    assert whole.finite().all()
+    for name in fields:
+        for place in (0, -1):
+            spoiled = whole.clone()
+            getattr(spoiled, name)[2].view(-1)[place] = bad
+            assert spoiled.finite().tolist() == [True, True, False, True, True], name
+
+
+def test_a_copy_has_memory_of_its_own_or_that_which_it_was_given():
+    one, other = trajectories(2, optional=("means",)), trajectories(2, optional=("means",))
+    taken = trajectories(2, first=10, optional=("means",))
+    same(one.copied_to(taken), other)
+    copy = one.clone()
+    one.latents.zero_()
+    same(copy, other)
+    same(taken, other)
+
+
 def test_what_is_read_does_not_alias_the_store():
     original = trajectories()
     batch = original.to_arrow()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import tiny
 
-from actors.rollout import RolloutActor
 from cluster import program
 from experiments import settings
 from experiments.__main__ import main
@@ -71,7 +70,7 @@ def test_nothing_is_learned_from_a_model_that_draws_something_else(
     def never(*_: object) -> None:
         raise AssertionError("something was learned")
 
-    monkeypatch.setattr(RolloutActor, "validate", lambda *_: seen(forgotten=1.0, retained=0.0))
+    monkeypatch.setattr("learner.selection.summary", lambda *_: seen(forgotten=1.0, retained=0.0))
     monkeypatch.setattr(Learner, "update", never)
     events: list[tuple[str, dict[str, Any]]] = []
     with pytest.raises(ConfigError, match="does not show the concept"):
@@ -87,7 +86,7 @@ def test_the_run_that_it_would_replace_is_given_back(
     line = ["train", "--config", str(file), "--inline", "--no-evaluate", "--name", "mine"]
     assert main(line) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
-    monkeypatch.setattr(RolloutActor, "validate", lambda *_: seen(retained=0.0))
+    monkeypatch.setattr("learner.selection.summary", lambda *_: seen(retained=0.0))
     assert main([*line, "--overwrite", "selection.floor=0.5", "selection.images=16"]) == 2
     assert "nothing to learn" in capsys.readouterr().err
     assert {
@@ -96,7 +95,7 @@ def test_the_run_that_it_would_replace_is_given_back(
 
 
 def test_a_low_share_is_a_warning_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RolloutActor, "validate", lambda *_: seen(retained=0.3))
+    monkeypatch.setattr("learner.selection.summary", lambda *_: seen(retained=0.3))
     events: list[tuple[str, dict[str, Any]]] = []
     program.train(
         tiny.config(selection={"floor": 0.5}, loop={"rounds": 1}),

@@ -1,0 +1,242 @@
+"""How the loop scales, and what the transport costs: rollout actors sleep in place of drawing.
+
+    python -m experiments.benchmarks.scale [--parts loop,replay] [--actors 8,64] [--seconds 1]
+                                           [--sizes canvas,sd15,sdxl] [--out FILE] [override ...]
+
+Part `loop`: the real loop and the real replay actor on a private Ray. Each rollout actor draws
+eight images a round, which takes a second; learner and critic answer at once, with tensors of real
+shapes. Efficiency is the ideal time of the rounds' own images over the real one, in the middle of a
+run; the images of validations count as nothing. The rollout actors live in two processes; the loop
+sees as many handles as there are actors.
+
+Part `replay`: the replay actor in this process, images a second in and out, and its memory against
+the one that the shapes give.
+
+One JSON object, with the machine and its versions, goes to stdout, or to the file.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from actors.replay import ReplayActor
+from cluster import bare, event_loop
+from experiments import settings
+from experiments.benchmarks import stand_ins
+from experiments.benchmarks.stand_ins import Size
+from experiments.files import to_json
+from experiments.runs.run_folder import package_versions
+from learner.events import Event, Round
+from learner.loop import Loop
+from learner.roles import Actors
+from rl_unlearn.config import Config
+
+SIZES = {
+    "canvas": Size((4, 8, 8), 10, torch.float32),
+    "sd15": Size((4, 64, 64), 30, torch.bfloat16),
+    "sdxl": Size((4, 128, 128), 30, torch.bfloat16),
+}
+PARTS = ("loop", "replay")
+PER_ACTOR = 8
+"""Images that an actor draws in a round."""
+FIRST, LAST, ROUNDS = 3, 9, 10
+"""Rounds between whose ends the time is taken, and of the whole run."""
+PROCESSES = 2
+
+
+def configuration(actors: int, overrides: list[str]) -> Config:
+    """The configuration of a run with so many rollout actors."""
+    images = PER_ACTOR * actors
+    return settings.load(
+        [],
+        [
+            f"rollout.actors={actors}", f"rollout.images={images}", f"rollout.batch={PER_ACTOR}",
+            f"learner.batch={images}", f"replay.capacity={3 * images + PER_ACTOR}",
+            f"critic.warmup_images={PER_ACTOR}", f"loop.rounds={ROUNDS}",
+            "loop.checkpoint_every=0", "selection.floor=0", *overrides,
+        ],
+        environ={},
+    )  # fmt: skip
+
+
+def loop(config: Config, size: Size, seconds: float) -> dict[str, Any]:
+    """Runs the loop with rounds that would take so many seconds; returns its efficiency, and
+    CPU-seconds of all processes for each image.
+    """
+    count, images = config.rollout.actors, config.rollout.images
+    hosts = min(PROCESSES, count)
+    shares = [len(range(host, count, hosts)) for host in range(hosts)]
+    wanted = [
+        *((stand_ins.Sleepers, (share, size, PER_ACTOR, seconds / PER_ACTOR)) for share in shares),
+        (stand_ins.Critic, (size, config.learner.batch)),
+        (ReplayActor, (config,)),
+        (stand_ins.Learner, ()),
+    ]
+    ends: dict[int, tuple[float, Counter[str]]] = {}
+    largest = 0
+
+    def on_event(event: Event) -> None:
+        nonlocal largest
+        if isinstance(event, Round) and event.round in (FIRST, LAST):
+            ends[event.round] = time.monotonic(), _cpu_seconds()
+            largest = max(largest, _resident_bytes())
+
+    with bare.actors(config, wanted) as made:
+        *sleepers, critic, replay, learner = made
+        handles = [stand_ins.Sleeper(sleepers[i % hosts], i // hosts) for i in range(count)]
+        actors: Any = Actors(handles, critic, replay, learner)
+        event_loop.run(Loop(config, actors, on_event).run())
+    (begun, used), (ended, used_by_then) = ends[FIRST], ends[LAST]
+    rounds = LAST - FIRST
+    used_by_then.subtract(used)
+    per_image = {name: spent / (rounds * images) for name, spent in used_by_then.most_common()}
+    return {
+        "actors": count,
+        "round_seconds": seconds,
+        "efficiency": rounds * seconds / (ended - begun),
+        "images_per_second": rounds * images / (ended - begun),
+        "cpu_seconds_per_image": sum(per_image.values()),
+        "cpu_seconds_per_image_by_process": {k: v for k, v in per_image.items() if v > 0},
+        "resident_bytes": largest,
+    }
+
+
+def _processes() -> list[psutil.Process]:
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
+
+
+def _cpu_seconds() -> Counter[str]:
+    """CPU-seconds of this process and all that it started, by what they are called."""
+    seconds: Counter[str] = Counter()
+    for process in _processes():
+        name = Path(process.cmdline()[0].split(".")[0].split()[0]).name
+        seconds[name] += sum(process.cpu_times()[:2])
+    return seconds
+
+
+def _resident_bytes() -> int:
+    infos = [process.memory_info() for process in _processes()]
+    return sum(info.rss - info.shared for info in infos)
+
+
+def replay(size: Size, images: int = 512, batch: int = 64, turns: int = 5) -> dict[str, Any]:
+    """Fills a replay actor and draws from it; images a second of CPU time, and its memory."""
+    config = settings.load(
+        [],
+        [
+            f"rollout.images={images}", f"learner.batch={batch}",
+            f"learner.updates_per_round={images // batch}", "critic.warmup_images=2",
+            f"replay.capacity={4 * images}", "replay.max_lag=64",
+        ],
+        environ={},
+    )  # fmt: skip
+    actor = ReplayActor(config)
+    seconds = {"in": 0.0, "batches": 0.0, "states": 0.0}
+    most = 0
+
+    async def work() -> None:
+        nonlocal most
+        for round in range(1, turns + 1):
+            for offset in range(0, images, batch):
+                given = _round_rows(size, round, offset, batch)
+                with _Clock(seconds, "in"):
+                    await actor.add(given)
+                del given
+            most = max(most, (await actor.counts())["held"])
+            for number in range(images // batch):
+                version = (round - 1) * (images // batch) + number
+                with _Clock(seconds, "batches"):
+                    await actor.sample(batch, version, round, 0, ("batch", version))
+                with _Clock(seconds, "states"):
+                    await actor.states(
+                        config.critic.window, config.critic.steps * config.critic.fresh,
+                        config.critic.renoised, version, ("states", version),
+                    )  # fmt: skip
+
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    asyncio.run(work())
+    gc.collect()
+    grown = psutil.Process().memory_info().rss - before
+    drawn = turns * images
+    return {
+        "in_per_second": drawn / seconds["in"],
+        "batches_per_second": drawn / seconds["batches"],
+        "states_milliseconds": 1000 * seconds["states"] / (drawn // batch),
+        "in_and_out_per_second": drawn / sum(seconds.values()),
+        "rows": most,
+        "memory_bytes": grown,
+        "computed_bytes": most * size.bytes,
+        "memory_ratio": grown / (most * size.bytes),
+    }
+
+
+def _round_rows(size: Size, round: int, offset: int, count: int) -> Any:
+    rows = size.trajectory(count)
+    rows.ids.copy_(torch.arange(offset, offset + count) + round * 2**32)
+    rows.rounds.fill_(round)
+    return rows
+
+
+class _Clock:
+    """Adds the CPU time of a block to one of the figures."""
+
+    def __init__(self, seconds: dict[str, float], name: str):
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._start = time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] += time.process_time() - self._start
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measures part after part."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "memory": psutil.virtual_memory().total,
+                    "platform": platform.platform(), "python": platform.python_version()},
+        "versions": package_versions(),
+    }  # fmt: skip
+    for name in arguments.sizes.split(","):
+        size, rows = SIZES[name], found.setdefault("sizes", {}).setdefault(name, {})
+        rows["trajectory_bytes"] = size.bytes
+        if "replay" in arguments.parts.split(","):
+            rows["replay"] = replay(size)
+            print(f"{name} replay {to_json(rows['replay'])}", file=sys.stderr, flush=True)
+        for count in map(int, arguments.actors.split(",")):
+            if "loop" in arguments.parts.split(","):
+                config = configuration(count, arguments.overrides)
+                row = loop(config, size, arguments.seconds)
+                rows.setdefault("loop", []).append(row)
+                print(f"{name} loop {to_json(row)}", file=sys.stderr, flush=True)
+    text = to_json(found, indent=2)
+    if arguments.out:
+        Path(arguments.out).write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--actors", default="1,8,64,256")
+    parser.add_argument("--sizes", default="canvas")
+    parser.add_argument("--seconds", type=float, default=1.0, help="ideal time of a round")
+    parser.add_argument("--out", metavar="FILE")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
+    main(parser.parse_args())
