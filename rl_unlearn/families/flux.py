@@ -46,7 +46,7 @@ class Flux(Family):
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         device, dtype = latents.device, latents.dtype
-        timesteps = self.kernel.timesteps[index].to(device, dtype).expand(batch)
+        timesteps = self.kernel.told(index, device).to(dtype).expand(batch)
         output = self.network(
             hidden_states=pack(latents),
             timestep=timesteps / 1000,  # the network multiplies by it again, in its own type

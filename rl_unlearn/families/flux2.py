@@ -58,7 +58,7 @@ class Flux2(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
-        timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
+        timesteps = self.kernel.told(index, latents.device).to(latents.dtype).expand(batch)
         word = torch.arange(condition.text.shape[1])[:, None]
         output = self.network(
             hidden_states=pack(latents),
