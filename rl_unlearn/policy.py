@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.adapters.lora import Adapter, share_frozen
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.families.compiled import compile_blocks, forgotten, not_there
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
-from rl_unlearn.families.pipeline import DTYPES, device_of
+from rl_unlearn.families.pipeline import DTYPES, device_of, set_products
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import latent_shape
 from rl_unlearn.noise import trajectory_noise
@@ -38,6 +40,9 @@ class DiffusionPolicy:
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
         self.dtype = DTYPES[config.model.dtype]
+        # An fp32 network has no floor of rounding to be told by; beside one in half precision the
+        # autoencoder and the CLIPs round less than it does in TF32, too.
+        set_products("ieee" if self.dtype == torch.float32 else "tf32")
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
@@ -51,6 +56,9 @@ class DiffusionPolicy:
         if self.network.dtype != self.dtype:
             self.network.to(self.dtype)
         self._adapter = Adapter(self.network, config.lora, self.family.layers, config.seed)
+        self._compiled = config.model.compile
+        if self._compiled:
+            compile_blocks(self.network)
         self._uncond = self._unconditional(config.sampler.guidance)
         self._guidance = config.sampler.guidance
 
@@ -126,7 +134,7 @@ class DiffusionPolicy:
 
     def conditional(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer as it was trained, without classifier-free guidance."""
-        return self.family.predict(self._brought(latents), index, self._told(condition))
+        return self._answer(self._brought(latents), index, self._told(condition))
 
     def predict(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer with classifier-free guidance; gradients flow through both
@@ -138,13 +146,24 @@ class DiffusionPolicy:
         """Returns it of a condition that was made ready once for many steps."""
         latents = self._brought(latents)
         if self._uncond is None:
-            return self.family.predict(latents, index, told)
+            return self._answer(latents, index, told)
         index = torch.cat([index, index]) if isinstance(index, Tensor) else index
-        answers = self.family.predict(torch.cat([latents, latents]), index, told)
+        answers = self._answer(torch.cat([latents, latents]), index, told)
         # The difference of two rounded answers is multiplied: in half precision it would be rounded
         # once more.
         unconditional, conditional = answers.float().chunk(2)
         return self.family.guide(unconditional, conditional, self._guidance)
+
+    def _answer(self, latents: Latents, index: Index, told: Condition) -> Latents:
+        """Returns the network's answer, by the same kernels whether or not gradients are asked for.
+
+        What torch compiles for inference rounds otherwise than what it compiles for training, and
+        the first ratios would not be 1: compiled blocks always run as in training.
+        """
+        if not self._compiled or torch.is_grad_enabled():
+            return self.family.predict(latents, index, told)
+        with torch.enable_grad(), saved_tensors_hooks(forgotten, not_there):
+            return self.family.predict(latents, index, told).detach()
 
     def _brought(self, latents: Latents) -> Latents:
         return latents.to(self.device, self.dtype, non_blocking=True)

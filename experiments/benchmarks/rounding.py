@@ -22,6 +22,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,16 +30,26 @@ from experiments import settings
 from experiments.benchmarks import random_models
 from learner.rounding import MARGIN, drawn_anew
 from rl_unlearn.config import Config
-from rl_unlearn.families.pipeline import DTYPES, device_of, load_pipeline
+from rl_unlearn.families.pipeline import DTYPES, device_of, load_pipeline, set_products
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 _SEED = 0
 
 
-def measure(config: Config, drawn_by_model: bool, count: int) -> dict[str, float]:
-    """Returns the figures of one line; ``drawn_by_model``: its states are, rather than noise."""
+def measure(
+    config: Config,
+    drawn_by_model: bool,
+    count: int,
+    products: Literal["ieee", "tf32"] | None = None,
+) -> dict[str, float]:
+    """Returns the figures of one line; ``drawn_by_model``: its states are, rather than noise.
+
+    ``products``: how a GPU multiplies fp32, if not as the policy says.
+    """
     policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
+    if products is not None:
+        set_products(products)
     kernel, learned = policy.kernel, policy.kernel.learned
     texts = [prompt.text for prompt in PromptBook.from_config(config).prompts][:count]
     embeddings = policy.encode(texts)
