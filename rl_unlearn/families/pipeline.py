@@ -39,8 +39,8 @@ def set_products(precision: Literal["ieee", "tf32"]) -> None:
     """Says how GPUs multiply fp32 numbers from here on: whole, or by ten bits of each, which takes
     a fraction of the time.
     """
-    backends: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    for backend in backends:
+    cudnn: Any = torch.backends.cudnn
+    for backend in (cudnn.conv, torch.backends.cuda.matmul):
         backend.fp32_precision = precision
 
 

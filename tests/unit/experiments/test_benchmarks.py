@@ -43,7 +43,7 @@ def test_one_command_measures_all_parts_without_ray(tmp_path: Path) -> None:
     assert parts["fp32"]["updates"][0]["kl_floor"] == 0 < parts["bf16"]["updates"][0]["kl_floor"]
     assert parts["flops"]["ratio"] == pytest.approx(1, rel=0.01)
     assert parts["rollout"]["rollout / bare, speed"] > 0
-    assert 0 < parts["rollout"]["rollout"]["of_products"]
+    assert parts["rollout"]["rollout"]["of_products"] > 0
     assert parts["roles"].pop("part_seconds") > 0
     assert len(parts["roles"]) == 6
     for role in parts["roles"].values():

@@ -182,8 +182,8 @@ def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) 
     more that is decoded.
 
     Memory of the network was measured when it computed under autocast, which kept the outputs of
-    norms and the inputs of the adapter in fp32 as well: 0.97 GiB for an image and a branch, 38.6 GiB
-    of the three in one process with a second copy of the network, 10.3 GiB of the learner with
+    norms and the inputs of the adapter in fp32 as well: 0.97 GiB for an image and a branch, 38.6
+    GiB of the three in one process with a second copy of the network, 10.3 GiB of the learner with
     checkpointing, 16 states at once. Without it less is kept.
     """
 
@@ -397,6 +397,8 @@ def test_weights_are_held_as_the_plan_says(name: str) -> None:
     parameters = {id(p): p for part in parts for p in memory.tensors(part) if id(p) not in adapter}
     assert sum(memory.weights(model).values()) == sum(p.nbytes for p in parameters.values())
     assert sum(p.numel() for p in model.adapter) == sum(p.numel() for p in real.parameters())
+    held = memory.roles(chosen, *planned(chosen))["learner"].lasting
+    assert held["adapter, copied"] == sum(p.nbytes for p in lora.parameters(real.network).values())
 
 
 def test_who_shares_a_card() -> None:
