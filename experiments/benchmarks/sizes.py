@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{frozen / 1e9:.2f} B", f"{plain.step.forward / 1e12:.2f}",
             f"{plain.step.kept / GIBIBYTE:.2f}",
             f"{plain.step.learning / GIBIBYTE:.2f}", f"{again.step.learning / GIBIBYTE:.2f}",
-            f"{16 * adapter / GIBIBYTE:.2f} GiB",
+            f"{(16 + model.dtype.itemsize) * adapter / GIBIBYTE:.2f} GiB",
         )  # fmt: skip
         print(f"{name:12}" + "".join(f"{figure:>16}" for figure in figures), flush=True)
 
