@@ -5,8 +5,8 @@
 One line for each: parameters of the network that is trained, FLOPs of one pass, what one image and
 one branch of the guidance keep for the backward pass with an adapter of rank 16 on the attention
 layers, the memory in use at once in forward and backward with checkpointing and without, and the
-adapter with its gradient and AdamW's moments. All of it is `train --plan`'s own count, so a line is
-right where the plan is.
+adapter with its copy, its gradient and AdamW's moments. All of it is `train --plan`'s own count, so
+a line is right where the plan is.
 """
 
 import argparse
