@@ -18,12 +18,13 @@ MAX_SKIPPED = 5
 
 
 class AdapterOptimizer:
-    """Holds the trained parameters, AdamW's moments, step size and scaler, and how many steps in a
-    row were skipped.
+    """Holds the trained parameters (the adapter's fp32 masters), AdamW's moments, step size and
+    scaler, and how many steps in a row were skipped.
     """
 
     def __init__(self, config: Config, policy: DiffusionPolicy, ranks: Ranks):
         self.parameters = policy.parameters()
+        self._policy = policy
         self._ranks, self._max_grad_norm = ranks, config.learner.max_grad_norm
         self.adamw: torch.optim.Optimizer = torch.optim.AdamW(
             self.parameters,
@@ -82,6 +83,7 @@ class AdapterOptimizer:
         if finite or self.scaler.is_enabled():
             self.scaler.step(self.adamw)
             self.scaler.update()
+            self._policy.renew_adapter()
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped >= MAX_SKIPPED:
             raise NonFiniteError(

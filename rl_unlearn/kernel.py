@@ -84,11 +84,19 @@ class Kernel:
         """Timesteps of all T + 1 states, from pure noise to the final latents (0)."""
         return torch.cat([self.timesteps, torch.zeros_like(self.timesteps[:1])])
 
+    def told(
+        self, index: Index, device: torch.device
+    ) -> Float[Tensor, "*rows"] | Int[Tensor, "*rows"]:
+        """Returns what the network is told at some steps, on its device."""
+        return self._entries("timesteps", index, device)
+
     def mean(self, output: Latents, latents: Latents, index: Index) -> Latents:
         """Returns the mean of the action where the network gave ``output`` for ``latents``."""
-        of_state, of_output = self._mean_shares
         state = latents.float()
-        return _at(of_state, index, state) * state + _at(of_output, index, state) * output.float()
+        of_state, of_output = (
+            self._at(name, index, state) for name in ("state in mean", "answer in mean")
+        )
+        return of_state * state + of_output * output.float()
 
     def predicted_x0(self, mean: Latents, latents: Latents, index: Index) -> Latents:
         """Returns the final latents that the model expected when it chose ``mean`` at ``latents``.
@@ -96,16 +104,16 @@ class Kernel:
         Some samplers end with a step that changes nothing and so tells nothing: there the latents
         are all but final.
         """
-        of_mean, of_state = self._x0_shares
         state = latents.float()
-        return _at(of_mean, index, state) * mean + _at(of_state, index, state) * state
+        of_mean, of_state = (self._at(name, index, state) for name in ("mean in x0", "state in x0"))
+        return of_mean * mean + of_state * state
 
     def log_prob(self, action: Latents, mean: Latents, index: Index) -> Float[Tensor, " batch"]:
         """Returns the action's log-density in nats *per latent dimension* (the joint one over D).
 
         A step without noise is no random action: its log-prob is 0.
         """
-        std = self.std.float()[index].to(action.device)
+        std = self._entries("std", index, action.device)
         squared = (action.float() - mean).square().flatten(1).mean(dim=1)
         safe = std.clamp(min=1e-12)
         density = -squared / (2 * safe**2) - safe.log() - 0.5 * math.log(2 * math.pi)
@@ -132,29 +140,27 @@ class Kernel:
             )
         mean = self.mean(output, latents, index)
         if noise is not None:
-            action = (mean + _at(self.std, index, mean) * noise.float()).to(latents.dtype)
+            action = (mean + self._at("std", index, mean) * noise.float()).to(latents.dtype)
         assert action is not None
         return action, self.log_prob(action, mean, index), mean
 
     def kl(self, mean: Latents, reference: Latents, index: Index) -> Float[Tensor, " batch"]:
         """Returns the joint KL, in nats, of the kernel around ``mean`` to another's."""
-        std = self.std.float()[index].to(mean.device)
+        std = self._entries("std", index, mean.device)
         return (mean - reference).square().flatten(1).sum(dim=1) / (2 * std**2)
 
     def noisy(self, x0: Latents, eps: Latents, index: Index) -> Latents:
         """Returns the states from which these steps start, of given latents and unit noise."""
-        return _at(self.signal, index, x0) * x0 + _at(self.noise, index, x0) * eps
+        return self._at("signal", index, x0) * x0 + self._at("noise", index, x0) * eps
 
     def answer(self, x0: Latents, eps: Latents, index: Index) -> Latents:
         """Returns what a network that knew them would answer at :meth:`noisy`."""
-        return _at(self.clean, index, x0) * x0 + _at(self.dirty, index, x0) * eps
+        return self._at("clean", index, x0) * x0 + self._at("dirty", index, x0) * eps
 
     def renoised(self, final: Latents, eps: Latents, level: Index) -> Latents:
         """Returns states at some of the T + 1 levels, led to from the final latents by noise."""
-        share = torch.cat([self.signal, self.signal_next[-1:]]) / self.signal_next[-1]
-        noise = torch.cat([self.noise, self.noise_next[-1:]])
-        fresh = (noise.square() - (share * self.noise_next[-1]).square()).clamp(min=0).sqrt()
-        return _at(share, level, final) * final + _at(fresh, level, final) * eps
+        kept, fresh = (self._at(name, level, final) for name in ("final kept", "fresh noise"))
+        return kept * final + fresh * eps
 
     @cached_property
     def _kept_noise(self) -> Float[Tensor, " steps"]:
@@ -178,8 +184,41 @@ class Kernel:
         of_mean = torch.where(tells, 1 / known, 1 / self.signal_next)
         return of_mean, torch.where(tells, -kept / known, torch.zeros_like(known))
 
+    @cached_property
+    def _renoised_shares(self) -> tuple[Float[Tensor, " levels"], Float[Tensor, " levels"]]:
+        """Shares of the final latents and of fresh noise in the states of all T + 1 levels."""
+        share = torch.cat([self.signal, self.signal_next[-1:]]) / self.signal_next[-1]
+        noise = torch.cat([self.noise, self.noise_next[-1:]])
+        return share, (noise.square() - (share * self.noise_next[-1]).square()).clamp(min=0).sqrt()
 
-def _at(table: Float[Tensor, " rows"], index: Index, like: Tensor) -> Tensor:
-    """Entries of a table as fp32, to be multiplied with rows of latents."""
-    picked = table.float()[index].to(like.device)
-    return picked.reshape(-1, *[1] * (like.dim() - 1)) if picked.dim() else picked
+    def _at(self, name: str, index: Index, like: Tensor) -> Tensor:
+        """Entries of a table, to be multiplied with rows of latents."""
+        picked = self._entries(name, index, like.device)
+        return picked.reshape(-1, *[1] * (like.dim() - 1)) if picked.dim() else picked
+
+    def _entries(self, name: str, index: Index, device: torch.device) -> Tensor:
+        """Entries of a table, of which a device has its own: nothing crosses over at each step."""
+        if device not in self._placed:
+            self._placed[device] = {key: t.to(device) for key, t in self._tables.items()}
+        if isinstance(index, Tensor):
+            index = index.to(device, non_blocking=True)
+        return self._placed[device][name][index]
+
+    @cached_property
+    def _placed(self) -> dict[torch.device, dict[str, Tensor]]:
+        return {}
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
+        """What is computed by, as fp32."""
+        of_state, of_answer = self._mean_shares
+        of_mean, of_noisy = self._x0_shares
+        kept, fresh = self._renoised_shares
+        wide = {
+            "std": self.std, "signal": self.signal, "noise": self.noise,
+            "clean": self.clean, "dirty": self.dirty,
+            "state in mean": of_state, "answer in mean": of_answer,
+            "mean in x0": of_mean, "state in x0": of_noisy,
+            "final kept": kept, "fresh noise": fresh,
+        }  # fmt: skip
+        return {"timesteps": self.timesteps} | {name: table.float() for name, table in wide.items()}

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-from rl_unlearn.adapters import lora
 from rl_unlearn.adapters.adapter import AdapterState
+from rl_unlearn.adapters.lora import Adapter, share_frozen
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.families.compiled import compile_blocks, forgotten, not_there
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
-from rl_unlearn.families.pipeline import DTYPES, device_of
+from rl_unlearn.families.pipeline import DTYPES, device_of, set_products
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import latent_shape
 from rl_unlearn.noise import trajectory_noise
@@ -29,11 +31,18 @@ side."""
 
 
 class DiffusionPolicy:
-    """A frozen pipeline with a trainable adapter (fp32 masters), whose denoising is the policy."""
+    """A frozen pipeline with a trainable adapter (fp32 masters), whose denoising is the policy.
+
+    The network computes in the model's number type throughout, as plain diffusers does; what has to
+    be fp32 (guidance, kernel, log-probs, the autoencoder) is so by its own inputs.
+    """
 
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
         self.dtype = DTYPES[config.model.dtype]
+        # An fp32 network has no floor of rounding to be told by; beside one in half precision the
+        # autoencoder and the CLIPs round less than it does in TF32, too.
+        set_products("ieee" if self.dtype == torch.float32 else "tf32")
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
@@ -46,7 +55,10 @@ class DiffusionPolicy:
         self.network = self.family.network
         if self.network.dtype != self.dtype:
             self.network.to(self.dtype)
-        lora.add(self.network, config.lora, self.family.layers, config.seed)
+        self._adapter = Adapter(self.network, config.lora, self.family.layers, config.seed)
+        self._compiled = config.model.compile
+        if self._compiled:
+            compile_blocks(self.network)
         self._uncond = self._unconditional(config.sampler.guidance)
         self._guidance = config.sampler.guidance
 
@@ -63,8 +75,16 @@ class DiffusionPolicy:
             encoder.to(self.device)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Returns the adapter's parameters, the only trainable ones."""
-        return lora.parameters(self.network)
+        """Returns the adapter's fp32 masters, the only trainable ones; backward passes add to
+        their gradients.
+        """
+        return list(self._adapter.masters.values())
+
+    def renew_adapter(self) -> None:
+        """Lets the network have the masters as they are now; after each change of
+        :meth:`parameters`.
+        """
+        self._adapter.renew()
 
     @property
     def dimensions(self) -> int:
@@ -83,24 +103,24 @@ class DiffusionPolicy:
 
     def share_frozen(self, other: "DiffusionPolicy") -> None:
         """Takes the frozen weights of another policy of the same model in place of its own."""
-        lora.share_frozen(self.network, other.network)
+        share_frozen(self.network, other.network)
 
     def adapter_state(self) -> AdapterState:
         """Returns a copy of the adapter, fp32 on the CPU."""
-        return lora.state(self.network)
+        return self._adapter.state()
 
     def load_adapter(self, state: AdapterState, scale: float = 1.0) -> None:
         """Replaces the adapter's weights; ``scale`` multiplies its effect.
 
         Raises DataError if names or shapes differ.
         """
-        lora.load(self.network, state, scale)
+        self._adapter.load(state, scale)
 
     def adapter_enabled(self, enabled: bool) -> AbstractContextManager[None]:
         """Switches the adapter off meanwhile, with ``False``: the untouched model, without a second
         copy of it.
         """
-        return lora.enabled(self.network, enabled)
+        return self._adapter.enabled(enabled)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Condition:
@@ -114,24 +134,49 @@ class DiffusionPolicy:
 
     def conditional(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer as it was trained, without classifier-free guidance."""
-        latents = latents.to(self.device, self.dtype)
-        condition = condition.to(self.device, self.dtype)
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed):
-            return self.family.predict(latents, index, condition)
+        return self._answer(self._brought(latents), index, self._told(condition))
 
     def predict(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer with classifier-free guidance; gradients flow through both
         branches.
         """
+        return self._guided(latents, index, self._told_twice(condition))
+
+    def _guided(self, latents: Latents, index: Index, told: Condition) -> Latents:
+        """Returns it of a condition that was made ready once for many steps."""
+        latents = self._brought(latents)
         if self._uncond is None:
-            return self.conditional(latents, index, condition)
-        condition = condition.to(self.device, self.dtype)
-        both = Condition.cat([self._uncond.expand(len(latents)), condition])
+            return self._answer(latents, index, told)
         index = torch.cat([index, index]) if isinstance(index, Tensor) else index
-        answers = self.conditional(torch.cat([latents, latents]), index, both)
-        unconditional, conditional = answers.chunk(2)
+        answers = self._answer(torch.cat([latents, latents]), index, told)
+        # The difference of two rounded answers is multiplied: in half precision it would be rounded
+        # once more.
+        unconditional, conditional = answers.float().chunk(2)
         return self.family.guide(unconditional, conditional, self._guidance)
+
+    def _answer(self, latents: Latents, index: Index, told: Condition) -> Latents:
+        """Returns the network's answer, by the same kernels whether or not gradients are asked for.
+
+        What torch compiles for inference rounds otherwise than what it compiles for training, and
+        the first ratios would not be 1: compiled blocks always run as in training.
+        """
+        if not self._compiled or torch.is_grad_enabled():
+            return self.family.predict(latents, index, told)
+        with torch.enable_grad(), saved_tensors_hooks(forgotten, not_there):
+            return self.family.predict(latents, index, told).detach()
+
+    def _brought(self, latents: Latents) -> Latents:
+        return latents.to(self.device, self.dtype, non_blocking=True)
+
+    def _told(self, condition: Condition) -> Condition:
+        return condition.to(self.device, self.dtype)
+
+    def _told_twice(self, condition: Condition) -> Condition:
+        """Returns what the network is told in both branches of the guidance."""
+        condition = self._told(condition)
+        if self._uncond is None:
+            return condition
+        return Condition.cat([self._uncond.expand(len(condition)), condition])
 
     @torch.no_grad()
     def rollout(
@@ -147,10 +192,10 @@ class DiffusionPolicy:
         actions were drawn around.
         """
         noise = trajectory_noise(seeds, len(self.kernel), self.latent_shape).to(self.device)
-        latents = [noise[:, 0].to(self.dtype)]
+        latents, told = [noise[:, 0].to(self.dtype)], self._told_twice(condition)
         log_probs, means = [], []
         for index in range(len(self.kernel)):
-            output = self.predict(latents[-1], index, condition)
+            output = self._guided(latents[-1], index, told)
             action, log_prob, mean = self.kernel.step(
                 output, latents[-1], index, noise=noise[:, index + 1]
             )

@@ -54,14 +54,11 @@ def _rounded(product: Callable[..., Tensor], weights: _Weights) -> Callable[...,
     def call(
         given: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **how: Any
     ) -> Tensor:
-        mixed = torch.is_autocast_enabled("cpu")
-        kind = torch.get_autocast_dtype("cpu") if mixed else weight.dtype
+        kind = weight.dtype
         if kind == torch.float32:
             return product(given, weight, bias, *args, **how)
-        frozen = weight.dtype == kind and not weight.requires_grad
-        single = weights.single(weight) if frozen else weight.to(kind).float()
-        with torch.autocast("cpu", enabled=False):
-            added = None if bias is None else bias.to(kind).float()
-            return product(given.to(kind).float(), single, added, *args, **how).to(kind)
+        single = weight.float() if weight.requires_grad else weights.single(weight)
+        added = None if bias is None else bias.float()
+        return product(given.float(), single, added, *args, **how).to(kind)
 
     return call

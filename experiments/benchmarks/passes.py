@@ -5,9 +5,10 @@ Each function takes a configuration and returns what it found; on a CPU memory i
 
 import contextlib
 import gc
+import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -20,13 +21,18 @@ from experiments.plan.make import TERA, make
 from learner.learner import Learner
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
+from rl_unlearn.families.compiled import compile_blocks
+from rl_unlearn.families.pipeline import load_pipeline
 from rl_unlearn.messages import Request
 from rl_unlearn.noise import generator
+from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.states import choose
 
 T = TypeVar("T")
 _ODD = 3
 """Rows of a pass that has another shape than the rollout's."""
+_TURNS = 3
+"""Times that something is timed after its warm-up."""
 _FITS = 4
 """Steps of the critic that are timed."""
 
@@ -76,35 +82,78 @@ def ratio(config: Config) -> dict[str, Any]:
 def floors(load: Callable[..., Config], states: int) -> dict[str, Any]:
     """Measures K0 by number type at the configured guidance; ``load`` takes overrides.
 
-    On a GPU fp32 is looked at three times: as torch sets it up, without TF32, with it everywhere.
+    On a GPU fp32 is looked at twice: as it is, and with products in TF32, which it does without.
     """
-    kinds: dict[str, tuple[str, str | None]] = {"fp32": ("fp32", None)}
+    kinds: dict[str, tuple[str, Literal["tf32"] | None]] = {"fp32": ("fp32", None)}
     if torch.cuda.is_available():
-        kinds |= {"fp32 without TF32": ("fp32", "ieee"), "fp32 with TF32": ("fp32", "tf32")}
+        kinds |= {"fp32 with TF32": ("fp32", "tf32")}
     kinds |= {"fp16": ("fp16", None), "bf16": ("bf16", None)}
     by_kind: dict[str, Any] = {}
     for name, (dtype, products) in kinds.items():
         release()
-        with _products(products), half_on_cpu.quick():
-            by_kind[name] = measure(
-                load(f"model.dtype={dtype}"), drawn_by_model=False, count=states
-            )
+        with half_on_cpu.quick():
+            by_kind[name] = measure(load(f"model.dtype={dtype}"), False, states, products)
     return by_kind
 
 
-@contextlib.contextmanager
-def _products(precision: str | None) -> Iterator[None]:
-    """Sets how a GPU multiplies fp32 meanwhile; None leaves it as it is."""
-    cudnn: Any = torch.backends.cudnn
-    backends = (cudnn.conv, torch.backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends if precision else ():
-            backend.fp32_precision = precision
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+def rollouts(config: Config) -> dict[str, Any]:
+    """Times a rollout beside the same images of the pipeline in plain diffusers, without adapter.
+
+    Both take turns, compiled alike if the configuration says so, after one warm-up each; of their
+    seconds the medians. ``of_products`` is the share of the FLOP/s that one large matrix product of
+    this type reaches on this device.
+    """
+    quick = contextlib.nullcontext() if config.model.compile else half_on_cpu.quick()
+    with quick:
+        return _rollouts(config)
+
+
+def _rollouts(config: Config) -> dict[str, Any]:
+    images, steps = config.rollout.batch, config.sampler.steps
+    policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
+    seeds, prompts = list(range(images)), ["A photo of a cat."] * images
+    condition = policy.encode(prompts)
+    policy.free_text_encoders()
+    plain = load_pipeline(config.model, config.sampler).to(policy.device)
+    network = getattr(plain, policy.family.trained).to(memory_format=torch.channels_last)
+    if config.model.compile:
+        compile_blocks(network)
+    height, width = (policy.family.autoencoder.scale * side for side in policy.latent_shape[1:])
+
+    def bare() -> object:
+        return plain(
+            prompts, height, width, num_inference_steps=steps, output_type="latent",
+            guidance_scale=config.sampler.guidance,
+        )  # fmt: skip
+
+    seconds: dict[str, list[float]] = {"rollout": [], "bare diffusers": []}
+    for _ in range(1 + _TURNS):
+        for name, work in (
+            ("rollout", lambda: policy.rollout(condition, seeds)),
+            ("bare diffusers", bare),
+        ):
+            seconds[name].append(timed(work)[1])
+    done = images * steps * make(config, evaluated=False)["flops"]["guided forward of one image"]
+    products = _products_per_second(policy.device, policy.dtype)
+    by_kind: dict[str, Any] = {"product_tflops": products / TERA}
+    for name, (first, *others) in seconds.items():
+        usual = statistics.median(others)
+        by_kind[name] = {
+            "images_per_second": images / usual, "tflops": done / usual / TERA,
+            "of_products": done / usual / products, "first_seconds": first,
+        }  # fmt: skip
+    pairs = zip(seconds["rollout"][1:], seconds["bare diffusers"][1:], strict=True)
+    return by_kind | {"rollout / bare, speed": statistics.median(b / a for a, b in pairs)}
+
+
+def _products_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the FLOP/s of a large product of two matrices."""
+    side = 8192 if device.type == "cuda" else 512
+    factor = torch.ones(side, side, device=device, dtype=dtype)
+    factor @ factor
+    release()
+    _, seconds = timed(lambda: [factor @ factor for _ in range(_TURNS)])
+    return _TURNS * 2 * side**3 / seconds
 
 
 def flops(config: Config) -> dict[str, Any]:

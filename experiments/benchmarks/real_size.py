@@ -11,6 +11,8 @@ model    the folder of the model is made
 ratio    before the first update every importance ratio is 1, by number type
 floor    K0, what rounding alone shows, by number type at the configured guidance
 flops    of a guided forward, counted and planned
+rollout  a rollout beside bare diffusers, by turns: speed, and the share of what the device can do
+compile  the same with compiled blocks, and the first ratios; only if asked for: it takes minutes
 roles    peak memory of each actor alone, beside the plan's, and its speed
 fp16     a whole training run: peak memory of all actors together, and what the controllers did
 bf16     the same in another type, and
@@ -46,7 +48,8 @@ GIBIBYTE = 2**30
 CONFIGS = Path(__file__).parents[1] / "configs"
 TYPES = ("fp32", "fp16", "bf16")
 RUNS = ("fp16", "bf16", "fp32")
-PARTS = ("model", "ratio", "floor", "flops", "roles", *RUNS)
+PARTS = ("model", "ratio", "floor", "flops", "rollout", "roles", *RUNS, "compile")
+USUAL = PARTS[:-1]
 CLIPS = ("reward", "selection")
 PIXELS = {"sd15": 512, "sdxl": 1024}
 ROOM = {"sd15": 20, "sdxl": 44}
@@ -178,11 +181,17 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
     def ratios() -> dict[str, Any]:
         return {name: passes.ratio(load(f"model.dtype={name}", of="ratio")) for name in TYPES}
 
+    def compiled() -> dict[str, Any]:
+        found = passes.rollouts(load("model.compile=true"))
+        return found | {"ratio": passes.ratio(load("model.compile=true", of="ratio"))}
+
     work: dict[str, Callable[[], dict[str, Any]]] = {
         "model": build,
         "ratio": ratios,
         "floor": lambda: passes.floors(load, 2 if tiny else 16),
         "flops": lambda: passes.flops(load()),
+        "rollout": lambda: passes.rollouts(load()),
+        "compile": compiled,
         "roles": lambda: passes.roles(lambda *more: load(*more, of="roles")),
     } | {dtype: functools.partial(train, dtype) for dtype in RUNS}
     load()  # what is wrong with it is told before anything is made
@@ -229,7 +238,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--size", type=int, metavar="PIXELS", help="of an image (512; sdxl 1024, --tiny 64)")
     add("--minutes", type=float, default=10.0, help="what begins later is skipped (10)")
     add("--tiny", action="store_true", help="networks of hardly any width, for a CPU")
-    add("--parts", default=",".join(PARTS), metavar="A,B", help="only these, and the model")
+    add("--parts", default=",".join(USUAL), metavar="A,B", help="only these, and the model")
     add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")

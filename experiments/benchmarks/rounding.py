@@ -3,11 +3,13 @@
     python -m experiments.benchmarks.rounding [override ...] [--types T ...] \\
         [--guidance W ...] [--states N]
     python -m experiments.benchmarks.rounding [override ...] --random SIZE [...]
+    python -m experiments.benchmarks.rounding [override ...] --autocast [...]
 
 The first measures the model of the configuration, the canvas's with the overrides, at states of its
 own. The second takes a UNet of Stable Diffusion 1.5's shape with random weights, for latents of
 SIZE x SIZE (64 for images of 512 pixels): its answers are scaled to the size of unit noise, which a
-trained one's have, and its states are noise.
+trained one's have, and its states are noise. ``--autocast`` computes under torch's autocast, which
+the policy does without, for comparison.
 
 One line for each type and guidance. ``answer`` is the root mean square of what rounding does to the
 guided answer of the network; a step's KL is its square times a factor of the schedule. ``K0`` is
@@ -20,6 +22,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -27,16 +30,26 @@ from experiments import settings
 from experiments.benchmarks import random_models
 from learner.rounding import MARGIN, drawn_anew
 from rl_unlearn.config import Config
-from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.families.pipeline import DTYPES, device_of, load_pipeline, set_products
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
 _SEED = 0
 
 
-def measure(config: Config, drawn_by_model: bool, count: int) -> dict[str, float]:
-    """Returns the figures of one line; ``drawn_by_model``: its states are, rather than noise."""
+def measure(
+    config: Config,
+    drawn_by_model: bool,
+    count: int,
+    products: Literal["ieee", "tf32"] | None = None,
+) -> dict[str, float]:
+    """Returns the figures of one line; ``drawn_by_model``: its states are, rather than noise.
+
+    ``products``: how a GPU multiplies fp32, if not as the policy says.
+    """
     policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
+    if products is not None:
+        set_products(products)
     kernel, learned = policy.kernel, policy.kernel.learned
     texts = [prompt.text for prompt in PromptBook.from_config(config).prompts][:count]
     embeddings = policy.encode(texts)
@@ -93,7 +106,9 @@ def main(arguments: argparse.Namespace) -> None:
                 config = settings.load([canvas], asked)
                 torch.set_num_threads(config.cluster.threads)
                 start = time.monotonic()
-                figures = measure(config, not arguments.random, arguments.states)
+                device, dtype = device_of(config.model), DTYPES[kind]
+                with torch.autocast(device.type, dtype, enabled=arguments.autocast):
+                    figures = measure(config, not arguments.random, arguments.states)
                 columns = "".join(
                     f"{figures[name]:>10.2g}"
                     for name in ("answer", "K0", "least", "most", "budget")
@@ -112,6 +127,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--random", type=int, metavar="SIZE", help="a random UNet of Stable Diffusion 1.5's shape"
     )
+    parser.add_argument("--autocast", action="store_true", help="under torch's autocast")
     parser.add_argument("--states", type=int, default=16, help="states to look at (16)")
     parser.add_argument(
         "--types", nargs="+", default=["bf16", "fp16"], help="number types (bf16 fp16)"

@@ -5,8 +5,8 @@
 One line for each: parameters of the network that is trained, FLOPs of one pass, what one image and
 one branch of the guidance keep for the backward pass with an adapter of rank 16 on the attention
 layers, the memory in use at once in forward and backward with checkpointing and without, and the
-adapter with its gradient and AdamW's moments. All of it is `train --plan`'s own count, so a line is
-right where the plan is.
+adapter with its copy, its gradient and AdamW's moments. All of it is `train --plan`'s own count, so
+a line is right where the plan is.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{frozen / 1e9:.2f} B", f"{plain.step.forward / 1e12:.2f}",
             f"{plain.step.kept / GIBIBYTE:.2f}",
             f"{plain.step.learning / GIBIBYTE:.2f}", f"{again.step.learning / GIBIBYTE:.2f}",
-            f"{16 * adapter / GIBIBYTE:.2f} GiB",
+            f"{(16 + model.dtype.itemsize) * adapter / GIBIBYTE:.2f} GiB",
         )  # fmt: skip
         print(f"{name:12}" + "".join(f"{figure:>16}" for figure in figures), flush=True)
 

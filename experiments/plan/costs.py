@@ -85,7 +85,6 @@ class Costs:
 
 def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
     """Counts one of each thing."""
-    mixed = config.model.dtype != "fp32"
     vae = hollow.family.autoencoder.vae
     reward, selection = (
         eye(config.reward.clip, "reward", book),
@@ -98,7 +97,6 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
             hollow.forward,
             [*hollow.network.parameters(), *hollow.network.buffers()],
             trained=True,
-            mixed=mixed,
         ),
         count(hollow.decode, [*vae.parameters()], trained=False),
         hollow.branches,

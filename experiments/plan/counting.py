@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from learner.checkpointing import kept, storage
@@ -52,13 +52,8 @@ class _Nowhere:
 class Device(TorchFunctionMode):
     """Computes on meta tensors as a GPU does.
 
-    Attention is the fused one: torch would take the plain one, with its large tables. In half
-    precision (`mixed`) autocast's rules hold: norms are fp32, products are not.
+    Attention is the fused one: torch would take the plain one, with its large tables.
     """
-
-    def __init__(self, mixed: bool):
-        super().__init__()
-        self._mixed = mixed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Takes any call of torch; most are left as they are."""
@@ -68,10 +63,6 @@ class Device(TorchFunctionMode):
         if func is functional.multi_head_attention_forward:
             with _inside():
                 return func(*args, **kwargs)
-        if self._mixed and func in (functional.layer_norm, functional.group_norm):
-            args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
-        if self._mixed and func in (functional.linear, functional.conv2d):
-            args = (args[0].to(args[1].dtype), *args[1:])
         return func(*args, **kwargs)
 
 
@@ -115,17 +106,15 @@ class Count:
     """Bytes in use at once in a forward and its backward pass, weights left out."""
 
 
-def count(
-    compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool, mixed: bool = False
-) -> Count:
+def count(compute: Callable[[], Tensor], weights: Iterable[Tensor], trained: bool) -> Count:
     """Counts what `compute` takes, `weights` left out; with `trained` its backward pass, too."""
     held = {storage(weight) for weight in weights}
-    with Device(mixed), torch.no_grad(), _Live(held) as live, counter() as forward:
+    with Device(), torch.no_grad(), _Live(held) as live, counter() as forward:
         compute()
     if not trained:
         return Count(forward.get_total_flops(), 0, 0, live.peak, 0)
     learning = _Live(held)
-    with Device(mixed), torch.enable_grad(), learning:
+    with Device(), torch.enable_grad(), learning:
         # What autograd keeps is another tensor than the one that a call returned.
         with kept(held, learning.hold) as sizes:
             total = compute().float().sum()

@@ -59,8 +59,8 @@ class Hollow:
 
     @property
     def adapter(self) -> list[nn.Parameter]:
-        """The trained parameters."""
-        return lora.parameters(self.network)
+        """The trained parameters, as the network multiplies by them."""
+        return list(lora.parameters(self.network).values())
 
     def latents(self) -> Tensor:
         """Returns the latents of one image."""
@@ -100,7 +100,7 @@ def build(config: Config, device: str) -> Hollow:
         made[layout.trained].to(dtype)
         _adapt(family, config, dtype)
         if config.learner.checkpointing == "on":
-            checkpoint(family.network, Device(config.model.dtype != "fp32"))
+            checkpoint(family.network, Device())
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -154,10 +154,8 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _adapt(family: Family, config: Config, dtype: torch.dtype) -> None:
-    """Adds the adapter; its masters are fp32, but the network multiplies by them in its own
-    type.
-    """
+    """Adds the adapter as the network multiplies by it, in its own type; masters are none here."""
     with META:
         lora.add(family.network, config.lora, family.layers, config.seed)
-    for parameter in lora.parameters(family.network):
+    for parameter in lora.parameters(family.network).values():
         parameter.data = parameter.data.to(dtype)

@@ -42,15 +42,21 @@ def roles(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dic
     """Returns what one rollout actor, the critic and one rank of the learner need."""
     model = weights(hollow)
     reading = {"reading the prompts": model.pop("text encoders")}
-    adapter = _SINGLE * sum(p.numel() for p in hollow.adapter)
+    trained = sum(p.numel() for p in hollow.adapter)
+    adapter = _SINGLE * trained
+    copies = (
+        {}
+        if hollow.dtype == torch.float32
+        else {"adapter, copied": hollow.dtype.itemsize * trained}
+    )
     return {
         "rollout": Role(
-            model | {"adapter, fp32": adapter} | _eyes(costs),
+            model | {"adapter, fp32": adapter} | copies | _eyes(costs),
             reading | _drawing(config, hollow, costs),
         ),
         "critic": _critic(config, book, costs),
         "learner": Role(
-            {"network": model["network"], "adapter, gradient, AdamW": _TRAINED * adapter},
+            {"network": model["network"], "adapter, gradient, AdamW": _TRAINED * adapter} | copies,
             {"reading the prompts": reading["reading the prompts"] + model["autoencoder"]}
             | _learning(config, hollow, costs),
         ),

@@ -40,6 +40,9 @@ class Model(Section):
     fp16 rounds eight times finer than bf16, whose rounding alone moves a step of Stable Diffusion
     by more than any budget: a run measures it after the warm-up and refuses budgets that it would
     use up."""
+    compile: bool = False
+    """Compile the network's repeated blocks by torch.compile, minutes of waiting at the first pass
+    of each shape. No GPU has shown yet what it gains."""
 
     @field_validator("size", mode="before")
     @classmethod

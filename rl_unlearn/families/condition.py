@@ -29,7 +29,11 @@ class Condition:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Condition":
         """Returns the same on a device, as numbers of a type."""
-        return Condition({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
+        # The host goes on while a device is filled; it must not before its own memory is.
+        ahead = device.type != "cpu"
+        return Condition(
+            {name: t.to(device, dtype, non_blocking=ahead) for name, t in self.tensors.items()}
+        )
 
     def expand(self, count: int) -> "Condition":
         """Returns a single row as ``count`` equal ones."""

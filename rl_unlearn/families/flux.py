@@ -46,7 +46,7 @@ class Flux(Family):
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         device, dtype = latents.device, latents.dtype
-        timesteps = self.kernel.timesteps[index].to(device, dtype).expand(batch)
+        timesteps = self.kernel.told(index, device).to(dtype).expand(batch)
         output = self.network(
             hidden_states=pack(latents),
             timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
@@ -54,7 +54,7 @@ class Flux(Family):
             pooled_projections=condition.pooled,
             encoder_hidden_states=condition.text,
             txt_ids=torch.zeros(condition.text.shape[1], 3, device=device, dtype=dtype),
-            img_ids=places(height // 2, width // 2).to(device, dtype),
+            img_ids=places(height // 2, width // 2, device).to(dtype),
         ).sample
         return unpack(output, channels, height, width)
 
@@ -74,9 +74,12 @@ def unpack(
     return torch.nn.functional.pixel_shuffle(packed, 2)
 
 
-def places(rows: int, columns: int) -> Float[Tensor, "tokens 3"]:
+def places(
+    rows: int, columns: int, device: torch.device | None = None
+) -> Float[Tensor, "tokens 3"]:
     """Row and column of each token, which the rotary embedding reads; the first number is 0 for
     images.
     """
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    sides = (torch.arange(side, device=device) for side in (rows, columns))
+    row, column = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=2).flatten(0, 1).float()

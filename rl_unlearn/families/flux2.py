@@ -58,15 +58,14 @@ class Flux2(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
-        timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
-        word = torch.arange(condition.text.shape[1])[:, None]
+        device = latents.device
+        timesteps = self.kernel.told(index, device).to(latents.dtype).expand(batch)
+        word = torch.arange(condition.text.shape[1], device=device)[:, None]
         output = self.network(
             hidden_states=pack(latents),
             timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
             encoder_hidden_states=condition.text,
-            txt_ids=torch.nn.functional.pad(word, (3, 0)).to(latents.device),
-            img_ids=torch.nn.functional.pad(places(height // 2, width // 2), (0, 1)).to(
-                latents.device
-            ),
+            txt_ids=torch.nn.functional.pad(word, (3, 0)),
+            img_ids=torch.nn.functional.pad(places(height // 2, width // 2, device), (0, 1)),
         ).sample
         return unpack(output, channels, height, width)

@@ -62,7 +62,7 @@ class QwenImage(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
-        timesteps = self.kernel.timesteps[index].to(latents.device, latents.dtype).expand(batch)
+        timesteps = self.kernel.told(index, latents.device).to(latents.dtype).expand(batch)
         output = self.network(
             hidden_states=pack(latents),
             timestep=timesteps / 1000,  # the network multiplies by it again

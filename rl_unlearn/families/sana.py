@@ -55,7 +55,7 @@ class Sana(Family):
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
-        timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
+        timesteps = self.kernel.told(index, latents.device).expand(len(latents))
         output: Tensor = self.network(
             hidden_states=latents,
             encoder_hidden_states=condition.text,

@@ -49,7 +49,7 @@ class StableDiffusion3(Family):
         """Returns the velocity, noise less x0."""
         output: Tensor = self.network(
             hidden_states=latents,
-            timestep=self.kernel.timesteps[index].to(latents.device).expand(len(latents)),
+            timestep=self.kernel.told(index, latents.device).expand(len(latents)),
             encoder_hidden_states=condition.text,
             pooled_projections=condition.pooled,
         ).sample

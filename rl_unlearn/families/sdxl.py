@@ -63,7 +63,7 @@ class StableDiffusionXL(Family):
         """Noise or velocity, as the model was made."""
         output: Tensor = self.network(
             latents.contiguous(memory_format=torch.channels_last),
-            self.kernel.timesteps[index].to(latents.device).expand(len(latents)),
+            self.kernel.told(index, latents.device).expand(len(latents)),
             encoder_hidden_states=condition.text,
             added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.size},
         ).sample

@@ -64,7 +64,7 @@ class StableDiffusion(Family):
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise, x0 or velocity, as the model was made."""
         latents = latents.contiguous(memory_format=torch.channels_last)
-        timesteps = self.kernel.timesteps[index].to(latents.device).expand(len(latents))
+        timesteps = self.kernel.told(index, latents.device).expand(len(latents))
         words, mask = self._full_rows(condition.text)
         output: Tensor = self.network(
             latents, timesteps, encoder_hidden_states=words, encoder_attention_mask=mask

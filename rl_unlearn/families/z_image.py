@@ -69,7 +69,7 @@ class ZImage(Family):
         """
         network, size = self.network, f"{PATCH}-1"
         batch, channels, height, width = latents.shape
-        times = 1 - self.kernel.timesteps[index].to(latents.device).expand(batch) / 1000
+        times = 1 - self.kernel.told(index, latents.device).expand(batch) / 1000
         time = network.t_embedder(times * network.t_scale).to(latents.dtype)
 
         is_word = condition.words > 0.5

@@ -28,7 +28,7 @@ def test_one_command_measures_all_parts_without_ray(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "real_size.json").read_text())
     parts = written["parts"]
     floors = {name: parts["floor"][name]["K0"] for name in real_size.TYPES}
-    assert list(parts) == list(real_size.PARTS)
+    assert list(parts) == list(real_size.USUAL)
     assert not written["skipped"]
     for dtype in real_size.TYPES:
         assert parts["ratio"][dtype]["largest log-ratio, as configured"] == 0.0
@@ -42,6 +42,8 @@ def test_one_command_measures_all_parts_without_ray(tmp_path: Path) -> None:
     assert floors["fp32"] < floors["fp16"] < floors["bf16"]
     assert parts["fp32"]["updates"][0]["kl_floor"] == 0 < parts["bf16"]["updates"][0]["kl_floor"]
     assert parts["flops"]["ratio"] == pytest.approx(1, rel=0.01)
+    assert parts["rollout"]["rollout / bare, speed"] > 0
+    assert parts["rollout"]["rollout"]["of_products"] > 0
     assert parts["roles"].pop("part_seconds") > 0
     assert len(parts["roles"]) == 6
     for role in parts["roles"].values():
@@ -76,8 +78,7 @@ def test_products_in_fp32_are_rounded_once(dtype: torch.dtype) -> None:
     layer, images = torch.nn.Conv2d(16, 8, 3).to(dtype), torch.randn(2, 16, 6, 6).to(dtype)
     exact = torch.nn.functional.conv2d(images.double(), layer.weight.double(), layer.bias.double())
     with half_on_cpu.products_in_fp32():
-        with torch.autocast("cpu", dtype=dtype):
-            found = layer(images)
+        found = layer(images)
         assert layer.float()(images.float()).dtype == torch.float32
     assert found.dtype == dtype
     # Half a unit in the last place, and next to nothing for the sum in fp32.

@@ -30,6 +30,7 @@ from experiments.plan.costs import Costs
 from experiments.plan.counting import counter
 from experiments.plan.make import make
 from learner.learner import Learner
+from rl_unlearn.adapters import lora
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.families.pipeline import load_pipeline
@@ -146,7 +147,7 @@ def test_bytes_in_use_at_once_are_those_of_the_real_pass(checkpointed: bool) -> 
             most = max(most, now)
     hollow_one, told = made("meta")
     if checkpointed:
-        hollow.checkpoint(hollow_one, counting.Device(mixed=False))
+        hollow.checkpoint(hollow_one, counting.Device())
     weights = [*hollow_one.parameters(), *hollow_one.buffers()]
     found = counting.count(lambda: hollow_one(**told).sample, weights, trained=True)
     assert found.learning == pytest.approx(most, rel=0.05)
@@ -165,16 +166,6 @@ def test_checkpointing_keeps_less_and_computes_again(name: str) -> None:
     assert plain.backward + 0.5 * plain.forward < again.backward <= plain.backward + plain.forward
 
 
-def test_in_half_precision_norms_are_in_fp32() -> None:
-    norm = torch.nn.LayerNorm(16, device="meta", dtype=torch.bfloat16)
-    rows = torch.empty(4, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
-    plain, mixed = (
-        counting.count(lambda: norm(rows), norm.parameters(), trained=True, mixed=mixed)
-        for mixed in (False, True)
-    )
-    assert mixed.kept > 1.5 * plain.kept
-
-
 # -- a model of real size --------------------------------------------------------------------------
 
 
@@ -187,9 +178,13 @@ def stable_diffusion_15(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) -> None:
-    """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 0.97 GiB kept for an image and a
-    branch; 1.41 GiB of memory for each image more that is decoded; 10.3 GiB of the learner with
-    checkpointing, 16 states at once.
+    """On an H100 at 512 pixels, bf16, rank 16: 0.80 TFLOP a pass; 1.41 GiB of memory for each image
+    more that is decoded.
+
+    Memory of the network was measured when it computed under autocast, which kept the outputs of
+    norms and the inputs of the adapter in fp32 as well: 0.97 GiB for an image and a branch, 38.6
+    GiB of the three in one process with a second copy of the network, 10.3 GiB of the learner with
+    checkpointing, 16 states at once. Without it less is kept.
     """
 
     def plan(**learner: Any) -> tuple[hollow.Hollow, Costs, dict[str, memory.Role]]:
@@ -205,15 +200,14 @@ def test_stable_diffusion_15_takes_what_was_measured(stable_diffusion_15: Path) 
     model, one, needs = plan()
     assert one.step.forward == pytest.approx(0.80e12, rel=0.03)
     assert one.guided == pytest.approx(1.61e12, rel=0.03)
-    assert one.step.kept == pytest.approx(0.97 * GIBIBYTE, rel=0.25)
+    assert 0.7 * 0.97 * GIBIBYTE < one.step.kept < 0.97 * GIBIBYTE
     assert one.decode.peak == pytest.approx(1.41 * GIBIBYTE, rel=0.25)
     assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(0.86e9, rel=0.01)
-    # The three in one process took 38.6 GiB at their most, a second copy of the network among them.
     together = (
         memory.together(list(needs.values()), in_turn=True) + needs["learner"].lasting["network"]
     )
-    assert together == pytest.approx(38.6 * GIBIBYTE, rel=0.15)
-    assert plan(checkpointing="on")[2]["learner"].total == pytest.approx(10.3 * GIBIBYTE, rel=0.15)
+    assert 0.7 * 38.6 * GIBIBYTE < together < 38.6 * GIBIBYTE
+    assert 0.7 * 10.3 < plan(checkpointing="on")[2]["learner"].total / GIBIBYTE < 10.3
 
 
 def test_on_a_gpu_images_are_decoded_in_parts(stable_diffusion_15: Path) -> None:
@@ -396,7 +390,7 @@ def test_weights_are_held_as_the_plan_says(name: str) -> None:
     chosen = of_family(name, model={"dtype": "bf16"})
     _, model, _ = planned(chosen)
     real = DiffusionPolicy(load_pipeline(chosen.model, chosen.sampler), chosen)
-    adapter = {id(p) for p in real.parameters()}
+    adapter = {id(p) for p in lora.parameters(real.network).values()}
     parts = [
         part
         for part in real.family.pipeline.components.values()
@@ -405,6 +399,8 @@ def test_weights_are_held_as_the_plan_says(name: str) -> None:
     parameters = {id(p): p for part in parts for p in memory.tensors(part) if id(p) not in adapter}
     assert sum(memory.weights(model).values()) == sum(p.nbytes for p in parameters.values())
     assert sum(p.numel() for p in model.adapter) == sum(p.numel() for p in real.parameters())
+    held = memory.roles(chosen, *planned(chosen))["learner"].lasting
+    assert held["adapter, copied"] == sum(p.nbytes for p in lora.parameters(real.network).values())
 
 
 def test_who_shares_a_card() -> None:

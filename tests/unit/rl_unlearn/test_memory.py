@@ -114,7 +114,7 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
     batch = actor.sample(Request(1, (0, 1), 0), learner.weights())
     images = ImageActor(chosen)
     scores = critic.score(batch, 0)
-    monkeypatch.setattr(DiffusionPolicy, "predict", full)
+    monkeypatch.setattr(DiffusionPolicy, "_guided", full)
     monkeypatch.setattr("actors.critic.valued_gradients", full)
     for call, setting in (
         (lambda: actor.sample(Request(1, (0, 1), 0), learner.weights()), "rollout.batch"),
