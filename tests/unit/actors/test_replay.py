@@ -154,6 +154,17 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
     run(scenario())
 
 
+def test_the_warm_up_is_read_by_position_without_what_is_not_finite():
+    async def scenario() -> None:
+        replay, rows = store(images=4), round_rows(0)
+        rows.rewards[1] = torch.nan
+        assert await replay.add(rows, False) == 3
+        assert names(await replay.warm_up(0, 2)) == [0]
+        assert names(await replay.warm_up(0, 4)) == [0, 2, 3]
+
+    run(scenario())
+
+
 def test_an_evicted_row_does_not_come_back_when_its_call_is_repeated():
     async def scenario() -> None:
         replay = store(max_lag=0)
