@@ -10,7 +10,7 @@ import torch
 
 from rl_unlearn.config import Config
 from rl_unlearn.files import spilled
-from rl_unlearn.messages import Snapshot, under
+from rl_unlearn.messages import Snapshot
 from rl_unlearn.noise import generator
 from rl_unlearn.states import States, choose_of
 from rl_unlearn.trajectory import PER_ROUND, Trajectory
@@ -188,7 +188,9 @@ class Store:
         later = {id for id in self._seen if id // PER_ROUND > newest}
         refused = self.refused.among(later)
         ids = sorted(self._rows.keys() - later)
-        tensors = under("rows", self.read(ids).tensors()) if ids else {}
+        # Copies already: `under` would make others.
+        rows = self.read(ids).tensors() if ids else {}
+        tensors = {f"rows.{name}": tensor for name, tensor in rows.items()}
         tensors["draws"] = torch.tensor([self._rows[id].draws for id in ids], dtype=torch.int64)
         tensors["seen"] = torch.tensor(sorted(self._seen - later), dtype=torch.int64)
         counts = self._counts | {

@@ -20,6 +20,7 @@ set -euo pipefail
 # shellcheck source=/dev/null
 source .venv/bin/activate
 export RAY_AUTH_MODE=token
+export RAY_ENABLE_ZERO_COPY_TORCH_TENSORS=1         # actors of a node read tensors where they lie
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300   # seconds for all nodes to join
 export HF_HOME="${HF_HOME:-$PWD/outputs/huggingface}"
 

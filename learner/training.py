@@ -1,5 +1,6 @@
 """The coroutine that learns: one update after another, while the critic works on the next batch."""
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Training:
 
     def __init__(self, session: Session):
         self._session = session
+        self._writing: asyncio.Future[None] | None = None
+        """The checkpoint that is on its way to the disk."""
 
     async def run(self, versions: Versions) -> None:
         """Makes the updates that are left."""
@@ -72,6 +75,7 @@ class Training:
                 updates = []
             if checkpoint is not None:
                 await self._commit(checkpoint, versions, round, newest)
+        await self._written()
 
     def _prepare(self, version: int) -> _Batch:
         """Asks for the scored batch of the update of policy ``version``.
@@ -138,7 +142,9 @@ class Training:
     async def _commit(
         self, checkpoint: _Checkpoint, versions: Versions, round: int, newest_round: int
     ) -> None:
-        """Commits what the actors held between two updates, and this process's share of it."""
+        """Has what the actors held between two updates, and this process's share of it, written
+        while the run goes on.
+        """
         session = self._session
         learner = session.actors.learner.snapshot.remote()
         await versions.wait_for_round(newest_round)  # its version may be the best one
@@ -148,7 +154,17 @@ class Training:
             "learner": await session.calls.wait(learner, "learner"),
             "loop": await versions.snapshot(newest_round, session.seconds, session.fetch),
         }
-        checkpoint.store.commit(round, parts)
+        await self._written()
+        # On a thread of its own: a store of real size is gigabytes, and rounds are to be asked for.
+        # However the run ends, its event loop waits for the thread.
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(None, checkpoint.store.commit, round, parts)
+        self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _written(self) -> None:
+        """Returns once the checkpoint before is on the disk; raises what went wrong."""
+        if self._writing is not None:
+            await self._writing
 
 
 def _ledger_row(

@@ -61,7 +61,8 @@ def choose_of(
     one = trajectories[0]
     rows, places, levels, final = _chosen(one, len(trajectories), count, renoised, draw)
     pairs = zip(rows.tolist(), places.tolist(), strict=True)
-    latents = torch.stack([trajectories[row].latents[0, place] for row, place in pairs])
+    parts = [trajectories[row].latents[0, place] for row, place in pairs]
+    latents = torch.stack(parts) if parts else one.latents[:0, 0]
     prompts = torch.cat([trajectory.prompts for trajectory in trajectories])[rows]
     outcomes = torch.cat([trajectory.outcomes for trajectory in trajectories])[rows]
     return States(latents, levels, final, prompts, outcomes)

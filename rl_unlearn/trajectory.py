@@ -1,7 +1,7 @@
 """The one type all rooms meet in: a batch of denoising trajectories, and its Arrow form.
 
-Produced by the rollout actor, kept by the replay actor as Arrow record batches, consumed by critic
-and learner.
+Produced by the rollout actor, kept by the replay actor, consumed by critic and learner; on disk
+they are Arrow record batches.
 """
 
 from collections.abc import Mapping, Sequence

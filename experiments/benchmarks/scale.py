@@ -120,7 +120,8 @@ def _cpu_seconds() -> Counter[str]:
     """CPU-seconds of this process and all that it started, by what they are called."""
     seconds: Counter[str] = Counter()
     for process in _processes():
-        name = Path(process.cmdline()[0].split(".")[0].split()[0]).name
+        name = process.cmdline()[0]
+        name = name.split(".")[0] if name.startswith("ray::") else Path(name).name
         seconds[name] += sum(process.cpu_times()[:2])
     return seconds
 

@@ -17,8 +17,10 @@ import tiny
 import torch
 
 from actors.images import ModelVariant
-from cluster import connection, images, placement, program
+from cluster import connection, environment, images, placement, program, zero_copy
 from cluster.elastic_rollouts import ElasticRollouts
+from experiments.benchmarks import scale
+from experiments.benchmarks.stand_ins import Size
 from experiments.evaluation.image_cache import cached
 from learner.events import Event
 from rl_unlearn.errors import MachineError, UserError
@@ -39,13 +41,14 @@ def one_ray() -> Iterator[None]:
     """One private Ray for all tests here, instead of one for each run."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        labels={"pool": "here"},
-        include_dashboard=False,
-        log_to_driver=False,
-    )
+    with environment.setting(zero_copy.variables()):
+        ray.init(
+            address="local",
+            num_cpus=2,
+            labels={"pool": "here"},
+            include_dashboard=False,
+            log_to_driver=False,
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection, "ray_cluster", lambda _: contextlib.nullcontext())
         yield
@@ -93,6 +96,27 @@ def test_two_learner_ranks_learn_what_one_does(inline):
                 key,
                 row["round"],
             )
+
+
+def test_tensors_of_an_answer_lie_in_shared_memory():
+    import ray
+
+    class Sender:
+        def send(self) -> torch.Tensor:
+            return torch.ones(2**18)
+
+    reference = ray.remote(num_cpus=0)(Sender).remote().send.remote()
+    one, other = ray.get(reference), ray.get(reference)
+    assert torch.equal(one, torch.ones(2**18))
+    assert one.data_ptr() == other.data_ptr()
+
+
+def test_the_loop_is_measured_on_stand_ins():
+    config = scale.configuration(3, ["selection.images=8", "loop.timeout=600"])
+    row = scale.loop(config, Size((1, 2, 2), 3, torch.bfloat16), 0.1)
+    assert row["actors"] == 3
+    assert row["efficiency"] > 0
+    assert {"ray::ReplayActor", "ray::Sleepers"} <= row["cpu_seconds_per_image_by_process"].keys()
 
 
 def test_two_image_actors_share_the_images_of_one(tmp_path):

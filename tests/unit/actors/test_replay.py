@@ -315,14 +315,15 @@ def test_memory_of_evicted_rows_is_used_again_and_nobody_else_has_it():
     run(scenario())
 
 
-def test_states_are_those_of_the_trajectories_drawn_alike():
+@pytest.mark.parametrize("count", [0, 40])
+def test_states_are_those_of_the_trajectories_drawn_alike(count):
     async def scenario() -> None:
         replay = store(images=8)
         await replay.add(round_rows(1, count=8))
         await draw(replay, 8)
-        found = await replay.states(5, 40, 0.5, 1, ("states", 1))
+        found = await replay.states(5, count, 0.5, 1, ("states", 1))
         drawn = await replay.recent(5, 1, ("states", 1))
-        expected = choose(drawn, 40, 0.5, generator("states", 1, "states"))
+        expected = choose(drawn, count, 0.5, generator("states", 1, "states"))
         for field in dataclasses.fields(found):
             assert torch.equal(getattr(found, field.name), getattr(expected, field.name))
 

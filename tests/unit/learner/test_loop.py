@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import gc
 import math
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +19,7 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
+from experiments.runs.checkpoints import Checkpoints
 from learner.calls import Calls, awaited
 from learner.events import Event
 from learner.learner import Learner
@@ -29,7 +31,7 @@ from learner.timeline import Timeline
 from learner.versions import Candidate, Versions
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, DataError, LostError, TrainingError
+from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError
 from rl_unlearn.messages import Request, Weights
 from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.prompts import PromptBook
@@ -406,6 +408,37 @@ def test_selection_keeps_the_best_look():
         for row in looks
         for k in ("forgotten", "retained", "coherence", "other", "presence")
     )
+
+
+def test_no_round_waits_for_a_checkpoint_and_the_run_does(tmp_path):
+    begun, written = collections.defaultdict(threading.Event), []
+
+    class Slowly(Checkpoints):
+        def commit(self, round: int, parts: Any) -> None:
+            if round == 1:
+                assert begun[4].wait(60), "round 4 is drawn by the version after the next update"
+            super().commit(round, parts)
+            written.append(round)
+
+    def sample(self: RolloutActor, request: Request, weights: Weights) -> Any:
+        begun[request.round].set()
+        return drawn(self, request, weights)
+
+    config = tiny.config(loop={"rounds": 4, "checkpoint_every": 1})
+    drawn = RolloutActor.sample
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutActor, "sample", sample)
+        program.train(config, lambda _: None, store=Slowly(tmp_path, 1, 9))
+    assert written == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
+    class Full(Checkpoints):
+        def commit(self, round: int, parts: Any) -> None:
+            raise MachineError("no space left")
+
+    with pytest.raises(MachineError, match="no space left"):
+        program.train(tiny.config(), lambda _: None, store=Full(tmp_path, 3, 1))
 
 
 @pytest.mark.parametrize("liked", [0, 2, 5])
