@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from rl_unlearn import canvas
 from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.errors import ConfigError, DataError, MachineError
+from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.of import read_shape_and_kernel
 from rl_unlearn.families.pipeline import device_of, load_pipeline
 from rl_unlearn.noise import trajectory_noise
@@ -149,6 +150,27 @@ def test_guidance_is_the_usual_extrapolation():
             made.predict(latents, 1, embeddings), expected, atol=1e-5, rtol=1e-4
         )
     assert not torch.allclose(expected, conditional, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_in_half_precision_guidance_is_not_rounded_again(dtype):
+    made = policy(sampler={"guidance": 2.5}, model={"dtype": dtype})
+    latents = torch.randn(3, *tiny.SHAPE, generator=torch.Generator().manual_seed(0))
+    told = Condition.cat([made.encode(["", "", ""]), made.encode(PROMPTS)])
+    with torch.no_grad():
+        answers = made.conditional(torch.cat([latents, latents]), 1, told)
+        found = made.predict(latents, 1, made.encode(PROMPTS))
+    assert answers.dtype == made.dtype
+    without, conditional = answers.float().chunk(2)
+    assert torch.equal(found, without + 2.5 * (conditional - without))
+    assert not torch.equal(found, found.to(made.dtype).float()), "the test has lost its point"
+
+
+def test_only_beside_half_precision_fp32_is_multiplied_in_tf32():
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    for dtype, expected in (("bf16", "tf32"), ("fp32", "ieee"), ("fp16", "tf32")):
+        policy(model={"dtype": dtype})
+        assert [backend.fp32_precision for backend in backends] == [expected] * 2
 
 
 def test_gradients_flow_through_both_branches_of_guidance():
