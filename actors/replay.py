@@ -119,20 +119,14 @@ class ReplayActor:
         """
         return self._store.read(self._store.of_round(0, start, stop))
 
-    async def recent(self, count: int, version: int, seed: tuple[int | str, ...]) -> Trajectory:
-        """Uniformly drawn trajectories for the critic, the warm-up's too; does not count as
-        sampling.
-
-        They are of the rounds that the batch for the update of policy ``version`` could hold (-1:
-        the warm-up); waits until that was sampled.
-        """
-        return self._store.read(await self._recent(count, version, seed))
-
     async def states(
         self, rows: int, count: int, renoised: float, version: int, seed: tuple[int | str, ...]
     ) -> States:
-        """``count`` noisy latents of ``rows`` trajectories drawn as :meth:`recent` draws them; see
-        `states.choose`.
+        """``count`` noisy latents for the critic of ``rows`` trajectories, uniformly drawn, the
+        warm-up's among them; does not count as sampling.
+
+        They are of the rounds that the batch for the update of policy ``version`` could hold; waits
+        until that was sampled. See `states.choose`.
         """
         ids = await self._recent(rows, version, seed)
         return self._store.states(ids, count, renoised, generator(*seed, "states"))

@@ -83,8 +83,6 @@ class ReplayHandle(Protocol):
     """Noisy latents for the critic, from the rounds that the batch of a version could hold."""
     warm_up: Method[[int, int], Trajectory]
     """The warm-up's trajectories, from one position up to another."""
-    recent: Method[[int, int, Seed], Trajectory]
-    """Whole trajectories of the rounds that the batch of a version could hold."""
     newest_round: Method[[int], int]
     """Newest round that the batch of a policy version could hold."""
     refused: Method[[int], Trajectory]

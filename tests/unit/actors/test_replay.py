@@ -51,6 +51,13 @@ def names(trajectory: Trajectory) -> list[int]:
     return [int(100 * (i // 2**32) + i % 2**32) for i in trajectory.ids.tolist()]
 
 
+async def recent(
+    replay: ReplayActor, count: int, version: int, seed: tuple[int | str, ...]
+) -> Trajectory:
+    """The trajectories that the critic's states are of."""
+    return replay._store.read(await replay._recent(count, version, seed))
+
+
 CALLS = itertools.count()
 
 
@@ -143,7 +150,7 @@ def test_optional_fields_come_back_and_are_spilled(tmp_path):
         drawn = await draw(replay, 3)
         assert names(drawn) == [100, 101, 102]
         assert drawn.means.shape == (3, 2, 2, 2, 2)
-        last = await replay.recent(8, 1, (0,))
+        last = await recent(replay, 8, 1, (0,))
         assert torch.equal(last.means[4:], means)
         assert torch.equal(last.predicted[4:], predicted)
         with pa.memory_map(str(sorted(tmp_path.glob("*.arrow"))[1])) as source:
@@ -224,7 +231,7 @@ def test_the_warm_up_is_for_the_critic_and_never_learned_from():
         await replay.add(round_rows(1, count=2))
         for number in range(5):
             assert names(await draw(replay, 8, fresh=0 if number else 2)) == [100, 101]
-        assert any(id < 100 for id in names(await replay.recent(16, 1, ("recent",))))
+        assert any(id < 100 for id in names(await recent(replay, 16, 1, ("recent",))))
 
     run(scenario())
 
@@ -261,7 +268,7 @@ def test_without_a_round_the_newest_whole_one_is_taken():
         assert names(await draw(replay, 99, version=2)) == [100, 101, 102, 103, 200, 201, 202, 203]
         assert await replay.newest_round(2) == 2
         assert await replay.newest_round(1) == 1
-        assert len(await replay.recent(99, 2, ("recent",))) == 8
+        assert len(await recent(replay, 99, 2, ("recent",))) == 8
 
     run(scenario())
 
@@ -322,7 +329,7 @@ def test_states_are_those_of_the_trajectories_drawn_alike(count):
         await replay.add(round_rows(1, count=8))
         await draw(replay, 8)
         found = await replay.states(5, count, 0.5, 1, ("states", 1))
-        drawn = await replay.recent(5, 1, ("states", 1))
+        drawn = await recent(replay, 5, 1, ("states", 1))
         expected = choose(drawn, count, 0.5, generator("states", 1, "states"))
         for field in dataclasses.fields(found):
             assert torch.equal(getattr(found, field.name), getattr(expected, field.name))
@@ -374,7 +381,7 @@ def test_what_comes_earlier_or_later_changes_no_batch():
                 added += 1
                 await replay.add(round_rows(added, version=max(0, added - 2)))
             drawn.append(names(await draw(replay, 6, version, newest, seed=("batch", version))))
-            drawn.append(names(await replay.recent(5, version, ("recent", version))))
+            drawn.append(names(await recent(replay, 5, version, ("recent", version))))
             states = await replay.states(5, 7, 0.5, version, ("recent", version))
             drawn.append([states.latents.tolist(), states.levels.tolist(), states.final.tolist()])
         snapshot = await replay.snapshot(5)
@@ -504,7 +511,7 @@ def test_recent_waits_for_the_batch_of_its_round_and_does_not_count():
     async def scenario() -> None:
         replay = store(images=4, pipeline=3)
         await replay.add(round_rows(1))
-        waiting = asyncio.create_task(replay.recent(99, 1, ("recent",)))
+        waiting = asyncio.create_task(recent(replay, 99, 1, ("recent",)))
         assert not await settled(waiting)
         await replay.add(round_rows(2))
         assert not await settled(waiting)
@@ -524,7 +531,7 @@ def test_recent_waits_for_its_batch_in_asynchronous_mode_too():
         replay = store(images=4, pipeline=3)
         await replay.add(round_rows(1))
         await draw(replay, 4, version=1, fresh=4)
-        waiting = asyncio.create_task(replay.recent(99, 2, ("recent",)))
+        waiting = asyncio.create_task(recent(replay, 99, 2, ("recent",)))
         assert not await settled(waiting), "it would see none of what the batch holds"
         await replay.add(round_rows(2))
         await draw(replay, 4, version=2, fresh=4)
