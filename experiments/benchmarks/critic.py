@@ -1,9 +1,10 @@
 """What the critic knows after its warm-up: accuracy on images it has not seen, noise level by noise
 level.
 
-    python -m experiments.benchmarks.critic [override ...]
+    python -m experiments.benchmarks.critic [--warm-ups] [override ...]
 
-One line for each depth of the CLIP trunk: seconds of the warm-up's fit on one thread, and for some
+One line for each depth of the CLIP trunk or, with ``--warm-ups``, for each number of steps, taken
+at the end or in as many parts as the warm-up has sample calls: CPU-seconds of the fit, and for some
 noise levels (0 is pure noise) the share of unseen images whose object, and whose style, is the
 likeliest by the critic's predicted outcomes. The prompt is withheld, so that the critic has to
 look.
@@ -27,6 +28,7 @@ from rl_unlearn.trajectory import Trajectory
 
 _UNSEEN = 320
 _DEPTHS = (0, 1, 2, 4)
+_STEPS = (100, 200, 400)
 
 
 def _images(
@@ -54,7 +56,7 @@ def accuracy(
     return percent
 
 
-def main(overrides: list[str]) -> None:
+def main(overrides: list[str], warm_ups: bool) -> None:
     """Prints one JSON object a line."""
     canvas = str(Path(__file__).parents[1] / "configs" / "canvas.yaml")
     config: Config = settings.load([canvas], overrides)
@@ -67,19 +69,26 @@ def main(overrides: list[str]) -> None:
     unseen = _images(
         rollout, weights, [i % len(book.prompts) for i in range(_UNSEEN)], 1, config.rollout.batch
     )
-    for layers in _DEPTHS:
-        critic = CriticActor(settings.load([canvas], [*overrides, f"critic.layers={layers}"]))
-        start = time.monotonic()
-        critic.warm_up(seen)
-        row = {"layers": layers, "seconds": round(time.monotonic() - start, 1)}
+    size, images = config.rollout.batch, config.critic.warmup_images
+    whole, parts = [seen], [seen[start : start + size] for start in range(0, images, size)]
+    variants: list[tuple[dict[str, int], str, list[Trajectory]]] = [
+        ({"layers": layers}, f"critic.layers={layers}", whole) for layers in _DEPTHS
+    ]
+    if warm_ups:
+        variants = [
+            ({"steps": steps, "parts": len(given)}, f"critic.warmup_steps={steps}", given)
+            for steps in _STEPS
+            for given in (whole, parts)
+        ]
+    for row, override, given in variants:
+        critic = CriticActor(settings.load([canvas], [*overrides, override]))
+        start = time.process_time()
+        for number, part in enumerate(given):
+            critic.warm_up(part, number, len(given))
+        seconds = {"cpu_seconds": round(time.process_time() - start, 1)}
         levels = sorted({*range(0, config.sampler.steps, 2), config.sampler.steps})
-        print(
-            json.dumps(
-                row
-                | {f"level {k}": accuracy(critic, unseen, book, config.reward, k) for k in levels}
-            ),
-            flush=True,
-        )
+        known = {f"level {k}": accuracy(critic, unseen, book, config.reward, k) for k in levels}
+        print(json.dumps(row | seconds | known), flush=True)
 
 
 if __name__ == "__main__":
@@ -89,4 +98,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "overrides", nargs="*", metavar="override", help="KEY=VALUE on top of canvas.yaml"
     )
-    main(parser.parse_args().overrides)
+    parser.add_argument("--warm-ups", action="store_true", help="by steps and parts of the warm-up")
+    arguments = parser.parse_args()
+    main(arguments.overrides, arguments.warm_ups)
