@@ -1,7 +1,7 @@
 """Images a second: plain sampling by two one-thread processes, and the canvas's actor-learner loop
 on Ray.
 
-    python -m experiments.benchmarks.throughput
+    python -m experiments.benchmarks.loop
 
 The loop's figure covers rollout, scoring, critic fitting, retention and one pass of the learner
 over every step of every image; start-up and warm-up are left out. Its modes take turns, three times
