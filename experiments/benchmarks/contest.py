@@ -1,8 +1,7 @@
 """Who does what in a pair of the comparison with the peers, and which figures are compared."""
 
 import functools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.benchmarks.cost import Cost
@@ -11,8 +10,6 @@ from experiments.benchmarks.workers import Worker
 
 PARTS = ("rollout", "learner", "round")
 OURS, TRL, DIFFUSERS = "rl-unlearn", "trl", "diffusers"
-_REPEATS = 2
-"""Rounds of images in a turn, but in a turn of our loop."""
 _KIND = "images_per_cpu_second"
 """Tells which size of a pass is the best one."""
 
@@ -30,40 +27,45 @@ class Contest:
         workers: tuple[Worker, Worker, Worker],
         our_sizes: Sequence[int],
         trl_sizes: Sequence[int],
+        trl_threads: Sequence[int],
     ):
-        """``workers``: ours, the bare pipeline's, TRL's. A round has TRL in its last size."""
+        """``workers``: ours, the bare pipeline's, TRL's.
+
+        In a round TRL has its last size, and all of these numbers of threads in turn.
+        """
         self._ours, self._bare, self._trl = workers
         self._our_sizes, self._trl_sizes = our_sizes, trl_sizes
-        self._threads = {sized(TRL, trl_sizes[-1]): 1}
-        if (cores := os.cpu_count() or 1) > 1:
-            self._threads[f"{sized(TRL, trl_sizes[-1])}, {cores} threads"] = cores
+        self._threads = {
+            sized(TRL, trl_sizes[-1]) + (f", {count} threads" if count > 1 else ""): count
+            for count in trl_threads
+        }
 
-    def turns(self, part: str, repeats: int) -> dict[str, Callable[[], Cost]]:
+    def turns(self, part: str) -> Mapping[str, Callable[[], Cost]]:
         """Returns what each contestant of a part does in its turn."""
         call = functools.partial
         if part == "rollout":
             return {
-                DIFFUSERS: call(self._bare, "diffusers", repeats=repeats),
-                OURS: call(self._ours, "rollout", repeats=repeats),
-                TRL: call(self._trl, "rollout", repeats=repeats),
+                DIFFUSERS: call(self._bare, "diffusers"),
+                OURS: call(self._ours, "rollout"),
+                TRL: call(self._trl, "rollout"),
             }
         if part == "learner":
             both = ((OURS, self._ours, self._our_sizes), (TRL, self._trl, self._trl_sizes))
             return {
-                sized(name, size): call(worker, "learn", size=size, repeats=repeats)
+                sized(name, size): call(worker, "learn", size=size)
                 for name, worker, sizes in both
                 for size in sizes
             }
         size = self._trl_sizes[-1]
         return {OURS: call(self._ours, "round")} | {
-            name: call(self._trl, "epoch", size=size, threads=threads, repeats=repeats)
+            name: call(self._trl, "epoch", size=size, threads=threads)
             for name, threads in self._threads.items()
         }
 
     def warm_up(self, parts: Sequence[str]) -> None:
         """Has everything done once that needs to be loaded first; our loop warms up by itself."""
         for part in parts:
-            for name, turn in self.turns(part, repeats=1).items():
+            for name, turn in self.turns(part).items():
                 if (part, name) != ("round", OURS):
                     turn()
 
@@ -71,7 +73,7 @@ class Contest:
         """Has all turns of a pair taken; every other pair has them in the opposite order."""
         costs: dict[str, dict[str, Cost]] = {}
         for part in parts:
-            turns = [*self.turns(part, _REPEATS).items()]
+            turns = [*self.turns(part).items()]
             taken = {name: turn() for name, turn in (turns if number % 2 else turns[::-1])}
             costs[part] = {name: taken[name] for name, _ in turns}
         return costs

@@ -33,13 +33,6 @@ class Cost:
         """Images a CPU-second."""
         return self.images / self.cpu_seconds
 
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.images + other.images,
-            self.seconds + other.seconds,
-            self.cpu_seconds + other.cpu_seconds,
-        )
-
     def row(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
         return asdict(self)

@@ -29,7 +29,7 @@ MODES = {
     "a round ahead": ("loop.pipeline=1",),
     "asynchronous": ("loop.pipeline=1", "loop.mode=async"),
 }
-_BEFORE = 3
+_BEFORE = 2
 """Rounds until everything works at once."""
 _AFTER = 2
 """Rounds at the end, whose updates have no rollouts beside them."""

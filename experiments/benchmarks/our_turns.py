@@ -29,40 +29,29 @@ class OurTurns:
         self._learners: dict[int, Learner] = {}
         """By states in a pass."""
 
-    def rollout(self, repeats: int) -> Cost:
-        """Draws and rewards rounds of images with the adapter."""
-        actor, weights = self._actor, self._weights
+    def rollout(self) -> Cost:
+        """Draws and rewards a round's images with the adapter."""
+        actor, weights, round = self._actor, self._weights, next(self._rounds)
+        return measured(lambda: self._sample(actor, weights, round), self._images)
 
-        def work() -> None:
-            for round in itertools.islice(self._rounds, repeats):
-                self._sample(actor, weights, round)
-
-        return measured(work, repeats * self._images)
-
-    def diffusers(self, repeats: int) -> Cost:
+    def diffusers(self) -> Cost:
         """Draws and rewards them with diffusers' own pipeline, without adapter and log-probs."""
-        pipeline, reward, config = self._pipeline, self._reward, self._config
+        pipeline, reward, sampler = self._pipeline, self._reward, self._config.sampler
+        asked = equal_work.texts(self._config, next(self._rounds))
 
         def work() -> None:
-            for round in itertools.islice(self._rounds, repeats):
-                asked = equal_work.texts(config, round)
-                images = pipeline(
-                    asked, num_inference_steps=config.sampler.steps, eta=config.sampler.eta,
-                    guidance_scale=config.sampler.guidance, output_type="pt",
-                ).images  # fmt: skip
-                reward(images, asked)
+            images = pipeline(
+                asked, num_inference_steps=sampler.steps, eta=sampler.eta,
+                guidance_scale=sampler.guidance, output_type="pt",
+            ).images  # fmt: skip
+            reward(images, asked)
 
-        return measured(work, repeats * self._images)
+        return measured(work, self._images)
 
-    def learn(self, size: int, repeats: int) -> Cost:
+    def learn(self, size: int) -> Cost:
         """Learns from all steps of a round's images in one optimizer step, without retention."""
         learner, scored = self._learner(size), self._scored
-
-        def work() -> None:
-            for _ in range(repeats):
-                learner.update(scored)
-
-        return measured(work, repeats * self._images)
+        return measured(lambda: learner.update(scored), self._images)
 
     def round(self) -> Cost:
         """Runs the loop as it is shipped."""
@@ -83,9 +72,7 @@ class OurTurns:
                 "lr": equal_work.NOT_FAR, "checkpointing": "off",
             }  # fmt: skip
             learning = self._config.learner.model_copy(update=changed)
-            self._learners[size] = Learner(
-                self._config.model_copy(update={"learner": learning})
-            )
+            self._learners[size] = Learner(self._config.model_copy(update={"learner": learning}))
         return self._learners[size]
 
     @functools.cached_property

@@ -95,7 +95,7 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
             worker("our_turns", "diffusers", []),
             worker("trl_turns", "trl"),
         )
-        contest = Contest(workers, ours, sizes)
+        contest = Contest(workers, ours, sizes, arguments.threads)
         contest.warm_up(arguments.parts)
         pairs: list[Pair] = []
         for number in range(1, arguments.pairs + 1):
@@ -130,15 +130,33 @@ def _model(arguments: argparse.Namespace, shipped: str) -> list[str]:
     return [*made, *([] if torch.cuda.is_available() else ON_CPU), *TINY * arguments.tiny]
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
+    each_core = ",".join(dict.fromkeys(["1", str(os.cpu_count() or 1)]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     add = parser.add_argument
     add("--pairs", type=int, default=9, help="(9)")
     add("--parts", default=",".join(PARTS), metavar="A,B", help="only these")
     add("--model", choices=[*FILES], default="canvas", help="what is trained (canvas)")
     add("--tiny", action="store_true", help="networks of hardly any width, with --model sd15")
-    add("--sizes", default="8,24", metavar="A,B", help="states in a pass of the learner (8,24)")
+    add(
+        "--sizes",
+        type=_numbers,
+        default="8,24",
+        metavar="A,B",
+        help="states in a pass of the learner (8,24)",
+    )
+    add(
+        "--threads",
+        type=_numbers,
+        default=each_core,
+        metavar="A,B",
+        help=f"of TRL in a round ({each_core})",
+    )
     add("--peers-folder", default="outputs/peers", metavar="FOLDER", help="for the peers' packages")
     add("--out", default="outputs/benchmarks/peers.json", metavar="FILE")
     add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
@@ -146,10 +164,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments.parts = arguments.parts.split(",")
     for name in set(arguments.parts) - {*PARTS}:
         parser.error(f"--parts: there is no part {name!r}, but {', '.join(PARTS)}")
-    try:
-        arguments.sizes = [int(size) for size in arguments.sizes.split(",")]
-    except ValueError:
-        parser.error(f"--sizes: {arguments.sizes!r} are not numbers with commas between them")
     if arguments.tiny and arguments.model != "sd15":
         parser.error("--tiny: the canvas is small as it is; write --model sd15")
     return arguments

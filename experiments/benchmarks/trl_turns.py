@@ -29,7 +29,7 @@ _NEVER = 10**9
 
 
 def _pipeline(config: Config) -> DefaultDDPOStableDiffusionPipeline:
-    class Pipeline(DefaultDDPOStableDiffusionPipeline):
+    class Pipeline(DefaultDDPOStableDiffusionPipeline):  # type: ignore[misc]
         """With an adapter of our rank, on our layers."""
 
         def get_trainable_layers(self) -> Any:
@@ -49,7 +49,7 @@ def _pipeline(config: Config) -> DefaultDDPOStableDiffusionPipeline:
     return pipeline
 
 
-class _Trainer(DDPOTrainer):
+class _Trainer(DDPOTrainer):  # type: ignore[misc]
     """Notes what training costs."""
 
     training: Cost
@@ -58,7 +58,7 @@ class _Trainer(DDPOTrainer):
         images = self.config.sample_batch_size * self.config.sample_num_batches_per_epoch
         steps: list[Any] = []
         train = super()._train_batched_samples
-        self.training += measured(lambda: steps.append(train(*arguments)), images)
+        self.training = measured(lambda: steps.append(train(*arguments)), images)
         return steps[0]
 
 
@@ -72,39 +72,32 @@ class TrlTurns:
         self._texts: list[str] = []
         self._trainer = self._made()
 
-    def rollout(self, repeats: int) -> Cost:
-        """Draws and rewards rounds of images."""
+    def rollout(self) -> Cost:
+        """Draws and rewards a round's images."""
+        self._texts = equal_work.texts(self._config, next(self._rounds))
 
         def work() -> None:
-            for round in itertools.islice(self._rounds, repeats):
-                self._texts = equal_work.texts(self._config, round)
-                _, drawn = self._trainer._generate_samples(iterations=1, batch_size=self._images)
-                self._trainer.compute_rewards(drawn)
+            _, drawn = self._trainer._generate_samples(iterations=1, batch_size=self._images)
+            self._trainer.compute_rewards(drawn)
 
-        return measured(work, repeats * self._images)
+        return measured(work, self._images)
 
-    def epoch(self, size: int, threads: int, repeats: int) -> Cost:
-        """Draws and rewards rounds of images, and learns from them, so many states in a pass."""
-        trainer, passes = self._trainer, self._images // size
+    def epoch(self, size: int, threads: int) -> Cost:
+        """Draws and rewards a round's images, and learns from them, so many states in a pass."""
+        trainer, passes, round = self._trainer, self._images // size, next(self._rounds)
         trainer.config.train_batch_size = size
         trainer.config.train_gradient_accumulation_steps = passes
         trainer.accelerator.gradient_accumulation_steps = passes * trainer.num_train_timesteps
         trainer.accelerator.step = 0  # it counts on from epochs of another size
-        trainer.training = Cost(0, 0.0, 0.0)
-
-        def work() -> None:
-            for round in itertools.islice(self._rounds, repeats):
-                self._texts = equal_work.texts(self._config, round)
-                trainer.step(round, 0)
-
+        self._texts = equal_work.texts(self._config, round)
         torch.set_num_threads(threads)
-        cost = measured(work, repeats * self._images)
+        cost = measured(lambda: trainer.step(round, 0), self._images)
         torch.set_num_threads(1)
         return cost
 
-    def learn(self, size: int, repeats: int) -> Cost:
+    def learn(self, size: int) -> Cost:
         """Does the same, and counts the learning alone."""
-        self.epoch(size, 1, repeats)
+        self.epoch(size, threads=1)
         return self._trainer.training
 
     def _made(self) -> _Trainer:

@@ -39,7 +39,8 @@ class Worker:
 
     def __call__(self, task: str, **arguments: Any) -> Cost:
         """Has a task done; raises TrainingError, which names the log, where it fails."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(to_json({"task": task, **arguments}) + "\n")
             self._process.stdin.flush()
