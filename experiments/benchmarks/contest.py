@@ -84,13 +84,13 @@ class Contest:
         if "rollout" in pairs[0]:
             compared += [ratios(pairs, "rollout", OURS, other) for other in (TRL, DIFFUSERS)]
         if "learner" in pairs[0]:
-            for size in self._trl_sizes:
-                compared.append(ratios(pairs, "learner", sized(OURS, size), sized(TRL, size)))
+            both = [(sized(OURS, size), sized(TRL, size)) for size in self._trl_sizes]
             ours, theirs = (
                 fastest(pairs, "learner", [sized(name, size) for size in sizes], _KIND)
                 for name, sizes in ((OURS, self._our_sizes), (TRL, self._trl_sizes))
             )
-            compared.append(ratios(pairs, "learner", ours, theirs) | {"each": "at its best"})
+            both = [*dict.fromkeys([*both, (ours, theirs)])]
+            compared += [ratios(pairs, "learner", *names) for names in both]
         if "round" in pairs[0]:
             compared += [ratios(pairs, "round", OURS, other) for other in self._threads]
         return compared

@@ -2,13 +2,13 @@
 started.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
-import torch
 
 _Process = tuple[int, float]
 """Number and time of creation, as numbers are used again."""
@@ -64,8 +64,9 @@ def measured(work: Callable[[], Any], images: int) -> Cost:
 
 
 def synchronize() -> None:
-    """Waits for the GPU, if there is one."""
-    if torch.cuda.is_available():
+    """Waits for the GPU, if there is one; without torch nothing is on its way there."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
