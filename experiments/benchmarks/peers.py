@@ -37,8 +37,9 @@ from rl_unlearn.errors import ConfigError, UserError
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = {"canvas": "canvas.yaml", "sd15": "sd15_object.yaml"}
 LEFT_OUT = {
-    "ddpo-pytorch": "it is on no package index, and it imports parts of diffusers that are gone "
-    "(LoRAAttnProcessor, diffusers.utils.randn_tensor); TRL's trainer is made after it",
+    "ddpo-pytorch": "it is on no package index, imports what diffusers no longer has "
+    "(diffusers.utils.randn_tensor), and has an adapter of which diffusers kept an empty class "
+    "(LoRAAttnProcessor); TRL's trainer is made after it",
 }
 SD15 = ("model.device=auto", "selection.floor=0", "learner.checkpointing=off")
 ON_CPU = ("cluster.rollout_gpus=0", "cluster.critic_gpus=0", "cluster.learner_gpus=0")
