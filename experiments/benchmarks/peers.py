@@ -13,9 +13,10 @@ rollout   a round's images drawn and rewarded: ours and TRL's with the adapter a
 learner   forward and backward of all learned steps, one optimizer step, by states in a pass
 round     our loop as it is shipped, on Ray and with its validations, beside TRL's whole epoch
 
-Every process has one thread, and all processes of a contestant are counted; of a round TRL is also
-shown with a thread on each core. A pair is one turn of each, one after the other; the next pair has
-them in the opposite order. FILE is written anew after each pair.
+Every process has one thread, and all processes of a contestant are counted. ``--threads 1,2`` shows
+a round of TRL's with two as well, where nothing else is at work: its threads wait for each other
+all the time, and tens of times as long where a core is busy. A pair is one turn of each, one after
+the other; the next pair has them in the opposite order. FILE is written anew after each pair.
 """
 
 import argparse
@@ -137,7 +138,6 @@ def _numbers(text: str) -> list[int]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
-    each_core = ",".join(dict.fromkeys(["1", str(os.cpu_count() or 1)]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     add = parser.add_argument
     add("--pairs", type=int, default=9, help="(9)")
@@ -154,9 +154,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "--threads",
         type=_numbers,
-        default=each_core,
+        default="1",
         metavar="A,B",
-        help=f"of TRL in a round ({each_core})",
+        help="of TRL in a round (1)",
     )
     add("--peers-folder", default="outputs/peers", metavar="FOLDER", help="for the peers' packages")
     add("--out", default="outputs/benchmarks/peers.json", metavar="FILE")
