@@ -5,6 +5,8 @@ Nothing is fetched. CLIP's vocabulary comes with open_clip, and the shapes are t
 """
 
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,25 @@ _TINY: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 """What tiny models have in place of the published sizes."""
+
+
+def save_world(
+    place: Path, family: str, size: int, clips: Mapping[str, str], tiny: bool = False
+) -> None:
+    """Saves a pipeline in ``place/model`` and each of these CLIPs under its name, unless they are
+    there.
+
+    ``clips``: open_clip's `arch/pretrained`, whose architecture is taken.
+    """
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+        whole = Path(temporary) / "whole"
+        for name, spec in clips.items():
+            save_clip(whole / name, spec.partition("/")[0])
+        save_pipeline(whole / "model", family, size, tiny)
+        whole.rename(place)
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -156,14 +155,9 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
         return settings.load([shipped], [*made, *small, *arguments.overrides, *more], environ={})
 
     def build() -> dict[str, Any]:
-        if not place.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                named, whole = settings.load([shipped], environ={}), Path(temporary) / "whole"
-                for clip in () if tiny else CLIPS:
-                    architecture = getattr(named, clip).clip.partition("/")[0]
-                    random_models.save_clip(whole / clip, architecture)
-                random_models.save_pipeline(whole / "model", family, size, tiny)
-                whole.rename(place)
+        named = settings.load([shipped], environ={})
+        clips = {} if tiny else {clip: getattr(named, clip).clip for clip in CLIPS}
+        random_models.save_world(place, family, size, clips, tiny)
         sizes = [file.stat().st_size for file in place.rglob("*.safetensors")]
         return {"folder": str(place), "bytes": sum(sizes)}
 
