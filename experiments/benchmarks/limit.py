@@ -48,9 +48,9 @@ def planned(config: Config) -> costs.Costs:
 def flops(config: Config, counted: costs.Costs) -> dict[str, float]:
     """Returns the FLOPs of a round by role; a validation counts by its share of the rounds."""
     learner = config.learner
-    updates, pairs = learner.updates_per_round, learner.batch * counted.learned
+    updates, pairs = learner.updates_per_round, learner.batch * counted.chosen
     kept = min(learner.minibatches, pairs) * learner.kl_states
-    again = pairs * counted.guided if config.estimator.row.reweighs else 0
+    again = learner.batch * counted.learned * counted.guided if config.estimator.row.reweighs else 0
     return {
         "rollout": config.rollout.images * counted.sample,
         "critic, fit": updates * config.critic.steps * counted.fit,
@@ -74,7 +74,7 @@ def measure(config: Config, calls: int = _CALLS) -> dict[str, dict[str, float]]:
     batch = actor.sample(request, weights)[torch.arange(config.learner.batch)]
     learner.make_pool(batch)
     critic = CriticActor(config)
-    scored = critic.score(batch)
+    scores = critic.score(batch, 0)
     drawn = config.critic.steps * config.critic.fresh
     states = choose(batch, drawn, config.critic.renoised, generator("limit"))
     critic.warm_up(batch)
@@ -83,8 +83,8 @@ def measure(config: Config, calls: int = _CALLS) -> dict[str, dict[str, float]]:
     seconds = {
         "rollout": best(lambda: actor.sample(round, weights), calls),
         "critic, fit": updates * best(lambda: critic.fit(states, next(fits)), calls),
-        "critic, score": updates * best(lambda: critic.score(batch), calls),
-        "learner": updates * best(lambda: learner.update(scored), calls),
+        "critic, score": updates * best(lambda: critic.score(batch, 0), calls),
+        "learner": updates * best(lambda: learner.update(batch, scores), calls),
     }
     alone = _products(config, counted, learner, actor)
     return {
@@ -122,14 +122,15 @@ def _products(
         network(latents.requires_grad_(moves), torch.zeros(count, device=policy.device), told)
 
     network.requires_grad_(True)
-    fit = products(network, lambda: judged(config.critic.minibatch, False))
+    rows, asked = config.critic.minibatch, config.estimator.row.gradients
+    fit = products(network, lambda: judged(rows, False))
     network.requires_grad_(False)
     with torch.no_grad():
-        value = products(network, lambda: judged(config.learner.batch, False))
-    slope = products(network, lambda: judged(config.learner.batch, True))
-    steps = config.sampler.steps
-    gradients = slope.times(steps) if config.estimator.row.gradients else Rate(0.0, 0.0)
-    return rates | {"critic, fit": fit, "critic, score": value.times(steps + 1) + gradients}
+        value = products(network, lambda: judged(rows, False))
+    slope = products(network, lambda: judged(rows, True))
+    states = 0 if asked == "actions" else config.sampler.steps + 1
+    actions = counted.chosen if asked else 0
+    return rates | {"critic, fit": fit, "critic, score": value.times(states) + slope.times(actions)}
 
 
 def shares(roles: dict[str, dict[str, float]], large: float) -> dict[str, Any]:

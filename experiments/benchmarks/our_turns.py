@@ -17,7 +17,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.families.pipeline import DTYPES, device_of
 from rl_unlearn.messages import Request, Weights
 from rl_unlearn.models.location import fetched_folder
-from rl_unlearn.trajectory import Scored
+from rl_unlearn.trajectory import Scores, Trajectory
 
 
 class OurTurns:
@@ -50,8 +50,8 @@ class OurTurns:
 
     def learn(self, size: int) -> Cost:
         """Learns from all steps of a round's images in one optimizer step, without retention."""
-        learner, scored = self._learner(size), self._scored
-        return measured(lambda: learner.update(scored), self._images)
+        learner, (trajectory, scores) = self._learner(size), self._batch
+        return measured(lambda: learner.update(trajectory, scores), self._images)
 
     def round(self) -> Cost:
         """Runs the loop as it is shipped."""
@@ -69,10 +69,9 @@ class OurTurns:
         if size not in self._learners:
             changed = {
                 "microbatch": size, "minibatches": 1, "batch": self._images,
-                "lr": equal_work.NOT_FAR, "checkpointing": "off",
+                "lr": equal_work.NOT_FAR, "checkpointing": "off", "steps_share": 1.0,
             }  # fmt: skip
-            learning = self._config.learner.model_copy(update=changed)
-            self._learners[size] = Learner(self._config.model_copy(update={"learner": learning}))
+            self._learners[size] = Learner(self._learning(changed))
         return self._learners[size]
 
     @functools.cached_property
@@ -83,10 +82,14 @@ class OurTurns:
     def _weights(self) -> Weights:
         return Learner(self._config).weights()
 
+    def _learning(self, changed: dict[str, Any]) -> Config:
+        learner = self._config.learner.model_copy(update=changed)
+        return self._config.model_copy(update={"learner": learner})
+
     @functools.cached_property
-    def _scored(self) -> Scored:
-        parts = self._sample(self._actor, self._weights, 0)
-        return CriticActor(self._config).score(type(parts[0]).cat(parts))
+    def _batch(self) -> tuple[Trajectory, Scores]:
+        trajectory = Trajectory.cat(self._sample(self._actor, self._weights, 0))
+        return trajectory, CriticActor(self._learning({"steps_share": 1.0})).score(trajectory, 0)
 
     @functools.cached_property
     def _pipeline(self) -> Any:
