@@ -97,6 +97,7 @@ class OurTurns:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             fetched_folder(self._config.model), safety_checker=None,
             torch_dtype=DTYPES[self._config.model.dtype],
+            use_safetensors=True, local_files_only=True, trust_remote_code=False,
         )  # fmt: skip
         pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
