@@ -123,15 +123,19 @@ class PolicyGradient:
         """Adds this rank's share of the gradient of the mean loss of these pairs, and of the
         weighted mean KL on what is retained.
 
-        Both share the passes of the network: one that is half empty costs nearly as much as a full
-        one.
+        Both share the passes of the network, one that is half empty costs nearly as much as a full
+        one. All but the last have ``learner.microbatch`` rows, and actions come first: a network
+        may round otherwise for another number of rows, and ratios before the first update would not
+        be 1.
         """
         count, held = len(pairs), len(retained) if retained is not None else 0
         device = self._policy.device
         seen = Seen(*(torch.zeros(size, device=device) for size in (count, count, held)))
         share = self._ranks.share(count + held)
-        for part in _even_parts(share, self._microbatch):
+        for part in torch.arange(share.start, share.stop).split(self._microbatch):
             acted, kept = part[part < count], part[part >= count] - count
+            if not len(part):  # more ranks than rows
+                continue
             rows, steps = pairs[acted].unbind(dim=1)
             latents, prompts = (
                 scored.trajectory.latents[rows, steps],
@@ -207,11 +211,3 @@ def _pairs(steps: Int[Tensor, "batch chosen"]) -> Pairs:
     """Returns each trajectory with each of its steps."""
     rows = torch.arange(len(steps)).repeat_interleave(steps.shape[1])
     return torch.stack([rows, steps.flatten()], dim=1)
-
-
-def _even_parts(share: range | slice, size: int) -> tuple[Int[Tensor, " part"], ...]:
-    """Returns the numbers of a share in as few parts of at most ``size`` as there can be, all
-    nearly of one size: a small rest would cost a pass of its own.
-    """
-    numbers = torch.arange(share.start, share.stop)
-    return numbers.tensor_split(-(-len(numbers) // size)) if len(numbers) else ()

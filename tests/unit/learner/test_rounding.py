@@ -188,7 +188,7 @@ def test_half_precision_is_steered_as_fp32_is() -> None:
         assert apart(exact[0], found[0]) <= 2 * math.log(1.5) + 1e-6, dtype
         assert apart(exact[1], found[1]) <= math.log(1.2), dtype
     blind = steered("bf16", without=True)
-    assert apart(exact[0], blind[0]) > 4 * math.log(1.5), "the test has lost its point"
+    assert apart(exact[0], blind[0]) > 3 * math.log(1.5), "the test has lost its point"
     assert apart(exact[1], blind[1]) > math.log(1.5), "the test has lost its point"
 
 
