@@ -35,8 +35,8 @@ class Session:
         self.calls = Calls(self.actors, self.config.loop.timeout)
         images, seed = self.config.selection.images, self.config.seed
         self.validated = tuple(self.book.draw(seed, 0, images, 0.5, self.book.watched))
-        quarter = max(1, self.config.rollout.batch // 4)
-        self.validation_batch = self.config.selection.batch or quarter
+        half = max(1, self.config.rollout.batch // 2)
+        self.validation_batch = self.config.selection.batch or half
         self.started = time.monotonic()
 
     @property

@@ -78,7 +78,7 @@ class Selection(Section):
     prompts."""
     batch: int | None = Field(None, ge=1)
     """Images of one call of a validation, which all rollout actors share; fixes the batch shape, so
-    results do not depend on the number of actors. None: a quarter of `rollout.batch`, so that a
+    results do not depend on the number of actors. None: half of `rollout.batch`, so that a
     validation fits between the calls of the rounds. At most `rollout.batch`."""
 
 

@@ -151,7 +151,7 @@ def test_no_round_waits_for_a_validation():
     assert looks == [1, 3, 5, 5], "in the order of the rounds, the last version last"
 
 
-@pytest.mark.parametrize(("batch", "sizes"), [(None, [2, 2, 2, 2]), (3, [3, 3, 2]), (8, [8])])
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [4, 4]), (3, [3, 3, 2]), (8, [8])])
 def test_a_validation_is_drawn_in_parts_of_a_size_of_its_own(batch, sizes):
     config = tiny.config(loop={"rounds": 1}, selection={"batch": batch})
     made, asked = handles(config), collections.defaultdict(list)
