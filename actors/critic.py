@@ -15,7 +15,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.critic import Critic, valued_gradients, values
 from rl_unlearn.critic_file import CriticState, Meaning, load_critic
 from rl_unlearn.families.of import read_shape_and_kernel
-from rl_unlearn.families.pipeline import device_of, set_products
+from rl_unlearn.families.pipeline import device_of, products_of, set_products
 from rl_unlearn.messages import Snapshot, load_optimizer, optimizer_tensors, under
 from rl_unlearn.models.fingerprint import weights_digest
 from rl_unlearn.models.foundation import model_digest
@@ -36,7 +36,7 @@ class CriticActor:
         self._config = config
         self._row = config.estimator.row
         self._device = device_of(config.model)
-        set_products("ieee" if config.model.dtype == "fp32" else "tf32")  # as the policies do
+        set_products(products_of(config.model))
         shape, kernel = read_shape_and_kernel(config)
         levels = kernel.levels.to(self._device)
         self._learned = kernel.learned

@@ -18,7 +18,7 @@ from rl_unlearn.families.compiled import compile_blocks, forgotten, not_there
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.families.family import Family, Index
 from rl_unlearn.families.of import family_of
-from rl_unlearn.families.pipeline import DTYPES, device_of, set_products
+from rl_unlearn.families.pipeline import DTYPES, device_of, products_of, set_products
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import latent_shape
 from rl_unlearn.noise import trajectory_noise
@@ -40,9 +40,7 @@ class DiffusionPolicy:
     def __init__(self, pipeline: Any, config: Config):
         self.device = device_of(config.model)
         self.dtype = DTYPES[config.model.dtype]
-        # An fp32 network has no floor of rounding to be told by; beside one in half precision the
-        # autoencoder and the CLIPs round less than it does in TF32, too.
-        set_products("ieee" if self.dtype == torch.float32 else "tf32")
+        set_products(products_of(config.model))
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
