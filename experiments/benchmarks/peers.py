@@ -20,20 +20,19 @@ the other; the next pair has them in the opposite order. FILE is written anew af
 """
 
 import argparse
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.__main__ import QUIET
+from experiments.benchmarks import command
 from experiments.benchmarks.contest import PARTS, Contest
 from experiments.benchmarks.loop import short
 from experiments.benchmarks.pairs import Pair, rates, rows, shown
 from experiments.benchmarks.workers import Worker
 from experiments.files import make_folder, write_json
-from rl_unlearn.errors import ConfigError, UserError
+from rl_unlearn.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = {"canvas": "canvas.yaml", "sd15": "sd15_object.yaml"}
@@ -56,13 +55,7 @@ _ROUNDS = 6
 def main(argv: list[str]) -> int:
     """Measures all pairs; returns the exit code."""
     arguments = _parse(argv)
-    for name, value in {**QUIET, "HF_HUB_OFFLINE": "1"}.items():
-        os.environ.setdefault(name, value)
-    try:
-        return _measure(arguments, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(lambda: _measure(arguments, argv))
 
 
 def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:

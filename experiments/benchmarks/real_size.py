@@ -24,7 +24,6 @@ place of its figures, and the others go on; the exit code is then 4.
 
 import argparse
 import functools
-import os
 import platform
 import shlex
 import subprocess
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import settings
-from experiments.__main__ import QUIET
+from experiments.benchmarks import command
 from experiments.doctor.machine import DRIVER
 from experiments.files import make_folder, to_json, write_json
 from experiments.runs.run_folder import package_versions
@@ -124,13 +123,7 @@ def _short(value: Any) -> Any:
 def main(argv: list[str]) -> int:
     """Does one part after another; returns the exit code."""
     arguments = _parse(argv)
-    for name, value in {**QUIET, "HF_HUB_OFFLINE": "1"}.items():
-        os.environ.setdefault(name, value)
-    try:
-        return _measure(arguments, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(lambda: _measure(arguments, argv))
 
 
 def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:

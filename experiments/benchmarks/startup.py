@@ -11,14 +11,11 @@ machine's clock is noise: look at medians, CPU-seconds and counts.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +64,10 @@ def phases(start: float) -> None:
     """
     from cluster.program import train
     from experiments import settings
+    from experiments.benchmarks.loop import CANVAS
     from learner.events import Event, Phase, Round
 
-    canvas = Path(settings.__file__).parent / "configs" / "canvas.yaml"
-    config = settings.load([str(canvas)], ["loop.rounds=2", "selection.every=2"])
+    config = settings.load([str(CANVAS)], ["loop.rounds=2", "selection.every=2"])
     began = {"imported": time.monotonic() - start}
 
     def on_event(event: Event) -> None:
@@ -93,11 +90,14 @@ def _run() -> dict[str, Any]:
 
 def main(turns: int) -> dict[str, Any]:
     """Returns medians, and every measurement behind them."""
+    from experiments.benchmarks import machine  # has torch, which the phases' process is timed for
+
+    head = machine.head("startup", sys.argv[1:])
     measured: dict[str, list[tuple[float, int, list[str]]]] = {role: [] for role in ROLES}
     for _ in range(turns):
         for role, module in ROLES.items():
             measured[role].append(imported(module))
-    roles = {
+    roles: dict[str, dict[str, Any]] = {
         role: {
             "cpu_seconds": statistics.median(seconds for seconds, _, _ in rows),
             "modules": rows[0][1],
@@ -105,9 +105,7 @@ def main(turns: int) -> dict[str, Any]:
         }
         for role, rows in measured.items()
     }
-    return {
-        "machine": {"cpus": os.cpu_count(), "system": platform.platform()},
-        "versions": {name: version(name) for name in ("torch", "diffusers", "ray")},
+    return head | {
         "imports": roles,
         "imports_cpu_seconds": sum(row["cpu_seconds"] for row in roles.values()),
         "run": _run(),
