@@ -10,7 +10,6 @@ linear layers, one by one, in the shapes that the role gives them.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,13 @@ import torch
 from actors.critic import CriticActor
 from actors.rollout import RolloutActor
 from experiments import settings
-from experiments.__main__ import QUIET
-from experiments.benchmarks import equal_work, machine
+from experiments.benchmarks import command, equal_work, machine
 from experiments.benchmarks.attainable import Rate, best, matrix_product, products
 from experiments.benchmarks.loop import CANVAS
 from experiments.files import write_json
 from experiments.plan import costs, hollow
 from learner.learner import Learner
 from rl_unlearn.config import Config
-from rl_unlearn.errors import UserError
 from rl_unlearn.families.pipeline import DTYPES
 from rl_unlearn.messages import Request
 from rl_unlearn.noise import generator
@@ -47,15 +44,11 @@ def planned(config: Config) -> costs.Costs:
 
 def flops(config: Config, counted: costs.Costs) -> dict[str, float]:
     """Returns the FLOPs of a round by role; a validation counts by its share of the rounds."""
-    learner = config.learner
-    updates, pairs = learner.updates_per_round, learner.batch * counted.chosen
-    kept = min(learner.minibatches, pairs) * learner.kl_states
-    again = learner.batch * counted.learned * counted.guided if config.estimator.row.reweighs else 0
+    updates = config.learner.updates_per_round
+    update = costs.by_role(counted, config.learner.kl_states)
     return {
         "rollout": config.rollout.images * counted.sample,
-        "critic, fit": updates * config.critic.steps * counted.fit,
-        "critic, score": updates * learner.batch * counted.score,
-        "learner": updates * (learner.batch * counted.update + kept * counted.learn + again),
+        **{role: updates * count for role, count in update.items()},
         "validations": config.selection.images * counted.validation / config.selection.every,
     }
 
@@ -158,19 +151,17 @@ def shares(roles: dict[str, dict[str, float]], large: float) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Measures and writes; returns the exit code."""
     arguments = _parse(argv)
-    for name, value in {**QUIET, "HF_HUB_OFFLINE": "1"}.items():
-        os.environ.setdefault(name, value)
-    try:
-        config = settings.load([str(CANVAS)], arguments.overrides)
-        head = machine.head("limit", argv)
-        torch.set_num_threads(config.cluster.threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        large = matrix_product(device, DTYPES[config.model.dtype]).per_second
-        found = shares(measure(config), large)
-        write_json(Path(arguments.out), head | {"large_product": large} | found)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(lambda: _measure_and_write(arguments, argv))
+
+
+def _measure_and_write(arguments: argparse.Namespace, argv: list[str]) -> int:
+    config = settings.load([str(CANVAS)], arguments.overrides)
+    head = machine.head("limit", argv)
+    torch.set_num_threads(config.cluster.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    large = matrix_product(device, DTYPES[config.model.dtype]).per_second
+    found = shares(measure(config), large)
+    write_json(Path(arguments.out), head | {"large_product": large} | found)
     print(f"one large product: {large / GIGA:.0f} GFLOP/s")
     titles = ("GFLOP", "seconds", "GFLOP/s", "own products", "of these", "of the large")
     print(f"{'a round':16}" + "".join(f"{title:>14}" for title in titles))

@@ -11,17 +11,16 @@ loop's modes take turns.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from experiments import settings
-from experiments.__main__ import QUIET
+from experiments.benchmarks import command
 from experiments.benchmarks.cost import Clock, Cost
 from experiments.files import write_json
 from learner.events import Event, Round
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, UserError
+from rl_unlearn.errors import ConfigError
 
 CANVAS = Path(__file__).parents[1] / "configs" / "canvas.yaml"
 MODES = {
@@ -72,26 +71,24 @@ def turn(config: Config) -> Cost:
 def main(argv: list[str]) -> int:
     """Measures all modes; returns the exit code."""
     arguments = _parse(argv)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    return command.run(lambda: _take_turns(arguments, argv))
+
+
+def _take_turns(arguments: argparse.Namespace, argv: list[str]) -> int:
     from experiments.benchmarks import machine, pairs
 
     asked = [*short(arguments.rounds), *arguments.overrides]
-    try:
-        configs = {
-            mode: settings.load([str(CANVAS)], [*asked, *chosen]) for mode, chosen in MODES.items()
-        }
-        head = machine.head("loop", argv)
-        turns: list[pairs.Pair] = []
-        for number in range(arguments.turns):
-            turns.append({"loop": {mode: turn(config) for mode, config in configs.items()}})
-            print(f"turn {number + 1} of {arguments.turns}", flush=True)
-            rates = pairs.rates(turns)["loop"]
-            result = head | {"rounds": arguments.rounds, "rates": rates, "turns": pairs.rows(turns)}
-            write_json(Path(arguments.out), result)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    configs = {
+        mode: settings.load([str(CANVAS)], [*asked, *chosen]) for mode, chosen in MODES.items()
+    }
+    head = machine.head("loop", argv)
+    turns: list[pairs.Pair] = []
+    for number in range(arguments.turns):
+        turns.append({"loop": {mode: turn(config) for mode, config in configs.items()}})
+        print(f"turn {number + 1} of {arguments.turns}", flush=True)
+        rates = pairs.rates(turns)["loop"]
+        result = head | {"rounds": arguments.rounds, "rates": rates, "turns": pairs.rows(turns)}
+        write_json(Path(arguments.out), result)
     for mode, kinds in rates.items():
         print(mode)
         for kind, values in kinds.items():

@@ -12,14 +12,12 @@ sees as many handles as there are actors.
 Part `replay`: the replay actor in this process, images a second in and out, and its memory against
 the one that the shapes give.
 
-One JSON object, with the machine and its versions, goes to stdout, or to the file.
+The file has the machine and its versions, too.
 """
 
 import argparse
 import asyncio
 import gc
-import os
-import platform
 import sys
 import time
 from collections import Counter
@@ -32,10 +30,9 @@ import torch
 from actors.replay import ReplayActor
 from cluster import bare, event_loop
 from experiments import settings
-from experiments.benchmarks import stand_ins
+from experiments.benchmarks import command, machine, stand_ins
 from experiments.benchmarks.stand_ins import Size
-from experiments.files import to_json
-from experiments.runs.run_folder import package_versions
+from experiments.files import to_json, write_json
 from learner.events import Event, Round
 from learner.loop import Loop
 from learner.roles import Actors
@@ -203,41 +200,49 @@ class _Clock:
         self._seconds[self._name] += time.process_time() - self._start
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Measures part after part."""
+def main(argv: list[str]) -> int:
+    """Measures part after part; returns the exit code."""
+    arguments = _parse(argv)
+    return command.run(lambda: _measure_and_write(arguments, argv))
+
+
+def _measure_and_write(arguments: argparse.Namespace, argv: list[str]) -> int:
     torch.set_num_threads(1)
-    found: dict[str, Any] = {
-        "machine": {"cpus": os.cpu_count(), "memory": psutil.virtual_memory().total,
-                    "platform": platform.platform(), "python": platform.python_version()},
-        "versions": package_versions(),
-    }  # fmt: skip
+    found: dict[str, Any] = machine.head("scale", argv) | {"sizes": {}}
     for name in arguments.sizes.split(","):
-        size, rows = SIZES[name], found.setdefault("sizes", {}).setdefault(name, {})
-        rows["trajectory_bytes"] = size.bytes
-        if "replay" in arguments.parts.split(","):
+        size = SIZES[name]
+        rows: dict[str, Any] = {"trajectory_bytes": size.bytes, "loop": []}
+        found["sizes"][name] = rows
+        if "replay" in arguments.parts:
             rows["replay"] = replay(size)
-            print(f"{name} replay {to_json(rows['replay'])}", file=sys.stderr, flush=True)
-        for count in map(int, arguments.actors.split(",")):
-            if "loop" in arguments.parts.split(","):
-                config = configuration(count, arguments.overrides)
-                row = loop(config, size, arguments.seconds)
-                rows.setdefault("loop", []).append(row)
-                print(f"{name} loop {to_json(row)}", file=sys.stderr, flush=True)
-    text = to_json(found, indent=2)
-    if arguments.out:
-        Path(arguments.out).write_text(text, encoding="utf-8")
-    else:
-        print(text)
+            print(f"{name} replay {to_json(rows['replay'])}", flush=True)
+        for count in map(int, arguments.actors.split(",") if "loop" in arguments.parts else ()):
+            config = configuration(count, arguments.overrides)
+            row = loop(config, size, arguments.seconds)
+            rows["loop"].append(row)
+            print(f"{name} loop {to_json(row)}", flush=True)
+        write_json(Path(arguments.out), found)
+    print(f"written: {arguments.out}")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    add = parser.add_argument
+    add("--parts", default=",".join(PARTS), metavar="A,B", help="only these")
+    add("--actors", default="1,8,64,256", metavar="A,B", help="rollout actors (1,8,64,256)")
+    add("--sizes", default="canvas", metavar="A,B", help=f"of {', '.join(SIZES)} (canvas)")
+    add("--seconds", type=float, default=1.0, metavar="S", help="ideal time of a round (1)")
+    add("--out", default="outputs/benchmarks/scale.json", metavar="FILE")
+    add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
+    arguments = parser.parse_args(argv)
+    arguments.parts = arguments.parts.split(",")
+    for what, known in ((arguments.parts, PARTS), (arguments.sizes.split(","), SIZES)):
+        for name in set(what) - {*known}:
+            parser.error(f"there is no {name!r}, but {', '.join(known)}")
+    return arguments
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--actors", default="1,8,64,256")
-    parser.add_argument("--sizes", default="canvas")
-    parser.add_argument("--seconds", type=float, default=1.0, help="ideal time of a round")
-    parser.add_argument("--out", metavar="FILE")
-    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
-    main(parser.parse_args())
+    sys.exit(main(sys.argv[1:]))

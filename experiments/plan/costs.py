@@ -116,22 +116,34 @@ def pooled(costs: Costs, retained: int) -> int:
     return min(learner.pool, steps * learner.kl_states, retained * costs.learned)
 
 
+def by_role(costs: Costs, kept: int) -> dict[str, int]:
+    """Returns the FLOPs of one update, by who does what; ``kept``: retained states beside each
+    minibatch.
+    """
+    learner = costs.config.learner
+    minibatches = min(learner.minibatches, learner.batch * costs.chosen)
+    reweighs = costs.config.estimator.row.reweighs
+    again = learner.batch * costs.learned * costs.guided if reweighs else 0
+    return {
+        "critic, fit": costs.config.critic.steps * costs.fit,
+        "critic, score": learner.batch * costs.score,
+        "learner": learner.batch * costs.update + minibatches * kept * costs.learn + again,
+    }
+
+
 def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int]:
     """FLOPs of each phase; `retained`: images of the warm-up whose prompts are to be kept."""
-    config, learner = costs.config, costs.config.learner
-    updates = config.loop.rounds * learner.updates_per_round
-    pairs = learner.batch * costs.chosen
-    parts = min(learner.minibatches, pairs)
+    config = costs.config
+    updates = config.loop.rounds * config.learner.updates_per_round
     pool = pooled(costs, retained)
-    kept = min(learner.kl_states, pool)
-    again = learner.batch * costs.learned * costs.guided if config.estimator.row.reweighs else 0
+    update = by_role(costs, min(config.learner.kl_states, pool))
     flops = {
         "warm-up": images["warm-up"] * costs.sample
         + pool * costs.guided
         + config.critic.warmup_steps * costs.fit,
         "rollouts": images["rounds"] * costs.sample,
-        "learner": updates * (learner.batch * costs.update + parts * kept * costs.learn + again),
-        "critic": updates * (config.critic.steps * costs.fit + learner.batch * costs.score),
+        "learner": updates * update["learner"],
+        "critic": updates * (update["critic, fit"] + update["critic, score"]),
         "validations": images["validations"] * costs.validation,
     }
     if "evaluation" in images:
