@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cluster import environment
 from cluster.placement import Place
+from rl_unlearn.errors import DataError
 
 Settings = dict[str, Any]
 """What Tune drew for a trial, by the names in `Plan.draws`."""
@@ -56,6 +57,8 @@ class Plan:
     """Where Tune keeps its state, in `.tune`; a path that all machines of the cluster reach."""
     seed: int
     """Seed of the searcher."""
+    trials: int
+    """How many there are, those that are done among them."""
     samples: int = 1
     """Times that the grid is gone through with newly drawn values, or trials where there is no
     grid."""
@@ -82,7 +85,8 @@ def search(
 
     A plan whose folder holds the state of a killed experiment goes on from it: trials that ended
     well are not run again, the others are. ``needs`` says what a trial reserves: first itself, then
-    the actors it will start.
+    the actors it will start. Raises DataError if trials are left out: Tune goes on with what it can
+    read of a state, and says nothing of the rest.
     """
     from ray import tune
 
@@ -120,7 +124,12 @@ def search(
         tuner = tune.Tuner(
             placed, param_space=space, tune_config=_tune_config(plan, name), run_config=run_config
         )
-    tuner.fit()
+    carried_out = len(tuner.fit())
+    if carried_out < plan.trials:
+        raise DataError(
+            f"Ray Tune's record of the sweep, {state}, is damaged: {carried_out} of {plan.trials} "
+            "trials were carried out; delete it and --resume, which repeats no finished one"
+        )
 
 
 def _report(row: dict[str, Any]) -> None:

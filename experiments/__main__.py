@@ -19,6 +19,7 @@ from experiments.verbs import (
     config,
     demo,
     doctor,
+    erase,
     evaluate,
     export,
     generate,
@@ -32,8 +33,8 @@ from rl_unlearn.errors import ConfigError, UserError
 from rl_unlearn.files.places import check_local
 
 VERBS = {
-    "demo": demo, "train": train, "resume": resume, "generate": generate, "evaluate": evaluate,
-    "attack": attack,
+    "demo": demo, "train": train, "resume": resume, "erase": erase, "generate": generate,
+    "evaluate": evaluate, "attack": attack,
     "sweep": sweep, "report": report, "export": export, "config": config, "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (

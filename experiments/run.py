@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cluster import address
 from cluster.program import train
+from experiments.baselines import erasing
 from experiments.console import say
 from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
@@ -53,6 +54,7 @@ def run(
     resumed: bool = False,
     emit: Emit | None = None,
     notes: Sequence[str] = (),
+    supervised: bool = False,
 ) -> dict[str, Any]:
     """Fills the run folder; returns what the command prints.
 
@@ -60,6 +62,7 @@ def run(
 
     `notes` are warnings of the run from its start. With `resumed` it goes on from the newest
     checkpoint in the folder. `emit` takes every event of the training after it has been recorded.
+    `supervised`: a supervised eraser does the work.
     """
     start = time.monotonic()
     tracking.check(config)
@@ -92,7 +95,11 @@ def run(
         with Recorder(folder, progress, trackers, reached) as recorder:
             for note in notes:
                 recorder(events.Warning(round=0, message=note))
-            result = _train(config, folder, _both(recorder, emit), store, resumption, timeline)
+            told = _both(recorder, emit)
+            if supervised:
+                result = erasing.erase(config, told)
+            else:
+                result = _train(config, folder, told, store, resumption, timeline)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))

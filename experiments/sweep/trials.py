@@ -27,6 +27,7 @@ def run_all(root: Path, base: Config, space: Space, console: Console) -> None:
         draws=space.draws(),
         folder=root,
         seed=base.seed,
+        trials=space.trials,
         samples=space.file.samples or 1,
         objectives=space.objectives,
         grace=(space.file.grace or 1) if asha else None,

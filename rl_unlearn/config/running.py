@@ -63,17 +63,17 @@ class Selection(Section):
     clip: str = Field("canvas", min_length=1)
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip
     `arch/pretrained`."""
-    every: int = Field(3, ge=1)
+    every: int = Field(4, ge=1)
     """Rounds between two validations of the current policy by the selection CLIP."""
-    may_lose: float = Field(0.02, ge=0, le=1)
+    may_lose: float = Field(0.04, ge=0, le=1)
     """How much of the rest may be lost: share of retained images on which the selection CLIP no
     longer sees what was asked, or no longer the rest of the prompt, against the untouched model. A
-    version that loses more is not chosen. Half of `images` are looked at for it: of 64, 0.02 is one
-    image, and below 1/64 it is none."""
+    version that loses more is not chosen. Half of `images` are looked at for it: of 32, 0.04 is one
+    image, and below 1/32 it is none."""
     floor: float = Field(0.5, ge=0, le=1)
     """Share of images of the untouched model on which the CLIPs must see what was asked: less is a
     warning, none at all ends the run before it learns anything. 0: neither."""
-    images: int = Field(128, ge=2)
+    images: int = Field(64, ge=2)
     """Images of a validation, the same prompts and noise each time, half of them on target
     prompts."""
     batch: int | None = Field(None, ge=1)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from rl_unlearn.config.erasing import Erase
 from rl_unlearn.config.judging import Attack, Evaluation
 from rl_unlearn.config.learning import Critic, EstimatorConfig, Learner
 from rl_unlearn.config.model import Lora, Model, Prompts, Reward, Sampler
@@ -48,6 +49,7 @@ class Config(Section):
     replay: Replay = Replay()
     loop: Loop = Loop()
     selection: Selection = Selection()
+    erase: Erase = Erase()
     evaluation: Evaluation = Evaluation()
     attack: Attack = Attack()
     cluster: Cluster = Cluster()

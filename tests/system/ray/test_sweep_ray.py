@@ -25,7 +25,7 @@ from experiments import settings
 from experiments.__main__ import main
 from experiments.sweep.space_file import read
 from experiments.sweep.trial import Trials
-from rl_unlearn.errors import MachineError
+from rl_unlearn.errors import DataError, MachineError
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_a_failing_trial_and_early_stopping(tmp_path: Path) -> None:
         "x": Draw("grid_search", ([3, 9, 1],)),
         "folder": Draw("grid_search", ([str(tmp_path)],)),
     }
-    plan = Plan(draws=values, folder=tmp_path, seed=0, grace=1, rounds=4, concurrent=1)
+    plan = Plan(draws=values, folder=tmp_path, seed=0, trials=3, grace=1, rounds=4, concurrent=1)
     assert search(plan, report_rounds) == [
         ("finished", 3, None), ("failed", 9, "is too much"), ("finished", 1, None),
     ]  # fmt: skip
@@ -91,11 +91,35 @@ def test_optuna_draws_for_two_objectives(tmp_path: Path) -> None:
     values = {"x": Draw("uniform", (0.0, 1.0)), "folder": Draw("choice", ([str(tmp_path)],))}
     objectives: Any = {"forgotten": "max", "retained": "max"}
     plan = Plan(
-        draws=values, folder=tmp_path, seed=0, samples=2, objectives=objectives, concurrent=1
+        draws=values,
+        folder=tmp_path,
+        seed=0,
+        trials=2,
+        samples=2,
+        objectives=objectives,
+        concurrent=1,
     )
     ended = search(plan, report_rounds)
     assert [(event, error) for event, _, error in ended] == [("finished", None)] * 2
     assert len({x for _, x, _ in ended}) == 2
+
+
+@pytest.mark.usefixtures("one_ray", "by_value")
+def test_trials_that_tune_cannot_read_are_missed(tmp_path: Path) -> None:
+    values = {
+        "x": Draw("grid_search", ([3, 1],)),
+        "folder": Draw("grid_search", ([str(tmp_path)],)),
+    }
+    plan = Plan(draws=values, folder=tmp_path, seed=0, trials=2)
+    assert len(search(plan, report_rounds)) == 2
+
+    def needs(drawn: dict[str, Any]) -> list[Place]:
+        if drawn["x"] == 1:
+            raise IndexError("as of a record that is not whole")
+        return [Place({"CPU": 0.1}, {})]
+
+    with pytest.raises(DataError, match=r"is damaged: 1 of 2 trials .* delete it and --resume"):
+        tuning.search(plan, report_rounds, needs, lambda drawn: f"x{drawn['x']}", lambda *_: None)
 
 
 @pytest.mark.usefixtures("one_ray")
@@ -231,7 +255,7 @@ def test_a_trial_with_its_own_actors_lives_in_its_placement_group(tmp_path: Path
     trials = Trials(tmp_path, base, read(tmp_path / "space.yaml", base))
     # 0.2 + 4 * 0.3 of 2 CPUs: a second group for the actors would not fit beside this one.
     assert trials.places({"seed": 0}) == [Place({"CPU": 0.2}, {}), *[Place({"CPU": 0.3}, {})] * 4]
-    plan = Plan(draws=trials.space.draws(), folder=tmp_path, seed=0)
+    plan = Plan(draws=trials.space.draws(), folder=tmp_path, seed=0, trials=1)
     tuning.search(plan, trials, trials.places, trials.name, lambda *_: None)
     assert states(tmp_path) == {"seed0": "finished"}, (
         tmp_path / "seed0" / "run_state.json"

@@ -513,7 +513,7 @@ def test_it_is_said_when_only_the_untouched_model_may_be_returned(retained, said
     warnings = [row["message"] for event, row in events if event == "warning"]
     assert len(warnings) == said
     assert all(
-        "the untouched model is returned" in message and "may_lose=0.02" in message
+        "the untouched model is returned" in message and "may_lose=0.04" in message
         for message in warnings
     )
 

@@ -1,0 +1,61 @@
+"""`erase`: a supervised eraser in place of reinforcement learning, into a run folder like any
+other.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from experiments import settings
+from experiments.console import say
+from experiments.doctor import preflight
+from experiments.runs import replacing, run_folder, tracking
+from experiments.verbs import common
+from rl_unlearn.config.erasing import Method
+
+HELP = "erase a concept by a supervised method, to compare with or to start from"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds what `erase` takes."""
+    common.add_config(parser)
+    common.add_no_evaluate(parser)
+    parser.add_argument(
+        "--method", choices=get_args(Method), help="which one; default erase.method, uce"
+    )
+    parser.add_argument("--name", metavar="N", help="run name; default CONCEPT-METHOD-seedSEED")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run of this name")
+
+
+def run(args: Namespace, console: Console) -> dict[str, Any]:
+    """Checks everything cheap, then erases in this process."""
+    overrides = [*args.overrides, "cluster.inline=true"]
+    overrides += [f"erase.method={args.method}"] if args.method else []
+    config = settings.load(args.config, overrides)
+    if args.name or config.name is None:
+        named = config.model_copy(update={"concept": f"{config.concept}-{config.erase.method}"})
+        overrides.append(f"name={args.name or named.run_name}")
+        config = settings.load(args.config, overrides)
+    replacing.restore(Path(config.output) / config.run_name)
+    folder = run_folder.reserve(config, args.overwrite)
+    tracking.check(config)
+    notes = preflight.check(config, judged=not args.no_evaluate)
+    for note in notes:
+        say(console, f"warning: {note}")
+    import experiments.run
+    from experiments.evaluation import comparing
+    from rl_unlearn.evaluation.record import Evaluation
+
+    outcome = experiments.run.run(
+        config, folder, args.argv, not args.no_evaluate, console, notes=notes, supervised=True
+    )
+    if "after" in outcome:
+        comparing.show(Evaluation.model_validate(outcome), console)
+    say(
+        console,
+        f"{outcome['images_used']:,} images, {outcome['updates']:,} steps, "
+        f"{outcome['wall_seconds']:.0f} seconds\nreport: {outcome['report']}",
+    )
+    return outcome
