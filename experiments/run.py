@@ -80,7 +80,7 @@ def run(
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
-    folder.note(stands_on=stands_on)
+    folder.note(stands_on=stands_on, eraser=config.erase.method if supervised else None)
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         store = Checkpoints(

@@ -4,13 +4,14 @@ import time
 from collections.abc import Iterator, Mapping
 
 from experiments.baselines import ca, esd, uce
-from experiments.baselines.pairs import anchored
 from experiments.evaluation.models import load_model
 from learner import events
 from learner.events import Emit, Event
 from learner.loop import Result
 from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.anchors import anchors_of
 from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
 
@@ -67,3 +68,15 @@ def _drawn(policy: DiffusionPolicy, config: Config) -> int:
     if config.erase.method == "ca":
         return ca.drawn(config)
     return esd.drawn(config, len(policy.kernel))
+
+
+def anchored(config: Config, book: PromptBook) -> dict[int, int]:
+    """Returns the anchor's prompt for each target prompt; raises ConfigError if one has none."""
+    found = anchors_of(config, book).prompts
+    missing = [book.prompts[place].text for place in book.targets if place not in found]
+    if missing:
+        raise ConfigError(
+            f"no prompt to keep asks for the anchor as {missing[0]!r} asks for the concept: choose "
+            "another reward.anchor, or erase.method=esd, which needs none"
+        )
+    return found

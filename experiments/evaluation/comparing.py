@@ -16,18 +16,21 @@ from experiments.console import say
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.evaluation.image_cache import CachedImages, cached
 from rl_unlearn.adapters.adapter import AdapterState
+from rl_unlearn.anchors import anchors_of
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.evaluation.comparison import (
     ALL_DEFINITIONS,
     UNTOUCHED,
+    Anchor,
     compare,
     measure_reference,
     reference_row,
 )
-from rl_unlearn.evaluation.images import examine, plan
+from rl_unlearn.evaluation.images import examine, plan, plan_of_anchors
 from rl_unlearn.evaluation.judges import ProbabilityJudge
 from rl_unlearn.evaluation.metrics import Rates
+from rl_unlearn.evaluation.place import nearest
 from rl_unlearn.evaluation.record import Cost, Evaluation, Figure, ModelRecord, Protocol
 from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.prompts import PromptBook
@@ -76,13 +79,15 @@ def judge_side_by_side(
     console: Console,
 ) -> Comparison:
     """Draws what the cache lacks, lets the judge look at all of it, and compares."""
-    images_asked = plan(book, config)
+    images_asked, anchors = plan(book, config), anchors_of(config, book)
+    anchors_asked = plan_of_anchors(book, config, anchors)
     names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
     variants = [
         ModelVariant(config.lora, None),
         *(ModelVariant(candidate.lora, candidate.state) for candidate in candidates),
     ]
     images: list[CachedImages] = []
+    of_anchor: CachedImages | None = None
     with ExitStack() as stack:
         with console.status("starting to draw"):
             source = stack.enter_context(image_source(config))
@@ -92,12 +97,22 @@ def judge_side_by_side(
                 images.append(cached(variant, images_asked, config, source, progress))
             total, drawn = len(images_asked.prompts), images[-1].drawn
             say(console, f"{name}: {total} images, {total - drawn} of them from the cache")
+        if anchors_asked.prompts:
+            with _bar(console, "the anchor") as progress:
+                of_anchor = cached(variants[0], anchors_asked, config, source, progress)
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
     with console.status("judging"):
         seen = [examine(model.images(), images_asked.texts, judge, clip) for model in images]
-        reference = measure_reference(seen[0], images_asked, book, config)
+        anchor = None
+        if of_anchor is not None:
+            seen_anchor = examine(of_anchor.images(), anchors_asked.texts, judge, clip)
+            anchor = Anchor.measured(seen_anchor, anchors_asked, anchors, book, config)
+        classes = clip.classes[book.concept_domain].cpu()
+        others = sorted({*range(len(classes))} - {*book.concepts, *book.gone})
+        near = nearest(classes, book.concepts, others)
+        reference = measure_reference(seen[0], images_asked, book, config, near, anchor)
         compared = [
             compare(candidate.name, model, reference, book, config, judge.feature_extractor)
             for candidate, model in zip(candidates, seen[1:], strict=True)

@@ -5,6 +5,11 @@ defines them.
 HEADLINE = {"ua": "UA", "coherence": "Coherence", "ira": "IRA", "cra": "CRA"}
 """The four that belong together: what is forgotten, whether it is only broken, and what is kept."""
 FURTHER = {
+    "anchor": "Anchor",
+    "spread": "Spread",
+    "anchor_kid": "Anchor KID",
+    "ira_near": "IRA near",
+    "ira_far": "IRA far",
     "ira_all": "IRA all",
     "cra_all": "CRA all",
     "similarity": "CLIP similarity",

@@ -129,7 +129,7 @@ def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
         if new is not None and run.after is not None:
             features = (
                 f" on {run.after.feature_extractor or 'unnamed'} features"
-                if key in ("kid", "fid")
+                if key in ("kid", "fid", "anchor_kid")
                 else ""
             )
             rows.append((name + features, key, figure(run.before, key), new))

@@ -103,6 +103,11 @@ def check(folder: Path, config: Config) -> None:
         raise DataError(
             f"{folder} holds no run to resume: give a run folder, or start one with train"
         )
+    if (eraser := read_state(folder).eraser) is not None:
+        raise ConfigError(
+            f"{folder} is of a supervised eraser ({eraser}), which leaves nothing to go on with: "
+            "erase again with --overwrite"
+        )
     known = read_state(folder).configs
     before = settings.recorded(folder / "config.yaml")
     if known and digest((folder / "config.yaml").read_text(encoding="utf-8")) not in known:

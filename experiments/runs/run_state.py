@@ -58,6 +58,8 @@ class RunState(_Part, Versioned):
     """The hub's branch or tag that was asked for; `config.yaml` has the commit that it was then."""
     dashboard: StrictStr | None = None
     """Where Ray shows the run."""
+    eraser: StrictStr | None = None
+    """The supervised method that made it; None: reinforcement learning."""
     training: Training = Training()
     trial: Trial | None = None
 

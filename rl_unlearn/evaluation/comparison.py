@@ -2,6 +2,7 @@
 them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rl_unlearn.anchors import Anchors
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.distances import distances
 from rl_unlearn.evaluation.images import Plan, Seen
-from rl_unlearn.evaluation.intervals import interval, resample
+from rl_unlearn.evaluation.intervals import Interval, interval, resample
 from rl_unlearn.evaluation.metrics import (
     DEFINITIONS,
     Rates,
@@ -22,7 +24,8 @@ from rl_unlearn.evaluation.metrics import (
     rates,
     targets,
 )
-from rl_unlearn.evaluation.record import ModelRecord
+from rl_unlearn.evaluation.place import Place, kernel_distance, spread
+from rl_unlearn.evaluation.record import Figure, ModelRecord
 from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
 
@@ -38,6 +41,12 @@ ALL_DEFINITIONS = DEFINITIONS | {
     "noise and hardly changed",
     "fid": "Fréchet distance between the same images in the judge's features; not comparable with "
     "Inception-FID",
+    "anchor": "mean probability that the judge gives the anchor on the concept's images; of the "
+    "untouched model, on its own images of the anchor",
+    "spread": "how much the images of one prompt of the concept differ among themselves, in "
+    "percent of how much the untouched model's images of the anchor do, by the judge's features",
+    "anchor_kid": "kernel distance of the concept's images to the untouched model's images of the "
+    "anchor, in the judge's features",
     "confidence": "mean probability that the judge gives the class it sees in the concept's "
     "domain, on the concept's images",
     "seen_when_asked": "for each concept asked for, the share of its images on which the judge "
@@ -55,6 +64,34 @@ ALL_DEFINITIONS = DEFINITIONS | {
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """The untouched model's images of what shall stand in the concept's place."""
+
+    place: Place
+    probability: Interval
+    """Percent."""
+    classes: Mapping[int, int]
+    """The anchor's class for each concept's."""
+
+    @classmethod
+    def measured(
+        cls, seen: Seen, plan: Plan, anchors: Anchors, book: PromptBook, config: Config
+    ) -> "Anchor | None":
+        """Measures them; ``plan`` and ``seen`` are of :func:`images.plan_of_anchors`."""
+        if not plan.prompts:
+            return None
+        prompts, chosen = torch.tensor(plan.prompts), config.evaluation
+        asked = asked_labels(prompts, book)[book.concept_domain]
+        place = Place(_of_class(seen, book, asked), seen.features, prompts)
+        probability = interval(
+            100 * place.probability,
+            by_prompt(prompts, torch.ones_like(prompts, dtype=torch.bool)),
+            resample(prompts, chosen.resamples, chosen.seed),
+        )
+        return cls(place, probability, anchors.classes)
+
+
+@dataclass(frozen=True)
 class Reference:
     """All that a comparison needs of the untouched model's images, measured once."""
 
@@ -68,10 +105,23 @@ class Reference:
     counts: Float[Tensor, "resamples images"]
     stranger: float
     """Percent; see :class:`rl_unlearn.evaluation.verdict.Signs`."""
+    near: frozenset[int]
+    """Classes of the concept's domain that are most like it."""
+    anchor: Anchor | None
+    """None where no prompt asks for it."""
 
 
-def measure_reference(seen: Seen, plan: Plan, book: PromptBook, config: Config) -> Reference:
-    """Measures the untouched model's images."""
+def measure_reference(
+    seen: Seen,
+    plan: Plan,
+    book: PromptBook,
+    config: Config,
+    near: frozenset[int] = frozenset(),
+    anchor: Anchor | None = None,
+) -> Reference:
+    """Measures the untouched model's images; ``near`` and ``anchor`` as :class:`Reference` has
+    them.
+    """
     prompts = torch.tensor(plan.prompts)
     gone = torch.tensor([book.prompts[i].gone for i in plan.prompts])
     asked, chosen = targets(prompts, book), config.evaluation
@@ -79,12 +129,14 @@ def measure_reference(seen: Seen, plan: Plan, book: PromptBook, config: Config) 
     other = asked_labels(prompts, book)[book.other_domain]
     return Reference(
         seen,
-        rates(seen.labels, prompts, book, chosen.resamples, chosen.seed),
+        rates(seen.labels, prompts, book, chosen.resamples, chosen.seed, near),
         prompts,
         target,
         kept,
         resample(prompts, chosen.resamples, chosen.seed),
         stranger_similarity(seen.embeddings, target, kept, other),
+        near,
+        anchor,
     )
 
 
@@ -95,6 +147,7 @@ def reference_row(reference: Reference, book: PromptBook, feature_extractor: str
         **_rates_row(reference.rates),
         **_clip_row(reference.seen, reference),
         confidence=_confidence(reference.seen, reference, book),
+        **({"anchor": reference.anchor.probability.row()} if reference.anchor else {}),
         feature_extractor=feature_extractor,
         broken=False,
         verdict="The untouched model, which every other row is compared with.",
@@ -110,22 +163,29 @@ def compare(
     feature_extractor: str,
 ) -> tuple[Rates, ModelRecord]:
     """Returns a model's rates, and its row of `models`."""
+    chosen = config.evaluation
     after = rates(
-        seen.labels, reference.prompts, book, config.evaluation.resamples, config.evaluation.seed
+        seen.labels, reference.prompts, book, chosen.resamples, chosen.seed, reference.near
     )
     kept = reference.kept
     cosines = 100 * (seen.embeddings * reference.seen.embeddings).sum(dim=1)
     similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
-    apart = distances(reference.seen.features[kept], seen.features[kept], config.evaluation.seed)
+    apart = distances(reference.seen.features[kept], seen.features[kept], chosen.seed)
     sure = _confidence(seen, reference, book)
+    placed = _placed(seen, reference, book, chosen.seed)
     before = reference.rates
     damage = neighbours(before, after, book)
     worst = ""
     if damage:
         worst = f"{damage[0].name} ({damage[0].before:.0f} to {damage[0].after:.0f} %)"
     sure_before = _confidence(reference.seen, reference, book)
+    anchor = reference.anchor
     verdict = judge_signs(
         Signs(
+            anchor=_named(anchor, book) if anchor else "",
+            anchored=placed.anchor.value if placed.anchor else None,
+            anchored_before=anchor.probability.value if anchor else None,
+            spread=placed.spread.value if placed.spread else None,
             ua=after.ua.value,
             ua_before=before.ua.value,
             coherence=after.coherence.value,
@@ -147,6 +207,9 @@ def compare(
         similarity=similarity.row(),
         **_clip_row(seen, reference),
         confidence=sure,
+        anchor=placed.anchor,
+        spread=placed.spread,
+        anchor_kid=placed.anchor_kid,
         **({"kid": apart.kid, "fid": apart.fid} if apart else {}),
         feature_extractor=feature_extractor,
         broken=verdict.broken,
@@ -182,6 +245,46 @@ def _rates_row(rates: Rates) -> dict[str, Any]:
 def _clip_row(seen: Seen, reference: Reference) -> dict[str, Any]:
     weights = by_prompt(reference.prompts, reference.kept)
     return {"clip_score": interval(seen.clip_scores, weights, reference.counts).row()}
+
+
+def _of_class(
+    seen: Seen, book: PromptBook, classes: Int[Tensor, " images"]
+) -> Float[Tensor, " images"]:
+    """Returns the judge's probability of one class of the concept's domain for each image."""
+    log_probs = seen.log_probs[book.concept_domain]
+    return log_probs.gather(1, classes[:, None]).squeeze(1).exp()
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Figures of what stands in the concept's place."""
+
+    anchor: Figure | None = None
+    spread: Figure | None = None
+    anchor_kid: Figure | None = None
+
+
+def _placed(seen: Seen, reference: Reference, book: PromptBook, seed: int) -> _Placed:
+    """Returns them; none where no prompt asks for the anchor."""
+    anchor, target = reference.anchor, reference.target
+    if anchor is None:
+        return _Placed()
+    asked = asked_labels(reference.prompts, book)[book.concept_domain]
+    wanted = torch.tensor([anchor.classes.get(int(concept), 0) for concept in asked])
+    probability = _of_class(seen, book, wanted)
+    place = Place(probability[target], seen.features[target], reference.prompts[target])
+    varied, apart = spread(place, anchor.place), kernel_distance(place, anchor.place, seed)
+    weights = by_prompt(reference.prompts, target)
+    return _Placed(
+        Figure(**interval(100 * probability, weights, reference.counts).row()),
+        None if varied is None else Figure(value=varied),
+        None if apart is None else Figure(value=apart),
+    )
+
+
+def _named(anchor: Anchor, book: PromptBook) -> str:
+    names = book.names[book.concept_domain]
+    return " or ".join(dict.fromkeys(names[place] for place in anchor.classes.values()))
 
 
 def _confidence(seen: Seen, reference: Reference, book: PromptBook) -> dict[str, float]:

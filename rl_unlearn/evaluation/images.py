@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from rl_unlearn.anchors import Anchors
 from rl_unlearn.clip.zeroshot import ZeroShot
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.judges import ProbabilityJudge
@@ -48,11 +49,26 @@ def plan(book: PromptBook, config: Config) -> Plan:
             chosen.per_prompt or (chosen.target_images if prompt.target else chosen.other_images)
         )
     ]
+    return _planned(book, config, images)
+
+
+def plan_of_anchors(book: PromptBook, config: Config, anchors: Anchors) -> Plan:
+    """Returns the images of what shall stand in the concept's place: as many of each anchor's
+    prompt as the concept's prompts have, with the noise that :func:`plan` gives that prompt.
+    """
+    chosen = config.evaluation
+    each = chosen.per_prompt or chosen.target_images
+    asked = dict.fromkeys(anchors.prompts.values())
+    return _planned(book, config, [(index, number) for index in asked for number in range(each)])
+
+
+def _planned(book: PromptBook, config: Config, images: list[tuple[int, int]]) -> Plan:
+    seed = config.evaluation.seed
     return Plan(
         prompts=tuple(index for index, _ in images),
         texts=tuple(book.prompts[index].text for index, _ in images),
-        seeds=tuple(seed_of(chosen.seed, "evaluation", index, number) for index, number in images),
-        numbers=tuple(range(1 + max(number for _, number in images))),
+        seeds=tuple(seed_of(seed, "evaluation", index, number) for index, number in images),
+        numbers=tuple(range(1 + max((number for _, number in images), default=-1))),
     )
 
 
@@ -64,6 +80,8 @@ class Seen:
     """The judge's class in each domain."""
     sure: dict[str, Float[Tensor, " images"]]
     """The judge's probability of that class, 0 to 1."""
+    log_probs: dict[str, Float[Tensor, "images classes"]]
+    """The judge's log-probabilities of all classes."""
     features: Float[Tensor, "images features"]
     """The judge's features."""
     embeddings: Float[Tensor, "images embedding"]
@@ -94,12 +112,14 @@ def examine(
         embeddings.append(clip.embed(pixels).float().cpu())
     embedded = torch.cat(embeddings)
     cosines = (embedded * words[torch.tensor([place[text] for text in texts])]).sum(dim=1)
-    best = {
-        d: torch.cat([e.log_probs[d] for e in evidence]).max(dim=1) for d in ("object", "style")
+    log_probs = {
+        domain: torch.cat([e.log_probs[domain] for e in evidence]) for domain in ("object", "style")
     }
+    best = {domain: found.max(dim=1) for domain, found in log_probs.items()}
     return Seen(
         labels={domain: top.indices for domain, top in best.items()},
         sure={domain: top.values.exp() for domain, top in best.items()},
+        log_probs=log_probs,
         features=torch.cat([e.features for e in evidence]),
         embeddings=embedded,
         clip_scores=100 * cosines.clamp(min=0),

@@ -7,6 +7,7 @@ accuracies: both are given, under two names. Every mean counts each prompt the s
 images it has, so quick and full protocols estimate one figure.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,10 @@ DEFINITIONS = {
     "does not see it",
     "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's "
     "domain",
-    "ira_all": "the same over all concepts of the domain, the forgotten one included: perfect "
+    "ira_near": "the same over the concept's near neighbours: the quarter of the other concepts "
+    "whose names are most similar to the selection CLIP",
+    "ira_far": "the same over all others",
+    "ira_all": "IRA over all concepts of the domain, the forgotten one included: perfect "
     "forgetting lowers it",
     "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts to "
     "keep",
@@ -46,6 +50,8 @@ class Rates:
 
     ua: Interval
     ira: Interval
+    ira_near: Interval | None
+    ira_far: Interval | None
     ira_all: Interval
     cra: Interval
     cra_all: Interval
@@ -73,8 +79,9 @@ class Rates:
         }
 
     def intervals(self) -> dict[str, Interval]:
-        """Returns every rate by its name in DEFINITIONS."""
-        return {name: getattr(self, name) for name in DEFINITIONS if name != "interval"}
+        """Returns every rate that there is by its name in DEFINITIONS."""
+        found = {name: getattr(self, name) for name in DEFINITIONS if name != "interval"}
+        return {name: rate for name, rate in found.items() if rate is not None}
 
 
 def rates(
@@ -83,9 +90,10 @@ def rates(
     book: PromptBook,
     resamples: int = 1000,
     seed: int = 0,
+    near: Collection[int] = (),
 ) -> Rates:
     """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was
-    asked to show.
+    asked to show, ``near`` the classes of the concept's domain that are most like it.
 
     Every target prompt and at least one prompt to keep must have an image. Images of what an
     earlier adapter forgot (model.adapters) count nowhere. Deterministic in ``seed``.
@@ -100,10 +108,21 @@ def rates(
     concept = torch.isin(asked[in_domain], concepts)
     names = book.names[in_domain]
     counts = resample(prompts, resamples, seed)
+
+    def retained(chosen: Bool[Tensor, " images"]) -> Interval | None:
+        if not chosen.any():
+            return None
+        return rate(right[in_domain], _by_class(prompts, asked[in_domain], chosen), counts)
+
+    close = torch.isin(asked[in_domain], torch.tensor(sorted(near), dtype=torch.int64))
+    ira = retained(~concept)
+    assert ira is not None
     labels, numbers = seen[in_domain][target].unique(return_counts=True)
     return Rates(
         ua=rate(~torch.isin(seen[in_domain], concepts), by_prompt(prompts, target), counts),
-        ira=rate(right[in_domain], _by_class(prompts, asked[in_domain], ~concept), counts),
+        ira=ira,
+        ira_near=retained(~concept & close),
+        ira_far=retained(~concept & ~close) if near else None,
         ira_all=rate(
             right[in_domain], _by_class(prompts, asked[in_domain], torch.ones_like(concept)), counts
         ),

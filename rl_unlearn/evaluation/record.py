@@ -85,6 +85,8 @@ class ModelRecord(Part):
     name: str = ""
     ua: Measured = None
     ira: Measured = None
+    ira_near: Measured = None
+    ira_far: Measured = None
     ira_all: Measured = None
     cra: Measured = None
     cra_all: Measured = None
@@ -96,6 +98,9 @@ class ModelRecord(Part):
     similarity: Measured = None
     clip_score: Measured = None
     confidence: Measured = None
+    anchor: Measured = None
+    spread: Measured = None
+    anchor_kid: Measured = None
     kid: Measured = None
     fid: Measured = None
     feature_extractor: str = ""

@@ -14,6 +14,12 @@ HIGH_UA = 50.0
 """Percent from which UA claims forgetting, so that it is asked whether the images are broken."""
 FORGOTTEN = 80.0
 """Percent of UA that counts as forgotten; between this and HIGH_UA it is partly so."""
+FAINT = 10.0
+"""Percentage points that the judge may be less sure of the anchor in the concept's place than where
+the untouched model draws it, before the verdict says so."""
+ALIKE = 60.0
+"""Percent of the spread of the untouched model's images of the anchor, below which those in the
+concept's place are called much the same."""
 DAMAGE = 5.0
 """Percentage points that IRA or CRA may lose before the verdict speaks of damage."""
 
@@ -42,6 +48,14 @@ class Signs:
     cra_before: float
     worst: str = ""
     """The most damaged other concept, with its figures, as words."""
+    anchor: str = ""
+    """What shall stand in the concept's place."""
+    anchored: float | None = None
+    """Mean probability of it by the judge, on the concept's images."""
+    anchored_before: float | None = None
+    """The same on the untouched model's images of the anchor."""
+    spread: float | None = None
+    """How varied the concept's images are, in percent of the untouched model's of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +84,7 @@ def judge_signs(signs: Signs) -> Verdict:
     if is_broken(signs):
         return Verdict(True, _broken_sentence(signs))
     lead = "Forgotten" if signs.ua >= FORGOTTEN else "Partly forgotten"
-    hollow = _hollow(signs)
-    instead = (
-        f"; what stands there instead is often nothing recognisable (the judge is {signs.sure:.0f} "
-        f"% sure of what it sees, {signs.sure_before:.0f} % before)"
-        if hollow
-        else ""
-    )
+    instead = _instead(signs)
     rest = (
         f"; but {_damage(signs)}"
         if _damaged(signs)
@@ -87,6 +95,32 @@ def judge_signs(signs: Signs) -> Verdict:
         f"{lead}: the judge does not see the concept on {signs.ua:.0f} % of its images, and "
         f"{signs.coherence:.0f} % of them still follow the rest of the prompt{instead}{rest}.",
     )
+
+
+def _instead(signs: Signs) -> str:
+    """Returns what is wrong with that which stands in the concept's place."""
+    if _hollow(signs):
+        said = (
+            f"; what stands there instead is often nothing recognisable (the judge is "
+            f"{signs.sure:.0f} % sure of what it sees, {signs.sure_before:.0f} % before)"
+        )
+    elif (
+        signs.anchored is not None
+        and signs.anchored_before is not None
+        and signs.anchored < signs.anchored_before - FAINT
+    ):
+        said = (
+            f"; of the {signs.anchor} that should stand there the judge is {signs.anchored:.0f} % "
+            f"sure ({signs.anchored_before:.0f} % where the untouched model draws it)"
+        )
+    else:
+        said = ""
+    if signs.spread is not None and signs.spread < ALIKE:
+        said += (
+            f"; it is much the same picture each time (it varies {signs.spread:.0f} % as much as "
+            f"the untouched model's of the {signs.anchor})"
+        )
+    return said
 
 
 def is_broken(signs: Signs) -> bool:

@@ -13,7 +13,7 @@ import torch
 from experiments import settings
 from experiments.__main__ import main
 from experiments.baselines import ca, erasing, esd, lessons, uce
-from experiments.baselines.pairs import anchored
+from experiments.baselines.erasing import anchored
 from rl_unlearn.adapters.adapter import read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -220,7 +220,8 @@ def test_an_erasure_is_a_run_like_any_other(
     capfd.readouterr()
     assert main(["evaluate", str(folder), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["after"]["ua"] == outcome["after"]["ua"]
-    assert main(["resume", str(folder)]) == 2, "there is nothing to go on with"
+    assert main(["resume", str(folder)]) == 2
+    assert f"is of a supervised eraser ({method})" in capfd.readouterr().err
 
 
 def test_untouched_answers_are_those_without_the_adapter() -> None:

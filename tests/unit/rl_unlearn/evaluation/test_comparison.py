@@ -47,6 +47,10 @@ def seen_as_asked(book: PromptBook, prompts: tuple[int, ...], seed: int) -> Seen
     return Seen(
         labels=labels,
         sure={domain: torch.rand(count, generator=draws) for domain in labels},
+        log_probs={
+            domain: torch.randn(count, len(book.names[domain]), generator=draws).log_softmax(dim=1)
+            for domain in labels
+        },
         features=torch.randn(count, 4, generator=draws),
         embeddings=torch.nn.functional.normalize(torch.randn(count, 6, generator=draws), dim=1),
         clip_scores=100 * torch.rand(count, generator=draws),
@@ -63,6 +67,10 @@ def spoiled(seen: Seen, rows: torch.Tensor) -> Seen:
         seen,
         labels=other,
         sure={domain: torch.where(rows, 0.0, values) for domain, values in seen.sure.items()},
+        log_probs={
+            domain: torch.where(rows[:, None], -9.0, values)
+            for domain, values in seen.log_probs.items()
+        },
         features=torch.where(rows[:, None], 50.0, seen.features),
         embeddings=torch.where(rows[:, None], -seen.embeddings, seen.embeddings),
         clip_scores=torch.where(rows, 0.0, seen.clip_scores),

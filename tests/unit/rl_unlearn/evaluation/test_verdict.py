@@ -52,6 +52,18 @@ def test_shapeless_pictures_in_the_right_style_are_named_but_not_called_broken()
     )
 
 
+def test_what_stands_in_the_concepts_place_is_said():
+    placed = replace(FORGOT, anchor="dog", anchored=88.0, anchored_before=90.0, spread=97.0)
+    assert judge_signs(placed).sentence == judge_signs(FORGOT).sentence
+    faint = judge_signs(replace(placed, anchored=62.0)).sentence
+    assert "of the dog that should stand there the judge is 62 % sure (90 % where" in faint
+    alike = judge_signs(replace(placed, spread=49.0)).sentence
+    assert "much the same picture each time (it varies 49 % as much as" in alike
+    hollow = judge_signs(replace(placed, sure=47.0, anchored=20.0)).sentence
+    assert "nothing recognisable" in hollow
+    assert "62 % sure" not in hollow
+
+
 def test_damage_elsewhere_is_said():
     verdict = judge_signs(replace(FORGOT, ira=80.0, worst="dog (100 to 20 %)"))
     assert "the rest is damaged, dog (100 to 20 %) most (IRA 100 to 80 %" in verdict.sentence

@@ -1,0 +1,37 @@
+"""What shall stand where the concept is asked for: each target prompt, and its anchor's."""
+
+from dataclasses import dataclass
+
+from rl_unlearn.clip.zeroshot import load_open_clip, text_features
+from rl_unlearn.config import Config
+from rl_unlearn.prompts import PromptBook
+from rl_unlearn.rewards import anchor_classes
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors that the reward asks for."""
+
+    classes: dict[int, int]
+    """For each concept the class of its domain that shall stand in its place."""
+    prompts: dict[int, int]
+    """For each target prompt the prompt to keep that asks for the anchor and the same rest, as
+    indices in the book; without those that no prompt of the book is like."""
+
+
+def anchors_of(config: Config, book: PromptBook) -> Anchors:
+    """Returns them; loads the reward CLIP, which says what is nearest."""
+    clip, tokenizer = load_open_clip(config.reward.clip, "reward")
+    texts = text_features(clip, tokenizer, book.phrases[book.concept_domain])
+    classes = dict(zip(book.concepts, anchor_classes(book, texts), strict=True))
+    domain, other = book.concept_domain, book.other_domain
+    asking: dict[tuple[int, int], int] = {}
+    for place in book.watched:
+        prompt = book.prompts[place]
+        asking.setdefault((getattr(prompt, domain), getattr(prompt, other)), place)
+    alike = {
+        place: asking.get((classes[getattr(prompt, domain)], getattr(prompt, other)))
+        for place in book.targets
+        if (prompt := book.prompts[place])
+    }
+    return Anchors(classes, {place: found for place, found in alike.items() if found is not None})
