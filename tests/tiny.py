@@ -174,7 +174,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "grid": 2,
         "layers": 1,
     },
-    "learner": {"batch": 8, "microbatch": 8, "kl_states": 8},
+    # All of the four steps: half of so few leaves tests little to see.
+    "learner": {"batch": 8, "microbatch": 8, "kl_states": 8, "steps_share": 1.0},
     "rollout": {"images": 8, "batch": 8},
     "replay": {"capacity": 256, "max_lag": 4},
     "loop": {"rounds": 3, "timeout": 60.0},

@@ -48,8 +48,8 @@ TINY = (
     "critic.minibatch=8", "critic.steps=2", "selection.images=4", "learner.kl_states=4",
     "learner.kl_budget=1e3", "learner.step_kl=1e3",
 )  # fmt: skip
-_ROUNDS = 6
-"""Rounds of our loop in a turn; two validations are among them."""
+_VALIDATIONS = 2
+"""Of our loop in a turn, with the rounds between them."""
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +64,9 @@ def _measure(arguments: argparse.Namespace, argv: list[str]) -> int:
     file = Path(arguments.out)
     make_folder(file.absolute().parent, "choose another place with --out")
     shipped = str(CONFIGS / FILES[arguments.model])
-    overrides = [*_model(arguments, shipped), *short(_ROUNDS), *arguments.overrides]
+    model, given = _model(arguments, shipped), arguments.overrides
+    every = settings.load([shipped], [*model, *given], environ={}).selection.every
+    overrides = [*model, *short(_VALIDATIONS * every), *given]
     config = settings.load([shipped], overrides, environ={})
     images = config.rollout.images
     sizes = [size for size in sorted(arguments.sizes) if images % size == 0]
