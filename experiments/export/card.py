@@ -17,6 +17,19 @@ from rl_unlearn.models.model_folder import read_layout
 
 TEMPLATE = Path(__file__).parents[1] / "report" / "card.md.j2"
 NAME = "README.md"
+LEARNED = (
+    "Critic-guided reinforcement learning on a LoRA adapter of the denoising network, by "
+    "[CGRU](https://arxiv.org/abs/2601.03213)."
+)
+ERASED = {
+    "uce": "A closed-form edit of the cross-attention, written as a LoRA adapter: Unified Concept "
+    "Editing ([UCE](https://arxiv.org/abs/2308.14761)).",
+    "esd": "A LoRA adapter of the denoising network that steers away from the concept: Erased "
+    "Stable Diffusion ([ESD](https://arxiv.org/abs/2303.07345)).",
+    "ca": "A LoRA adapter of the denoising network that answers as it would for the anchor: "
+    "Concept Ablation ([CA](https://arxiv.org/abs/2303.13516)).",
+}
+"""How an adapter came to be, by what its run says of it."""
 
 
 def write_card(
@@ -78,6 +91,7 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
         judge=_plain(run.judge) if run else "",
         broken=bool(after and after.broken),
         usage=_usage(config, format, file),
+        method=_method(run),
         facts=[
             *(run_view.cost(run) if run else [("seed", str(config.seed))]),
             ("LoRA rank", str(config.lora.rank)),
@@ -85,6 +99,12 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
         command=run.command.replace("`", "'") if run else "",
     )
     return card
+
+
+def _method(run: run_view.Run | None) -> str:
+    if run is None:
+        return "A LoRA adapter of the denoising network."
+    return LEARNED if run.state.eraser is None else ERASED[run.state.eraser]
 
 
 def _prompts(config: Config) -> str:

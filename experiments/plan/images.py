@@ -4,7 +4,7 @@ from experiments.evaluation import samples
 from learner.timeline import Timeline
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation import images as evaluation
-from rl_unlearn.prompts import PromptBook
+from rl_unlearn.prompts import NEAREST, PromptBook
 
 
 def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
@@ -18,8 +18,19 @@ def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
     if evaluated:
         table, *_ = samples.choose(book)
         images["evaluation"] = 2 * len(evaluation.plan(book, config).prompts)  # before and after
+        images["evaluation"] += _of_anchors(config, book)
         images["samples"] = 2 * sum(map(len, table))
     return images
+
+
+def _of_anchors(config: Config, book: PromptBook) -> int:
+    """Returns the images of what shall stand in the concept's place; at most so many where the
+    nearest classes of several concepts are to be found yet.
+    """
+    rests = {getattr(book.prompts[place], book.other_domain) for place in book.targets}
+    shared = len(book.concepts) == 1 or book.anchors[0] != NEAREST
+    each = config.evaluation.per_prompt or config.evaluation.target_images
+    return each * len(rests) * (1 if shared else len(book.concepts))
 
 
 def validations(config: Config) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from rl_unlearn.config.erasing import Method
 from rl_unlearn.files.versioned import Versioned, read_versioned
 
 NAME = "run_state.json"
@@ -58,7 +59,7 @@ class RunState(_Part, Versioned):
     """The hub's branch or tag that was asked for; `config.yaml` has the commit that it was then."""
     dashboard: StrictStr | None = None
     """Where Ray shows the run."""
-    eraser: StrictStr | None = None
+    eraser: Method | None = None
     """The supervised method that made it; None: reinforcement learning."""
     training: Training = Training()
     trial: Trial | None = None

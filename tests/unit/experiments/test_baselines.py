@@ -229,6 +229,9 @@ def test_an_erasure_is_a_run_like_any_other(
     folder = Path(outcome["run"])
     assert json.loads((folder / "run_state.json").read_text())["state"] == "finished"
     assert {"report.html", "evaluation.json", "samples.png"} <= {p.name for p in folder.iterdir()}
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "Concept Ablation" in card
+    assert "reinforcement" not in card
     row = outcome["models"][1]
     assert row["anchor"]["low"] <= row["anchor"]["value"] <= row["anchor"]["high"]
     assert row["spread"] > 0
