@@ -3,10 +3,12 @@ other.
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import tiny
+import tiny_families
 import tiny_policies
 import torch
 
@@ -107,6 +109,28 @@ def test_uce_answers_the_concept_as_its_anchor_and_keeps_the_rest() -> None:
     assert (after[1] - before[1]).norm() < 0.3 * apart
 
 
+@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl"])
+def test_uce_maps_the_words_of_the_concept_to_the_anchors(name: str) -> None:
+    config = tiny_policies.config(
+        name, reward={"anchor": ["dog"]}, lora={"rank": 32}, erase={"ridge": 1e-6, "preserve": 1e-6}
+    )
+    policy, book = tiny_policies.policy(config), PromptBook.from_config(config)
+    pairs = anchored(config, book)
+    state, _ = uce.erase(policy, config, book, pairs)
+    words = policy.encode([prompt.text for prompt in book.prompts]).text.float()
+    layers = [name for name in state if name.endswith("attn2.to_k.lora_A.weight")]
+    assert layers
+    weights = dict(policy.network.named_parameters())
+    for down in layers:
+        layer = down.removesuffix(".lora_A.weight")
+        weight = weights[f"{layer}.base_layer.weight"].detach().float()
+        edited = weight + state[f"{layer}.lora_B.weight"] @ state[down]
+        concept, anchor = next(iter(pairs.items()))
+        far = (words[concept] @ weight.T - words[anchor] @ weight.T).norm()
+        near = (words[concept] @ edited.T - words[anchor] @ weight.T).norm()
+        assert near < 0.5 * far
+
+
 def test_uce_refuses_a_network_without_words_in_its_cross_attention() -> None:
     config = tiny_policies.config("sd3", lora={"rank": 2})
     policy = tiny_policies.policy(config)
@@ -193,6 +217,30 @@ def test_images_are_counted_as_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -
             result = erasing.erase(tiny.config(erase=erase), lambda _: None)
             assert result.images == sum(drawn)
             assert result.updates == (0 if method == "uce" else 3)
+
+
+@pytest.mark.parametrize("name", [*tiny_families.FOLDERS])
+def test_every_family_learns_lessons(name: str) -> None:
+    config = tiny_policies.config(
+        name, lora={"rank": 2}, erase=QUICK | {"steps": 1, "images": 2, "batch": 8}
+    )
+    policy, book = tiny_policies.policy(config), PromptBook.from_config(config)
+    before = policy.adapter_state()
+    for losses in (ca.erase(policy, config, book, anchored(config, book)),
+                   esd.erase(policy, config, book)):  # fmt: skip
+        assert all(math.isfinite(loss) for loss in losses)
+        after = policy.adapter_state()
+        assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+        before = after
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_lessons_are_learned_in_half_precision(dtype: str) -> None:
+    config, book, policy = world(model={"path": str(tiny.pipeline_folder()), "dtype": dtype},
+                                 erase=QUICK)  # fmt: skip
+    losses = list(ca.erase(policy, config, book, anchored(config, book)))
+    assert all(math.isfinite(loss) for loss in losses)
+    assert any(t.any() for name, t in policy.adapter_state().items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("method", METHODS)
