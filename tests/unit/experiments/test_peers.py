@@ -185,11 +185,11 @@ def test_rounds_in_the_middle_count() -> None:
 @pytest.mark.usefixtures("trained")
 def test_the_loop_writes_every_turn(tmp_path: Path) -> None:
     out = tmp_path / "loop.json"
-    assert loop.main(["--turns", "2", "--rounds", "3", "--out", str(out)]) == 0
+    assert loop.main(["--turns", "2", "--rounds", "4", "--out", str(out)]) == 0
     written = json.loads(out.read_text())
     assert (
         written["command"]
-        == f"python -m experiments.benchmarks.loop --turns 2 --rounds 3 --out {out}"
+        == f"python -m experiments.benchmarks.loop --turns 2 --rounds 4 --out {out}"
     )
     assert written["cores"] > 0 < len(written["packages"])
     assert len(written["turns"]) == 2
