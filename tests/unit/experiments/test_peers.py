@@ -194,7 +194,7 @@ def test_the_loop_writes_every_turn(tmp_path: Path) -> None:
     assert written["cores"] > 0 < len(written["packages"])
     assert len(written["turns"]) == 2
     assert {*written["rates"]} == {*loop.MODES} == {*written["turns"][0]["loop"]}
-    assert all(cost["images"] == 72 for cost in written["turns"][1]["loop"].values())
+    assert all(cost["images"] == 4 * 24 for cost in written["turns"][1]["loop"].values())
 
 
 def test_products_are_counted_with_the_gradients_that_a_pass_needs() -> None:
