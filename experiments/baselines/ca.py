@@ -36,12 +36,11 @@ def erase(
     everything = torch.cat([of_anchor.latents, kept.latents])
     answered = torch.tensor([*of_anchor.prompts, *kept.prompts])
     asked = torch.tensor([*concepts[: settings.images], *kept.prompts])
-    retained = round(settings.batch * settings.retained)
 
     def lesson(number: int) -> Lesson:
         source = generator(config.seed, "erase", number)
         rows = torch.randint(settings.images, (settings.batch,), generator=source)
-        rows[:retained] += settings.images
+        rows[: settings.kept] += settings.images
         draws = draw(policy, everything[rows], source)
         wanted = untouched(
             policy, draws.noisy, draws.steps, told[answered[rows]], config.learner.microbatch

@@ -22,16 +22,12 @@ from rl_unlearn.prompts import PromptBook
 
 def drawn(config: Config, levels: int) -> int:
     """Returns how many images are drawn for it; ``levels``: steps of the kernel."""
-    kept = config.erase.images if _retained(config) else 0
+    kept = config.erase.images if config.erase.kept else 0
     return kept + config.erase.steps * _trajectories(config, levels)
 
 
-def _retained(config: Config) -> int:
-    return round(config.erase.batch * config.erase.retained)
-
-
 def _trajectories(config: Config, levels: int) -> int:
-    return max(1, (config.erase.batch - _retained(config)) // levels)
+    return max(1, (config.erase.batch - config.erase.kept) // levels)
 
 
 def erase(policy: DiffusionPolicy, config: Config, book: PromptBook) -> Iterator[float]:
@@ -40,9 +36,9 @@ def erase(policy: DiffusionPolicy, config: Config, book: PromptBook) -> Iterator
     told = policy.encode([prompt.text for prompt in book.prompts])
     nothing = policy.encode([""])
     levels = len(policy.kernel)
-    retained, trajectories = _retained(config), _trajectories(config, levels)
+    trajectories = _trajectories(config, levels)
     kept = None
-    if retained:
+    if settings.kept:
         kept = images.draw(
             policy, told, book.retained, settings.images, config.seed, config.rollout.batch
         )
@@ -59,7 +55,7 @@ def erase(policy: DiffusionPolicy, config: Config, book: PromptBook) -> Iterator
         if kept is None:
             return away
         source = generator(config.seed, "erase", "kept", number)
-        rows = torch.randint(len(kept), (retained,), generator=source)
+        rows = torch.randint(len(kept), (settings.kept,), generator=source)
         draws = draw(policy, kept.latents[rows], source)
         same = told[torch.tensor(kept.prompts)[rows]]
         answers = untouched(policy, draws.noisy, draws.steps, same, microbatch)

@@ -185,11 +185,7 @@ def _cells(row: dict[str, float]) -> list[str]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("--out", default="outputs/benchmarks/limit.json", metavar="FILE")
-    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE on top")
-    return parser.parse_args(argv)
+    return command.parser(__doc__, "limit.json").parse_args(argv)
 
 
 if __name__ == "__main__":

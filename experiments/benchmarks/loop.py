@@ -101,13 +101,10 @@ def _take_turns(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = command.parser(__doc__, "loop.json")
     add = parser.add_argument
     add("--turns", type=int, default=3, help="of each mode (3)")
     add("--rounds", type=int, default=12, help="that count in a turn (12)")
-    add("--out", default="outputs/benchmarks/loop.json", metavar="FILE")
-    add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
     return parser.parse_args(argv)
 
 

@@ -132,8 +132,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = command.parser(__doc__, "peers.json")
     add = parser.add_argument
     add("--pairs", type=int, default=9, help="(9)")
     add("--parts", default=",".join(PARTS), metavar="A,B", help="only these")
@@ -154,8 +153,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="of TRL in a round (1)",
     )
     add("--peers-folder", default="outputs/peers", metavar="FOLDER", help="for the peers' packages")
-    add("--out", default="outputs/benchmarks/peers.json", metavar="FILE")
-    add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")
     for name in set(arguments.parts) - {*PARTS}:

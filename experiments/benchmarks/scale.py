@@ -227,15 +227,12 @@ def _measure_and_write(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = command.parser(__doc__, "scale.json")
     add = parser.add_argument
     add("--parts", default=",".join(PARTS), metavar="A,B", help="only these")
     add("--actors", default="1,8,64,256", metavar="A,B", help="rollout actors (1,8,64,256)")
     add("--sizes", default="canvas", metavar="A,B", help=f"of {', '.join(SIZES)} (canvas)")
     add("--seconds", type=float, default=1.0, metavar="S", help="ideal time of a round (1)")
-    add("--out", default="outputs/benchmarks/scale.json", metavar="FILE")
-    add("overrides", nargs="*", metavar="override", help="KEY=VALUE on top of the configuration")
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")
     for what, known in ((arguments.parts, PARTS), (arguments.sizes.split(","), SIZES)):

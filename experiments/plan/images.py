@@ -29,7 +29,7 @@ def _of_anchors(config: Config, book: PromptBook) -> int:
     """
     rests = {getattr(book.prompts[place], book.other_domain) for place in book.targets}
     shared = len(book.concepts) == 1 or book.anchors[0] != NEAREST
-    each = config.evaluation.per_prompt or config.evaluation.target_images
+    each = config.evaluation.each(target=True)
     return each * len(rests) * (1 if shared else len(book.concepts))
 
 

@@ -9,10 +9,8 @@ from typing import Any, get_args
 from rich.console import Console
 
 from experiments import settings
-from experiments.console import say
-from experiments.doctor import preflight
-from experiments.runs import replacing, run_folder, tracking
-from experiments.verbs import common
+from experiments.runs import replacing, run_folder
+from experiments.verbs import common, train
 from rl_unlearn.config.erasing import Method
 
 HELP = "erase a concept by a supervised method, to compare with or to start from"
@@ -40,22 +38,4 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         config = settings.load(args.config, overrides)
     replacing.restore(Path(config.output) / config.run_name)
     folder = run_folder.reserve(config, args.overwrite)
-    tracking.check(config)
-    notes = preflight.check(config, judged=not args.no_evaluate)
-    for note in notes:
-        say(console, f"warning: {note}")
-    import experiments.run
-    from experiments.evaluation import comparing
-    from rl_unlearn.evaluation.record import Evaluation
-
-    outcome = experiments.run.run(
-        config, folder, args.argv, not args.no_evaluate, console, notes=notes, supervised=True
-    )
-    if "after" in outcome:
-        comparing.show(Evaluation.model_validate(outcome), console)
-    say(
-        console,
-        f"{outcome['images_used']:,} images, {outcome['updates']:,} steps, "
-        f"{outcome['wall_seconds']:.0f} seconds\nreport: {outcome['report']}",
-    )
-    return outcome
+    return train.start(config, folder, args, console, supervised=True)

@@ -116,7 +116,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     replacing.restore(path)
     if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
         return go_on(config, args, console)
-    return _start(config, run_folder.reserve(config, args.overwrite), args, console)
+    return start(config, run_folder.reserve(config, args.overwrite), args, console)
 
 
 def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
@@ -133,16 +133,18 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
     state = RunState(trial=trial) if trial else RunState()
-    return _start(config, run_folder.RunFolder(path, state), args, console, resumed=True)
+    return start(config, run_folder.RunFolder(path, state), args, console, resumed=True)
 
 
-def _start(
+def start(
     config: Config,
     folder: run_folder.RunFolder,
     args: Namespace,
     console: Console,
     resumed: bool = False,
+    supervised: bool = False,
 ) -> dict[str, Any]:
+    """Checks what is below the run, carries it out and shows what came of it; returns that."""
     tracking.check(config)
     notes = preflight.check(config, judged=not args.no_evaluate)
     for note in notes:
@@ -154,13 +156,15 @@ def _start(
     from rl_unlearn.evaluation.record import Evaluation
 
     outcome = experiments.run.run(
-        config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes
-    )
+        config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes,
+        supervised=supervised,
+    )  # fmt: skip
     if "after" in outcome:
         comparing.show(Evaluation.model_validate(outcome), console)
     say(
         console,
-        f"{outcome['images_used']:,} images, {outcome['updates']:,} updates, "
+        f"{outcome['images_used']:,} images, {outcome['updates']:,} "
+        f"{'steps' if supervised else 'updates'}, "
         f"{outcome['wall_seconds']:.0f} seconds\n"
         f"report: {outcome['report']}",
     )

@@ -32,3 +32,8 @@ class Erase(Section):
     has the latter alone."""
     negative: float = Field(1.0, gt=0)
     """esd: strength of the guidance away from the concept."""
+
+    @property
+    def kept(self) -> int:
+        """Noisy latents of a step that are of retained prompts."""
+        return round(self.batch * self.retained)

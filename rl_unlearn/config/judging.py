@@ -31,6 +31,10 @@ class Evaluation(Section):
     actors: int = Field(0, ge=0, le=4096)
     """Ray actors that draw the images; 0 draws them in this process."""
 
+    def each(self, target: bool) -> int:
+        """Returns the images of a prompt that asks for the concept, or does not."""
+        return self.per_prompt or (self.target_images if target else self.other_images)
+
 
 class Attack(Section):
     prompts: int = Field(24, ge=1)

@@ -76,10 +76,10 @@ class Anchor:
     @classmethod
     def measured(
         cls, seen: Seen, plan: Plan, anchors: Anchors, book: PromptBook, config: Config
-    ) -> "Anchor | None":
-        """Measures them; ``plan`` and ``seen`` are of :func:`images.plan_of_anchors`."""
-        if not plan.prompts:
-            return None
+    ) -> "Anchor":
+        """Measures them; ``plan``, which is not empty, and ``seen`` are of
+        :func:`images.plan_of_anchors`.
+        """
         prompts, chosen = torch.tensor(plan.prompts), config.evaluation
         asked = asked_labels(prompts, book)[book.concept_domain]
         place = Place(_of_class(seen, book, asked), seen.features, prompts)

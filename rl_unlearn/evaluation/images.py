@@ -41,13 +41,10 @@ def plan(book: PromptBook, config: Config) -> Plan:
     The noise depends on evaluation.seed, the prompt and the number alone, not on the run, so that
     runs of different seeds are compared on the same noise.
     """
-    chosen = config.evaluation
     images = [
         (index, number)
         for index, prompt in enumerate(book.prompts)
-        for number in range(
-            chosen.per_prompt or (chosen.target_images if prompt.target else chosen.other_images)
-        )
+        for number in range(config.evaluation.each(prompt.target))
     ]
     return _planned(book, config, images)
 
@@ -56,9 +53,7 @@ def plan_of_anchors(book: PromptBook, config: Config, anchors: Anchors) -> Plan:
     """Returns the images of what shall stand in the concept's place: as many of each anchor's
     prompt as the concept's prompts have, with the noise that :func:`plan` gives that prompt.
     """
-    chosen = config.evaluation
-    each = chosen.per_prompt or chosen.target_images
-    asked = dict.fromkeys(anchors.prompts.values())
+    each, asked = config.evaluation.each(target=True), dict.fromkeys(anchors.prompts.values())
     return _planned(book, config, [(index, number) for index in asked for number in range(each)])
 
 
