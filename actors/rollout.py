@@ -34,7 +34,7 @@ from rl_unlearn.validation import Sightings, sight
 class RolloutActor:
     """Holds a policy, the reward CLIP and the selection CLIP.
 
-    A fresh one is at version -1 and loads by itself.
+    It loads what it is given where that is not what it has: the digest tells them apart.
     """
 
     def __init__(self, config: Config, given: Mapping[str, ImageReward] | None = None):
@@ -50,7 +50,7 @@ class RolloutActor:
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")
-        self._version = -1
+        self._digest = ""
 
     @property
     def policy(self) -> DiffusionPolicy:
@@ -80,10 +80,11 @@ class RolloutActor:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)
 
     def _load(self, weights: Weights) -> None:
-        if weights.version != self._version:
+        if weights.digest != self._digest:
+            self._digest = ""  # should the next line fail half way
             self._policy.load_adapter(weights.state)
             weights.verify(self._policy.adapter_state())
-            self._version = weights.version
+            self._digest = weights.digest
 
     @memory.enough_for("the rollout actor", memory.ROLLOUT)
     @torch.no_grad()

@@ -42,7 +42,8 @@ EXIT_CODES = (
     "130/143 stopped"
 )
 PATHS = {
-    "run", "runs", "on", "critic_from", "adapter", "adapters", "config", "space", "prompts", "out"
+    "run", "runs", "on", "start", "critic_from", "adapter", "adapters", "config", "space",
+    "prompts", "out",
 }  # fmt: skip
 """Arguments that name files or folders."""
 QUIET = {

@@ -9,8 +9,8 @@ from rl_unlearn import reward_names
 from rl_unlearn.config import Config
 
 KEYS = (
-    "model.path", "model.config", "model.adapters", "prompts.target_file", "prompts.retain_file",
-    "reward.clip",
+    "model.path", "model.config", "model.adapters", "lora.start",
+    "prompts.target_file", "prompts.retain_file", "reward.clip",
     "reward.images", "selection.clip", "critic.start", "evaluation.judge",
 )  # fmt: skip
 """Settings that may hold a path. Only what is there is one: a name on the hub stays what it is."""

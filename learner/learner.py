@@ -14,7 +14,7 @@ from learner.ranks import Ranks
 from learner.retention import Retention
 from learner.rounding import Floor
 from rl_unlearn import memory
-from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.adapters.adapter import AdapterState, digest, read_adapter
 from rl_unlearn.advantages import Advantages
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import update_kl
@@ -39,8 +39,14 @@ def _policy_to_train(config: Config, prompts: list[str]) -> tuple[DiffusionPolic
     conditions = policy.encode(prompts)
     policy.free_text_encoders()
     policy.free_autoencoder()
+    if config.lora.start is not None:
+        policy.load_adapter(read_adapter(config.lora.start))
     checkpointing.set_up(config.learner, policy, conditions[:1])
     return policy, conditions
+
+
+def _weights(version: int, state: AdapterState) -> Weights:
+    return Weights(version, state, digest(state))
 
 
 class Learner:
@@ -83,8 +89,17 @@ class Learner:
 
     def weights(self) -> Weights:
         """Returns the current policy version."""
+        return _weights(self._version, self.policy.adapter_state())
+
+    def untouched(self) -> Weights:
+        """Returns an adapter that changes nothing, as version 0: the present one with ``lora_B`` at
+        zero.
+
+        A run that starts from no other adapter has it as its version 0, bit for bit.
+        """
         state = self.policy.adapter_state()
-        return Weights(self._version, state, digest(state))
+        silent = {n: t.zero_() if ".lora_B." in n else t for n, t in state.items()}
+        return _weights(0, silent)
 
     @memory.enough_for("the learner", memory.LEARNER)
     def make_pool(self, trajectory: Trajectory) -> int:

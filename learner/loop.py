@@ -96,7 +96,7 @@ class Loop:
         anchor = await session.calls.wait(actors.rollouts[0].anchor.remote(), "rollout")
         try:
             async with asyncio.TaskGroup() as group:
-                # The first rounds are drawn by the untouched model: they need not wait for the fit.
+                # The first rounds are drawn by version 0: they need not wait for the fit.
                 beside = [
                     group.create_task(self._rollouts.run(versions)),
                     group.create_task(self._selection.run(versions)),
@@ -141,12 +141,13 @@ class Loop:
             rows = actors.replay.warm_up.remote(chunk.start, chunk.stop)
             fits.append(actors.critic.warm_up.remote(rows, part, parts))
 
-        drawing = self._rollouts.ask(0, prompts, versions.newest, fresh=False)
-        validation = self._selection.ask(versions.newest)
+        untouched = actors.learner.untouched.remote()
+        drawing = self._rollouts.ask(0, prompts, untouched, fresh=False)
+        validation = self._selection.ask(untouched)
         await self._rollouts.collect(drawing, fit)
         warm_up = actors.replay.warm_up.remote(0, images)
         pool = actors.learner.make_pool.remote(warm_up)
-        self._selection.judge_untouched(versions, await validation())
+        self._selection.judge_untouched(versions, untouched, await validation())
         return self._end_of_warm_up(warm_up, pool, fits[-1])
 
     async def _end_of_warm_up(

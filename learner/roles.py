@@ -101,6 +101,8 @@ class LearnerHandle(Protocol):
     """Checksum of the frozen model."""
     weights: Method[[], Weights]
     """The present policy version."""
+    untouched: Method[[], Weights]
+    """An adapter that changes nothing, for the warm-up."""
     make_pool: Method[[Ref[Trajectory]], int]
     """Makes the retention pool from the warm-up; returns its number of states."""
     update: Method[[Ref[Trajectory], Ref[Scores], int], Metrics]

@@ -36,8 +36,7 @@ class Selection:
             candidate, validation = await self._drawn.get()
             await versions.wait_until_learned(candidate.round)
             if self._is_due(candidate.round):
-                # The first round is drawn by the untouched model, which was validated before
-                # anything was learned.
+                # What the untouched model draws was validated before anything was learned.
                 seen = versions.untouched if validation is None else await validation()
                 assert seen is not None
                 self.consider(versions, candidate, seen)
@@ -67,7 +66,8 @@ class Selection:
         """Asks for the validation of a version that draws a round, where one is due and it is not
         the untouched model.
         """
-        wanted = self._is_due(candidate.round) and candidate.version > 0
+        untouched = candidate.version == 0 and self._session.begins_untouched
+        wanted = self._is_due(candidate.round) and not untouched
         return self.ask(candidate.weights) if wanted else None
 
     def put(self, candidate: Candidate, validation: Answer[Validation] | None) -> None:
@@ -77,11 +77,15 @@ class Selection:
     def _is_due(self, round: int) -> bool:
         return (round - 1) % self._session.config.selection.every == 0
 
-    def judge_untouched(self, versions: Versions, validation: Validation) -> None:
+    def judge_untouched(
+        self, versions: Versions, weights: Ref[Weights], validation: Validation
+    ) -> None:
         """Takes what was seen of the untouched model; warns, or raises ConfigError, where it does
         not draw what is asked.
         """
         versions.untouched = validation
+        if not self._session.begins_untouched:  # no round draws it, yet it may be the best one
+            versions.best = Candidate(0, 0, weights, validation.score)
         floor = self._session.config.selection.floor
         for message in check_untouched(validation, floor, self._retained):
             self._session.emit(events.Warning(round=0, message=message))
@@ -100,8 +104,10 @@ class Selection:
             versions.best = replace(candidate, score=validation.score)
         if final and not allowed and versions.best is not None and versions.best.version == 0:
             limit = f"selection.may_lose={session.config.selection.may_lose:g}"
+            returned = session.begins_untouched or versions.best.round == 0
+            what = "the untouched model" if returned else "the adapter it started from"
             message = (
-                f"the untouched model is returned: other versions lost more than {limit} of the "
+                f"{what} is returned: other versions lost more than {limit} of the "
                 "rest; lower learner.kl_budget, or raise it"
             )
             session.emit(events.Warning(round=candidate.round, message=message))

@@ -40,6 +40,11 @@ class Session:
         self.started = time.monotonic()
 
     @property
+    def begins_untouched(self) -> bool:
+        """Whether policy version 0 is the untouched model, and no other run's adapter."""
+        return self.config.lora.start is None
+
+    @property
     def seconds(self) -> float:
         """Time that the run has taken."""
         return time.monotonic() - self.started
@@ -53,6 +58,7 @@ class Session:
         config = self.config
         rounds = round if config.loop.mode == "sync" else max(round, rounds_passed)
         validations = 1 + (rounds - 1) // config.selection.every + final
+        validations += not self.begins_untouched  # else the first round's is the untouched model's
         return (
             config.critic.warmup_images
             + rounds * config.rollout.images

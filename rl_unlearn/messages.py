@@ -35,7 +35,7 @@ class Weights:
     """
 
     version: int
-    """Number of updates that made it; 0 is the untouched model."""
+    """Number of updates that made it; 0 is what the run starts from."""
     state: AdapterState
     digest: str
 

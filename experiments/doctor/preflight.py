@@ -11,7 +11,8 @@ from rl_unlearn import consistency
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
-from rl_unlearn.errors import DataError, UserError
+from rl_unlearn.config.model import Lora
+from rl_unlearn.errors import ConfigError, DataError, UserError
 from rl_unlearn.evaluation import judge_source
 from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.models import hub, location, model_folder, single_file
@@ -87,9 +88,11 @@ def _here(config: Config) -> Path | None:
 
 
 def adapters(config: Config) -> Notes:
-    """Checks that the adapters below are there, and the critic to start from."""
+    """Checks that the adapters below are there, and the adapter and critic to start from."""
     for adapter in config.model.adapters:
         read_header(locate(adapter))
+    if config.lora.start is not None:
+        _starts(config.lora)
     if config.critic.start is not None:
         file = Path(config.critic.start) / "critic.safetensors"
         if not file.is_file():
@@ -99,6 +102,18 @@ def adapters(config: Config) -> Notes:
             )
         read_header(file)
     return ()
+
+
+def _starts(lora: Lora) -> None:
+    assert lora.start is not None
+    shapes = read_header(locate(lora.start)).shapes
+    downs = (".lora_A.weight", ".lora_down.weight")
+    ranks = {shape[0] for name, shape in shapes.items() if name.endswith(downs)}
+    if len(ranks) == 1 and ranks != {lora.rank}:
+        raise ConfigError(
+            f"lora.start {lora.start!r} has rank {ranks.pop()} and lora.rank is {lora.rank}: give "
+            "its rank"
+        )
 
 
 def clips(config: Config) -> Notes:

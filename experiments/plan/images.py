@@ -37,11 +37,14 @@ def validations(config: Config) -> int:
     """Returns how often the selection CLIP validates: the untouched model, in the rounds, at the
     end.
 
-    A round that the untouched model draws needs none of its own. In asynchronous mode timing
+    A round that the untouched model draws needs none of its own; where a run starts from another
+    adapter there is no such round. In asynchronous mode timing
     decides whether the newest version is another one; from the second round on it is taken for one.
     """
     timeline = Timeline(config)
     versions = [
         timeline.drawn_by(r) for r in range(1, config.loop.rounds + 1, config.selection.every)
     ]
+    if config.lora.start is not None:
+        return 2 + len(versions)
     return 2 + sum(version is None or version > 0 for version in versions) - (versions[0] is None)

@@ -32,6 +32,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="forget on top of what that run forgot; both adapters are needed",
     )
     parser.add_argument(
+        "--start",
+        metavar="RUN",
+        help="go on from the adapter of that run, such as an erasure's, in place of a fresh one",
+    )
+    parser.add_argument(
         "--critic-from", metavar="RUN", help="start from the critic of that run folder"
     )
     parser.add_argument(
@@ -61,6 +66,17 @@ def _on_top(run: Path) -> list[str]:
     return [f"model.adapters={','.join([*below, str(run.absolute())])}"]
 
 
+def _from(args: Namespace) -> list[str]:
+    """Returns what the adapter to start from decides; what the command line says comes after it."""
+    if not args.start:
+        return []
+    run = Path(args.start)
+    config = common.run_config(run, [], only_drawn=True)
+    lora, below = config.lora, ",".join(config.model.adapters)
+    shape = [f"lora.rank={lora.rank}", f"lora.layers={lora.layers}"]
+    return [*shape, f"lora.start={run.absolute()}", *([f"model.adapters={below}"] if below else [])]
+
+
 def _others(args: Namespace) -> list[str]:
     """Returns what other runs give, as overrides."""
     below = _on_top(Path(args.on)) if args.on else []
@@ -73,7 +89,7 @@ def _plan(overrides: list[str], args: Namespace, console: Console) -> dict[str, 
         raise ConfigError(
             f"--mfu {args.mfu} is more than all of the peak: give a share, such as 0.4"
         )
-    config = settings.load(args.config, overrides + _others(args))
+    config = settings.load(args.config, _from(args) + overrides + _others(args))
     from experiments.plan import page, speeds
     from experiments.plan.make import make
 
@@ -100,6 +116,11 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError(
             "--resume goes on with a run and --overwrite replaces it: give one of them"
         )
+    if args.on and args.start:
+        raise ConfigError(
+            "--on puts a new adapter on top of a run's and --start goes on with a run's own: give "
+            "one of them"
+        )
     overrides = (
         args.overrides
         + common.cluster_overrides(args)
@@ -111,7 +132,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         raise ConfigError("--mfu and --tflops say how long a run takes: give them with --plan")
     if args.submit:  # other runs are looked up where the job will be
         return submitting.submit(settings.load(args.config, overrides), args, console)
-    config = settings.load(args.config, overrides + _others(args))
+    config = settings.load(args.config, _from(args) + overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
     if args.resume and resuming.is_run(path) and run_folder.has_begun(path):

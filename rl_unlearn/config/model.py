@@ -70,6 +70,10 @@ class Lora(Section):
     """Rank of the adapter; alpha equals the rank, so that scale 1 is the trained adapter."""
     layers: Literal["cross", "self", "attention"] = "cross"
     """Which attention projections of the UNet get an adapter."""
+    start: str | None = Field(None, min_length=1)
+    """Run folder, adapter folder or file whose adapter this one starts from, such as a supervised
+    eraser's: of the same rank and layers. What is kept, and what the critic learns from first, are
+    the untouched model's images all the same."""
 
 
 class Prompts(Section):

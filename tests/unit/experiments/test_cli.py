@@ -16,7 +16,7 @@ from experiments import settings, strict_yaml
 from experiments.__main__ import VERBS, main
 from experiments.verbs.common import CONFIGS
 from rl_unlearn.adapters.adapter import save_adapter
-from rl_unlearn.config import Config
+from rl_unlearn.config import Config, Lora
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.prompts import PromptBook
 
@@ -367,6 +367,24 @@ def test_train_stands_on_a_run_and_starts_from_its_critic(
     ((found, _),) = begun_runs
     assert found.model.adapters == (str(tmp_path / "first"),)
     assert found.critic.start == str(tmp_path / "first")
+
+
+def test_a_run_starts_from_an_adapter_of_its_own_shape(
+    tmp_path: Path, begun_runs: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Config(concept="cat", output=str(tmp_path), lora=Lora(rank=4, layers="attention"))
+    state = {
+        f"a.attn{number}.to_q.lora_{side}.weight": torch.zeros(shape)
+        for number in (1, 2)
+        for side, shape in (("A", (4, 3)), ("B", (3, 4)))
+    }
+    save_adapter(tmp_path / "first" / "adapter", state, first)
+    argv = ["train", "--inline", f"output={tmp_path}", "--start", str(tmp_path / "first")]
+    assert main(argv) == 0
+    ((found, _),) = begun_runs
+    assert found.lora == Lora(rank=4, layers="attention", start=str(tmp_path / "first"))
+    assert main([*argv, "name=other", "lora.rank=8"]) == 2
+    assert "has rank 4 and lora.rank is 8" in capsys.readouterr().err
 
 
 def test_a_bug_is_one_line_and_exit_code_1(

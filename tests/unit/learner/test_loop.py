@@ -7,6 +7,7 @@ import gc
 import math
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from actors.replay import ReplayActor
 from actors.rollout import RolloutActor
 from cluster import program
 from cluster.inline import InlineHandle
+from experiments.plan.images import validations
 from experiments.runs.checkpoints import Checkpoints
 from learner.calls import Calls, awaited
 from learner.events import Event
@@ -29,7 +31,7 @@ from learner.selection import Selection
 from learner.session import Session
 from learner.timeline import Timeline
 from learner.versions import Candidate, Versions
-from rl_unlearn.adapters.adapter import digest
+from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError
 from rl_unlearn.messages import Request, Weights
@@ -454,6 +456,66 @@ def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     result, events = train(loop={"rounds": 5}, selection={"every": 1})
     assert result.policy_version == liked
     assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
+
+
+def started(folder: Path, **changes: Any) -> Config:
+    """A configuration that starts from an adapter that changes something."""
+    config = tiny.config()
+    fresh = Learner(config).weights().state
+    save_adapter(folder, {name: torch.full_like(t, 0.01) for name, t in fresh.items()}, config)
+    return tiny.config(lora=config.lora.model_dump() | {"start": str(folder)}, **changes)
+
+
+def test_what_starts_from_another_adapter_learns_what_to_keep_from_the_untouched_model(
+    monkeypatch, tmp_path
+):
+    config = started(tmp_path, selection={"every": 1}, loop={"rounds": 3})
+    calls: list[tuple[str, int, Weights]] = []
+    plain: dict[str, Any] = {}
+    for method in ("sample", "validate"):
+        plain[method] = getattr(RolloutActor, method)
+
+        def told(self: Any, what: Any, *rest: Any, method: str = method, **named: Any) -> Any:
+            images = len(what.prompts if method == "sample" else what)
+            round = what.round if method == "sample" else -1
+            calls.append((f"{method} {round}", images, rest[-1]))
+            return plain[method](self, what, *rest, **named)
+
+        monkeypatch.setattr(RolloutActor, method, told)
+    events: list[Any] = []
+    result = program.train(config, tiny.into(events))
+
+    def drawn(kind: str) -> set[str]:
+        return {weights.digest for called, _, weights in calls if called == kind}
+
+    (untouched,) = drawn("sample 0")
+    silent = next(weights for called, _, weights in calls if called == "sample 0")
+    assert not any(tensor.any() for name, tensor in silent.state.items() if ".lora_B." in name)
+    assert drawn("sample 1") == {digest(read_adapter(tmp_path))}
+    assert {untouched, digest(read_adapter(tmp_path))} < drawn("validate -1")
+    seen = sum(images for called, images, _ in calls if called == "validate -1")
+    assert seen == validations(config) * config.selection.images
+    assert sum(images for _, images, _ in calls) == result.images
+    assert [row["round"] for name, row in events if name == "selection"] == [1, 2, 3, 3]
+
+
+def test_a_start_that_lost_too_much_gives_way_to_the_untouched_model(monkeypatch, tmp_path):
+    config = started(tmp_path, selection={"every": 1}, loop={"rounds": 2})
+
+    def seen(_book: object, _prompts: object, parts: list[bool]) -> Validation:
+        kept = 1.0 if all(parts) else 0.0
+        return Validation(1.0 - kept, kept, kept, kept, 1.0, 0.0, 1.0)
+
+    def silent(_: object, _prompts: object, _offset: int, weights: Weights) -> bool:
+        return not any(t.any() for name, t in weights.state.items() if ".lora_B." in name)
+
+    monkeypatch.setattr(RolloutActor, "validate", silent)
+    monkeypatch.setattr("learner.selection.summary", seen)
+    events: list[Any] = []
+    result = program.train(config, tiny.into(events))
+    assert not any(tensor.any() for name, tensor in result.adapter.items() if ".lora_B." in name)
+    (said,) = [row["message"] for name, row in events if name == "warning"]
+    assert "the untouched model is returned" in said
 
 
 def named(version: int) -> Weights:

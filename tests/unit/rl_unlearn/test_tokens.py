@@ -94,6 +94,9 @@ def test_generate_says_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["model.path=./nowhere"], 5, "is no folder"),
         (["--on", "nowhere"], 5, "no adapter at"),
         (["--critic-from", "nowhere"], 5, "holds no critic.safetensors"),
+        (["--start", "nowhere"], 5, "no adapter at"),
+        (["lora.start=nowhere"], 5, "no adapter at"),
+        (["--start", "here", "--on", "there"], 2, "give one of them"),
         (["evaluation.judge=canvas:nobody"], 2, "the canvas has"),
     ],
 )
