@@ -12,6 +12,8 @@ from experiments.evaluation.headline import HEADLINE
 from experiments.runs.rows import EventRow, read_rows
 from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 
+PLACE = ("anchor", "spread")
+"""Figures of what stands in the concept's place; an evaluation may lack them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,4 +54,12 @@ def figures(folder: Path) -> dict[str, float]:
         "updates": evaluation.updates,
         "seconds": evaluation.wall_seconds,
     }
-    return {} if None in values.values() else {name: float(value) for name, value in values.items()}
+    if None in values.values():
+        return {}
+    place = {name: getattr(evaluation.after, name) for name in PLACE}
+    values |= {
+        name: getattr(figure, "value", figure)
+        for name, figure in place.items()
+        if figure is not None
+    }
+    return {name: float(value) for name, value in values.items()}

@@ -16,18 +16,20 @@ from experiments.sweep import results as recorded
 FORGOTTEN = 0.9
 """Share of target images without the concept, seen by the selection CLIP, from which it counts as
 forgotten."""
-FIGURES = (*HEADLINE, "images", "updates", "seconds", "images_until")
+FIGURES = (*HEADLINE, *recorded.PLACE, "images", "updates", "seconds", "images_until")
 HEADINGS = (
     "UA %",
     "coherence %",
     "IRA %",
     "CRA %",
+    "anchor %",
+    "spread %",
     "images",
     "updates",
     "seconds",
     f"images until {FORGOTTEN:g}",
 )
-_DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1}
+_DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1, "anchor": 1}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Trial:
     reason: str | None
     figures: dict[str, float]
     """By the names in FIGURES; empty unless finished, without `images_until` if that was never
-    reached."""
+    reached, without those of the anchor if the evaluation has none."""
     curve: tuple[tuple[float, float], ...]
     """Images and share forgotten, validation by validation."""
     score: float | None
@@ -158,9 +160,10 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
         f"# Sweep {name}",
         "",
         "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), "
-        "the lowest UA first. The last column: images generated until the selection CLIP first "
-        f"saw at least {FORGOTTEN:g} of the target images without the concept. ★: on the front of "
-        "UA against the mean of IRA and CRA.",
+        "the lowest UA first. Anchor: the judge's probability of what shall stand in the concept's "
+        "place; spread: how varied it is, where the untouched model's is 100. The last column: "
+        f"images generated until the selection CLIP first saw at least {FORGOTTEN:g} of the target "
+        "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
         "",
         f"| setting | n | {' | '.join(HEADINGS)} |",
         f"|---|--:|{'--:|' * len(HEADINGS)}",
