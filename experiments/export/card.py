@@ -21,6 +21,7 @@ LEARNED = (
     "Critic-guided reinforcement learning on a LoRA adapter of the denoising network, by "
     "[CGRU](https://arxiv.org/abs/2601.03213)."
 )
+STARTED = "It went on from another adapter, not from the untouched model."
 ERASED = {
     "uce": "A closed-form edit of the cross-attention, written as a LoRA adapter: Unified Concept "
     "Editing ([UCE](https://arxiv.org/abs/2308.14761)).",
@@ -91,7 +92,7 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
         judge=_plain(run.judge) if run else "",
         broken=bool(after and after.broken),
         usage=_usage(config, format, file),
-        method=_method(run),
+        method=_method(config, run),
         facts=[
             *(run_view.cost(run) if run else [("seed", str(config.seed))]),
             ("LoRA rank", str(config.lora.rank)),
@@ -101,10 +102,12 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
     return card
 
 
-def _method(run: run_view.Run | None) -> str:
+def _method(config: Config, run: run_view.Run | None) -> str:
     if run is None:
         return "A LoRA adapter of the denoising network."
-    return LEARNED if run.state.eraser is None else ERASED[run.state.eraser]
+    if run.state.eraser is not None:
+        return ERASED[run.state.eraser]
+    return LEARNED if config.lora.start is None else f"{LEARNED} {STARTED}"
 
 
 def _prompts(config: Config) -> str:

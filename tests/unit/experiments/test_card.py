@@ -51,6 +51,16 @@ def test_the_card_holds_the_runs_figures(run: Path, config: Config) -> None:
     assert "Judged by the test's judge." in card.text
 
 
+def test_the_card_says_that_another_adapter_came_before(run: Path, config: Config) -> None:
+    said = "went on from another adapter"
+    assert said not in ModelCard.load(write_card(run, run / "adapter", config)).text
+    lora = config.lora.model_copy(update={"start": "/home/me/uce"})
+    started = config.model_copy(update={"lora": lora})
+    text = ModelCard.load(write_card(run, run / "adapter", started)).text
+    assert said in text
+    assert "/home/me" not in text
+
+
 def test_the_base_model_is_named_only_if_the_hub_has_it(run: Path, config: Config) -> None:
     assert ModelCard.load(write_card(run, run / "adapter", config)).data.base_model is None
     hub = config.model_copy(
