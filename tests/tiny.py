@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from learner.events import Event, Round
+from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config, Model, Sampler
 from rl_unlearn.estimators import NAMES
 from rl_unlearn.families.pipeline import load_pipeline
@@ -194,6 +195,18 @@ def config(**overrides: Any) -> Config:
     for key, value in overrides.items():
         tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
     return Config(**tree)
+
+
+@functools.cache
+def adapter_folder() -> Path:
+    """An adapter of the tiny pipeline that changes something."""
+    from learner.learner import Learner
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fresh = Learner(config()).weights().state
+    save_adapter(folder, {name: torch.full_like(t, 0.01) for name, t in fresh.items()}, config())
+    return folder
 
 
 def round_event(round: int = 1, **metrics: Any) -> Round:

@@ -90,6 +90,7 @@ def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any
     {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 8}},
     {"loop": {"pipeline": 2}, "selection": {"every": 1}},
     {"model": {"path": str(tiny.pipeline_folder()), "dtype": "bf16"}},
+    {"lora": {"start": str(tiny.adapter_folder())}},
 ])  # fmt: skip
 def test_a_resumed_run_gives_the_same_bits_from_every_round(tmp_path, changes):
     config = settings(**changes)

@@ -7,7 +7,6 @@ import gc
 import math
 import threading
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ from learner.selection import Selection
 from learner.session import Session
 from learner.timeline import Timeline
 from learner.versions import Candidate, Versions
-from rl_unlearn.adapters.adapter import digest, read_adapter, save_adapter
+from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, LostError, MachineError, TrainingError
 from rl_unlearn.messages import Request, Weights
@@ -458,18 +457,10 @@ def test_the_run_returns_the_weights_that_were_liked_best(monkeypatch, liked):
     assert result.digest == digest(result.adapter) == [untouched, *tiny.versions(events)][liked]
 
 
-def started(folder: Path, **changes: Any) -> Config:
-    """A configuration that starts from an adapter that changes something."""
-    config = tiny.config()
-    fresh = Learner(config).weights().state
-    save_adapter(folder, {name: torch.full_like(t, 0.01) for name, t in fresh.items()}, config)
-    return tiny.config(lora=config.lora.model_dump() | {"start": str(folder)}, **changes)
-
-
-def test_what_starts_from_another_adapter_learns_what_to_keep_from_the_untouched_model(
-    monkeypatch, tmp_path
-):
-    config = started(tmp_path, selection={"every": 1}, loop={"rounds": 3})
+def test_what_starts_from_another_adapter_learns_what_to_keep_from_the_untouched_model(monkeypatch):
+    config = tiny.config(
+        lora={"start": str(tiny.adapter_folder())}, selection={"every": 1}, loop={"rounds": 3}
+    )
     calls: list[tuple[str, int, Weights]] = []
     plain: dict[str, Any] = {}
     for method in ("sample", "validate"):
@@ -491,16 +482,18 @@ def test_what_starts_from_another_adapter_learns_what_to_keep_from_the_untouched
     (untouched,) = drawn("sample 0")
     silent = next(weights for called, _, weights in calls if called == "sample 0")
     assert not any(tensor.any() for name, tensor in silent.state.items() if ".lora_B." in name)
-    assert drawn("sample 1") == {digest(read_adapter(tmp_path))}
-    assert {untouched, digest(read_adapter(tmp_path))} < drawn("validate -1")
+    assert drawn("sample 1") == {digest(read_adapter(tiny.adapter_folder()))}
+    assert {untouched, digest(read_adapter(tiny.adapter_folder()))} < drawn("validate -1")
     seen = sum(images for called, images, _ in calls if called == "validate -1")
     assert seen == validations(config) * config.selection.images
     assert sum(images for _, images, _ in calls) == result.images
     assert [row["round"] for name, row in events if name == "selection"] == [1, 2, 3, 3]
 
 
-def test_a_start_that_lost_too_much_gives_way_to_the_untouched_model(monkeypatch, tmp_path):
-    config = started(tmp_path, selection={"every": 1}, loop={"rounds": 2})
+def test_a_start_that_lost_too_much_gives_way_to_the_untouched_model(monkeypatch):
+    config = tiny.config(
+        lora={"start": str(tiny.adapter_folder())}, selection={"every": 1}, loop={"rounds": 2}
+    )
 
     def seen(_book: object, _prompts: object, parts: list[bool]) -> Validation:
         kept = 1.0 if all(parts) else 0.0
