@@ -164,16 +164,17 @@ def has_begun(path: Path) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    nearest = next(
-        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
-    )
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise MachineError(
-            f"cannot write to {nearest}: {error.strerror}; set output=... to a writable folder"
-        ) from error
+    """Raises MachineError unless the nearest folder that is there takes a file."""
+    for folder in (path.absolute(), *path.absolute().parents):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                return
+        except OSError as error:
+            if not folder.exists():  # or another start has just set it aside
+                continue
+            raise MachineError(
+                f"cannot write to {folder}: {error.strerror}; set output=... to a writable folder"
+            ) from error
 
 
 def _verdict(error: BaseException) -> dict[str, Any]:

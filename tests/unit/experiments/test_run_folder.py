@@ -417,3 +417,24 @@ def test_reserving_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "x").touch()
     with pytest.raises(ConfigError, match="is a file"):
         run_folder.reserve(config, overwrite=True)
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_no_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, looked = tmp_path / "x", []
+    folder.mkdir()
+
+    def file(dir: Path) -> Any:
+        looked.append(dir)
+        if folder.exists():  # another start sets it aside just now
+            folder.rmdir()
+        return made(dir=dir)
+
+    made = run_folder.tempfile.TemporaryFile
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", file)
+    run_folder.reserve(tiny.config(output=str(tmp_path), name="x"), overwrite=False)
+    assert looked == [folder, tmp_path]
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=f"cannot write to {tmp_path / 'file'}: "):
+        run_folder.reserve(tiny.config(output=str(tmp_path / "file" / "in"), name="x"), False)
