@@ -11,7 +11,6 @@ from rl_unlearn import consistency
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
-from rl_unlearn.config.model import Lora
 from rl_unlearn.errors import ConfigError, DataError, UserError
 from rl_unlearn.evaluation import judge_source
 from rl_unlearn.files.tensor_header import read_header
@@ -92,7 +91,7 @@ def adapters(config: Config) -> Notes:
     for adapter in config.model.adapters:
         read_header(locate(adapter))
     if config.lora.start is not None:
-        _starts(config.lora)
+        _check_rank(config.lora.start, config.lora.rank)
     if config.critic.start is not None:
         file = Path(config.critic.start) / "critic.safetensors"
         if not file.is_file():
@@ -104,15 +103,13 @@ def adapters(config: Config) -> Notes:
     return ()
 
 
-def _starts(lora: Lora) -> None:
-    assert lora.start is not None
-    shapes = read_header(locate(lora.start)).shapes
+def _check_rank(start: str, rank: int) -> None:
+    shapes = read_header(locate(start)).shapes
     downs = (".lora_A.weight", ".lora_down.weight")
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith(downs)}
-    if len(ranks) == 1 and ranks != {lora.rank}:
+    if len(ranks) == 1 and ranks != {rank}:
         raise ConfigError(
-            f"lora.start {lora.start!r} has rank {ranks.pop()} and lora.rank is {lora.rank}: give "
-            "its rank"
+            f"lora.start {start!r} has rank {ranks.pop()} and lora.rank is {rank}: give its rank"
         )
 
 

@@ -38,8 +38,8 @@ def validations(config: Config) -> int:
     end.
 
     A round that the untouched model draws needs none of its own; where a run starts from another
-    adapter there is no such round. In asynchronous mode timing
-    decides whether the newest version is another one; from the second round on it is taken for one.
+    adapter there is no such round. In asynchronous mode timing decides whether the newest version
+    is another one; from the second round on it is taken for one.
     """
     timeline = Timeline(config)
     versions = [
