@@ -46,9 +46,8 @@ class CriticActor:
         texts = text_features(clip, tokenizer, [p.text for p in book.prompts])
         classes = text_features(clip, tokenizer, book.phrases[book.concept_domain])
         self._conditions = texts.to(self._device)
-        self._weights = reward_weights(book, config.reward, anchor_classes(book, classes)).to(
-            self._device
-        )
+        anchors = anchor_classes(book, lambda: classes)
+        self._weights = reward_weights(book, config.reward, anchors).to(self._device)
         widths = texts.shape[1], self._weights.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

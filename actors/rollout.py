@@ -46,7 +46,8 @@ class RolloutActor:
         self._conditions = self._policy.encode([p.text for p in self._book.prompts])
         self._policy.free_text_encoders()
         self._reward = self._zero_shot(config.reward.clip, "reward")
-        self._anchors = anchor_classes(self._book, self._reward.classes[self._book.concept_domain])
+        texts = self._reward.classes[self._book.concept_domain]
+        self._anchors = anchor_classes(self._book, lambda: texts)
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")

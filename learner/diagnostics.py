@@ -29,7 +29,9 @@ class Step:
     log_ratios: Float[Tensor, " pairs"]
     loss: float
     kl: float | None
-    """None: nothing is retained."""
+    """Of retained states; None: nothing is retained."""
+    anchor_kl: float | None
+    """Of the anchors'; None: nothing is held there."""
     grad_norm: float
     finite: bool
 
@@ -42,7 +44,12 @@ def of_steps(steps: Sequence[Step]) -> Metrics:
         "loss": sum(step.loss for step in steps) / count,
         "grad_norm": sum(step.grad_norm for step in steps) / count,
         "kl": sum(math.nan if step.kl is None else step.kl for step in steps) / count,
+        **_of_anchors([step.anchor_kl for step in steps if step.anchor_kl is not None]),
     }
+
+
+def _of_anchors(kl: list[float]) -> Metrics:
+    return {"anchor_kl": statistics.fmean(kl)} if kl else {}
 
 
 def of_ratios(

@@ -16,6 +16,7 @@ from learner.rounding import Floor
 from rl_unlearn import memory
 from rl_unlearn.adapters.adapter import AdapterState, digest, read_adapter
 from rl_unlearn.advantages import Advantages
+from rl_unlearn.anchors import anchors_of
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import update_kl
 from rl_unlearn.errors import ConfigError, TrainingError
@@ -57,14 +58,16 @@ class Learner:
     def __init__(self, config: Config):
         torch.set_num_threads(config.cluster.threads)
         self._config = config
-        prompts = PromptBook.from_config(config).prompts
+        book = PromptBook.from_config(config)
+        prompts = book.prompts
         self._target = torch.tensor([prompt.target for prompt in prompts])
         self.policy, conditions = _policy_to_train(config, [prompt.text for prompt in prompts])
         self._ranks = Ranks()
         self._optimizer = AdapterOptimizer(config, self.policy, self._ranks)
         self.gradient = PolicyGradient(config, self.policy, conditions, self._target, self._ranks)
         self._floor = Floor(config, self.policy, conditions)
-        self._retention = Retention(config, self.policy, conditions, self._floor)
+        anchors = anchors_of(config, book).prompts if config.learner.anchor_weight else {}
+        self._retention = Retention(config, self.policy, conditions, self._floor, anchors)
         self._version = 0
         self._last: Metrics = {}
 
@@ -190,15 +193,16 @@ class Learner:
         self, scored: Scored, advantages: Advantages, pairs: Pairs, number: int
     ) -> Step:
         self._optimizer.clear()
-        retained = self._retention.draw(self._version, number)
+        held = self._retention.draw(self._version, number)
         scaler = self._optimizer.scaler
-        seen = self.gradient.backward(scored, advantages, pairs, retained, scaler)
+        seen = self.gradient.backward(scored, advantages, pairs, held, scaler)
         self._ranks.sum(seen.log_ratios, seen.losses, seen.kl)
         norm, finite = self._optimizer.step()
-        kl = self._retention.above_floor(seen.kl.cpu(), retained)
+        kl = self._retention.above_floor(seen.kl.cpu(), held)
+        apart = self._retention.apart(seen.kl, held)
         if finite:
             self._retention.adjust(kl)
-        return Step(seen.log_ratios.cpu(), seen.losses.mean().item(), kl, norm, finite)
+        return Step(seen.log_ratios.cpu(), seen.losses.mean().item(), kl, apart, norm, finite)
 
     def _agree(self) -> str:
         """Sees to it that what is handed over next, and so the next step, is bit for bit the same

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learner.objective import Objective
 from learner.ranks import Ranks
-from learner.retention import Retained
+from learner.retention import Held
 from rl_unlearn.advantages import Advantages
 from rl_unlearn.config import Config
 from rl_unlearn.families.condition import Condition
@@ -41,8 +41,8 @@ class Seen:
 
     log_ratios: Float[Tensor, " pairs"]
     losses: Float[Tensor, " pairs"]
-    kl: Float[Tensor, " retained"]
-    """KL of each retained state to the frozen model, in nats."""
+    kl: Float[Tensor, " held"]
+    """KL of each held state to its reference, in nats."""
 
 
 class PolicyGradient:
@@ -117,21 +117,21 @@ class PolicyGradient:
         scored: Scored,
         advantages: Advantages,
         pairs: Pairs,
-        retained: Retained | None,
+        held: Held | None,
         scaler: torch.amp.GradScaler,
     ) -> Seen:
         """Adds this rank's share of the gradient of the mean loss of these pairs, and of the
-        weighted mean KL on what is retained.
+        weighted KL of what is held.
 
         Both share the passes of the network, one that is half empty costs nearly as much as a full
         one. All but the last have ``learner.microbatch`` rows, and actions come first: a network
         may round otherwise for another number of rows, and ratios before the first update would not
         be 1.
         """
-        count, held = len(pairs), len(retained) if retained is not None else 0
+        count, others = len(pairs), len(held) if held is not None else 0
         device = self._policy.device
-        seen = Seen(*(torch.zeros(size, device=device) for size in (count, count, held)))
-        share = self._ranks.share(count + held)
+        seen = Seen(*(torch.zeros(size, device=device) for size in (count, count, others)))
+        share = self._ranks.share(count + others)
         for part in torch.arange(share.start, share.stop).split(self._microbatch):
             acted, kept = part[part < count], part[part >= count] - count
             if not len(part):  # more ranks than rows
@@ -141,10 +141,10 @@ class PolicyGradient:
                 scored.trajectory.latents[rows, steps],
                 scored.trajectory.prompts[rows],
             )
-            if retained is not None:
-                latents = torch.cat([latents, retained.latents[kept]])
-                steps = torch.cat([steps, retained.steps[kept]])
-                prompts = torch.cat([prompts, retained.prompts[kept]])
+            if held is not None:
+                latents = torch.cat([latents, held.latents[kept]])
+                steps = torch.cat([steps, held.steps[kept]])
+                prompts = torch.cat([prompts, held.prompts[kept]])
             latents = latents.to(device)
             output = self._answer(latents, steps, prompts)
             total = torch.zeros((), device=device)
@@ -155,14 +155,12 @@ class PolicyGradient:
                 total = total + losses.sum() / count
                 seen.log_ratios[acted] = actions.log_ratios
                 seen.losses[acted] = losses.detach()
-            if retained is not None and len(kept):
+            if held is not None and len(kept):
                 mean = self._policy.kernel.mean(
                     output[len(acted) :], latents[len(acted) :], steps[len(acted) :]
                 )
-                kl = self._policy.kernel.kl(
-                    mean, retained.reference[kept].to(device), retained.steps[kept]
-                )
-                total = total + retained.weight * kl.sum() / held
+                kl = self._policy.kernel.kl(mean, held.reference[kept].to(device), held.steps[kept])
+                total = total + (held.weights[kept].to(device) * kl).sum()
                 seen.kl[kept] = kl.detach()
             scaler.scale(total).backward()
         return seen

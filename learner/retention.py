@@ -1,7 +1,8 @@
 """Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange
-multiplier.
+multiplier, and, for a fixed price, that of target prompts to what it does under their anchor's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,88 +19,157 @@ from rl_unlearn.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Retained:
-    """States of retained trajectories with the frozen model's action means, row by row; on the
-    CPU."""
+class Pool:
+    """States of the frozen model's trajectories and where its actions' means are to stay, row by
+    row; on the CPU."""
 
     latents: Float[Tensor, "rows channels height width"]
     steps: Int[Tensor, " rows"]
     prompts: Int[Tensor, " rows"]
+    """What the policy is asked for there."""
     reference: Float[Tensor, "rows channels height width"]
-    weight: float
-    """What their mean KL counts in the loss."""
+    """The frozen model's means."""
 
     def __len__(self) -> int:
         return len(self.steps)
 
+    def some(self, count: int, draw: torch.Generator) -> "Pool":
+        """Returns at most ``count`` rows, without repetition."""
+        rows = torch.randperm(len(self), generator=draw)[:count]
+        return Pool(self.latents[rows], self.steps[rows], self.prompts[rows], self.reference[rows])
+
+
+@dataclass(frozen=True)
+class Held(Pool):
+    """The states that an optimizer step looks at: those of retained prompts, then the anchors'."""
+
+    weights: Float[Tensor, " rows"]
+    """What the KL of each counts in the loss."""
+    retained: int
+    """How many are those of retained prompts."""
+
 
 class Retention:
-    """Holds the pool and the multiplier.
+    """Holds both pools and the multiplier.
 
     Without a pool (no retained prompt was drawn) it does nothing.
     """
 
     def __init__(
-        self, config: Config, policy: DiffusionPolicy, conditions: Condition, floor: Floor
+        self,
+        config: Config,
+        policy: DiffusionPolicy,
+        conditions: Condition,
+        floor: Floor,
+        anchors: Mapping[int, int],
     ):
+        """``anchors``: for each target prompt that is to be held there its anchor's prompt."""
         self._config, self._policy, self._conditions = config.learner, policy, conditions
-        self._seed, self._floor = config.seed, floor
+        self._seed, self._floor, self._anchors = config.seed, floor, anchors
         steps = config.loop.rounds * config.learner.updates_per_round * config.learner.minibatches
-        self._looked_at = steps * config.learner.kl_states
-        self._pool: Retained | None = None
+        self._steps = steps
+        self._pool: Pool | None = None
+        self._anchored: Pool | None = None
         self.weight = config.learner.kl_weight
 
     @torch.no_grad()
     def keep(self, retained: Trajectory) -> int:
-        """Makes the pool from trajectories of the frozen policy; returns its number of states.
+        """Makes the pools from trajectories of the frozen policy; returns the number of states.
 
         Of more than ``learner.pool`` states, or than all optimizer steps of the run will look at, a
         choice by name is kept. The reference means are computed here, once, with the adapter
         switched off.
         """
+        asked = retained.prompts
         pairs = torch.cartesian_prod(torch.arange(len(retained)), self._policy.kernel.learned)
-        room = min(self._config.pool, self._looked_at)
-        if len(pairs) > room:
-            chosen = torch.randperm(len(pairs), generator=generator(self._seed, "pool"))[:room]
-            pairs = pairs[chosen.sort().values]
-        rows, steps = pairs.unbind(dim=1)
-        latents, prompts = retained.latents[rows, steps], retained.prompts[rows]
-        means = []
-        with self._policy.adapter_enabled(False):
-            for part in torch.arange(len(steps)).split(self._config.microbatch):
-                means.append(self._mean(latents[part], steps[part], prompts[part]).cpu())
-        self._pool = None
-        if len(steps):
-            self._pool = Retained(latents, steps, prompts, torch.cat(means), 0.0)
-        return len(steps)
+        self._pool = self._made(retained, pairs, asked, self._config.kl_states, "pool")
+        rows, targets = self._of_anchors(asked)
+        elsewhere = retained[rows]
+        pairs = torch.cartesian_prod(torch.arange(len(rows)), self._policy.kernel.learned)
+        states = self._config.anchor_states
+        self._anchored = self._made(elsewhere, pairs, targets, states, "anchors")
+        return sum(len(pool) for pool in (self._pool, self._anchored) if pool is not None)
 
-    def draw(self, version: int, number: int) -> Retained | None:
-        """Returns the states of the pool that an optimizer step looks at; None without a pool."""
+    def draw(self, version: int, number: int) -> Held | None:
+        """Returns the states that an optimizer step looks at; None without a pool."""
         if self._pool is None:
             return None
-        pool, count = self._pool, min(self._config.kl_states, len(self._pool))
+        config = self._config
         draw = generator(self._seed, "pool", version, number)
-        rows = torch.randperm(len(pool), generator=draw)[:count]
-        return Retained(
-            pool.latents[rows],
-            pool.steps[rows],
-            pool.prompts[rows],
-            pool.reference[rows],
-            self.weight,
+        kept = self._pool.some(config.kl_states, draw)
+        weights = torch.full((len(kept),), self.weight / len(kept))
+        if self._anchored is None:
+            return Held(kept.latents, kept.steps, kept.prompts, kept.reference, weights, len(kept))
+        draw = generator(self._seed, "anchors", version, number)
+        other = self._anchored.some(config.anchor_states, draw)
+        return Held(
+            torch.cat([kept.latents, other.latents]),
+            torch.cat([kept.steps, other.steps]),
+            torch.cat([kept.prompts, other.prompts]),
+            torch.cat([kept.reference, other.reference]),
+            torch.cat([weights, torch.full((len(other),), config.anchor_weight / len(other))]),
+            len(kept),
         )
 
-    def above_floor(self, kl: Float[Tensor, " rows"], retained: Retained | None) -> float | None:
+    def above_floor(self, kl: Float[Tensor, " rows"], held: Held | None) -> float | None:
         """Returns the mean KL of retained states above the floor of rounding, in nats per step."""
-        if retained is None:
+        if held is None:
             return None
-        floor = self._floor.at(retained.steps).double().mean()
-        return (kl.double().mean() - floor).clamp(min=0).item()
+        count = held.retained
+        floor = self._floor.at(held.steps[:count]).double().mean()
+        return (kl[:count].double().mean() - floor).clamp(min=0).item()
+
+    def apart(self, kl: Float[Tensor, " rows"], held: Held | None) -> float | None:
+        """Returns the mean KL of the anchors' states in nats per step."""
+        if held is None or held.retained == len(held):
+            return None
+        return kl[held.retained :].double().mean().item()
 
     def adjust(self, kl: float | None) -> None:
         """Moves the multiplier towards holding the budget, if anything is retained."""
         if kl is not None:
             budget, rate = self._config.kl_budget, self._config.kl_rate
             self.weight = next_kl_weight(self.weight, kl, budget, rate)
+
+    def _of_anchors(
+        self, asked: Int[Tensor, " images"]
+    ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+        """Returns the images of anchors' prompts, and the target prompt each of them stands for: an
+        image may stand for several.
+        """
+        pairs = [
+            (row, target)
+            for target, anchor in self._anchors.items()
+            for row in (asked == anchor).nonzero().flatten().tolist()
+        ]
+        rows, targets = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
+        return rows, targets
+
+    def _made(
+        self,
+        drawn: Trajectory,
+        pairs: Int[Tensor, "pairs 2"],
+        asked: Int[Tensor, " images"],
+        looked_at: int,
+        name: str,
+    ) -> Pool | None:
+        """Makes a pool of states of these trajectories, whose reference is the frozen model under
+        their own prompts; ``asked``: the prompts that the policy is asked for in their place.
+        """
+        room = min(self._config.pool, self._steps * looked_at)
+        if len(pairs) > room:
+            chosen = torch.randperm(len(pairs), generator=generator(self._seed, name))[:room]
+            pairs = pairs[chosen.sort().values]
+        if not len(pairs):
+            return None
+        rows, steps = pairs.unbind(dim=1)
+        latents, prompts = drawn.latents[rows, steps], drawn.prompts[rows]
+        with self._policy.adapter_enabled(False):
+            means = [
+                self._mean(latents[part], steps[part], prompts[part]).cpu()
+                for part in torch.arange(len(steps)).split(self._config.microbatch)
+            ]
+        return Pool(latents, steps, asked[rows], torch.cat(means))
 
     def _mean(
         self,

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from rl_unlearn.clip.zeroshot import load_open_clip, text_features
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
@@ -20,9 +23,12 @@ class Anchors:
 
 
 def anchors_of(config: Config, book: PromptBook) -> Anchors:
-    """Returns them; loads the reward CLIP, which says what is nearest."""
-    clip, tokenizer = load_open_clip(config.reward.clip, "reward")
-    texts = text_features(clip, tokenizer, book.phrases[book.concept_domain])
+    """Returns them; loads the reward CLIP where it must say what is nearest."""
+
+    def texts() -> Float[Tensor, "classes features"]:
+        clip, tokenizer = load_open_clip(config.reward.clip, "reward")
+        return text_features(clip, tokenizer, book.phrases[book.concept_domain])
+
     classes = dict(zip(book.concepts, anchor_classes(book, texts), strict=True))
     domain, other = book.concept_domain, book.other_domain
     asking: dict[tuple[int, int], int] = {}

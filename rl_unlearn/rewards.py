@@ -2,6 +2,8 @@
 CLIP's evidence.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,12 +61,14 @@ def outcomes(
     return torch.cat([part.cpu() for part in parts] + ([] if images is None else [images]), dim=1)
 
 
-def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"]) -> tuple[int, ...]:
+def anchor_classes(
+    book: PromptBook, classes: Callable[[], Float[Tensor, "classes features"]]
+) -> tuple[int, ...]:
     """Returns, for each concept, the class of its domain that shall stand in its place: the first
     possible of ``book.anchors``.
 
-    ``classes``: the reward CLIP's normalised text embeddings of that domain. The book has checked
-    that there is one.
+    ``classes`` returns the reward CLIP's normalised text embeddings of that domain; it is asked
+    where the nearest class is wanted. The book has checked that there is one.
     """
     domain, concepts, lost = (
         book.names[book.concept_domain],
@@ -73,7 +77,8 @@ def anchor_classes(book: PromptBook, classes: Float[Tensor, "classes features"])
     )
     for name in book.anchors:
         if name == NEAREST and len(lost) < len(domain):
-            similarity = classes @ classes[concepts].T
+            texts = classes()
+            similarity = texts @ texts[concepts].T
             similarity[list(lost)] = float("-inf")
             return tuple(similarity.argmax(dim=0).tolist())
         if name in domain and domain.index(name) not in lost:

@@ -53,7 +53,7 @@ def reward(config: Config) -> Callable[[Images, Sequence[str]], Float[Tensor, " 
     book = PromptBook.from_config(config)
     eye = load_open_clip(config.reward.clip, "reward")
     clip = ZeroShot(*eye, book.phrases, device_of(config.model))
-    anchors = anchor_classes(book, clip.classes[book.concept_domain])
+    anchors = anchor_classes(book, lambda: clip.classes[book.concept_domain])
     weights = reward_weights(book, config.reward, anchors)
     numbers = {prompt.text: number for number, prompt in enumerate(book.prompts)}
     others = image_rewards.find(config, {})

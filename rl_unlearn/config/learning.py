@@ -124,6 +124,12 @@ class Learner(Section):
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
     kl_states: int = Field(32, ge=1)
     """Retained states of the pool seen by each optimizer step."""
+    anchor_weight: float = Field(0.0, ge=0)
+    """What a nat of KL costs, in units of the reward, by which a target prompt's mean differs from
+    the frozen model's under the anchor's prompt, at states of the anchor's own images; 0 leaves it
+    to the reward what the anchor looks like."""
+    anchor_states: int = Field(32, ge=1)
+    """Such states seen by each optimizer step."""
     pool: int = Field(4096, ge=1)
     """Retained states that are kept, at most, each with the frozen model's mean: that takes a pass
     of the network after the warm-up, and 6 bytes of host memory for each latent number in half

@@ -81,7 +81,7 @@ def test_nothing_becomes_what_the_first_forgot(first):
     config = on_top(folder, reward={"anchor": ("cat", "nearest")})
     book = PromptBook.from_config(config)
     classes = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])  # a dog is most like a cat
-    assert anchor_classes(book, classes) == (book.names["object"].index("fish"),)
+    assert anchor_classes(book, lambda: classes) == (book.names["object"].index("fish"),)
     with pytest.raises(ConfigError, match="names no other object than what is or was forgotten"):
         PromptBook.from_config(on_top(folder, reward={"anchor": ("cat", "dog")}))
 
