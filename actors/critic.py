@@ -164,6 +164,9 @@ class CriticActor:
         if trajectory.predicted is not None:
             known = torch.cat([trajectory.predicted, trajectory.rewards[:, None]], dim=1)
             return Scores(steps, known, None)
+        if trajectory.slopes is not None:
+            rows = torch.arange(len(steps))[:, None]
+            return Scores(steps, None, trajectory.slopes[rows, steps].to(self._gradients_in))
         if not self._row.critic:
             return Scores(steps, None, None)
         if self._row.gradients is None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_unlearn import image_rewards, memory
+from rl_unlearn.backprop import by_actions
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
 from rl_unlearn.families.condition import Condition
@@ -117,7 +118,29 @@ class RolloutActor:
             evidence=concept_probability(evidence, asked, self._book).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
             predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
+            slopes=self._slopes(latents, prompts).cpu() if estimator.backprop else None,
         )
+
+    def _slopes(
+        self,
+        latents: Float[Tensor, "batch levels channels height width"],
+        prompts: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch steps channels height width"]:
+        """The reward's own gradients; what one part needs is kept at a time."""
+        slopes = []
+        for part in torch.arange(len(prompts)).split(self._config.learner.microbatch):
+            asked = prompts[part]
+
+            def reward(
+                final: Float[Tensor, "batch channels height width"],
+                asked: Int[Tensor, " batch"] = asked,
+            ) -> Float[Tensor, " batch"]:
+                seen, _ = self._see(final)
+                return (seen * self._weights[asked]).sum(dim=1)
+
+            told = self._conditions[asked]
+            slopes.append(by_actions(self._policy, latents[part], told, reward))
+        return torch.cat(slopes)
 
     def _see(
         self, latents: Float[Tensor, "batch channels height width"]

@@ -13,6 +13,12 @@ def check(config: Config) -> None:
             f"sampler.eta={config.sampler.eta:g} has other states than those of fresh noise, which "
             "the critic learns: use critic.renoised=0 with it, or sampler.eta=1"
         )
+    if config.estimator.row.backprop and config.reward.images:
+        raise ConfigError(
+            f"estimator.name={config.estimator.name} goes back through the reward, and those of "
+            f"reward.images let no gradient through: leave {', '.join(config.reward.images)} out, "
+            "or choose an estimator with a learned critic"
+        )
     if config.cluster.inline and config.learner.ranks > 1:
         raise ConfigError(
             f"learner.ranks {config.learner.ranks} needs Ray: --inline is one process, use "

@@ -33,6 +33,9 @@ class Estimator:
     """Whether rollouts reward the decoded prediction of x0 at each step."""
     reweighs: bool = False
     """Whether the batch is evaluated under the present policy before the first optimizer step."""
+    backprop: bool = False
+    """Whether rollouts take the reward's own gradient by each action, through decoder, CLIP and the
+    rest of the trajectory."""
     scores_first: bool = True
     """Whether the critic must score a batch before it is fitted on it: a baseline or a control
     variate that has seen the outcomes takes some of the gradient away. The action gradient alone is
@@ -116,6 +119,14 @@ _ROWS = (
         timed=False,
         gradients="actions",
         scores_first=False,
+    ),
+    Estimator(
+        "backprop",
+        "the reward's own gradient through the rest of the trajectory, without a critic (DRaFT)",
+        "Clark et al. 2023, arXiv 2309.17400; Prabhudesai et al. 2023, arXiv 2310.03739",
+        "by_gradients",
+        also=("draft", "alignprop"),
+        backprop=True,
     ),
 )
 

@@ -202,9 +202,8 @@ class DiffusionPolicy:
             means.append(mean)
         return torch.stack(latents, dim=1), torch.stack(log_probs, dim=1), torch.stack(means, dim=1)
 
-    @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
-        """Returns the images of latents, in [0, 1] and fp32."""
+        """Returns the images of latents, in [0, 1] and fp32; gradients flow through."""
         at_once = decoded_at_once(self.device.type, self.family) or len(latents)
         parts = latents.to(self.device).split(max(at_once, 1))
         images = torch.cat([self.family.autoencoder.decode(part) for part in parts])
@@ -218,7 +217,8 @@ class DiffusionPolicy:
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
             latents, *_ = self.rollout(self.encode(prompts[part]), seeds[part])
-            images.append(self.decode(latents[:, -1]).cpu())
+            with torch.no_grad():
+                images.append(self.decode(latents[:, -1]).cpu())
         return torch.cat(images)
 
 

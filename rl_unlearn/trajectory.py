@@ -51,6 +51,9 @@ class Trajectory:
     """Means that the actions were drawn around, fp32, if the estimator asks for them."""
     predicted: Float[Tensor, "batch steps"] | None = None
     """Reward of the decoded prediction of x_0 at each step, if the estimator asks for it."""
+    slopes: Float[Tensor, "batch steps channels height width"] | None = None
+    """The reward's own gradient by the action of each step, fp32, if the estimator asks for it
+    (backprop.by_actions)."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,7 +154,7 @@ class Trajectory:
             "latents": (count, steps + 1, *latents.shape[2:]),
             "outcomes": (count, tensors["outcomes"].shape[1]),
             "means": (count, steps, *latents.shape[2:]), "log_probs": (count, steps),
-            "predicted": (count, steps),
+            "predicted": (count, steps), "slopes": (count, steps, *latents.shape[2:]),
         }  # fmt: skip
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != shapes.get(name, (count,)):

@@ -36,7 +36,7 @@ def scored(
         trajectory,
         learned.expand(batch, -1),
         values if row.valued else None,
-        gradients[:, learned] if row.gradients else None,
+        gradients[:, learned] if row.gradients or row.backprop else None,
     )
 
 

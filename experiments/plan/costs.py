@@ -11,6 +11,15 @@ from rl_unlearn.steps import chosen_of
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """What the reward's gradient by the latents takes, of one image."""
+
+    step: Count
+    """Through the network's pass, for one branch of the guidance."""
+    decode: Count
+
+
+@dataclass(frozen=True)
 class Costs:
     """What one of each thing takes."""
 
@@ -26,6 +35,8 @@ class Costs:
     selection: Eye | None
     critic: Judgement | None
     """None: the estimator needs none, or its CLIP cannot be told."""
+    slopes: Slopes | None = None
+    """None: the estimator asks for no such gradients."""
 
     @property
     def guided(self) -> int:
@@ -42,7 +53,18 @@ class Costs:
         """FLOPs of an image that is rewarded."""
         rewarded = 1 + (self.config.sampler.steps if self.config.estimator.row.predicts else 0)
         seen = self.reward.image.forward if self.reward else 0
-        return self.image + (rewarded - 1) * self.decode.forward + rewarded * seen
+        again = (rewarded - 1) * self.decode.forward + rewarded * seen
+        return self.image + again + self.backprop
+
+    @property
+    def backprop(self) -> int:
+        """FLOPs of the reward's gradients by all actions of an image, if they are asked for."""
+        if self.slopes is None:
+            return 0
+        steps = (self.config.sampler.steps - 1) * self.branches
+        passes = [(steps, self.slopes.step), (1, self.slopes.decode)]
+        passes += [(1, self.reward.slope)] if self.reward else []
+        return sum(times * (one.forward + one.backward) for times, one in passes)
 
     @property
     def validation(self) -> int:
@@ -104,7 +126,21 @@ def of(config: Config, book: PromptBook, hollow: Hollow) -> Costs:
         reward,
         selection,
         judgement(config, book, reward, shape) if reward and config.estimator.row.critic else None,
+        _slopes(hollow) if config.estimator.row.backprop else None,
     )
+
+
+def _slopes(hollow: Hollow) -> Slopes:
+    adapter = hollow.adapter
+    for parameter in adapter:
+        parameter.requires_grad_(False)
+    network = [*hollow.network.parameters(), *hollow.network.buffers()]
+    latents = hollow.latents().requires_grad_()
+    step = count(lambda: hollow.forward(latents), network, trained=True)
+    for parameter in adapter:
+        parameter.requires_grad_()
+    vae = hollow.family.autoencoder.vae
+    return Slopes(step, count(lambda: hollow.decode(latents), [*vae.parameters()], trained=True))
 
 
 def pooled(costs: Costs, retained: int) -> int:

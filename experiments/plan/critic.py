@@ -27,6 +27,8 @@ class Eye:
     """Features of an image or a text."""
     image: Count
     """One pass over one image."""
+    slope: Count
+    """One gradient of what it sees by the image."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,17 @@ def eye(spec: str, name: Literal["reward", "selection"], book: PromptBook) -> Ey
             network = kind(**settings).requires_grad_(False).eval()
         side = network.visual.image_size
         size = side if isinstance(side, tuple) else (side, side)
-        picture = torch.empty(1, 3, *size, device=META)
+        picture = torch.empty(1, 3, *size, device=META, requires_grad=True)
         classes = torch.empty(
             settings["embed_dim"], sum(map(len, book.phrases.values())), device=META
         )
-        image = count(
-            lambda: network.encode_image(picture) @ classes, network.parameters(), trained=False
+        image, slope = (
+            count(lambda: network.encode_image(picture) @ classes, network.parameters(), trained)
+            for trained in (False, True)
         )
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OSError):
         return None
-    return Eye(network, settings["embed_dim"], image)
+    return Eye(network, settings["embed_dim"], image, slope)
 
 
 def _settings(spec: str, name: Literal["reward", "selection"]) -> dict[str, Any] | None:

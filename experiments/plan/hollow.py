@@ -66,17 +66,18 @@ class Hollow:
         """Returns the latents of one image."""
         return torch.empty(1, *self.family.latent_shape, device=META, dtype=self.dtype)
 
-    def forward(self) -> Tensor:
+    def forward(self, latents: Tensor | None = None) -> Tensor:
         """Passes one image through the network."""
         condition = {
             name: torch.empty(1, *shape, device=META, dtype=self.dtype)
             for name, shape in self.told.items()
         }
-        return self.family.predict(self.latents(), 0, Condition(condition))
+        given = self.latents() if latents is None else latents
+        return self.family.predict(given, 0, Condition(condition))
 
-    def decode(self) -> Tensor:
+    def decode(self, latents: Tensor | None = None) -> Tensor:
         """Decodes one image."""
-        return self.family.autoencoder.decode(self.latents())
+        return self.family.autoencoder.decode(self.latents() if latents is None else latents)
 
 
 def build(config: Config, device: str) -> Hollow:

@@ -111,12 +111,24 @@ def _drawing(config: Config, hollow: Hollow, costs: Costs) -> dict[str, int]:
     batch = min(config.rollout.batch, max(config.rollout.images, config.critic.warmup_images))
     states = (steps + 1) * numbers * hollow.dtype.itemsize
     means, noise = steps * numbers * _SINGLE, (steps + 1) * numbers * _SINGLE
-    return {
+    return _backprop(config, costs, batch, batch * (states + means)) | {
         f"drawing {batch} images": batch
         * (costs.branches * costs.step.peak + states + means + noise),
         f"decoding {batch} images": min(batch, hollow.decoded_at_once) * costs.decode.peak
         + batch * (states + means),
     }
+
+
+def _backprop(config: Config, costs: Costs, batch: int, drawn: int) -> dict[str, int]:
+    """What the reward's gradients need, if they are asked for; ``drawn``: bytes of the trajectories
+    of a batch.
+    """
+    if costs.slopes is None:
+        return {}
+    rows = min(batch, config.learner.microbatch)
+    seen = costs.reward.slope.learning if costs.reward else 0
+    passes = max(costs.branches * costs.slopes.step.learning, costs.slopes.decode.learning + seen)
+    return {f"backpropagation of {rows} rewards": rows * passes + 2 * drawn}
 
 
 def _critic(config: Config, book: PromptBook, costs: Costs) -> Role:

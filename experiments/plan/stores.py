@@ -40,10 +40,11 @@ def row(config: Config, book: PromptBook, hollow: Hollow) -> Row:
     stored += _SINGLE * (steps + len(outcome_names(book, config.reward)) + 2) + 4 * _LONG
     stored += _SINGLE * steps * numbers if estimator.gradients == "means" else 0
     stored += _SINGLE * steps if estimator.predicts else 0
+    stored += _SINGLE * steps * numbers if estimator.backprop else 0
     values = _SINGLE * (steps + 1) if estimator.valued else 0
     number = _SINGLE if config.model.dtype == "fp32" else _HALF
     chosen = chosen_of(len(hollow.family.kernel.learned), config.learner.steps_share)
-    gradients = number * chosen * numbers if estimator.gradients else 0
+    gradients = number * chosen * numbers if estimator.gradients or estimator.backprop else 0
     return Row(stored, stored + chosen * _LONG + values + gradients)
 
 

@@ -412,6 +412,16 @@ def test_a_critic_without_t_does_not_depend_on_it(name):
     assert not torch.cat(seen).any(), "it was not told in training either"
 
 
+def test_the_rewards_own_gradients_of_the_chosen_steps_are_passed_on():
+    batch = trajectories(6)
+    slopes = torch.randn(6, 4, *tiny.SHAPE)
+    config = tiny.config(estimator={"name": "backprop"}, learner={"steps_share": 0.5})
+    found = CriticActor(config).score(dataclasses.replace(batch, slopes=slopes), 3)
+    assert found.values is None
+    for row, steps in enumerate(found.steps.tolist()):
+        assert torch.equal(found.action_gradients[row], slopes[row, steps])
+
+
 @pytest.mark.parametrize("name", ["terminal", "group", "x0hat"])
 def test_where_no_critic_is_needed_none_is_fitted_or_asked(name):
     batch = trajectories(6)

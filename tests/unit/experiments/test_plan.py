@@ -323,6 +323,7 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
     [
         ("stable_diffusion", "vtrace", 1.0), ("stable_diffusion", "x0hat", 1.0),
         ("stable_diffusion", "qprop", 1.0), ("sd3", "pathwise", 2.0),
+        ("stable_diffusion", "backprop", 1.0), ("sd3", "backprop", 2.0),
     ],
 )  # fmt: skip
 def test_the_work_of_each_phase_is_the_real_one(
@@ -366,7 +367,7 @@ def test_the_work_of_each_phase_is_the_real_one(
 # -- bytes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "qprop", "x0hat", "group"])
+@pytest.mark.parametrize("estimator", ["pathwise", "qprop", "x0hat", "group", "backprop"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_bytes_of_a_trajectory(estimator: str, dtype: str) -> None:
     chosen = tiny.config(estimator={"name": estimator}, model={"dtype": dtype})

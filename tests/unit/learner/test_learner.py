@@ -67,7 +67,12 @@ def test_every_estimator_runs(name, dtype):
     flat = {k: v for k, v in metrics.items() if k != "kl" and not isinstance(v, list | str)}
     assert all(math.isfinite(v) for v in flat.values()), flat
     for key in ("explained_variance", "critic_correlation"):
-        assert len(metrics.get(key, [])) == (0 if name in ("terminal", "group") else 5)
+        assert len(metrics.get(key, [])) == (0 if name in ("terminal", "group", "backprop") else 5)
+
+
+def along_gradients(name: str) -> bool:
+    """Whether nothing but gradients by the actions says what an action is worth."""
+    return name in ("pathwise", "pathwise_no_t", "backprop")
 
 
 def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
@@ -94,7 +99,7 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
         worth = vtrace(
             batch.values, trajectory.rewards, (exponent * ratios).exp(), estimator.truncation
         )
-    elif not estimator.name.startswith("pathwise"):
+    elif not along_gradients(estimator.name):
         worth = gae(batch.values, trajectory.rewards, estimator.gae_lambda)
     divisor = 1
     if estimator.name in ("critic", "critic_no_t", "vtrace", "x0hat", "qprop"):
@@ -123,7 +128,7 @@ def slow_gradients(learner: Learner, batch: Scored) -> list[torch.Tensor]:
                 if batch.action_gradients is None
                 else batch.action_gradients[n : n + 1, batch.steps[n].tolist().index(k)]
             )
-            if estimator.name.startswith("pathwise"):
+            if along_gradients(estimator.name):
                 losses.append(-weight * (gradient * mean).sum())
                 continue
             advantage, loss = worth[n, k] / divisor, 0.0

@@ -277,6 +277,7 @@ def test_a_rollout_carries_what_its_estimator_asks_for():
         found = actor.sample(Request(1, (0, 3, 5), 0), weights)
         assert (found.means is not None) == (name == "qprop")
         assert (found.predicted is not None) == (name == "x0hat")
+        assert (found.slopes is not None) == (name == "backprop")
         if found.means is not None:
             # The last step of this sampler has no noise: its action is the mean.
             assert actor._policy.kernel.std[-1] == 0

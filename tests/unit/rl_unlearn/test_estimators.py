@@ -16,13 +16,14 @@ def test_a_row_asks_for_nothing_that_it_has_not(row):
     assert callable(getattr(advantages, row.advantages))
     assert row.critic or (row.gradients is None and row.timed)
     assert not (row.critic and row.predicts)
+    assert not (row.backprop and (row.critic or row.predicts))
     assert row.scores_first == (row.gradients != "actions")
     assert EstimatorConfig(name=row.name).row is row
 
 
 def test_no_name_is_taken_twice():
     everything = [*NAMES, *KNOWN_AS]
-    assert len({*everything}) == len(everything) == 12
+    assert len({*everything}) == len(everything) == 15
 
 
 def test_the_configuration_takes_the_names_of_the_table_and_no_other():
