@@ -419,6 +419,59 @@ def test_a_heavy_multiplier_keeps_the_policy_close():
     assert drift[1] < drift[0]
 
 
+def anchored(**changes: float) -> tuple[Learner, Scored]:
+    """A cat shall become a dog: prompts 0 and 1 ask for cats in two styles, 2 and 3 for dogs."""
+    settings = {"anchor_weight": 1.0, "minibatches": 1, **changes}
+    learner, batch = ready(reward={"anchor": "dog"}, learner=settings)
+    return learner, batch
+
+
+def test_an_anchors_states_are_asked_for_as_the_concept():
+    learner, batch = anchored(anchor_states=1000)
+    trajectory, learned = batch.trajectory, learner.policy.kernel.learned
+    count = learner.make_pool(trajectory)
+    dogs = [i for i, p in enumerate(trajectory.prompts.tolist()) if p in (2, 3)]
+    held = learner._retention.draw(0, 0)
+    assert len(held) - held.retained == len(dogs) * len(learned) > 0
+    kept = int((trajectory.prompts >= 2).sum()) * len(learned)
+    assert count == kept + len(dogs) * len(learned)
+    assert held.weights[: held.retained].sum().item() == pytest.approx(1.0)
+    assert held.weights[held.retained :].sum().item() == pytest.approx(1.0)
+    conditions = learner.gradient._conditions
+    for row in range(held.retained, len(held)):
+        asked, step = int(held.prompts[row]), held.steps[row : row + 1]
+        assert asked in (0, 1), "the concept's prompt of the same style"
+        latents = held.latents[row : row + 1]
+        with torch.no_grad(), learner.policy.adapter_enabled(False):
+            output = learner.policy.predict(latents, step, conditions[held.prompts[row : row + 1] + 2])
+        mean = learner.policy.kernel.mean(output, latents, step)
+        torch.testing.assert_close(held.reference[row], mean[0], atol=1e-5, rtol=1e-5)
+    metrics = learn(learner, batch)
+    assert metrics["anchor_kl"] > 0, "a concept is not its anchor"
+    assert metrics["kl"] == pytest.approx(0, abs=1e-12), "of the retained states alone"
+
+
+def test_a_concept_is_drawn_to_its_anchor_without_any_reward():
+    found = []
+    for weight in (1e-6, 1.0):
+        learner, batch = anchored(anchor_weight=weight, lr=1e-2, anchor_states=1000)
+        assert batch.action_gradients is not None
+        silent = dataclasses.replace(batch, action_gradients=0 * batch.action_gradients)
+        learner.make_pool(batch.trajectory)
+        found.append([learn(learner, silent)["anchor_kl"] for _ in range(6)])
+    assert found[0][0] == pytest.approx(found[1][0])
+    assert found[1][-1] < 0.8 * found[1][0]
+    assert found[1][-1] < 0.9 * found[0][-1]
+
+
+def test_nothing_is_held_at_an_anchor_unless_it_is_asked_for():
+    learner, batch = ready(reward={"anchor": "dog"}, learner={"minibatches": 1})
+    learner.make_pool(batch.trajectory)
+    held = learner._retention.draw(0, 0)
+    assert held.retained == len(held)
+    assert "anchor_kl" not in learn(learner, batch)
+
+
 def poisoned(batch: Scored) -> Scored:
     assert batch.action_gradients is not None
     return dataclasses.replace(batch, action_gradients=batch.action_gradients * float("nan"))
