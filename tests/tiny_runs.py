@@ -116,7 +116,11 @@ def make_trial(
     }
     (folder / "run_state.json").write_text(json.dumps(state))
     after = {"ua": ua, "ira": kept - 5, "cra": kept + 5, "coherence": 90.0}
-    after |= {"anchor": interval(kept - 10), "spread": 40.0 + seed} if kept > 90 else {}
+    after |= (
+        {"anchor": interval(kept - 10), "spread": 40.0 + seed, "anchor_kid": seed - 0.5}
+        if kept > 90
+        else {}
+    )
     evaluation = {"after": after, "images_used": 1000 + seed, "updates": 30, "wall_seconds": 60.0}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     validations = [

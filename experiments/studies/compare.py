@@ -28,6 +28,7 @@ from experiments.report.png import (
     to_png,
 )
 from experiments.studies.runs import Run, read_runs, setting_names
+from experiments.sweep.results import PLACE
 from experiments.sweep.table import mean
 
 PANELS = {
@@ -52,6 +53,12 @@ def row(setting: str, runs: Sequence[Run]) -> dict[str, Any]:
         figures[name] = {"mean": average.value, "half": average.half, "min": min(values)}
     reached = [(run, validation) for run in runs if (validation := run.reached)]
     never = [math.inf] * (len(runs) - len(reached))
+    for name in PLACE:
+        there = [run.trial.figures[name] for run in runs if name in run.trial.figures]
+        if there:
+            average = mean(there)
+            ends = {"min": min(there), "max": max(there)}
+            figures[name] = {"mean": average.value, "half": average.half, **ends}
     figures["reached"] = len(reached)
     figures["updates_until"] = _median(
         [float(validation["policy_version"]) for _, validation in reached] + never
@@ -97,28 +104,63 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
-    """Returns a table: UA of each setting less that of ``other``, over the pairs of the same
-    concept and seed.
+def of_the_place(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns a table of what stands in the concept's place, with each figure's worst run; nothing
+    where none of the evaluations says.
     """
-
-    def judged(name: str) -> dict[tuple[str, Any], float]:
-        chosen = [run for run in runs if run.setting == name]
-        return {
-            (run.concept, run.trial.settings.get("seed")): run.trial.figures["ua"] for run in chosen
-        }
-
-    base = judged(other)
-    lines = [f"| setting | pairs | UA less that of {other} |", "|---|--:|--:|"]
-    for name in names:
-        pairs = [ua - base[pair] for pair, ua in judged(name).items() if pair in base]
-        if pairs and name != other:
-            lines.append(f"| {name} | {len(pairs)} | {mean(pairs).text(1)} |")
+    told = [setting for setting in rows if any(name in setting for name in PLACE)]
+    if not told:
+        return ""
+    lines = [
+        "| setting | anchor, % (lowest) | spread, % (lowest) | anchor KID (highest) |",
+        "|---|--:|--:|--:|",
+    ]
+    for setting in told:
+        cells = [
+            f"{_interval(figure, digits)} ({figure[end]:.{digits}f})"
+            if (figure := setting.get(name))
+            else ""
+            for name, end, digits in zip(PLACE, ("min", "min", "max"), (1, 0, 2), strict=True)
+        ]
+        lines.append(f"| {setting['setting']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _interval(average: dict[str, float | None]) -> str:
-    return f"{average['mean']:.1f}" + (f" ± {average['half']:.1f}" if average["half"] else "")
+def differences(runs: Sequence[Run], names: Sequence[str], other: str) -> str:
+    """Returns a table: figures of each setting less those of ``other``, over the pairs of the same
+    concept and seed, and over the means of each concept's pairs.
+    """
+
+    def judged(name: str) -> dict[tuple[str, Any], dict[str, float]]:
+        chosen = [run for run in runs if run.setting == name]
+        return {(run.concept, run.trial.settings.get("seed")): run.trial.figures for run in chosen}
+
+    base = judged(other)
+    lines = [f"| setting | figure | pairs | less that of {other} | by concept |"]
+    lines.append("|---|---|--:|--:|--:|")
+    for name in names:
+        for figure in ("ua", *PLACE):
+            pairs = {
+                pair: figures[figure] - base[pair][figure]
+                for pair, figures in judged(name).items()
+                if figure in figures and figure in base.get(pair, {})
+            }
+            if not pairs or name == other:
+                continue
+            concepts = dict.fromkeys(concept for concept, _ in pairs)
+            means = [
+                mean([value for (of, _), value in pairs.items() if of == concept]).value
+                for concept in concepts
+            ]
+            digits = 2 if figure == "anchor_kid" else 1
+            cells = [name, figure, str(len(pairs)), mean([*pairs.values()]).text(digits)]
+            lines.append(f"| {' | '.join([*cells, mean(means).text(digits)])} |")
+    return "\n".join(lines)
+
+
+def _interval(average: dict[str, float | None], digits: int = 1) -> str:
+    half = f" ± {average['half']:.{digits}f}" if average["half"] else ""
+    return f"{average['mean']:.{digits}f}{half}"
 
 
 def draw(runs: Sequence[Run], names: Sequence[str], against: str) -> bytes:
@@ -188,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
         "--against", choices=("images", "seconds"), default="images", help="the picture's abscissa"
     )
     parser.add_argument(
-        "--than", metavar="SETTING", help="also print how much UA differs from that setting's"
+        "--than", metavar="SETTING", help="also print how much figures differ from that setting's"
     )
     args = parser.parse_args(argv)
     runs = read_runs(args.sweep)
@@ -208,6 +250,8 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.json, {"rows": rows, "runs": every})
     write_bytes(args.picture, draw(runs, names, args.against))
     print(markdown(rows))  # noqa: T201
+    if place := of_the_place(rows):
+        print("\n" + place)  # noqa: T201
     if args.than:
         print("\n" + differences(runs, names, args.than))  # noqa: T201
 

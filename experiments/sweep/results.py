@@ -12,7 +12,7 @@ from experiments.evaluation.headline import HEADLINE
 from experiments.runs.rows import EventRow, read_rows
 from rl_unlearn.evaluation.record import NAME, Number, read_evaluation
 
-PLACE = ("anchor", "spread")
+PLACE = ("anchor", "spread", "anchor_kid")
 """Figures of what stands in the concept's place; an evaluation may lack them."""
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -24,12 +24,13 @@ HEADINGS = (
     "CRA %",
     "anchor %",
     "spread %",
+    "anchor KID",
     "images",
     "updates",
     "seconds",
     f"images until {FORGOTTEN:g}",
 )
-_DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1, "anchor": 1}
+_DIGITS = {"ua": 1, "coherence": 1, "ira": 1, "cra": 1, "anchor": 1, "anchor_kid": 2}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
         "",
         "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), "
         "the lowest UA first. Anchor: the judge's probability of what shall stand in the concept's "
-        "place; spread: how varied it is, where the untouched model's is 100. The last column: "
+        "place; spread: how varied it is, where the untouched model's is 100; KID: its kernel distance "
+        "to the untouched model's anchor. The last column: "
         f"images generated until the selection CLIP first saw at least {FORGOTTEN:g} of the target "
         "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
         "",

@@ -12,7 +12,13 @@ from experiments.studies import breadth, compare, front, rounds, step_sizes
 
 
 def run_folder(
-    root: Path, label: str, concept: str, seed: int, forgotten: list[float], per_round: int
+    root: Path,
+    label: str,
+    concept: str,
+    seed: int,
+    forgotten: list[float],
+    per_round: int,
+    **place: float,
 ) -> None:
     folder = root / f"{label}-{concept}-seed{seed}".replace(":", "-")
     folder.mkdir(parents=True)
@@ -31,7 +37,7 @@ def run_folder(
             }
         )
     )
-    after = {"ua": 100 * forgotten[-1], "coherence": 100.0, "ira": 99.0, "cra": 98.0}
+    after = {"ua": 100 * forgotten[-1], "coherence": 100.0, "ira": 99.0, "cra": 98.0, **place}
     (folder / "evaluation.json").write_text(
         json.dumps(
             {"after": after, "images_used": 1, "updates": len(forgotten), "wall_seconds": 1.0}
@@ -90,13 +96,32 @@ def test_differences_are_those_of_the_same_concept_and_seed(sweep, tmp_path, cap
     compare.main([*out, "--than", "k1"])
     last = capsys.readouterr().out.splitlines()[-3:]
     assert last == [
-        "| setting | pairs | UA less that of k1 |",
-        "|---|--:|--:|",
-        "| k4 | 3 | -20.0 ± 43.0 |",
+        "| setting | figure | pairs | less that of k1 | by concept |",
+        "|---|---|--:|--:|--:|",
+        "| k4 | ua | 3 | -20.0 ± 43.0 | -20.0 |",
     ]
     with pytest.raises(SystemExit):
         compare.main([*out, "--than", "k2"])
     assert "no setting 'k2' here; there are k4, k1" in capsys.readouterr().err
+
+
+def test_what_stands_in_the_place_is_compared_with_its_worst_runs(tmp_path, capsys):
+    root = tmp_path / "sweep"
+    worth = {"plain": (80.0, 40.0, 1.0), "held": (90.0, 85.0, -0.1)}
+    for label, (anchor, spread, kid) in worth.items():
+        for concept in ("cat", "horse"):
+            for seed in (0, 1):
+                place = {"anchor": anchor + seed, "spread": spread - seed, "anchor_kid": kid}
+                run_folder(root, label, concept, seed, [0.0, 1.0], 24, **place)
+    (root / "space.yaml").write_text("together:\n  - {name: plain}\n  - {name: held}\n")
+    compare.main([str(root), str(tmp_path / "o.json"), str(tmp_path / "o.png"), "--than", "plain"])
+    printed = capsys.readouterr().out
+    assert "| plain | 80.5 ± 0.9 (80.0) | 40 ± 1 (39) | 1.00 (1.00) |" in printed
+    assert "| held | 90.5 ± 0.9 (90.0) | 84 ± 1 (84) | -0.10 (-0.10) |" in printed
+    assert "| held | spread | 4 | 45.0 | 45.0 |" in printed
+    assert "| held | anchor_kid | 4 | -1.10 | -1.10 |" in printed
+    held = json.loads((tmp_path / "o.json").read_text())["rows"][1]
+    assert held["anchor"]["mean"] == pytest.approx(90.5)
 
 
 def test_a_front_has_a_line_for_each_value_of_one_key_and_a_point_for_each_of_another(

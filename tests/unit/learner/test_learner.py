@@ -443,7 +443,9 @@ def test_an_anchors_states_are_asked_for_as_the_concept():
         assert asked in (0, 1), "the concept's prompt of the same style"
         latents = held.latents[row : row + 1]
         with torch.no_grad(), learner.policy.adapter_enabled(False):
-            output = learner.policy.predict(latents, step, conditions[held.prompts[row : row + 1] + 2])
+            output = learner.policy.predict(
+                latents, step, conditions[held.prompts[row : row + 1] + 2]
+            )
         mean = learner.policy.kernel.mean(output, latents, step)
         torch.testing.assert_close(held.reference[row], mean[0], atol=1e-5, rtol=1e-5)
     metrics = learn(learner, batch)
