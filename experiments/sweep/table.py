@@ -162,8 +162,8 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
         "",
         "Mean ± half of the 95 % t-interval over the n finished trials of a setting (its seeds), "
         "the lowest UA first. Anchor: the judge's probability of what shall stand in the concept's "
-        "place; spread: how varied it is, where the untouched model's is 100; KID: its kernel distance "
-        "to the untouched model's anchor. The last column: "
+        "place; spread: how varied it is, where the untouched model's is 100; KID: its kernel "
+        "distance to the untouched model's anchor. The last column: "
         f"images generated until the selection CLIP first saw at least {FORGOTTEN:g} of the target "
         "images without the concept. ★: on the front of UA against the mean of IRA and CRA.",
         "",
