@@ -1,5 +1,6 @@
 """What shall stand where the concept is asked for: each target prompt, and its anchor's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -22,14 +23,20 @@ class Anchors:
     indices in the book; without those that no prompt of the book is like."""
 
 
-def anchors_of(config: Config, book: PromptBook) -> Anchors:
-    """Returns them; loads the reward CLIP where it must say what is nearest."""
+def anchors_of(
+    config: Config,
+    book: PromptBook,
+    texts: Callable[[], Float[Tensor, "classes features"]] | None = None,
+) -> Anchors:
+    """Returns them; loads the reward CLIP where it must say what is nearest, unless ``texts``
+    returns its text embeddings of the concept's domain.
+    """
 
-    def texts() -> Float[Tensor, "classes features"]:
+    def loaded() -> Float[Tensor, "classes features"]:
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")
         return text_features(clip, tokenizer, book.phrases[book.concept_domain])
 
-    classes = dict(zip(book.concepts, anchor_classes(book, texts), strict=True))
+    classes = dict(zip(book.concepts, anchor_classes(book, texts or loaded), strict=True))
     domain, other = book.concept_domain, book.other_domain
     asking: dict[tuple[int, int], int] = {}
     for place in book.watched:

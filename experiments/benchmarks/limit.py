@@ -45,7 +45,9 @@ def planned(config: Config) -> costs.Costs:
 def flops(config: Config, counted: costs.Costs) -> dict[str, float]:
     """Returns the FLOPs of a round by role; a validation counts by its share of the rounds."""
     updates = config.learner.updates_per_round
-    update = costs.by_role(counted, config.learner.kl_states)
+    learner = config.learner
+    held = learner.kl_states + (learner.anchor_states if learner.anchor_weight else 0)
+    update = costs.by_role(counted, held)
     return {
         "rollout": config.rollout.images * counted.sample,
         **{role: updates * count for role, count in update.items()},

@@ -143,17 +143,30 @@ def _slopes(hollow: Hollow) -> Slopes:
     return Slopes(step, count(lambda: hollow.decode(latents), [*vae.parameters()], trained=True))
 
 
-def pooled(costs: Costs, retained: int) -> int:
-    """Returns the states of the retention pool; ``retained``: images of the warm-up whose prompts
-    are to be kept.
-    """
+@dataclass(frozen=True)
+class Kept:
+    """Images of the warm-up whose states the learner keeps."""
+
+    retained: int
+    """Whose prompts are to be kept."""
+    anchored: int
+    """Of the anchors' prompts, once for each target prompt that they stand for."""
+
+
+def pooled(costs: Costs, kept: Kept) -> tuple[int, int]:
+    """Returns the states of the retention pool, and those of the anchors."""
     config, learner = costs.config, costs.config.learner
     steps = config.loop.rounds * learner.updates_per_round * learner.minibatches
-    return min(learner.pool, steps * learner.kl_states, retained * costs.learned)
+    of_each = ((kept.retained, learner.kl_states), (kept.anchored, learner.anchor_states))
+    retained, anchored = (
+        min(learner.pool, steps * looked_at, images * costs.learned)
+        for images, looked_at in of_each
+    )
+    return retained, anchored
 
 
 def by_role(costs: Costs, kept: int) -> dict[str, int]:
-    """Returns the FLOPs of one update, by who does what; ``kept``: retained states beside each
+    """Returns the FLOPs of one update, by who does what; ``kept``: states held beside each
     minibatch.
     """
     learner = costs.config.learner
@@ -167,15 +180,15 @@ def by_role(costs: Costs, kept: int) -> dict[str, int]:
     }
 
 
-def phases(costs: Costs, images: dict[str, int], retained: int) -> dict[str, int]:
-    """FLOPs of each phase; `retained`: images of the warm-up whose prompts are to be kept."""
-    config = costs.config
+def phases(costs: Costs, images: dict[str, int], kept: Kept) -> dict[str, int]:
+    """FLOPs of each phase."""
+    config, learner = costs.config, costs.config.learner
     updates = config.loop.rounds * config.learner.updates_per_round
-    pool = pooled(costs, retained)
-    update = by_role(costs, min(config.learner.kl_states, pool))
+    retained, anchored = pooled(costs, kept)
+    update = by_role(costs, min(learner.kl_states, retained) + min(learner.anchor_states, anchored))
     flops = {
         "warm-up": images["warm-up"] * costs.sample
-        + pool * costs.guided
+        + (retained + anchored) * costs.guided
         + config.critic.warmup_steps * costs.fit,
         "rollouts": images["rounds"] * costs.sample,
         "learner": updates * update["learner"],

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from experiments.plan.costs import Costs, pooled
+from experiments.plan.costs import Costs, Kept, pooled
 from experiments.plan.hollow import Hollow
 from learner.timeline import Timeline
+from rl_unlearn.anchors import anchors_of
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import outcome_names
@@ -69,17 +70,28 @@ def held(config: Config) -> int:
     return most
 
 
-def retained(config: Config, book: PromptBook) -> int:
-    """Images of the warm-up whose prompts are to be kept; exactly those that a run draws."""
+def kept(config: Config, book: PromptBook) -> Kept:
+    """Images of the warm-up that are kept states of; exactly those that a run draws.
+
+    Where the reward CLIP would say which anchor is nearest another one is counted, whose images are
+    about as many.
+    """
     chosen = config.critic
     drawn = book.draw(config.seed, 0, chosen.warmup_images, chosen.warmup_target_fraction)
-    return sum(not book.prompts[i].target for i in drawn)
+    anchored: list[int] = []
+    if config.learner.anchor_weight:
+        classes = len(book.names[book.concept_domain])
+        anchored = [*anchors_of(config, book, lambda: torch.eye(classes)).prompts.values()]
+    return Kept(
+        sum(not book.prompts[place].target for place in drawn),
+        sum(drawn.count(anchor) for anchor in anchored),
+    )
 
 
 def memory(config: Config, book: PromptBook, hollow: Hollow, costs: Costs) -> dict[str, int]:
     """Bytes in the memory of the machines, beside the cards'."""
     row_bytes, numbers = row(config, book, hollow), torch.Size(hollow.family.latent_shape).numel()
-    states = pooled(costs, retained(config, book))
+    states = sum(pooled(costs, kept(config, book)))
     condition = sum(torch.Size(shape).numel() for shape in hollow.told.values())
     return {
         f"replay store, {held(config):,} trajectories": held(config) * row_bytes.stored,

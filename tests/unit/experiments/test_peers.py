@@ -222,7 +222,7 @@ def test_a_round_has_the_flops_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> N
     config = tiny.config(loop={"rounds": 6, "pipeline": 0}, selection={"every": 1})
     counted, book = limit.planned(config), PromptBook.from_config(config)
     plan = costs.phases(
-        counted, images.count(config, book, evaluated=False), stores.retained(config, book)
+        counted, images.count(config, book, evaluated=False), stores.kept(config, book)
     )
     work = limit.flops(config, counted)
     assert 6 * work["rollout"] == plan["rollouts"]

@@ -308,7 +308,7 @@ def test_images_trajectories_and_states_are_those_of_the_loop(
     wanted = images.count(chosen, book, evaluated=False)
     assert sum(drawn) == sum(wanted.values())
     (warm_up,) = [row for name, row in events if name == "warm-up"]
-    assert warm_up["pool_states"] == stores.retained(chosen, book) * one.learned
+    assert warm_up["pool_states"] == stores.kept(chosen, book).retained * one.learned
     assert (
         max(most)
         <= stores.held(chosen)
@@ -330,7 +330,12 @@ def test_the_work_of_each_phase_is_the_real_one(
     name: str, estimator: str, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = of_family(
-        name, estimator={"name": estimator}, sampler={"guidance": guidance}, loop={"rounds": 2}
+        name,
+        estimator={"name": estimator},
+        sampler={"guidance": guidance},
+        loop={"rounds": 2},
+        reward={"anchor": "dog"},
+        learner={"anchor_weight": float(estimator == "backprop")},
     )
     monkeypatch.setattr(
         "torch.backends.mha._is_fastpath_enabled", False
@@ -358,7 +363,7 @@ def test_the_work_of_each_phase_is_the_real_one(
     program.train(chosen, lambda *_: None)
     book, _, one = planned(chosen)
     wanted = images.count(chosen, book, evaluated=False)
-    work = costs.phases(one, wanted, stores.retained(chosen, book))
+    work = costs.phases(one, wanted, stores.kept(chosen, book))
     # The pool's means are made without the adapter, which is not worth a count of its own.
     assert work.pop("warm-up") == pytest.approx(found.pop("warm-up"), rel=0.005)
     assert work == {"critic": 0} | found
