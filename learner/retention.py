@@ -102,12 +102,13 @@ class Retention:
             return Held(kept.latents, kept.steps, kept.prompts, kept.reference, weights, len(kept))
         draw = generator(self._seed, "anchors", version, number)
         other = self._anchored.some(config.anchor_states, draw)
+        price = config.anchor_weight / self._policy.dimensions
         return Held(
             torch.cat([kept.latents, other.latents]),
             torch.cat([kept.steps, other.steps]),
             torch.cat([kept.prompts, other.prompts]),
             torch.cat([kept.reference, other.reference]),
-            torch.cat([weights, torch.full((len(other),), config.anchor_weight / len(other))]),
+            torch.cat([weights, torch.full((len(other),), price / len(other))]),
             len(kept),
         )
 

@@ -125,9 +125,9 @@ class Learner(Section):
     kl_states: int = Field(32, ge=1)
     """Retained states of the pool seen by each optimizer step."""
     anchor_weight: float = Field(0.0, ge=0)
-    """What a nat of KL costs, in units of the reward, by which a target prompt's mean differs from
-    the frozen model's under the anchor's prompt, at states of the anchor's own images; 0 leaves it
-    to the reward what the anchor looks like."""
+    """What a nat of KL for each latent dimension costs, in units of the reward: the KL of target
+    prompts to the frozen model under their anchors' prompts, per denoising step, at states of the
+    anchors' own images. 0 leaves it to the reward alone what the anchor looks like."""
     anchor_states: int = Field(32, ge=1)
     """Such states seen by each optimizer step."""
     pool: int = Field(4096, ge=1)

@@ -421,7 +421,7 @@ def test_a_heavy_multiplier_keeps_the_policy_close():
 
 def anchored(**changes: float) -> tuple[Learner, Scored]:
     """A cat shall become a dog: prompts 0 and 1 ask for cats in two styles, 2 and 3 for dogs."""
-    settings = {"anchor_weight": 1.0, "minibatches": 1, **changes}
+    settings = {"anchor_weight": 256.0, "minibatches": 1, **changes}
     learner, batch = ready(reward={"anchor": "dog"}, learner=settings)
     return learner, batch
 
@@ -455,7 +455,7 @@ def test_an_anchors_states_are_asked_for_as_the_concept():
 
 def test_a_concept_is_drawn_to_its_anchor_without_any_reward():
     found = []
-    for weight in (1e-6, 1.0):
+    for weight in (1e-6, 256.0):
         learner, batch = anchored(anchor_weight=weight, lr=1e-2, anchor_states=1000)
         assert batch.action_gradients is not None
         silent = dataclasses.replace(batch, action_gradients=0 * batch.action_gradients)
