@@ -122,13 +122,13 @@ class Learner(Section):
     """Lagrange multiplier of the budget at the start."""
     kl_rate: float = Field(0.05, ge=0, le=1)
     """Speed of the multiplier; 0 keeps kl_weight fixed."""
-    kl_states: int = Field(32, ge=1)
+    kl_states: int = Field(16, ge=1)
     """Retained states of the pool seen by each optimizer step."""
-    anchor_weight: float = Field(0.0, ge=0)
+    anchor_weight: float = Field(800.0, ge=0)
     """What a nat of KL for each latent dimension costs, in units of the reward: the KL of target
     prompts to the frozen model under their anchors' prompts, per denoising step, at states of the
     anchors' own images. 0 leaves it to the reward alone what the anchor looks like."""
-    anchor_states: int = Field(32, ge=1)
+    anchor_states: int = Field(16, ge=1)
     """Such states seen by each optimizer step."""
     pool: int = Field(4096, ge=1)
     """Retained states that are kept, at most, each with the frozen model's mean: that takes a pass

@@ -91,6 +91,8 @@ def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any
     {"loop": {"pipeline": 2}, "selection": {"every": 1}},
     {"model": {"path": str(tiny.pipeline_folder()), "dtype": "bf16"}},
     {"lora": {"start": str(tiny.adapter_folder())}},
+    {"learner": {"anchor_weight": 100.0}, "reward": {"anchor": "dog"}},
+    {"estimator": {"name": "backprop"}},
 ])  # fmt: skip
 def test_a_resumed_run_gives_the_same_bits_from_every_round(tmp_path, changes):
     config = settings(**changes)

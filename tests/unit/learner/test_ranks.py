@@ -187,8 +187,12 @@ def close(one: dict[str, Any], other: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["pathwise", "vtrace"])
 def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None:
     config = tiny.config(
-        estimator={"name": name}, learner={"minibatches": 1, "microbatch": 5, "kl_states": 7}
-    )
+        estimator={"name": name},
+        learner={
+            "minibatches": 1, "microbatch": 5, "kl_states": 7, "anchor_weight": 100.0,
+            "anchor_states": 4,
+        },
+    )  # fmt: skip
     arguments = (config, *material(config, 1), True)
     alone = _updates(0, 1, None, *arguments)
     one, other = together(_updates, *arguments)
@@ -206,6 +210,7 @@ def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None
     assert one["metrics"][0]["kl"] == pytest.approx(0, abs=1e-9)
     assert one["kl"] == pytest.approx(alone["kl"], rel=1e-3)
     assert one["kl"] > 1e-6, "the pool is shared, too"
+    assert one["metrics"][0]["anchor_kl"] > 1e-6
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
