@@ -22,6 +22,7 @@ from experiments.verbs import (
     erase,
     evaluate,
     export,
+    fetch,
     generate,
     report,
     resume,
@@ -35,7 +36,8 @@ from rl_unlearn.files.places import check_local
 VERBS = {
     "demo": demo, "train": train, "resume": resume, "erase": erase, "generate": generate,
     "evaluate": evaluate, "attack": attack,
-    "sweep": sweep, "report": report, "export": export, "config": config, "doctor": doctor,
+    "sweep": sweep, "report": report, "export": export, "fetch": fetch, "config": config,
+    "doctor": doctor,
 }  # fmt: skip
 EXIT_CODES = (
     "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, "

@@ -16,6 +16,7 @@ from experiments.evaluation import comparing, pictures, samples
 from experiments.evaluation.models import load_model
 from experiments.export.card import write_card
 from experiments.files import write_bytes, write_json
+from experiments.mirror.mirror import Mirror
 from experiments.report import curves
 from experiments.report.report import write_report
 from experiments.runs import rows, tracking
@@ -55,6 +56,7 @@ def run(
     emit: Emit | None = None,
     notes: Sequence[str] = (),
     supervised: bool = False,
+    mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Fills the run folder; returns what the command prints.
 
@@ -62,7 +64,7 @@ def run(
 
     `notes` are warnings of the run from its start. With `resumed` it goes on from the newest
     checkpoint in the folder. `emit` takes every event of the training after it has been recorded.
-    `supervised`: a supervised eraser does the work.
+    `supervised`: a supervised eraser does the work. `mirror` is told of each checkpoint.
     """
     start = time.monotonic()
     tracking.check(config)
@@ -81,6 +83,9 @@ def run(
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
     folder.note(stands_on=stands_on, eraser=config.erase.method if supervised else None)
+    if mirror is not None:
+        before = read_state(folder.path).mirrored if resumed else None
+        folder.note(mirrored=mirror.begin(folder.path, before))
     with folder.running(config, argv, resumed):
         begun, progress = time.monotonic(), make_progress(console)
         store = Checkpoints(
@@ -88,14 +93,16 @@ def run(
             config.loop.checkpoint_every,
             config.loop.checkpoints,
             identity(config, stands_on),
+            *([mirror.committed] if mirror is not None else []),
         )
         resumption, reached = _left(folder, store, console) if resumed else (None, None)
         timeline = Timeline(config, recorded(folder.path))
         trackers = tracking.open_trackers(config, folder)
-        with Recorder(folder, progress, trackers, reached) as recorder:
+        beside = [mirror] if mirror is not None else []
+        with Recorder(folder, progress, trackers, reached, beside) as recorder:
             for note in notes:
                 recorder(events.Warning(round=0, message=note))
-            told = _both(recorder, emit)
+            told = _both(recorder, emit, mirror)
             if supervised:
                 result = erasing.erase(config, told)
             else:
@@ -149,9 +156,11 @@ def _left(
     return start, (round, start.newest_round)
 
 
-def _both(recorder: Recorder, emit: Emit | None) -> Emit:
+def _both(recorder: Recorder, emit: Emit | None, mirror: Mirror | None) -> Emit:
     def record(event: Event) -> None:
         recorder(event)
+        if mirror is not None:  # a run that goes on elsewhere ends here
+            mirror.lease.check()
         if emit is not None:
             emit(event)
 

@@ -17,7 +17,7 @@ from experiments import strict_yaml
 from experiments.absolute import KEYS, anchored
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
-from rl_unlearn.files.places import check_local
+from rl_unlearn.files.places import check_local, check_store, is_address
 
 PREFIX = "RL_UNLEARN__"
 PLACES = ("output", *(key for key in KEYS if key != "reward.images"))
@@ -96,11 +96,29 @@ def validate(settings: Mapping[str, Setting]) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, settings)) from error
+    config = _placed(config, settings)
     for key in settings.keys() & PLACES:
         places = value(config, key)
         check_local(
             places if isinstance(places, tuple) else [places], f"{settings[key].source}: {key}="
         )
+    return config
+
+
+def _placed(config: Config, settings: Mapping[str, Setting]) -> Config:
+    """Returns the configuration with a local `output`: an address given for it is its `mirror`."""
+    if is_address(config.output):
+        source = settings["output"].source
+        check_store(config.output, f"{source}: output=")
+        if "mirror" in settings and config.mirror != config.output:
+            raise ConfigError(
+                f"{source}: output= is an address, and {settings['mirror'].source} has another "
+                "mirror=: give the folder as output= and the address as mirror="
+            )
+        local = Config.model_fields["output"].default
+        config = config.model_copy(update={"output": local, "mirror": config.output})
+    elif config.mirror is not None:
+        check_store(config.mirror, f"{settings['mirror'].source}: mirror=")
     return config
 
 

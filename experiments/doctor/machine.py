@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl_unlearn.config import Config
+from rl_unlearn.errors import MachineError
 
 State = Literal["ok", "warn", "fail"]
 GIGABYTE = 2**30
@@ -31,6 +32,7 @@ def check(config: Config) -> list[Row]:
         _gpu(config),
         _memory(),
         check_folder("output folder", Path(config.output)),
+        *([_store(config.mirror)] if config.mirror else []),
     ]
 
 
@@ -107,6 +109,16 @@ def _memory() -> Row:
     enough = free >= 0.25
     hint = "" if enough else "; give the container more, for example --shm-size=2g"
     return Row("shared memory", "ok" if enough else "warn", f"{free:.1f} GiB free{hint}")
+
+
+def _store(address: str) -> Row:
+    """Returns whether runs can be copied to a store."""
+    from experiments.mirror.opening import try_store
+
+    try:
+        return Row("mirror", "ok", f"{try_store(address)}: can be written, read and deleted from")
+    except MachineError as error:
+        return Row("mirror", "fail", str(error))
 
 
 def check_folder(name: str, path: Path) -> Row:

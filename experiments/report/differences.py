@@ -14,7 +14,7 @@ def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
     """
     rows = []
     for key, field in settings.fields().items():
-        if settings.is_section(field) or key in ("name", "output"):
+        if settings.is_section(field) or key in ("name", "output", "mirror"):
             continue
         default, given = (
             settings.value(Config(), key),

@@ -3,21 +3,19 @@
 round-000012/    learner, critic, replay, loop (.safetensors) and MANIFEST.json
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
 
 from experiments.files import to_json, write_bytes
+from experiments.runs.manifest import MANIFEST, PARTS, sha256
 from learner.roles import Resumption
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import parse_object
 from rl_unlearn.messages import Snapshot
 from rl_unlearn.trajectory import Trajectory
 
-PARTS = ("learner", "critic", "replay", "loop")
-MANIFEST = "MANIFEST.json"
 FORMAT = 5
 
 
@@ -87,8 +85,3 @@ def _unpacked(path: Path, expected: str, size: int | None = None) -> Snapshot:
     # The header of what was just checked, not of the file as it may be by now.
     header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], path)
     return Snapshot(load(content), parse_object(header["__metadata__"]["values"], path))
-
-
-def sha256(content: bytes) -> str:
-    """Returns the digest as it stands in manifests and names."""
-    return hashlib.sha256(content).hexdigest()

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from experiments.files import make_folder, write_bytes
 from experiments.runs import checkpoint_files, ledger
+from experiments.runs.manifest import MANIFEST, sha256
 from learner.roles import Resumption
 from rl_unlearn.adapters.adapter import digest
 from rl_unlearn.errors import DataError, MachineError
@@ -31,15 +32,22 @@ class Checkpoints:
     """The checkpoints of one run: `learner.roles.CheckpointStore` for the loop, and what `resume`
     reads."""
 
-    def __init__(self, run: Path, every: int, keep: int, identity: str | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        every: int,
+        keep: int,
+        identity: str | None = None,
+        committed: Callable[[int], None] | None = None,
+    ) -> None:
         """`run`: the run folder. A checkpoint every so many rounds (0: none), the newest `keep` are
         kept.
 
         `identity`: digest of the configuration that the checkpoints must belong to, see
-        `resuming.identity`; None: any.
+        `resuming.identity`; None: any. `committed` is told the round of each new one.
         """
         self._run, self._root, self._every, self._keep = run, run / "checkpoints", every, keep
-        self._identity = identity
+        self._identity, self._committed = identity, committed
         self._warm_up = ""
 
     def due(self, round: int) -> bool:
@@ -51,7 +59,7 @@ class Checkpoints:
         if self._every:
             make_folder(self._root, "set output=... to a writable folder")
             content = checkpoint_files.packed(warm_up)
-            self._warm_up = f"warm-up-{checkpoint_files.sha256(content)}.safetensors"
+            self._warm_up = f"warm-up-{sha256(content)}.safetensors"
             write_bytes(self._root / self._warm_up, content)
 
     def keep_refused(self, round: int, trajectories: Snapshot) -> str:
@@ -85,6 +93,8 @@ class Checkpoints:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+        if self._committed is not None:
+            self._committed(round)
         for old in self._rounds()[: -self._keep]:
             shutil.rmtree(self._root / f"round-{old:06d}", ignore_errors=True)
 
@@ -100,7 +110,7 @@ class Checkpoints:
         for round in reversed(rounds):
             folder = self._root / f"round-{round:06d}"
             try:
-                manifest = read_object(folder / checkpoint_files.MANIFEST)
+                manifest = read_object(folder / MANIFEST)
                 checkpoint_files.check_format(manifest, folder)
                 self._warm_up, checkpoint = checkpoint_files.read(folder, round, manifest)
                 self._check_own(manifest, checkpoint, made)

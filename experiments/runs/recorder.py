@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 from pydantic import ConfigDict
 
@@ -23,6 +23,14 @@ from learner.events import Event
 _STARTING = ("waiting for room", "starting actors")
 _BEFORE = (*_STARTING, "warm-up", "restoring")
 """Phases in which a run does not count yet."""
+
+
+class Watched(Protocol):
+    """Whatever works beside a run and never holds it up."""
+
+    def trouble(self) -> str | None:
+        """Returns a line that a person should know, once."""
+
 
 Reached = tuple[int | None, int]
 """Round of the checkpoint that a run goes on from, None if there is none, and the newest round of
@@ -47,13 +55,15 @@ class Recorder:
         progress: Progress,
         trackers: Iterable[Tracker] = (),
         reached: Reached | None = None,
+        beside: Iterable[Watched] = (),
     ) -> None:
         """`reached`: what a run that is gone on with goes on from; until it does, its files stay as
-        they are.
+        they are. `beside`: what may have something to say, too, besides the trackers.
         """
         self._folder = folder
         self._progress = progress
         self._trackers = tuple(trackers)
+        self._watched: tuple[Watched, ...] = (*self._trackers, *beside)
         self._start = time.monotonic()
         self._reached = reached
         self._held: list[dict[str, Any]] = []
@@ -113,8 +123,8 @@ class Recorder:
             self._folder.update(state="running")
 
     def _warn(self) -> None:
-        for tracker in self._trackers:
-            if (trouble := tracker.trouble()) is not None:
+        for watched in self._watched:
+            if (trouble := watched.trouble()) is not None:
                 self(events.Warning(message=trouble))
 
     def _open(self) -> None:

@@ -16,7 +16,8 @@ from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.models import foundation
 
 MAY_CHANGE = (
-    "name", "output", "tensorboard", "trackers", "cluster", "evaluation", "attack", "erase",
+    "name", "output", "mirror", "tensorboard", "trackers", "cluster", "evaluation", "attack",
+    "erase",
     "rollout.actors",
     "rollout.actors_min", "loop.rounds", "loop.timeout", "loop.heartbeat", "loop.restarts",
     "loop.checkpoint_every",

@@ -33,6 +33,18 @@ class Trial(_Part):
     settings: dict[str, Any] = {}
 
 
+class Mirrored(_Part):
+    """Where the run stands in the store that it is copied to."""
+
+    run: StrictStr
+    """What its copies are kept under."""
+    sessions: list[StrictStr] = []
+    """All that have gone on with it up to here; a folder is as new as any copy that one of them has
+    made."""
+    replaces: StrictStr | None = None
+    """The run whose copies count until this one has its first."""
+
+
 class RunState(_Part, Versioned):
     """The file's content; further keys are for people."""
 
@@ -61,6 +73,8 @@ class RunState(_Part, Versioned):
     """Where Ray shows the run."""
     eraser: Method | None = None
     """The supervised method that made it; None: reinforcement learning."""
+    mirrored: Mirrored | None = None
+    """None: it is copied nowhere."""
     training: Training = Training()
     trial: Trial | None = None
 

@@ -16,6 +16,7 @@ from experiments.console import say
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, TrainingError
 from rl_unlearn.files.json_file import parse_object
+from rl_unlearn.files.places import shown
 
 
 def submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
@@ -90,10 +91,16 @@ def _check(config: Config) -> None:
             "--submit: a job finds its own cluster; leave --address and cluster.address out"
         )
     if not Path(config.output).is_absolute():
+        named = "a relative folder goes with the job's working directory; "
         raise ConfigError(
-            f"output={config.output}: a relative folder goes with the job's working directory; "
-            "name one that outlives it, on storage that the whole cluster shares, such as "
-            "output=/shared/outputs"
+            f"output={config.output}: {named}"
+            + (
+                "with a mirror name one on the head's own disk, too, such as output=/scratch/runs "
+                f"mirror={shown(config.mirror)}"
+                if config.mirror
+                else "name one that outlives it, on storage that the whole cluster shares, such as "
+                "output=/shared/outputs"
+            )
         )
     if not Path("experiments/__main__.py").is_file():
         raise ConfigError("--submit sends the folder that it is called in: call it in the checkout")

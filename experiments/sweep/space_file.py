@@ -16,7 +16,7 @@ from rl_unlearn.errors import ConfigError, UserError
 
 MAX_TRIALS = 10_000
 RANGES = ("uniform", "loguniform", "randint")
-NOT_VARIED = ("name", "output", "cluster.inline", "cluster.address")
+NOT_VARIED = ("name", "output", "mirror", "cluster.inline", "cluster.address")
 REPORTED = (
     "forgotten",
     "retained",

@@ -3,12 +3,15 @@ other.
 """
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import say
+from experiments.mirror import fetching, opening
 from experiments.runs import replacing, run_folder
 from experiments.verbs import common, train
 from rl_unlearn.config.erasing import Method
@@ -38,4 +41,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         config = settings.load(args.config, overrides)
     replacing.restore(Path(config.output) / config.run_name)
     folder = run_folder.reserve(config, args.overwrite)
-    return train.start(config, folder, args, console, supervised=True)
+    with opening.held(config, console) as mirror:
+        if mirror is not None and not args.overwrite:
+            fetching.check_free(mirror, partial(say, console))
+        return train.start(config, folder, args, console, supervised=True, mirror=mirror)

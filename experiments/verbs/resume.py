@@ -1,12 +1,15 @@
 """`resume`: go on with a run from its newest checkpoint."""
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from experiments import settings
+from experiments.console import say
+from experiments.mirror import fetching, opening
 from experiments.runs import replacing, resuming
 from experiments.verbs import common, train
 from rl_unlearn.errors import DataError
@@ -33,4 +36,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     place = [f"output={folder.parent}", f"name={folder.name}"]
     overrides = args.overrides + common.cluster_overrides(args) + place
     config = settings.recorded(folder / "config.yaml", overrides)
-    return train.go_on(config, args, console)
+    with opening.held(config, console) as mirror:
+        if mirror is not None:
+            fetching.go_on_here(mirror, folder, partial(say, console))
+        return train.go_on(config, args, console, mirror)

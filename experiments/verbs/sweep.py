@@ -122,7 +122,13 @@ def _folder(args: Namespace, name: str) -> "SweepFolder":
         raise ConfigError(
             f"sweep name {name!r}: use up to 64 letters, digits, '.', '_' or '-'; set it by --name"
         )
-    folder = SweepFolder(Path(settings.load(args.config, args.overrides).output) / name)
+    config = settings.load(args.config, args.overrides)
+    if config.mirror is not None:
+        raise ConfigError(
+            "a sweep is not copied to a store: give output= a local or mounted folder, and leave "
+            "mirror out"
+        )
+    folder = SweepFolder(Path(config.output) / name)
     if args.table:
         folder.check_resumable()
     return folder

@@ -2,6 +2,7 @@
 
 import math
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from cluster import address
 from experiments import settings
 from experiments.console import say
 from experiments.doctor import preflight
+from experiments.mirror import fetching, opening
+from experiments.mirror.mirror import Mirror
 from experiments.runs import replacing, resuming, run_folder, submitting, tracking
 from experiments.runs.run_state import RunState, read_state
 from experiments.verbs import common
@@ -135,12 +138,24 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     config = settings.load(args.config, _from(args) + overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
-    if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
-        return go_on(config, args, console)
-    return start(config, run_folder.reserve(config, args.overwrite), args, console)
+    if not args.resume:
+        run_folder.reserve(config, args.overwrite)  # before a store is asked, which takes seconds
+    with opening.held(config, console) as mirror:
+        if mirror is not None:
+            look = partial(say, console)
+            if args.resume:
+                fetching.go_on_here(mirror, path, look)
+            elif not args.overwrite:
+                fetching.check_free(mirror, look)
+        if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
+            return go_on(config, args, console, mirror)
+        folder = run_folder.reserve(config, args.overwrite)
+        return start(config, folder, args, console, mirror=mirror)
 
 
-def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
+def go_on(
+    config: Config, args: Namespace, console: Console, mirror: Mirror | None = None
+) -> dict[str, Any]:
     """Trains on from the newest checkpoint of the run that `config` names.
 
     If there is none yet, from the start.
@@ -150,11 +165,16 @@ def go_on(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
     resuming.check(path, config)
     if resuming.is_finished(path, config):
         say(console, f"{path} is finished; raise loop.rounds to train on")
+        if mirror is not None and not mirror.has(path):
+            folder = run_folder.RunFolder(path, read_state(path))
+            folder.update(mirrored=mirror.begin(path, folder.state.mirrored))
+            return {"run": str(path), "finished": True} | _copied(path, mirror, console)
         return {"run": str(path), "finished": True}
     resuming.check_longer(path)
     trial = read_state(path).trial  # it stays one of its sweep
     state = RunState(trial=trial) if trial else RunState()
-    return start(config, run_folder.RunFolder(path, state), args, console, resumed=True)
+    folder = run_folder.RunFolder(path, state)
+    return start(config, folder, args, console, resumed=True, mirror=mirror)
 
 
 def start(
@@ -164,6 +184,7 @@ def start(
     console: Console,
     resumed: bool = False,
     supervised: bool = False,
+    mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Checks what is below the run, carries it out and shows what came of it; returns that."""
     tracking.check(config)
@@ -178,7 +199,7 @@ def start(
 
     outcome = experiments.run.run(
         config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes,
-        supervised=supervised,
+        supervised=supervised, mirror=mirror,
     )  # fmt: skip
     if "after" in outcome:
         comparing.show(Evaluation.model_validate(outcome), console)
@@ -189,4 +210,13 @@ def start(
         f"{outcome['wall_seconds']:.0f} seconds\n"
         f"report: {outcome['report']}",
     )
-    return outcome
+    return outcome | (_copied(folder.path, mirror, console) if mirror is not None else {})
+
+
+def _copied(path: Path, mirror: Mirror, console: Console) -> dict[str, Any]:
+    """Copies a finished run as a whole; returns where to."""
+    rounds = settings.recorded(path / "config.yaml").loop.rounds
+    with console.status(f"copying the run to {mirror.store.place}"):
+        place = mirror.finish(path, rounds, partial(say, console))
+    say(console, f"copied to {place}")
+    return {"mirror": place}

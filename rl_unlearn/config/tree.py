@@ -25,7 +25,11 @@ class Config(Section):
     name: str | None = None
     """Run name, folder inside `output`; None means `<concept>-seed<seed>`."""
     output: str = Field("outputs", min_length=1)
-    """Folder of all runs."""
+    """Folder of all runs. An address, such as `s3://bucket/runs`, is taken as `mirror`, and the
+    folder stays `outputs`."""
+    mirror: str | None = Field(None, min_length=1)
+    """Where each committed checkpoint and the finished run are copied to while the run itself stays
+    in `output`: `s3://`, `gs://`, `abfs://` or `file://`. Credentials come from the environment."""
     concept: str = Field("cat", max_length=MAX_CONCEPT_CHARACTERS)
     """What to forget: an object, `style:<style>`, several of one kind with commas between them, or
     with prompt files a phrase; in any script, each up to 64 characters."""

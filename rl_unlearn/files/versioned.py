@@ -44,7 +44,7 @@ def read_versioned(path: Path, kind: type[File], remedy: str) -> File | None:
     return validated(path, content, kind, remedy)
 
 
-def validated(path: Path, content: dict[str, Any], kind: type[Content], remedy: str) -> Content:
+def validated(path: object, content: dict[str, Any], kind: type[Content], remedy: str) -> Content:
     """Returns what was read from `path` as its type; DataError names the first key that is
     wrong."""
     try:

@@ -23,9 +23,9 @@ import torch
 
 from cluster import program
 from experiments import settings as layers
-from experiments.runs.checkpoint_files import PARTS
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, verify
+from experiments.runs.manifest import PARTS
 from learner.events import Event
 from rl_unlearn.adapters.adapter import digest, read_adapter
 from rl_unlearn.errors import MachineError

@@ -26,9 +26,9 @@ from experiments import settings
 from experiments.files import to_json
 from experiments.report import curves, run_view, tiles
 from experiments.report.report import write_report
-from experiments.runs.checkpoint_files import MANIFEST, PARTS
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import LEDGER, recorded, verify
+from experiments.runs.manifest import MANIFEST, PARTS
 from experiments.runs.recorder import Recorder
 from experiments.runs.resuming import check, trim
 from experiments.runs.rows import EventRow, read_rows

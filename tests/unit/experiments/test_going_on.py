@@ -16,8 +16,8 @@ from kill_steps import contents
 import experiments.run
 from experiments import settings
 from experiments.__main__ import main
-from experiments.runs.checkpoint_files import MANIFEST, PARTS
 from experiments.runs.ledger import LEDGER
+from experiments.runs.manifest import MANIFEST, PARTS
 from learner import events
 from learner.events import Emit
 from rl_unlearn.adapters.adapter import read_adapter

@@ -21,9 +21,9 @@ from tiny import quick  # noqa: F401
 
 from actors.replay import ReplayActor
 from cluster import inline, program
-from experiments.runs.checkpoint_files import MANIFEST, PARTS
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.ledger import AHEAD, LEDGER
+from experiments.runs.manifest import MANIFEST, PARTS
 from experiments.runs.resuming import check, trim_rows
 from learner import events
 from learner.events import Emit, Event
