@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from experiments.files import to_json
 from experiments.mirror.owner import ID
 from experiments.mirror.store import CHUNK, Store
+from experiments.runs.run_state import Mirrored
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.durable import sync_folder
 from rl_unlearn.files.json_file import MAX_BYTES, parse_object
@@ -29,7 +30,6 @@ from rl_unlearn.files.versioned import Versioned, validated
 
 COMPLETE = "COMPLETE.json"
 _COPY = re.compile(rf"(?:round-\d{{6,}}|finished)-({ID})")
-_RUN = re.compile(ID)
 _WARM_UP = re.compile(r"warm-up-([0-9a-f]{64})\.safetensors")
 _WARM_UPS = "checkpoints/"
 
@@ -172,25 +172,26 @@ def checked(name: str, copy: Copy) -> str:
     return name
 
 
-def prune(store: Store, newest: Copy, keep: int, warn: Callable[[str], None]) -> None:
+def prune(
+    store: Store, newest: Copy, keep: int, record: Mirrored, warn: Callable[[str], None]
+) -> None:
     """Deletes what is older than the newest `keep` copies, now that `newest` is complete; and what
     killed sessions have left half copied.
+
+    Only sessions that `record` knows, and the run that it replaces, are touched: one that was taken
+    over, and does not know it yet, must not delete what comes after it.
     """
     copies = complete(store, newest.run, warn)
     # What another session has made is older than all that this one has, whatever round it says.
     copies.sort(key=lambda copy: (copy.session == newest.session, *copy.age), reverse=True)
     kept = {copy.name: copy for copy in copies[:keep]} | {newest.name: newest}
     for name in store.names(newest.run):
-        if _COPY.fullmatch(name) and name not in kept:
+        made = _COPY.fullmatch(name)
+        if made is not None and made[1] in record.sessions and name not in kept:
             store.delete(f"{newest.run}/{name}/{COMPLETE}")  # first: what is left is no copy
             store.delete_folder(f"{newest.run}/{name}")
-    named = {file for copy in copies[:keep] for file in copy.complete.files}
-    for name in filter(_WARM_UP.fullmatch, store.names(newest.run)):
-        if f"{_WARM_UPS}{name}" not in named:
-            store.delete(f"{newest.run}/{name}")
-    for run in filter(_RUN.fullmatch, store.names()):
-        if run != newest.run:  # what this run was told to replace
-            store.delete_folder(run)
+    if record.replaces is not None and re.fullmatch(ID, record.replaces):
+        store.delete_folder(record.replaces)
 
 
 def _receive(store: Store, copy: Copy, name: str, listed: Listed, file: BinaryIO) -> None:

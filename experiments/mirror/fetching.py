@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,14 +71,7 @@ def _bring(store: Store, listed: Callable[[Say], list[Copy]], path: Path, say: S
     aside = path.parent / f".{path.name}.fetched"
     locks = replacing.claim(path, empty=False)
     try:
-        for number in range(1, _TRIES + 1):
-            copy = _first_whole(store, listed(say), aside, say, patient=number < _TRIES)
-            if copy is not None:
-                break
-        else:
-            raise DataError(
-                f"no copy in {store.place} is whole: start the run anew with --overwrite"
-            )
+        copy = _first_whole(store, listed, aside, say)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         _leave(path)
@@ -91,12 +84,11 @@ def _bring(store: Store, listed: Callable[[Say], list[Copy]], path: Path, say: S
     return copy
 
 
-def _first_whole(
-    store: Store, listed: Iterable[Copy], aside: Path, say: Say, patient: bool
-) -> Copy | None:
-    """Fetches the newest copy that is whole; with `patient` None if the list is not true any
-    more."""
-    for copy in listed:
+def _first_whole(store: Store, listed: Callable[[Say], list[Copy]], aside: Path, say: Say) -> Copy:
+    """Fetches the newest copy that is whole; DataError if none is."""
+    copies_left, tries = listed(say), _TRIES
+    while copies_left:
+        copy = copies_left.pop(0)
         shutil.rmtree(aside, ignore_errors=True)
         make_folder(aside, "set output=... to a writable folder")
         try:
@@ -104,10 +96,11 @@ def _first_whole(
             _check(aside, copy)
             return copy
         except DataError as error:
-            if patient and store.size(f"{copy.run}/{copy.name}/{copies.COMPLETE}") is None:
-                return None
+            if tries and store.size(f"{copy.run}/{copy.name}/{copies.COMPLETE}") is None:
+                copies_left, tries = listed(say), tries - 1  # it was deleted for a newer one
+                continue
             say(f"{store.place}: {error}; the copy before is taken")
-    return None
+    raise DataError(f"no copy in {store.place} is whole: start the run anew with --overwrite")
 
 
 def _check(folder: Path, copy: Copy) -> None:

@@ -14,7 +14,7 @@ from experiments.mirror.copies import Complete, Copy
 from experiments.mirror.owner import Lease, TakenError
 from experiments.mirror.store import Store, StoreError
 from experiments.runs.run_state import Mirrored, read_state
-from rl_unlearn.errors import MachineError, UserError
+from rl_unlearn.errors import MachineError
 
 PAUSES = (1.0, 60.0)
 """Seconds before a copy is tried again: at first, and at most."""
@@ -36,8 +36,8 @@ class Mirror:
         self.store, self._token, self._keep = store, token, keep
         self.lease = Lease(store, token, lambda error: self._heard("lease", error))
         self.run = ""
-        """What the copies are kept under, once `record` has said so."""
-        self._folder = Path()
+        """What the copies are kept under, once `begin` has said so."""
+        self._folder, self._record = Path(), Mirrored(run="")
         self._due: int | None = None
         self._copied: int | None = None
         self._newest = 0
@@ -73,9 +73,10 @@ class Mirror:
         self.run = before.run if before else self._token
         replaces = self.counts if self.counts != self.run else None
         self._folder = folder
-        self._thread.start()
         sessions = [*(before.sessions if before else []), self._token]
-        return Mirrored(run=self.run, sessions=sessions, replaces=replaces)
+        self._record = Mirrored(run=self.run, sessions=sessions, replaces=replaces)
+        self._thread.start()
+        return self._record
 
     def committed(self, round: int) -> None:
         """Has the checkpoint of a round copied soon; one that still waits is left out."""
@@ -99,8 +100,10 @@ class Mirror:
         while True:
             try:
                 copies.put(self.store, copy, contents.of_run(folder), self._while_finishing)
-                self._settle(copy, keep=1)
+                if self.counts != self.run:
+                    self.lease.count(self.run)
                 self._finished = True
+                self._prune(copy, keep=1)
                 return f"{self.store.place}/{copy.run}/{copy.name}"
             except StoreError as error:
                 if failing is None:
@@ -156,7 +159,8 @@ class Mirror:
                     if self._state.wait_for(lambda: self._ended, pause):
                         return
                 pause = min(2 * pause, PAUSES[1])
-            except UserError as error:  # a checkpoint or record that is damaged: the next may do
+            except Exception as error:  # such as a damaged record: the next may do, and a run never
+                # ends because its copy cannot be made
                 self._say(f"{self.store.place}: round {round:,} is not copied: {error}")
 
     def _copy_round(self, round: int) -> None:
@@ -164,17 +168,17 @@ class Mirror:
         with ExitStack() as opened:
             files = contents.of_checkpoint(self._folder, round, opened)
             copies.put(self.store, copy, files, self._while_at_work)
+            if self.counts != self.run:
+                self.lease.count(self.run)
         with self._state:
             self._copied = round
             self._state.notify_all()
-        self._settle(copy, self._keep)
+        self._prune(copy, self._keep)
 
-    def _settle(self, copy: Copy, keep: int) -> None:
-        """Makes the run count, and deletes older copies, now that this one is complete."""
-        if self.counts != self.run:
-            self.lease.count(self.run)
+    def _prune(self, copy: Copy, keep: int) -> None:
+        """Deletes older copies, now that this one is complete."""
         try:
-            copies.prune(self.store, copy, keep, self._say)
+            copies.prune(self.store, copy, keep, self._record, self._say)
         except StoreError as error:  # such as no right to delete: the copy is there all the same
             self._once(f"old copies stay: {error}")
 

@@ -13,8 +13,8 @@ from rl_unlearn.config import Config
 from rl_unlearn.files.places import shown
 
 REMEDY = (
-    "make the bucket or container, check the address (an endpoint of one's own is named by "
-    "?endpoint_override=HOST:PORT&scheme=http), and give this machine credentials that may read, "
+    "make the bucket or container, check the address (AWS_ENDPOINT_URL names an S3 of one's own), "
+    "and give this machine credentials that may read, "
     "write, list and delete there, in its environment, profile or role"
 )
 

@@ -1,12 +1,14 @@
 """One run's place in a store, as pyarrow sees it: S3, Google Cloud, Azure or a mounted folder."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from experiments.runs.tracking import redacted
 from rl_unlearn.errors import MachineError
@@ -14,6 +16,8 @@ from rl_unlearn.files.places import shown
 
 CHUNK = 2**22
 """Bytes that are read or written at once."""
+_SECONDS = 10
+"""How long S3 may take to be reached, and a third of how long it may be silent."""
 _ABSENT = ("read", "deleted")
 """What may find that there is nothing."""
 
@@ -35,12 +39,10 @@ class Store:
 
     def __init__(self, address: str, name: str) -> None:
         """`address`: as `check_store` wants it; `name`: of the run, a folder there."""
-        from pyarrow.fs import FileSystem
-
-        base, _, asked = address.partition("?")
+        base, mark, asked = address.partition("?")
         self.place = f"{shown(base).rstrip('/')}/{name}"
         with self._told("opened"):
-            self._files, root = FileSystem.from_uri(base.rstrip("/") + (f"?{asked}" * bool(asked)))
+            self._files, root = _opened(f"{base.rstrip('/')}{mark}{asked}")
         self._local = self._files.type_name == "local"
         if self._local and not Path(root).is_dir():
             raise StoreError(f"{root} is no folder that is there: make it, or mount what it was")
@@ -145,3 +147,30 @@ class Store:
             raise StoreError(
                 f"{self.place} cannot be {done}: {redacted(str(error) or type(error).__name__)}"
             ) from error
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    """Returns pyarrow's file system and the path in it that an address means."""
+    from pyarrow import fs
+
+    parts = urlsplit(address)
+    if parts.scheme != "s3":
+        files, path = fs.FileSystem.from_uri(address)
+        return files, path
+    options = dict(parse_qsl(parts.query))
+    if "endpoint_override" not in options:
+        options |= _own_endpoint()
+    if not options.keys() & {"region", "endpoint_override"}:
+        options["region"] = fs.resolve_s3_region(parts.netloc)
+    # Arrow's own patience is 1 and 3 seconds, which a busy network uses up.
+    files = fs.S3FileSystem(connect_timeout=_SECONDS, request_timeout=3 * _SECONDS, **options)
+    return files, f"{parts.netloc}{parts.path}"
+
+
+def _own_endpoint() -> dict[str, str]:
+    """Returns the endpoint that AWS's own variables name, which pyarrow does not read."""
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not named:
+        return {}
+    scheme, _, host = named.rstrip("/").rpartition("://")
+    return {"endpoint_override": host, "scheme": scheme or "https"}

@@ -72,7 +72,7 @@ def check_store(address: str, what: str) -> None:
             f"{', '.join(sorted(STORES[parts.scheme])) or 'nothing'} may stand; credentials come "
             "from the environment"
         )
-    places = parts.path.strip("/").split("/")
+    places = parts.path.removeprefix("/").removesuffix("/").split("/")
     if not address.isprintable() or " " in address or "\\" in address or parts.fragment:
         reason = "has a character that no address of a store has"
     elif "%" in parts.path or any(place in (".", "..") for place in places):
