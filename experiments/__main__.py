@@ -16,6 +16,7 @@ from experiments import signals
 from experiments.files import to_json
 from experiments.verbs import (
     attack,
+    completion,
     config,
     demo,
     doctor,
@@ -37,7 +38,7 @@ VERBS = {
     "demo": demo, "train": train, "resume": resume, "erase": erase, "generate": generate,
     "evaluate": evaluate, "attack": attack,
     "sweep": sweep, "report": report, "export": export, "fetch": fetch, "config": config,
-    "doctor": doctor,
+    "doctor": doctor, "completion": completion,
 }  # fmt: skip
 EXIT_CODES = (
     "exit codes: 0 done, 2 usage or configuration, 3 machine, 4 training failed, 5 data invalid, "
@@ -97,12 +98,13 @@ def parse(argv: Sequence[str]) -> Namespace:
             f"unknown verb '{verb}'; "
             + (f"did you mean '{near[0]}'?" if near else f"use {', '.join(VERBS)}")
         )
-    args, rest = make_parser().parse_known_args(argv)
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
     for word in rest:
         if word.startswith("-") or "overrides" not in args:
             raise ConfigError(f"unknown argument '{word}'; see `rl-unlearn {args.verb} --help`")
         args.overrides = [*args.overrides, word]
-    args.argv = ["python", "-m", "experiments", *argv]
+    args.argv, args.parser = ["python", "-m", "experiments", *argv], parser
     for name in PATHS & vars(args).keys():
         given = getattr(args, name)
         check_local(given if isinstance(given, list) else [given], "")

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from experiments import strict_yaml
+from experiments import presets, strict_yaml
 from experiments.absolute import KEYS, anchored
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -58,13 +58,31 @@ def load(
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Returns the validated configuration; a ConfigError names the first thing that is wrong."""
-    settings: dict[str, Setting] = {}
-    for file in files:
-        settings |= from_mapping(strict_yaml.read(Path(file)), file)
+    settings = from_files(files)
     for variable, text in sorted((os.environ if environ is None else environ).items()):
         if variable.startswith(PREFIX):
             key = variable.removeprefix(PREFIX).lower().replace("__", ".")
             settings |= _from_text(key, text, f"variable {variable}")
+    return combined(settings, from_overrides(overrides))
+
+
+def combined(*layers: Mapping[str, Setting]) -> Config:
+    """Returns the validated configuration of settings by dotted keys; later layers win."""
+    settings = {key: setting for layer in layers for key, setting in layer.items()}
+    return anchored(validate(settings))
+
+
+def from_files(files: Iterable[str]) -> dict[str, Setting]:
+    """Returns the settings of YAML files, or of shipped ones by name; later ones win."""
+    settings: dict[str, Setting] = {}
+    for file in files:
+        settings |= from_mapping(strict_yaml.read(presets.config_file(file)), file)
+    return settings
+
+
+def from_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
+    """Returns the settings of KEY=VALUE words."""
+    settings: dict[str, Setting] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -72,7 +90,7 @@ def load(
                 f"argument {override!r} is not KEY=VALUE; write for example concept=frog"
             )
         settings |= _from_text(key, text, "command line")
-    return anchored(validate(settings))
+    return settings
 
 
 def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:

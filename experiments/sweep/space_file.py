@@ -40,7 +40,7 @@ def read(path: Path, base: Config) -> Space:
     """
     if not path.is_file():
         raise ConfigError(
-            f"space file {path}: no such file; check the path, or start from sweeps/seeds.yaml"
+            f"space file {path}: no such file; check the path, or start from the shipped `seeds`"
         )
     source = str(path)
     space = _space(_file(strict_yaml.read(path), source), source)

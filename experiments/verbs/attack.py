@@ -22,6 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "adapter", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or .safetensors file"
     )
+    common.add_config_beside(parser)
     common.add_overrides(parser)
 
 
@@ -34,7 +35,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from rl_unlearn.adapters.adapter import read_adapter
 
     state = read_adapter(path)
-    config = common.run_config(path, args.overrides)
+    config = common.run_config(path, args.overrides, files=args.config)
     layout = read_layout(fetched_folder(config.model))
     if not layout.one_vocabulary:
         raise ConfigError(

@@ -1,9 +1,10 @@
 """Arguments that several verbs share."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from experiments import settings
+from experiments import agreement, settings
 from experiments.runs.resuming import is_run
 from experiments.runs.run_state import read_state
 from rl_unlearn.adapters.adapter_file import locate, metadata
@@ -12,15 +13,23 @@ from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import parse_object
 from rl_unlearn.models import foundation
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-
 
 def add_config(parser: ArgumentParser) -> None:
-    """Adds `--config FILE` and KEY=VALUE."""
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later ones win"
-    )
+    """Adds `--config` and KEY=VALUE."""
+    add_files(parser, "a shipped configuration by name, or a YAML file; later ones win")
     add_overrides(parser)
+
+
+def add_config_beside(parser: ArgumentParser) -> None:
+    """Adds `--config` where a run or an adapter brings its own configuration along."""
+    add_files(
+        parser, "a shipped name or YAML file beside the run's own, which it may not contradict"
+    )
+
+
+def add_files(parser: ArgumentParser, help: str) -> None:
+    """Adds `--config` alone."""
+    parser.add_argument("--config", action="append", default=[], metavar="NAME_OR_FILE", help=help)
 
 
 def add_overrides(parser: ArgumentParser) -> None:
@@ -61,27 +70,30 @@ def concern(overrides: list[str], *sections: str) -> bool:
     )
 
 
-def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Config:
-    """Returns the configuration an adapter was trained with, and `overrides`.
+def run_config(
+    path: Path, overrides: list[str], only_drawn: bool = False, files: Sequence[str] = ()
+) -> Config:
+    """Returns the configuration an adapter was trained with, then `files`, then `overrides`.
 
-    It comes from its run folder or its own metadata. Variables of the environment are for new runs:
-    they would judge a run as another one than it was. Raises DataError, which names the run, if
-    what it stands on is not as it was, unless `overrides` say otherwise; with `only_drawn` only
-    what decides an image counts, not who judges it.
+    It comes from its run folder or its own metadata, which `files` may not contradict. Variables of
+    the environment are for new runs: they would judge a run as another one than it was. Raises
+    DataError, which names the run, if what it stands on is not as it was, unless `overrides` say
+    otherwise; with `only_drawn` only what decides an image counts, not who judges it.
     """
     folder = next(
         (folder for folder in (path, path.parent, path.parent.parent) if is_run(folder)), None
     )
     if folder is not None:
-        config = settings.recorded(
-            folder / "config.yaml", [f"output={folder.absolute().parent}", *overrides]
-        )
+        place = f"output={folder.absolute().parent}"
+        config = beside(folder, files, [place, *overrides], agreement.FREE)
         recorded = read_state(folder).stands_on
     else:
         locate(path)  # before anything heavy
         from experiments.export.adapters import described
 
-        config = settings.load([], [*described(path), *overrides], environ={})
+        told = settings.from_overrides(described(path))
+        news = agreement.taken(files, overrides, settings.combined(told), told, str(path))
+        config = settings.combined(told, news, settings.from_overrides(overrides))
         recorded = parse_object(
             metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on"
         )
@@ -95,6 +107,21 @@ def run_config(path: Path, overrides: list[str], only_drawn: bool = False) -> Co
     if recorded and kinds:
         foundation.check(recorded, _below(config, kinds, path), str(path), kinds)
     return config
+
+
+def beside(
+    folder: Path, files: Sequence[str], overrides: list[str], free: Collection[str]
+) -> Config:
+    """Returns a run's recorded configuration, then what `files` may say beside it, then overrides.
+
+    What is `free` may differ (`agreement.taken`).
+    """
+    told = settings.from_files([str(folder / "config.yaml")])
+    news = agreement.taken(
+        files, overrides, settings.combined(told), set(settings.fields()), str(folder), free,
+        read_state(folder).revision_asked,
+    )  # fmt: skip
+    return settings.combined(told, news, settings.from_overrides(overrides))
 
 
 _TOLD_ANEW = {

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments import presets
 from experiments.verbs import common, train
 
 HELP = "forget a concept on the shipped emoji canvas, in minutes on two cores"
@@ -23,7 +24,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     everything = ArgumentParser()
     train.add_arguments(everything)
     whole = Namespace(**vars(everything.parse_args([])) | vars(args))
-    whole.config = [str(common.CONFIGS / "canvas.yaml")]
+    whole.config = [presets.DEFAULT]
     whole.overrides = args.overrides + ([f"seed={args.seed}"] if args.seed else [])
     whole.name, whole.overwrite = "demo", True
     return train.run(whole, console)

@@ -35,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--full", action="store_true", help="UnlearnCanvas's protocol: every prompt with 5 seeds"
     )
     parser.add_argument("--out", metavar="FILE", help="also write the whole comparison as JSON")
+    common.add_config_beside(parser)
     parser.set_defaults(overrides=[])
 
 
@@ -60,7 +61,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from rl_unlearn.adapters.adapter import read_adapter
 
     states = [read_adapter(path) for path in paths]
-    configs = [common.run_config(path, overrides) for path in paths]
+    configs = [common.run_config(path, overrides, files=args.config) for path in paths]
     config = _shared(paths, configs)
     from experiments.evaluation import comparing
     from experiments.evaluation.models import quiet

@@ -27,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="adapter in these keys, or a whole pipeline",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
+    common.add_config_beside(parser)
     common.add_overrides(parser)
 
 
@@ -35,7 +36,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     from rl_unlearn.adapters.adapter import read_adapter
 
     read_adapter(args.run)
-    config = common.run_config(Path(args.run), args.overrides, only_drawn=True)
+    config = common.run_config(Path(args.run), args.overrides, only_drawn=True, files=args.config)
     from experiments.export import adapters
 
     written = adapters.export(Path(args.run), args.format, Path(args.out), config)

@@ -69,11 +69,6 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or "
             "none"
         )
-    if args.config and args.adapter:
-        raise ConfigError(
-            "an adapter brings its own configuration along: leave --config out, and say what "
-            "differs as KEY=VALUE"
-        )
     config = settings.load(args.config, args.overrides)
     from rl_unlearn.prompt_file import MAX_PROMPT_CHARACTERS, read_prompts
 
@@ -99,7 +94,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     scales = args.scale or [1.0] * len(args.adapter)
     state = None
     if args.adapter:
-        state, config = _together([Path(name) for name in args.adapter], scales, args.overrides)
+        state, config = _together([Path(name) for name in args.adapter], scales, args)
     grid = bool(out.suffix) and not out.is_dir()
     make_folder(out.parent if grid else out, "choose another --out")
     for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
@@ -131,7 +126,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
 
 def _together(
-    adapters: list[Path], scales: list[float], overrides: list[str]
+    adapters: list[Path], scales: list[float], args: Namespace
 ) -> tuple["AdapterState", Config]:
     """Returns the adapters as one, and the first one's configuration made to fit it."""
     from rl_unlearn.adapters.adapter import read_adapter
@@ -139,7 +134,10 @@ def _together(
     from rl_unlearn.adapters.combining import combine
 
     states = [read_adapter(path) for path in adapters]
-    configs = [common.run_config(path, overrides, only_drawn=True) for path in adapters]
+    configs = [
+        common.run_config(path, args.overrides, only_drawn=True, files=args.config)
+        for path in adapters
+    ]
     models = {
         (m.path, m.config, m.revision, m.variant) for m in (config.model for config in configs)
     }

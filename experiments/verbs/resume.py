@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import settings
 from experiments.console import say
 from experiments.mirror import fetching, opening
 from experiments.runs import replacing, resuming
@@ -20,6 +19,7 @@ HELP = "go on with a run that was stopped, from its newest checkpoint"
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds what `resume` takes."""
     parser.add_argument("run", metavar="RUN", help="the run folder")
+    common.add_config_beside(parser)
     common.add_overrides(parser)
     common.add_cluster(parser)
     common.add_no_evaluate(parser)
@@ -35,7 +35,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         )
     place = [f"output={folder.parent}", f"name={folder.name}"]
     overrides = args.overrides + common.cluster_overrides(args) + place
-    config = settings.recorded(folder / "config.yaml", overrides)
+    config = common.beside(folder, args.config, overrides, resuming.MAY_CHANGE)
     with opening.held(config, console) as mirror:
         if mirror is not None:
             fetching.go_on_here(mirror, folder, partial(say, console))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster import address
-from experiments import settings
+from experiments import presets, settings
 from experiments.console import say
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
@@ -28,7 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds what `sweep` takes."""
     common.add_config(parser)
     parser.add_argument(
-        "--space", metavar="FILE", help="YAML file of what varies; see experiments/configs/sweeps"
+        "--space",
+        metavar="NAME_OR_FILE",
+        help="what varies: a shipped space by name, such as seeds, or a YAML file",
     )
     parser.add_argument("--name", metavar="N", help="name of the sweep; default the space file's")
     common.add_cluster(
@@ -62,11 +64,9 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
     from experiments.sweep.space_file import read
 
     if not args.space:
-        raise ConfigError(
-            "nothing to vary: give --space FILE, such as experiments/configs/sweeps/seeds.yaml"
-        )
+        raise ConfigError("nothing to vary: give --space NAME_OR_FILE, such as --space seeds")
     base = _base(args.config, overrides)
-    space = read(Path(args.space), base)
+    space = read(presets.space_file(args.space), base)
     folder = _folder(args, args.name or base.name or Path(args.space).stem)
     folder.check_new()
     _check_worlds(base, space)
@@ -101,7 +101,7 @@ def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Conf
     base = (
         _base(args.config, overrides) if args.config else settings.recorded(folder.base, overrides)
     )
-    space = read(Path(args.space) if args.space else folder.space, base)
+    space = read(presets.space_file(args.space) if args.space else folder.space, base)
     folder.check_same(base, space)
     return folder, base, space
 

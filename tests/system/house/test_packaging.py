@@ -14,6 +14,8 @@ from conftest import PACKAGES, ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from experiments import presets
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -64,7 +66,8 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
         "experiments/report/report.html.j2",
         "experiments/report/report.css",
         "experiments/report/card.md.j2",
-        "experiments/configs/canvas.yaml",
+        *(f"experiments/configs/{name}.yaml" for name in presets.names()),
+        *(f"experiments/configs/sweeps/{name}.yaml" for name in presets.names(presets.SPACES)),
         "experiments/canvas/__main__.py",
         f"{weights}/pipeline/model_index.json",
         f"{weights}/pipeline/unet/diffusion_pytorch_model.safetensors",

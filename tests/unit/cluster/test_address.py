@@ -19,7 +19,6 @@ from cluster import address, connection, program, proxy
 from cluster.images import image_source
 from experiments.__main__ import main
 from experiments.doctor import health_cluster
-from experiments.verbs.common import CONFIGS
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError
 
@@ -125,7 +124,7 @@ def test_commands_tell_it_before_they_make_anything(
     monkeypatch.setenv("RAY_ADDRESS", useless)
     for words in (
         ["train", "concept=cat"],
-        ["sweep", "--space", str(CONFIGS / "sweeps" / "seeds.yaml")],
+        ["sweep", "--space", "seeds"],
     ):
         assert main([*words, f"output={tmp_path / 'out'}"]) == 3
         assert "correct RAY_ADDRESS" in capsys.readouterr().err

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from experiments import settings, strict_yaml
 from experiments.__main__ import VERBS, main
-from experiments.verbs.common import CONFIGS
 from rl_unlearn.adapters.adapter import save_adapter
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.errors import ConfigError
@@ -247,13 +246,9 @@ def test_estimators_have_the_names_that_people_know(word: str, name: str) -> Non
 
 
 def test_there_is_one_recipe_of_the_canvas() -> None:
-    assert (
-        load(files=(CONFIGS / "canvas.yaml",)).model_copy(update={"reward": load().reward})
-        == load()
-    )
+    assert load(files=(Path("canvas"),)).model_copy(update={"reward": load().reward}) == load()
     anchors = [
-        PromptBook.from_config(load(files=files)).anchors
-        for files in ((), (CONFIGS / "canvas.yaml",))
+        PromptBook.from_config(load(files=files)).anchors for files in ((), (Path("canvas"),))
     ]
     assert anchors[0] == anchors[1]
 
@@ -337,7 +332,7 @@ def test_the_demo_trains_with_the_canvas_configuration(
     for _ in range(2):  # it replaces itself
         assert main(["demo", "--inline", "--seed", "3", "concept=frog", f"output={tmp_path}"]) == 0
     (config, folder), _ = begun_runs
-    expected = load("concept=frog", "seed=3", files=(CONFIGS / "canvas.yaml",))
+    expected = load("concept=frog", "seed=3", files=(Path("canvas"),))
     assert folder == tmp_path / "demo"
     assert (config.concept, config.seed, config.cluster.inline) == ("frog", 3, True)
     assert (config.rollout, config.critic, config.loop, config.reward) == (

@@ -14,7 +14,6 @@ import torch
 from experiments import settings
 from experiments.__main__ import main
 from experiments.runs import run_folder
-from experiments.verbs.common import CONFIGS
 from rl_unlearn import canvas
 from rl_unlearn.adapters.adapter import digest, save_adapter
 from rl_unlearn.attacks import inversion, relearning
@@ -229,7 +228,7 @@ def test_references_are_the_untouched_models_from_noise_of_their_own(world: Worl
 
 
 def test_references_show_what_was_asked_on_the_canvas() -> None:
-    config = settings.load([str(CONFIGS / "canvas.yaml")], environ={})
+    config = settings.load(["canvas"], environ={})
     book, policy = PromptBook.from_config(config), DiffusionPolicy(load_pipeline(Model()), config)
     from rl_unlearn.evaluation.judges import load_judge
 
@@ -566,9 +565,7 @@ QUICK = (
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder on the canvas whose adapter does nothing."""
-    config = settings.load(
-        [str(CONFIGS / "canvas.yaml")], [f"output={tmp_path}", "name=cats"], environ={}
-    )
+    config = settings.load(["canvas"], [f"output={tmp_path}", "name=cats"], environ={})
     folder = run_folder.reserve(config, overwrite=False)
     with folder.running(config, ["test"]):
         save_adapter(
