@@ -92,7 +92,7 @@ def run_config(
         from experiments.export.adapters import described
 
         told = settings.from_overrides(described(path))
-        news = agreement.taken(files, overrides, settings.combined(told), told, str(path))
+        news = agreement.taken(files, overrides, told, str(path))
         config = settings.combined(told, news, settings.from_overrides(overrides))
         recorded = parse_object(
             metadata(path).get("stands_on", "{}"), f"what {path} says that it stands on"
@@ -117,10 +117,8 @@ def beside(
     What is `free` may differ (`agreement.taken`).
     """
     told = settings.from_files([str(folder / "config.yaml")])
-    news = agreement.taken(
-        files, overrides, settings.combined(told), set(settings.fields()), str(folder), free,
-        read_state(folder).revision_asked,
-    )  # fmt: skip
+    asked = read_state(folder).revision_asked
+    news = agreement.taken(files, overrides, told, str(folder), free, asked)
     return settings.combined(told, news, settings.from_overrides(overrides))
 
 
