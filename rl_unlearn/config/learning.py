@@ -23,7 +23,7 @@ class Critic(Section):
     convolutional critic."""
     minibatch: int = Field(64, ge=1)
     """Noisy latents in a critic step."""
-    steps: int = Field(16, ge=0)
+    steps: int = Field(8, ge=0)
     """Critic steps before each update."""
     window: int = Field(192, ge=1)
     """Replay rows, uniformly drawn, that these steps see; the warm-up's are among them until they
@@ -38,13 +38,13 @@ class Critic(Section):
     start: str | None = None
     """Run folder whose critic this one starts from; None: the reward CLIP's blocks and random
     convolutions."""
-    warmup_images: int = Field(512, ge=2)
+    warmup_images: int = Field(256, ge=2)
     """Images of the frozen policy made before the first update: they warm the critic up and are the
     retention pool."""
     warmup_target_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the warm-up images drawn for target prompts: what there is besides is most of what
     must be learned."""
-    warmup_steps: int = Field(400, ge=0)
+    warmup_steps: int = Field(200, ge=0)
     """Critic steps on the warm-up images."""
 
     @property
