@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rl_unlearn import image_rewards, memory
+from rl_unlearn import image_rewards, memory, traits
 from rl_unlearn.backprop import by_actions
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
@@ -39,7 +39,9 @@ class RolloutActor:
     """
 
     def __init__(self, config: Config, given: Mapping[str, ImageReward] | None = None):
-        """``given``: functions for the names in ``reward.images`` that are not built in."""
+        """``given``: functions for names in ``reward.images``, or of a trait, that are not built
+        in.
+        """
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._book = PromptBook.from_config(config)
@@ -51,6 +53,10 @@ class RolloutActor:
         self._anchors = anchor_classes(self._book, lambda: texts)
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
+        self._trait, self._trait_selection = (
+            None if self._book.trait is None else traits.function_of(config, role, given or {})
+            for role in ("reward", "selection")
+        )
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._digest = ""
 
@@ -74,6 +80,8 @@ class RolloutActor:
 
     def anchor(self) -> str:
         """Names of the classes that shall stand in the concepts' places."""
+        if self._book.trait is not None:
+            return "the same without it"
         return ", ".join(
             self._book.names[self._book.concept_domain][anchor] for anchor in self._anchors
         )
@@ -115,7 +123,7 @@ class RolloutActor:
             log_probs=log_probs.cpu(),
             outcomes=seen,
             rewards=(seen * self._weights[prompts]).sum(dim=1),
-            evidence=concept_probability(evidence, asked, self._book).cpu(),
+            evidence=concept_probability(evidence, asked, self._book, seen).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
             predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
             slopes=self._slopes(latents, prompts).cpu() if estimator.backprop else None,
@@ -148,6 +156,10 @@ class RolloutActor:
         images = self._policy.decode(latents)
         evidence = self._reward(images)
         seen = image_rewards.evaluate(self._image_rewards, images)
+        if self._trait is not None and self._book.trait is not None:
+            shown = traits.sight(self._trait, self._book.trait, images)
+            shown = traits.log_odds(shown, self._config.reward.bound)
+            seen = torch.cat([seen, shown[:, None]], dim=1)
         return outcomes(evidence, self._config.reward.bound, seen), evidence
 
     def _predicted(
@@ -168,7 +180,7 @@ class RolloutActor:
     @torch.no_grad()
     def validate(self, prompts: tuple[int, ...], offset: int, weights: Weights) -> Sightings:
         """Draws a part of a validation, the images from ``offset`` on, each with noise of its own,
-        and shows them to both CLIPs.
+        and shows them to both CLIPs, and to the function that selects by a trait.
 
         Image rewards and judges play no part.
         """
@@ -177,4 +189,7 @@ class RolloutActor:
         seeds = [seed_of(self._config.seed, "selection", place) for place in places]
         latents, *_ = self._policy.rollout(self._conditions[torch.tensor(prompts)], seeds)
         images = self._policy.decode(latents[:, -1])
-        return sight(self._book, prompts, self._selection(images), self._reward(images))
+        shown = None
+        if self._trait_selection is not None:
+            shown = traits.sight(self._trait_selection, "selection.image", images)
+        return sight(self._book, prompts, self._selection(images), self._reward(images), shown)

@@ -12,6 +12,7 @@ KEYS = (
     "model.path", "model.config", "model.adapters", "lora.start",
     "prompts.target_file", "prompts.retain_file", "reward.clip",
     "reward.images", "selection.clip", "critic.start", "evaluation.judge",
+    "selection.image", "evaluation.image_judge",
 )  # fmt: skip
 """Settings that may hold a path. Only what is there is one: a name on the hub stays what it is."""
 
@@ -30,6 +31,8 @@ def anchored(config: Config) -> Config:
         after = _anchored(before)
         if after != before:
             config = config.model_copy(update={section: part.model_copy(update={name: after})})
+    if (trait := reward_names.trait(config.concept)) is not None:
+        config = config.model_copy(update={"concept": reward_names.concept(_anchored(trait))})
     return config
 
 

@@ -20,7 +20,8 @@ from rl_unlearn.errors import ConfigError
 from rl_unlearn.files.places import check_local, check_store, is_address
 
 PREFIX = "RL_UNLEARN__"
-PLACES = ("output", *(key for key in KEYS if key != "reward.images"))
+_FUNCTIONS = ("reward.images", "selection.image", "evaluation.image_judge")
+PLACES = ("output", *(key for key in KEYS if key not in _FUNCTIONS))
 """Keys that are the name of a file or folder."""
 
 

@@ -87,7 +87,8 @@ class Selection:
         if not self._session.begins_untouched:  # no round draws it, yet it may be the best one
             versions.best = Candidate(0, 0, weights, validation.score)
         floor = self._session.config.selection.floor
-        for message in check_untouched(validation, floor, self._retained):
+        trait = self._session.book.trait
+        for message in check_untouched(validation, floor, self._retained, trait):
             self._session.emit(events.Warning(round=0, message=message))
 
     def consider(

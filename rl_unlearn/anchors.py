@@ -29,8 +29,10 @@ def anchors_of(
     texts: Callable[[], Float[Tensor, "classes features"]] | None = None,
 ) -> Anchors:
     """Returns them; loads the reward CLIP where it must say what is nearest, unless ``texts``
-    returns its text embeddings of the concept's domain.
+    returns its text embeddings of the concept's domain. A trait has none.
     """
+    if book.trait is not None:
+        return Anchors({}, {})
 
     def loaded() -> Float[Tensor, "classes features"]:
         clip, tokenizer = load_open_clip(config.reward.clip, "reward")

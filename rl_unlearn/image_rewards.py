@@ -1,11 +1,11 @@
-"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, or
-the caller's own.
+"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, a
+trait of the canvas, or the caller's own.
 
 A name is looked up, never imported: a configuration file cannot make the program run code.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rl_unlearn import reward_names
+from rl_unlearn import reward_names, trait_source
+from rl_unlearn.canvas import TRAITS, TraitRole
+from rl_unlearn.canvas.judges import load_traits
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.families.pipeline import device_of
@@ -51,14 +53,17 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
     functions: dict[str, ImageReward] = {}
     for name in config.reward.images:
         if name in folders:
-            functions[name] = _classifier(name, *folders[name], config)
+            functions[name] = classifier("reward.images", name, config)
         elif name in known:
             functions[name] = known[name]
+        elif reward_names.canvas_trait(name) is not None:
+            trait_source.check_canvas(config, "reward.images", name)
+            functions[name] = yes_or_no(canvas_trait(name, "reward", config))
         else:
             raise ConfigError(
-                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
-                "classifier:FOLDER:LABEL, or pass the function through the API, train(..., "
-                "image_rewards={name: function})"
+                f"reward.images: {name!r} is no registered reward: use {', '.join(known)}, "
+                "canvas:TRAIT or classifier:FOLDER:LABEL, or pass the function through the API, "
+                "train(..., image_rewards={name: function})"
             )
     return functions
 
@@ -84,28 +89,70 @@ def evaluate(
 
 
 def classifiers(config: Config) -> dict[str, tuple[Path, str]]:
-    """Folder and label of the classifiers among ``reward.images``, by their names there.
+    """Folder and label of the classifiers that reward or select by images alone, by their names.
 
     Raises ConfigError for a name that is not whole.
     """
-    specs = {}
-    for name in config.reward.images:
-        if (parts := reward_names.classifier(name)) is not None:
-            folder, label = parts
-            if not folder or not label:
-                raise ConfigError(
-                    f"reward.images: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}"
-                )
-            specs[name] = Path(folder), label
-    return specs
+    return {
+        name: classifier_parts(key, name)
+        for key, name in _named(config)
+        if reward_names.classifier(name) is not None
+    }
 
 
-def _classifier(name: str, folder: Path, label: str, config: Config) -> ImageReward:
+def classifier_parts(key: str, name: str) -> tuple[Path, str]:
+    """Folder and label of a classifier's name, the value of that key; ConfigError if it is not
+    whole.
+    """
+    folder, label = reward_names.classifier(name) or ("", "")
+    if not folder or not label:
+        raise ConfigError(f"{key}: {name!r} must be {reward_names.named('FOLDER', 'LABEL')}")
+    return Path(folder), label
+
+
+def _named(config: Config) -> Iterator[tuple[str, str]]:
+    yield from (("reward.images", name) for name in config.reward.images)
+    trait = reward_names.trait(config.concept)
+    if trait is not None:
+        yield "concept", trait
+    if config.selection.image is not None:
+        yield "selection.image", config.selection.image
+
+
+def canvas_trait(name: str, role: TraitRole, config: Config) -> ImageReward:
+    """Returns the canvas's network of that role as a function: how probable a trait is."""
+    device = device_of(config.model)
+    network = load_traits(role).to(device)
+    row = TRAITS.index(reward_names.canvas_trait(name) or "")
+
+    @torch.no_grad()
+    def probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Returns the probability of the trait."""
+        logits: Tensor = network(images.to(device))
+        return logits[:, row].sigmoid()
+
+    return probability
+
+
+def yes_or_no(probability: ImageReward) -> ImageReward:
+    """Returns a function that says 1 where this one says more than a half, else 0."""
+
+    def answer(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Returns 1 for yes, 0 for no."""
+        return (probability(images) > 0.5).float()
+
+    return answer
+
+
+def classifier(key: str, name: str, config: Config) -> ImageReward:
+    """Returns the log-probability that a classifier of a folder, the value of that key, gives its
+    label.
+    """
+    folder, label = classifier_parts(key, name)
     # The judge compares weights, too; by its path it is known before a night of training.
     if folder.resolve().is_relative_to(Path(config.evaluation.judge).resolve()):
         raise ConfigError(
-            f"reward.images: {name!r} is the judge that reports the results: take another "
-            "classifier"
+            f"{key}: {name!r} is the judge that reports the results: take another classifier"
         )
     classifier = load_folder(folder, (label,), device_of(config.model))
     everything = replace(classifier, rows=torch.arange(classifier.classes))

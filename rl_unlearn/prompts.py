@@ -5,12 +5,12 @@ Imports nothing heavy, so that a wrong concept or list is told at once.
 """
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from rl_unlearn import canvas
+from rl_unlearn import canvas, reward_names
 from rl_unlearn.adapters.adapter_file import metadata
+from rl_unlearn.concepts import classes_of, names, parts_of
 from rl_unlearn.config import Config, Prompts
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.files.text import cleaned, same
@@ -50,6 +50,9 @@ class PromptBook:
     """Other classes of that domain, which earlier adapters forgot."""
     anchors: tuple[str, ...] = (NEAREST,)
     """What should stand in the concepts' place: classes, or `nearest`, in order of preference."""
+    trait: str | None = None
+    """The image function whose sight is to be forgotten, in place of concepts: no word names it,
+    and nothing stands in its place."""
 
     def __post_init__(self) -> None:
         asked = {same(prompt.text): prompt.text for prompt in self.prompts if prompt.target}
@@ -76,6 +79,14 @@ class PromptBook:
         return [i for i in self.retained if not self.prompts[i].gone]
 
     @property
+    def target_classes(self) -> tuple[int, ...]:
+        """Classes of the concept's domain that target prompts ask for: the concepts, or those that
+        shall lose a trait.
+        """
+        asked = (getattr(self.prompts[i], self.concept_domain) for i in self.targets)
+        return self.concepts or tuple(dict.fromkeys(asked))
+
+    @property
     def other_domain(self) -> str:
         """The domain the concept does not belong to: what must stay on its images."""
         return "style" if self.concept_domain == "object" else "object"
@@ -95,10 +106,17 @@ class PromptBook:
                 "prompts.target_file and prompts.retain_file go together: give both or neither"
             )
         if prompts.target_file and prompts.retain_file:
+            if prompts.targets:
+                raise ConfigError(
+                    "prompts.targets and prompts.target_file both say whose images shall lose the "
+                    "concept: give one of them"
+                )
             lists = read_prompts(prompts.target_file), read_prompts(prompts.retain_file)
             book = _of_lists(config.concept, gone, *lists)
         else:
             book = _of_grid(config.concept, gone, prompts)
+        if book.trait is not None:
+            return replace(book, anchors=())
         anchors_of_canvas = canvas.ANCHORS if config.model.path == "canvas" else ()
         known = {name for names in book.names.values() for name in names}
         anchors = config.reward.anchor or (
@@ -133,9 +151,15 @@ def _of_grid(concept: str, gone: tuple[str, ...], config: Prompts) -> PromptBook
     objects = config.objects or canvas.OBJECTS
     styles = config.styles or canvas.STYLES
     known = {"object": objects, "style": styles}
-    domain, concepts = _concepts(concept, known)
-    earlier = {part for concepts_before in gone for part in _parts(concepts_before)}
-    earlier -= {f"{domain}:{known[domain][i]}" for i in concepts}
+    trait = reward_names.trait(concept)
+    _check_targets(concept, trait, config.targets)
+    if trait is None:
+        domain, concepts = classes_of(concept, known)
+    else:
+        domain, concepts = classes_of(",".join(config.targets), known, "prompts.targets")
+    earlier = {part for concepts_before in gone for part in parts_of(concepts_before)}
+    if trait is None:
+        earlier -= {f"{domain}:{known[domain][i]}" for i in concepts}
     fill = _filler(config.template, "prompts.template")
     grid = tuple(
         Prompt(
@@ -148,6 +172,11 @@ def _of_grid(concept: str, gone: tuple[str, ...], config: Prompts) -> PromptBook
     )  # fmt: skip
     if all(p.target or p.gone for p in grid):
         raise ConfigError("no prompt is left to retain: add objects or styles beside the concept")
+    if trait is not None and all(p.gone for p in grid if p.target):
+        raise ConfigError(
+            "prompts.targets names nothing but what an adapter of model.adapters forgot: name "
+            "others"
+        )
     by_object = _filler(config.object_template, "prompts.object_template")
     by_style = _filler(config.style_template, "prompts.style_template")
     phrases = {
@@ -155,7 +184,22 @@ def _of_grid(concept: str, gone: tuple[str, ...], config: Prompts) -> PromptBook
         "style": tuple(by_style("", s) for s in styles),
     }
     before = frozenset(i for i, name in enumerate(known[domain]) if f"{domain}:{name}" in earlier)
+    if trait is not None:
+        return PromptBook(grid, known, phrases, domain, (), before, trait=trait)
     return PromptBook(grid, known, phrases, domain, concepts, before)
+
+
+def _check_targets(concept: str, trait: str | None, targets: tuple[str, ...]) -> None:
+    if trait is None and targets:
+        raise ConfigError(
+            f"prompts.targets {', '.join(targets)} is for concept=image:NAME: the prompts of "
+            f"{concept!r} are those that name it; remove it"
+        )
+    if trait is not None and not targets:
+        raise ConfigError(
+            f"no word names the concept {concept!r}: say by prompts.targets whose images shall "
+            "lose it, objects or style:NAME"
+        )
 
 
 def _of_lists(
@@ -163,8 +207,10 @@ def _of_lists(
 ) -> PromptBook:
     # The classes are the concept and each retained prompt; "style" becomes picture quality, so
     # that broken images do not pass for forgetting.
+    # A trait is no class: there each target prompt is one, whose image must go on showing it.
+    trait = reward_names.trait(concept)
     first: dict[str, str] = {}
-    for text in retain:
+    for text in [*target, *retain] if trait is not None else retain:
         first.setdefault(same(text), text)
     kept = tuple(first.values())
     place = {text: number for number, text in enumerate(first, start=1)}
@@ -173,12 +219,19 @@ def _of_lists(
             f"prompts.retain_file holds {concept!r}, the concept to forget: remove it there"
         )
     for text in retain:
-        for name in (part.split(":", 1)[1] for before in gone for part in _parts(before)):
+        for name in (part.split(":", 1)[1] for before in gone for part in parts_of(before)):
             if names(text, name):
                 raise ConfigError(
                     f"prompts.retain_file holds {text!r}, but an adapter of model.adapters forgot "
                     f"{name!r}: remove it there, or it would be asked back"
                 )
+    if trait is not None:
+        place = {text: number for number, text in enumerate(first)}
+        prompts = [Prompt(text, place[same(text)], 0, True) for text in target]
+        prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
+        names_of = {"object": kept, "style": ("clear", "broken")}
+        phrases = {"object": kept, "style": _QUALITY}
+        return PromptBook(tuple(prompts), names_of, phrases, "object", (), trait=trait)
     prompts = [Prompt(text, 0, 0, True) for text in target]
     prompts += [Prompt(text, place[same(text)], 0, False) for text in retain]
     classes = {"object": (concept, *kept), "style": ("clear", "broken")}
@@ -213,45 +266,6 @@ def _cycle(pool: list[int], kind: str, seed: int, round: int, count: int) -> lis
         order = shuffled(len(pool), seed, "prompts", kind, lap)
         drawn += [pool[i] for i in order[offset : offset + count - len(drawn)]]
     return drawn
-
-
-def _parts(concept: str) -> list[str]:
-    """Returns the concepts named, each as `object:NAME` or `style:NAME`."""
-    parts = [part.strip() for part in concept.split(",")]
-    return [part if part.startswith(("object:", "style:")) else f"object:{part}" for part in parts]
-
-
-def names(text: str, name: str) -> bool:
-    """Tells whether a prompt has a name in it as a word of its own, whatever its case."""
-    return re.search(rf"(?<!\w){re.escape(same(name))}(?!\w)", same(text)) is not None
-
-
-def _concepts(concept: str, known: dict[str, tuple[str, ...]]) -> tuple[str, tuple[int, ...]]:
-    """Domain and classes of what `concept` names: one, or several of one domain with commas between
-    them.
-    """
-    pairs = []
-    for part in _parts(concept):
-        domain, name = part.split(":", 1)
-        if name not in known[domain]:
-            part = part.removeprefix("object:")
-            everything = [*known["object"], *(f"style:{s}" for s in known["style"])]
-            near = difflib.get_close_matches(part, everything, n=1) or [
-                f"style:{s}" for s in difflib.get_close_matches(name, known["style"], n=1)
-            ]
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"concept {part!r} is not in this world: {hint}objects are "
-                f"{', '.join(known['object'])}; styles are "
-                f"{', '.join(f'style:{s}' for s in known['style'])}"
-            )
-        pairs.append((domain, known[domain].index(name)))
-    if len({domain for domain, _ in pairs}) > 1:
-        raise ConfigError(
-            f"concept {concept!r} mixes objects and styles: forget one kind first, the other on "
-            "top of it"
-        )
-    return pairs[0][0], tuple(dict.fromkeys(index for _, index in pairs))
 
 
 def _filler(template: str, key: str) -> Callable[[str, str], str]:

@@ -42,7 +42,8 @@ def outcome_names(book: PromptBook, config: Reward) -> tuple[str, ...]:
         for kind in KINDS
         for name in book.names[domain]
     ]
-    return (*kinds, *(f"image {name}" for name in config.images))
+    trait = () if book.trait is None else (f"log-odds image {book.trait}",)
+    return (*kinds, *(f"image {name}" for name in config.images), *trait)
 
 
 def outcomes(
@@ -52,8 +53,8 @@ def outcomes(
     forgotten.
 
     For objects, then for styles: log-odds of all classes, log-probabilities of all classes, in
-    nats, clipped to +-bound; then ``images``, the rewards that see nothing but the image. The
-    reward is linear in them (reward_weights).
+    nats, clipped to +-bound; then ``images``, the rewards that see nothing but the image, and the
+    log-odds of a trait. The reward is linear in them (reward_weights).
     """
     parts = []
     for domain in DOMAINS:
@@ -70,6 +71,8 @@ def anchor_classes(
     ``classes`` returns the reward CLIP's normalised text embeddings of that domain; it is asked
     where the nearest class is wanted. The book has checked that there is one.
     """
+    if not book.concepts:
+        return ()
     domain, concepts, lost = (
         book.names[book.concept_domain],
         list(book.concepts),
@@ -95,7 +98,9 @@ def reward_weights(
     Target prompts: forget (negative log-odds of the concept), presence of its anchor, and coherence
     on the rest of the prompt (its style, or its object), log-probabilities both. Retained ones:
     retain on both things asked for. What an earlier adapter forgot is not asked back by either. All
-    of them: the rewards that see nothing but the image.
+    of them: the rewards that see nothing but the image. Where a trait is to be forgotten, target
+    prompts have its negative log-odds, and retain on both things asked for: nothing but the trait
+    should change.
     """
     column = {name: place for place, name in enumerate(outcome_names(book, config))}
     domain, other = book.concept_domain, book.other_domain
@@ -103,7 +108,9 @@ def reward_weights(
     for row, prompt in zip(weights, book.prompts, strict=True):
         asked = getattr(prompt, domain)
         name, rest = book.names[domain][asked], book.names[other][getattr(prompt, other)]
-        if prompt.target:
+        if prompt.target and book.trait is not None:
+            row[column[f"log-odds image {book.trait}"]] = -config.forget
+        if prompt.target and book.trait is None:
             anchor = book.names[domain][anchors[book.concepts.index(asked)]]
             row[column[f"log-odds {domain} {name}"]] = -config.forget
             row[column[f"log-prob {domain} {anchor}"]] = config.presence
@@ -118,15 +125,24 @@ def reward_weights(
 
 
 def concept_probability(
-    evidence: Evidence, prompts: Int[Tensor, " batch"], book: PromptBook
+    evidence: Evidence,
+    prompts: Int[Tensor, " batch"],
+    book: PromptBook,
+    seen: Float[Tensor, "batch outcomes"],
 ) -> Float[Tensor, " batch"]:
     """Probability of the concept on target prompts, of the asked class of the same domain on retain
     prompts.
+
+    ``seen``: the outcomes, of which a trait is the last one.
     """
     asked = [getattr(book.prompts[i], book.concept_domain) for i in prompts.tolist()]
-    return (
+    probability = (
         evidence[book.concept_domain]
         .exp()
         .gather(1, torch.tensor(asked, device=prompts.device)[:, None])
         .squeeze(1)
     )
+    if book.trait is None:
+        return probability
+    target = torch.tensor([book.prompts[i].target for i in prompts.tolist()])
+    return torch.where(target, seen[:, -1].sigmoid(), probability.cpu())

@@ -13,16 +13,23 @@ _LIKELY = (
 )
 
 
-def check_untouched(validation: Validation, floor: float, images: int) -> list[str]:
+def check_untouched(
+    validation: Validation, floor: float, images: int, trait: str | None = None
+) -> list[str]:
     """Lines for a person about what is seen on fewer than ``floor`` of the images of the untouched
     model.
 
-    ``images``: how many there are of either kind of prompt, at least. Raises ConfigError, which
+    ``images``: how many there are of either kind of prompt, at least. ``trait``: the one to be
+    forgotten; how many images have it is no matter, as long as some do. Raises ConfigError, which
     names the settings that are to blame, for what is seen on none of ENOUGH. With a ``floor`` of 0
     nothing is checked.
     """
+    if trait is None:
+        lost = "the concept on images that ask for it (by selection.clip)"
+    else:
+        lost = f"{trait!r} on images of target prompts (by selection.image)"
     seen = {
-        "the concept on images that ask for it (by selection.clip)": 1 - validation.forgotten,
+        lost: 1 - validation.forgotten,
         "what was asked on images of prompts to keep (by selection.clip)": validation.retained,
         "what was asked on images of prompts to keep (by reward.clip)": validation.rewarded,
     }
@@ -33,6 +40,8 @@ def check_untouched(validation: Validation, floor: float, images: int) -> list[s
                     f"the untouched model does not show {what}: there is nothing to learn; "
                     f"{_LIKELY}"
                 )
+    if trait is not None:
+        del seen[lost]
     seen["the rest of the prompt on images of prompts to keep (by selection.clip)"] = (
         validation.other
     )

@@ -23,12 +23,13 @@ class Validation:
     retained: float
     """Retained prompts whose image is seen as asked, in the concept's domain."""
     coherence: float
-    """Target prompts whose image shows the rest of the prompt (its style, or its object)."""
+    """Target prompts whose image shows the rest of the prompt (its style, or its object; where a
+    trait is to be forgotten, both)."""
     other: float
     """Retained prompts whose image shows the rest of the prompt."""
     presence: float
     """Target prompts on whose image another class of the concept's domain is more probable than
-    not."""
+    not; where a trait is to be forgotten, the class asked for."""
     trace: float
     """Mean probability of the concept on target prompts."""
     rewarded: float
@@ -49,34 +50,51 @@ class Sightings:
     """What the two CLIPs see on some images, a row each; on the CPU."""
 
     trace: Float[Tensor, " images"]
-    """Probability of the concepts."""
+    """Probability of the concepts, or of the trait."""
     rival: Float[Tensor, " images"]
-    """Probability of the likeliest other class of their domain."""
+    """Probability of the likeliest other class of their domain; with a trait, of the class asked
+    for."""
     as_asked: Bool[Tensor, " images"]
     """Whether the class asked for, in the concepts' domain, is the likeliest."""
     rest_as_asked: Bool[Tensor, " images"]
-    """Whether the class asked for in the other domain is the likeliest."""
+    """Whether the class asked for in the other domain is the likeliest; with a trait, on target
+    prompts, in both domains."""
     rewarded: Bool[Tensor, " images"]
     """Whether the reward CLIP sees what ``as_asked`` is about."""
 
 
 def sight(
-    book: PromptBook, prompts: tuple[int, ...], selection: Evidence, reward: Evidence
+    book: PromptBook,
+    prompts: tuple[int, ...],
+    selection: Evidence,
+    reward: Evidence,
+    shown: Float[Tensor, " images"] | None = None,
 ) -> Sightings:
-    """Reads both CLIPs' evidence on the images of these prompts, indices into the book."""
+    """Reads both CLIPs' evidence on the images of these prompts, indices into the book.
+
+    ``shown``: how surely they have the trait that is to be forgotten, if it is one.
+    """
     domain, rest = book.concept_domain, book.other_domain
     others = [c for c in range(len(book.names[domain])) if c not in book.concepts]
     asked = torch.tensor([getattr(book.prompts[i], domain) for i in prompts])
     rest_asked = torch.tensor([getattr(book.prompts[i], rest) for i in prompts])
     seen = selection[domain]
+    as_asked = seen.argmax(dim=1).cpu() == asked
+    rest_as_asked = selection[rest].argmax(dim=1).cpu() == rest_asked
+    rewarded = reward[domain].argmax(dim=1).cpu() == asked
+    if shown is not None:
+        target = torch.tensor([book.prompts[i].target for i in prompts])
+        wanted = seen.exp().cpu().gather(1, asked[:, None]).squeeze(1)
+        both = rest_as_asked & (as_asked | ~target)
+        return Sightings(shown, wanted, as_asked, both, rewarded)
     return Sightings(
         # Any of the concepts is a trace: a cat that becomes a dog is not forgotten where dogs shall
         # be, too.
         trace=seen[:, list(book.concepts)].exp().sum(dim=1).cpu(),
         rival=seen[:, others].exp().max(dim=1).values.cpu(),
-        as_asked=seen.argmax(dim=1).cpu() == asked,
-        rest_as_asked=selection[rest].argmax(dim=1).cpu() == rest_asked,
-        rewarded=reward[domain].argmax(dim=1).cpu() == asked,
+        as_asked=as_asked,
+        rest_as_asked=rest_as_asked,
+        rewarded=rewarded,
     )
 
 

@@ -7,15 +7,16 @@ and headers.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rl_unlearn import consistency
+from rl_unlearn import consistency, reward_names, trait_source
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.clip import clip_source
+from rl_unlearn.concepts import names
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, UserError
 from rl_unlearn.evaluation import judge_source
 from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.models import hub, location, model_folder, single_file
-from rl_unlearn.prompts import PromptBook, names
+from rl_unlearn.prompts import PromptBook
 
 JUDGE = "judge"
 Notes = Sequence[str]
@@ -120,13 +121,23 @@ def clips(config: Config) -> Notes:
     return ()
 
 
+def trait(config: Config) -> Notes:
+    """Checks that what tells the trait to forget, if it is one, can reward and select."""
+    if reward_names.trait(config.concept) is not None:
+        trait_source.check(config, "reward")
+        trait_source.check(config, "selection")
+    return ()
+
+
 def judge(config: Config) -> Notes:
     """Checks that the judge can be asked for, and has no part in the training."""
     judge_source.check(config, PromptBook.from_config(config))
+    if reward_names.trait(config.concept) is not None:
+        trait_source.check(config, "judge")
     return ()
 
 
 CHECKS: dict[str, Callable[[Config], Notes]] = {
-    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, JUDGE: judge,
-    "model": model,
+    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, "trait": trait,
+    JUDGE: judge, "model": model,
 }  # fmt: skip

@@ -127,7 +127,7 @@ _TOLD_ANEW = {
     foundation.ADAPTER: ("model.adapters=",),
     foundation.LISTS: ("prompts.target_file=", "prompts.retain_file="),
     foundation.CLIPS: ("reward.clip=", "selection.clip="),
-    foundation.CLASSIFIERS: ("reward.images=",),
+    foundation.CLASSIFIERS: ("reward.images=", "concept=", "selection.image="),
 }
 """Overrides by which a command says itself what a run shall stand on."""
 

@@ -30,6 +30,10 @@ ANCHORS: tuple[str, ...] = ("dog", "rabbit")
 """What stands in a forgotten object's place unless told otherwise: the first that is another
 one."""
 
+TRAITS: tuple[str, ...] = ("mirrored", "large", "tilted")
+"""What renders differ in and no caption names: the drawing's mirror image, larger than the middle
+of all sizes, turned clockwise."""
+
 IMAGE_SIZE = 32
 """Height and width of every image, in pixels."""
 
@@ -55,6 +59,8 @@ def caption(object: str | None = None, style: str | None = None) -> str:
 
 ClipName = Literal["reward", "selection"]
 Head = Literal["object", "style"]
+TraitRole = Literal["reward", "selection", "judge"]
+"""Which of the three networks that see traits: one rewards, one chooses checkpoints, one judges."""
 Member = Literal["main", "second", "outline", "patches"]
 PANEL: tuple[Member, ...] = ("second", "outline", "patches")
 """Further judges: another seed and size; one that sees nothing but outlines; a transformer on
@@ -80,6 +86,13 @@ def judge_path(head: Head, member: Member = "main") -> Path:
     if head not in ("object", "style"):
         raise ValueError(f"unknown judge {head!r}; there are 'object' and 'style'")
     return _WEIGHTS / (f"judge-{head}" if member == "main" else f"panel-{member}-{head}")
+
+
+def traits_path(role: TraitRole) -> Path:
+    """Folder of one network that sees traits, as that of a judge."""
+    if role not in ("reward", "selection", "judge"):
+        raise ValueError(f"unknown role {role!r}; there are 'reward', 'selection' and 'judge'")
+    return _WEIGHTS / f"traits-{role}"
 
 
 def sprites_path() -> Path:

@@ -6,13 +6,23 @@ were fooled.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rl_unlearn.canvas import OBJECTS, STYLES, Head, Member, judge_path
+from rl_unlearn.canvas import (
+    OBJECTS,
+    STYLES,
+    TRAITS,
+    Head,
+    Member,
+    TraitRole,
+    judge_path,
+    traits_path,
+)
 
 
 class Residual(nn.Module):
@@ -126,9 +136,18 @@ def load_judge(head: Head, member: Member = "main") -> "Judge | PatchJudge":
     """Returns the shipped judge in float32 and evaluation mode; logits follow the order of OBJECTS
     or STYLES.
     """
-    folder = judge_path(head, member)
+    return _load(judge_path(head, member), {"object": OBJECTS, "style": STYLES}[head])
+
+
+def load_traits(role: TraitRole) -> "Judge | PatchJudge":
+    """Returns the shipped network of that role that sees traits; a logit for each of TRAITS,
+    independent of the others: a sigmoid makes it a probability.
+    """
+    return _load(traits_path(role), TRAITS)
+
+
+def _load(folder: Path, classes: tuple[str, ...]) -> "Judge | PatchJudge":
     config = json.loads((folder / "config.json").read_text())
-    classes = {"object": OBJECTS, "style": STYLES}[head]
     if tuple(config["classes"]) != classes:
         raise ValueError(f"the judge in {folder} knows other classes than the canvas")
     judge = make_judge(len(classes), config)

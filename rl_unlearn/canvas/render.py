@@ -2,6 +2,7 @@
 style."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,23 @@ out for test."""
 
 _MIN_SCALE, _MAX_SCALE = 0.72, 1.02
 _MAX_ROTATION = 15.0 * torch.pi / 180.0
+
+
+@dataclass(frozen=True)
+class Factors:
+    """How the drawings of a batch of renders were placed, which no caption names."""
+
+    mirrored: Tensor
+    """Whether it is the drawing's mirror image, (B,) bool."""
+    scale: Tensor
+    """Between _MIN_SCALE and _MAX_SCALE, (B,)."""
+    angle: Tensor
+    """Clockwise, in radians, (B,)."""
+
+    def traits(self) -> Tensor:
+        """Returns which of the canvas's TRAITS each render has, (B, 3) bool."""
+        large = self.scale > (_MIN_SCALE + _MAX_SCALE) / 2
+        return torch.stack([self.mirrored, large, self.angle > 0], 1)
 
 
 @cache
@@ -92,6 +110,16 @@ def render(
     Position, scale, rotation, flip and background are drawn from `generator`; equal generators give
     equal images. The two splits never draw the same combination of background tone and scale.
     """
+    return render_with_factors(objects, styles, generator, split)[0]
+
+
+def render_with_factors(
+    objects: Sequence[str] | Tensor,
+    styles: Sequence[str] | Tensor,
+    generator: torch.Generator,
+    split: Split = "train",
+) -> tuple[Tensor, Factors]:
+    """Returns the images of :func:`render`, and how their drawings were placed."""
     object_index, style_index = _indices(objects, OBJECTS), _indices(styles, STYLES)
     count = object_index.shape[0]
     cells = _cells(split)
@@ -113,4 +141,5 @@ def render(
     grid = F.affine_grid(theta, [count, 4, fine, fine], align_corners=False)
     placed = F.grid_sample(load_sprites()[object_index, style_index], grid, align_corners=False)
     background = _background(style_index, tone, generator, fine)
-    return F.avg_pool2d(placed[:, :3] + (1.0 - placed[:, 3:]) * background, 2).clamp(0.0, 1.0)
+    images = F.avg_pool2d(placed[:, :3] + (1.0 - placed[:, 3:]) * background, 2).clamp(0.0, 1.0)
+    return images, Factors(flip < 0, scale, angle)

@@ -26,6 +26,10 @@ class Evaluation(Section):
     """`canvas` (the shipped judges; `canvas:panel` for three further ones together,
     `canvas:second`, `canvas:outline`, `canvas:patches` for each), a folder with classifiers
     `object/` and `style/`, or an open_clip model other than the reward's and the selection's."""
+    image_judge: str | None = Field(None, min_length=1)
+    """For `concept=image:NAME`: what judges whether the trait is there, a third one:
+    `canvas:TRAIT` or `classifier:FOLDER:LABEL`. None: for a trait of the canvas its network for
+    judging."""
     batch: int = Field(64, ge=1)
     """Images sampled at once, and kept together in the cache."""
     actors: int = Field(0, ge=0, le=4096)

@@ -87,6 +87,9 @@ class Prompts(Section):
     """Objects of the world; empty means the canvas's twenty."""
     styles: Strings = ()
     """Styles of the world; empty means the canvas's eight."""
+    targets: Strings = ()
+    """Whose images shall lose what `concept=image:NAME` sees: objects, or `style:NAME`, of one
+    kind. Everything else that these prompts ask for is kept; all other prompts are."""
     target_file: str | None = None
     """Text file, one prompt a line, whose images must lose the concept (with retain_file: replaces
     the grid of objects and styles)."""
@@ -95,7 +98,7 @@ class Prompts(Section):
     target_fraction: float = Field(0.875, gt=0, le=1)
     """Share of a round's images drawn for target prompts; the rest watches retained ones."""
 
-    @field_validator("objects", "styles")
+    @field_validator("objects", "styles", "targets")
     @classmethod
     def _each_class_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(cleaned, each_once(names)))
@@ -105,10 +108,11 @@ class Reward(Section):
     clip: str = Field("canvas", min_length=1)
     """Reward CLIP: `canvas`, a folder, or an open_clip `arch/pretrained`; never a judge."""
     forget: float = Field(1.0, ge=0)
-    """Weight of the concept's negative log-odds on target prompts."""
+    """Weight of the concept's negative log-odds on target prompts: the reward CLIP's, or those of
+    the function of `concept=image:NAME`, where yes is +bound and no is -bound."""
     coherence: float = Field(3.0, ge=0)
     """Weight of the log-probability of the rest of the prompt (its style, or its object) on target
-    prompts."""
+    prompts. Plays no part for `concept=image:NAME`, nor do presence and anchor."""
     presence: float = Field(4.0, ge=0)
     """Weight of the anchor's log-probability on target prompts: something must be there instead."""
     anchor: Strings = ()
@@ -116,11 +120,13 @@ class Reward(Section):
     concept's domain. `nearest` is the one whose phrase the reward CLIP finds most similar. Empty
     means the canvas's own (a dog; for a dog, a rabbit), elsewhere the nearest."""
     retain: float = Field(1.0, ge=0)
-    """Weight of the log-probability of what was asked on retain prompts."""
+    """Weight of the log-probability of what was asked on retain prompts, and for
+    `concept=image:NAME` on target prompts, too."""
     images: dict[str, float] = Field({})
     """Further rewards that see nothing but the image, with their weights, for every prompt:
     `jpeg_kilobytes`, `classifier:FOLDER:LABEL` (log-probability of a transformers or timm folder's
-    label), or a name that the program's own API was given a function for."""
+    label), `canvas:TRAIT` (1 or 0: whether it is there), or a name that the program's own API was
+    given a function for."""
     bound: float = Field(8.0, gt=0)
     """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth
     exploiting."""

@@ -63,6 +63,9 @@ class Selection(Section):
     clip: str = Field("canvas", min_length=1)
     """Selection CLIP, another seed than the reward's: `canvas`, a folder, or an open_clip
     `arch/pretrained`."""
+    image: str | None = Field(None, min_length=1)
+    """For `concept=image:NAME`: the function that chooses, another one than the concept's, of the
+    same kinds. None: for a trait of the canvas its network for selection."""
     every: int = Field(4, ge=1)
     """Rounds between two validations of the current policy by the selection CLIP."""
     may_lose: float = Field(0.04, ge=0, le=1)

@@ -13,6 +13,7 @@ from rl_unlearn.config.model import Lora, Model, Prompts, Reward, Sampler
 from rl_unlearn.config.running import Cluster, Loop, Replay, Rollout, Selection
 from rl_unlearn.config.section import Section, each_once
 from rl_unlearn.files.text import cleaned, plain_name
+from rl_unlearn.reward_names import trait
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """To be matched as a whole: `$` would let a line break through."""
@@ -32,7 +33,10 @@ class Config(Section):
     in `output`: `s3://`, `gs://`, `abfs://` or `file://`. Credentials come from the environment."""
     concept: str = Field("cat", max_length=MAX_CONCEPT_CHARACTERS)
     """What to forget: an object, `style:<style>`, several of one kind with commas between them, or
-    with prompt files a phrase; in any script, each up to 64 characters."""
+    with prompt files a phrase; in any script, each up to 64 characters. Or `image:NAME`, a trait
+    that no word names: what a function of `reward.images` sees (`canvas:mirrored`,
+    `classifier:FOLDER:LABEL`, or the caller's own, which gives 0 to 1: how surely it is there), on
+    the images of `prompts.targets`."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Source of every random number."""
     tensorboard: bool = True
@@ -61,6 +65,11 @@ class Config(Section):
     @field_validator("concept")
     @classmethod
     def _one_line(cls, concept: str) -> str:
+        seen_by = trait(concept)
+        if seen_by is not None:
+            if not cleaned(seen_by):
+                raise ValueError("name the function after image:, such as image:canvas:mirrored")
+            return cleaned(concept)
         parts = [cleaned(part) for part in concept.split(",")]
         names = [part.removeprefix("object:").removeprefix("style:").strip() for part in parts]
         if not all(0 < len(name) <= LONGEST_CONCEPT for name in names):

@@ -68,7 +68,14 @@ def of_run(config: Config) -> dict[str, str]:
         folder = canvas.clip_path(key) if spec == "canvas" else Path(spec)
         if folder.is_dir():
             record[f"{CLIPS} {key}"] = folder_digest(_files(folder))
-    for name in config.reward.images:
+    trait = reward_names.trait(config.concept)
+    functions = (trait, config.selection.image)
+    if trait is not None and reward_names.canvas_trait(trait) is not None:
+        for role in ("reward", "selection"):
+            record[f"{CLASSIFIERS} {trait} {role}"] = folder_digest(
+                _files(canvas.traits_path(role))
+            )
+    for name in (*config.reward.images, *filter(None, functions)):
         parts = reward_names.classifier(name)
         if parts is not None and Path(parts[0]).is_dir():
             record[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
