@@ -13,6 +13,7 @@ STAGES = (
     "autoencoder",
     "judges",
     "panel",
+    "traits",
     "latents",
     "clip",
     "unet",
@@ -37,6 +38,7 @@ def stages(
         latents,
         measure,
         robust,
+        traits,
     )
     from rl_unlearn.canvas import PANEL
 
@@ -59,6 +61,10 @@ def stages(
             for head in judges.HEADS:
                 judges.build(head, work, member)
 
+    def all_traits() -> None:
+        for role in traits.SEEDS:
+            traits.build(role, work)
+
     def both_clips() -> None:
         clip.build("reward", work, weights)
         clip.build("selection", work, weights)
@@ -73,6 +79,7 @@ def stages(
         "autoencoder": lambda: autoencoder.build(work, weights),
         "judges": both_judges,
         "panel": panel,
+        "traits": all_traits,
         "latents": lambda: latents.build(work),
         "clip": both_clips,
         "unet": lambda: diffusion.build(work, weights, processes),

@@ -10,11 +10,22 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
+from experiments.canvas import traits
 from experiments.canvas.autoencoder import decode, encode
 from experiments.canvas.clip import CAPTIONS, zero_shot
-from experiments.canvas.data import CONCEPTS
+from experiments.canvas.data import CONCEPTS, to_bytes
 from experiments.canvas.sampling import ETA, GUIDANCE, STEPS
-from rl_unlearn.canvas import OBJECTS, STYLES, Head, caption, clip_path, pipeline_path, sprites_path
+from rl_unlearn.canvas import (
+    OBJECTS,
+    STYLES,
+    WITH_TRAITS,
+    Head,
+    TraitRole,
+    caption,
+    clip_path,
+    pipeline_path,
+    sprites_path,
+)
 from rl_unlearn.canvas.clip import load_clip
 from rl_unlearn.canvas.judges import load_judge
 from rl_unlearn.canvas.render import render
@@ -68,6 +79,27 @@ def judged(images: Tensor, concepts: Tensor) -> dict[str, object]:
     return result
 
 
+@torch.no_grad()
+def of_traits(pipeline: StableDiffusionPipeline, images: int) -> dict[str, object]:
+    """Accuracy of the three networks on unseen renders and reconstructions, by trait; and of
+    generated images, which have no label, the share that has it by the network that judges, and on
+    how many the one that rewards agrees with it.
+    """
+    roles: tuple[TraitRole, ...] = ("reward", "selection", "judge")
+    real, _, labels = traits.examples("test", images, SEED)
+    prompts = [caption(name, style) for name in WITH_TRAITS for style in STYLES] * images
+    made = to_bytes(generate(pipeline, prompts, SEED))
+    seen = {role: traits.seen(role, made) for role in roles}
+    return {
+        "renders": {role: traits.accuracies(role, real, labels) for role in roles},
+        "reconstructions": {
+            role: traits.accuracies(role, traits.reconstructed(real), labels) for role in roles
+        },
+        "generated_share": traits.by_name(seen["judge"]),
+        "generated_agreement": traits.by_name(seen["judge"] == seen["reward"]),
+    }
+
+
 def speed(pipeline: StableDiffusionPipeline) -> float:
     """Images a second of one thread with the default sampler, batch 64, decoding included."""
     threads = torch.get_num_threads()
@@ -104,6 +136,7 @@ def build(weights: Path, per_concept: int = PER_CONCEPT) -> None:
         "sampler": {"scheduler": "DDIM", "steps": STEPS, "eta": ETA, "guidance": GUIDANCE},
         "judges": {kind: judged(images, concepts) for kind, images in kinds.items()},
         "clip_zero_shot": clips,
+        "traits": of_traits(pipeline, per_concept),
         "images_a_second_one_thread": speed(pipeline),
         "megabytes": round(
             sum(p.stat().st_size for p in sprites_path().parent.rglob("*") if p.is_file()) / 2**20,

@@ -33,6 +33,9 @@ one."""
 TRAITS: tuple[str, ...] = ("mirrored", "large", "tilted")
 """What renders differ in and no caption names: the drawing's mirror image, larger than the middle
 of all sizes, turned clockwise."""
+WITH_TRAITS: tuple[str, ...] = ("horse", "bird", "fish")
+"""Objects whose traits the shipped networks see: in all styles they are drawn facing left, so that
+a person sees which image is the mirrored one."""
 
 IMAGE_SIZE = 32
 """Height and width of every image, in pixels."""

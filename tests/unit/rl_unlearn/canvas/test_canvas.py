@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from rl_unlearn import canvas
 from rl_unlearn.canvas.clip import load_clip, normalise
-from rl_unlearn.canvas.judges import load_judge, outlines
-from rl_unlearn.canvas.render import render
+from rl_unlearn.canvas.judges import load_judge, load_traits, outlines
+from rl_unlearn.canvas.render import render, render_with_factors
 from rl_unlearn.models.fingerprint import weights_digest
 
 CONCEPTS = torch.arange(160)
@@ -121,6 +121,62 @@ def test_render_is_a_function_of_the_generator() -> None:
     assert torch.equal(first, again)
     assert torch.equal(first, by_index)
     assert not torch.equal(first, other)
+
+
+def test_factors_are_those_of_the_same_images() -> None:
+    images, factors = render_with_factors(OBJECT, STYLE, torch.Generator().manual_seed(5))
+    assert torch.equal(images, render(OBJECT, STYLE, torch.Generator().manual_seed(5)))
+    # The mirror image of a drawing is the mirror image: its other factors stay what they are.
+    assert factors.traits().shape == (160, 3)
+    assert factors.traits().float().mean(0).sub(0.5).abs().max() < 0.15
+    assert torch.equal(factors.traits()[:, 1], factors.scale > 0.87)
+
+
+def test_a_factor_is_what_its_name_says() -> None:
+    """Of one drawing on plain ground: how much of it lies right of its middle, its area, and the
+    way it leans.
+    """
+    count = 400
+    tower, horse = torch.full((count,), 17), torch.full((count,), 10)
+    for name, thing in (("tilted", tower), ("large", tower), ("mirrored", horse)):
+        draws = torch.Generator().manual_seed(6)
+        images, factors = render_with_factors(thing, torch.full((count,), 7), draws)
+        ink = (images.amax((2, 3), keepdim=True) - images).mean(1).clamp(min=0)
+        ink = ink * (ink > 0.25)
+        axis = torch.arange(32.0)
+        mass = ink.sum((1, 2))
+        x = (ink * axis).sum((1, 2)) / mass
+        y = (ink * axis[:, None]).sum((1, 2)) / mass
+        dx, dy = axis - x[:, None, None], axis[:, None] - y[:, None, None]
+        measured = {
+            "tilted": -(ink * dx * dy).sum((1, 2)) / mass,  # a clockwise tower leans to the right
+            "large": mass,
+            "mirrored": (ink * dx.pow(3)).sum((1, 2)) / mass,
+        }[name]
+        truth = {
+            "tilted": factors.angle, "large": factors.scale, "mirrored": factors.mirrored.float()
+        }[name]  # fmt: skip
+        together = torch.corrcoef(torch.stack([measured, truth]))[0, 1]
+        assert together.abs() > 0.6 if name == "mirrored" else together > 0.8, name
+
+
+@pytest.mark.parametrize("role", ["reward", "selection", "judge"])
+def test_traits_are_seen_on_unseen_renders(role: str) -> None:
+    objects = torch.tensor([canvas.OBJECTS.index(name) for name in ("horse", "bird", "fish")])
+    network = load_traits(role)
+    draws = torch.Generator().manual_seed(7)
+    images, factors = render_with_factors(
+        objects.repeat(80), torch.arange(8).repeat_interleave(3).repeat(10), draws, "test"
+    )
+    right = ((network(images) > 0) == factors.traits()).float().mean(0)
+    assert (right > torch.tensor([0.96, 0.86, 0.78])).all(), right
+
+
+def test_the_networks_that_see_traits_are_three() -> None:
+    digests = {
+        weights_digest(load_traits(role).state_dict()) for role in ("reward", "selection", "judge")
+    }
+    assert len(digests) == 3
 
 
 def test_the_splits_share_no_draw() -> None:
