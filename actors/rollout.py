@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl_unlearn import image_rewards, memory, traits
 from rl_unlearn.backprop import by_actions
+from rl_unlearn.canvas import TraitRole
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config
 from rl_unlearn.families.condition import Condition
@@ -53,10 +54,8 @@ class RolloutActor:
         self._anchors = anchor_classes(self._book, lambda: texts)
         self._weights = reward_weights(self._book, config.reward, self._anchors)
         self._image_rewards = image_rewards.find(config, given or {})
-        self._trait, self._trait_selection = (
-            None if self._book.trait is None else traits.function_of(config, role, given or {})
-            for role in ("reward", "selection")
-        )
+        self._trait = self._told_by("reward", given or {})
+        self._trait_selection = self._told_by("selection", given or {})
         self._selection = self._zero_shot(config.selection.clip, "selection")
         self._digest = ""
 
@@ -85,6 +84,12 @@ class RolloutActor:
         return ", ".join(
             self._book.names[self._book.concept_domain][anchor] for anchor in self._anchors
         )
+
+    def _told_by(self, role: TraitRole, given: Mapping[str, ImageReward]) -> ImageReward | None:
+        """Returns what tells the trait to forget, in that role; None for a concept with a word."""
+        if self._book.trait is None:
+            return None
+        return traits.function_of(self._config, role, given)
 
     def _zero_shot(self, spec: str, name: Literal["reward", "selection"]) -> ZeroShot:
         return ZeroShot(*load_open_clip(spec, name), self._book.phrases, self._policy.device)

@@ -1,5 +1,5 @@
-"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, a
-trait of the canvas, or the caller's own.
+"""Rewards that are functions of the images alone, by name: built in, a classifier from a folder, or
+the caller's own.
 
 A name is looked up, never imported: a configuration file cannot make the program run code.
 """
@@ -14,9 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rl_unlearn import reward_names, trait_source
-from rl_unlearn.canvas import TRAITS, TraitRole
-from rl_unlearn.canvas.judges import load_traits
+from rl_unlearn import reward_names
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.families.pipeline import device_of
@@ -56,14 +54,11 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
             functions[name] = classifier("reward.images", name, config)
         elif name in known:
             functions[name] = known[name]
-        elif reward_names.canvas_trait(name) is not None:
-            trait_source.check_canvas(config, "reward.images", name)
-            functions[name] = yes_or_no(canvas_trait(name, "reward", config))
         else:
             raise ConfigError(
-                f"reward.images: {name!r} is no registered reward: use {', '.join(known)}, "
-                "canvas:TRAIT or classifier:FOLDER:LABEL, or pass the function through the API, "
-                "train(..., image_rewards={name: function})"
+                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
+                "classifier:FOLDER:LABEL, or pass the function through the API, train(..., "
+                "image_rewards={name: function})"
             )
     return functions
 
@@ -117,31 +112,6 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
         yield "concept", trait
     if config.selection.image is not None:
         yield "selection.image", config.selection.image
-
-
-def canvas_trait(name: str, role: TraitRole, config: Config) -> ImageReward:
-    """Returns the canvas's network of that role as a function: how probable a trait is."""
-    device = device_of(config.model)
-    network = load_traits(role).to(device)
-    row = TRAITS.index(reward_names.canvas_trait(name) or "")
-
-    @torch.no_grad()
-    def probability(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Returns the probability of the trait."""
-        logits: Tensor = network(images.to(device))
-        return logits[:, row].sigmoid()
-
-    return probability
-
-
-def yes_or_no(probability: ImageReward) -> ImageReward:
-    """Returns a function that says 1 where this one says more than a half, else 0."""
-
-    def answer(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Returns 1 for yes, 0 for no."""
-        return (probability(images) > 0.5).float()
-
-    return answer
 
 
 def classifier(key: str, name: str, config: Config) -> ImageReward:

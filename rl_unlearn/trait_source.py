@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rl_unlearn import reward_names
-from rl_unlearn.canvas import TRAITS, TraitRole
+from rl_unlearn.canvas import TRAITS, WITH_TRAITS, TraitRole
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
@@ -46,7 +46,7 @@ def check(config: Config, role: TraitRole, given: Collection[str] = ()) -> None:
     """
     key, name = named(config, role)
     if name not in given and reward_names.canvas_trait(name) is not None:
-        check_canvas(config, key, name)
+        _check_canvas(config, key, name)
     elif name not in given and reward_names.classifier(name) is None:
         raise ConfigError(
             f"{key}: {name!r} is no registered function of images: use canvas:TRAIT "
@@ -69,13 +69,16 @@ def _network(name: str, role: TraitRole) -> str:
     return name if parts is None else str(Path(parts[0]).resolve())
 
 
-def check_canvas(config: Config, key: str, name: str) -> None:
-    """Raises ConfigError for a `canvas:TRAIT`, the value of that key, that is none or is asked
-    about another world.
-    """
+def _check_canvas(config: Config, key: str, name: str) -> None:
     if reward_names.canvas_trait(name) not in TRAITS:
         raise ConfigError(f"{key}: {name!r} is unknown: the canvas has {', '.join(TRAITS)}")
     if config.model.path != "canvas":
         raise ConfigError(
             f"{key}: {name!r} knows the canvas only: elsewhere name a classifier:FOLDER:LABEL"
+        )
+    others = [target for target in config.prompts.targets if target not in WITH_TRAITS]
+    if others:
+        raise ConfigError(
+            f"{key}: {name!r} is seen on {', '.join(WITH_TRAITS)} only: remove {', '.join(others)} "
+            "from prompts.targets"
         )

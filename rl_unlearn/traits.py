@@ -12,15 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_unlearn import image_rewards, reward_names, trait_source
-from rl_unlearn.canvas import TraitRole
+from rl_unlearn.canvas import TRAITS, TraitRole
+from rl_unlearn.canvas.judges import load_traits
 from rl_unlearn.config import Config
-from rl_unlearn.errors import ConfigError, TrainingError
+from rl_unlearn.errors import TrainingError
+from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.image_rewards import ImageReward
 
 
 def function_of(config: Config, role: TraitRole, given: Mapping[str, ImageReward]) -> ImageReward:
-    """Returns the function of that role: how surely an image has the trait, from 0 to 1. One of the
-    canvas's networks says yes or no where it rewards.
+    """Returns the function of that role: how surely an image has the trait, from 0 to 1. The
+    canvas's networks say yes or no.
 
     Raises ConfigError for a name that nobody registered or that plays two roles.
     """
@@ -29,10 +31,7 @@ def function_of(config: Config, role: TraitRole, given: Mapping[str, ImageReward
     if name in given:
         return given[name]
     if reward_names.canvas_trait(name) is not None:
-        probability = image_rewards.canvas_trait(name, role, config)
-        return image_rewards.yes_or_no(probability) if role == "reward" else probability
-    if reward_names.classifier(name) is None:
-        raise ConfigError(f"{key} {name!r} is no function that was given")
+        return _of_canvas(name, role, config)
     log_probability = image_rewards.classifier(key, name, config)
     return lambda images: log_probability(images).exp()
 
@@ -56,3 +55,17 @@ def sight(
 def log_odds(seen: Float[Tensor, " batch"], bound: float) -> Float[Tensor, " batch"]:
     """``log p - log(1 - p)`` in nats, clipped to +-bound: a plain yes is +bound, a no -bound."""
     return torch.logit(seen.double()).clamp(-bound, bound).float()
+
+
+def _of_canvas(name: str, role: TraitRole, config: Config) -> ImageReward:
+    device = device_of(config.model)
+    network = load_traits(role).to(device)
+    row = TRAITS.index(reward_names.canvas_trait(name) or "")
+
+    @torch.no_grad()
+    def answer(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Returns 1 where the network of that role sees the trait, else 0."""
+        logits: Tensor = network(images.to(device))
+        return (logits[:, row] > 0).float()
+
+    return answer

@@ -115,14 +115,11 @@ def _check_rank(start: str, rank: int) -> None:
 
 
 def clips(config: Config) -> Notes:
-    """Checks that the CLIPs that reward and select can be asked for."""
+    """Checks that the CLIPs that reward and select can be asked for, and the functions that tell a
+    trait, if one is to be forgotten.
+    """
     clip_source.check("reward.clip", config.reward.clip)
     clip_source.check("selection.clip", config.selection.clip)
-    return ()
-
-
-def trait(config: Config) -> Notes:
-    """Checks that what tells the trait to forget, if it is one, can reward and select."""
     if reward_names.trait(config.concept) is not None:
         trait_source.check(config, "reward")
         trait_source.check(config, "selection")
@@ -138,6 +135,6 @@ def judge(config: Config) -> Notes:
 
 
 CHECKS: dict[str, Callable[[Config], Notes]] = {
-    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips, "trait": trait,
+    "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips,
     JUDGE: judge, "model": model,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from experiments import signals
 from experiments.console import say
 from experiments.evaluation.headline import FURTHER, HEADLINE
 from experiments.evaluation.image_cache import CachedImages, cached
+from rl_unlearn import trait_source, traits
 from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.anchors import anchors_of
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
@@ -103,15 +104,16 @@ def judge_side_by_side(
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
+    trait = None if book.trait is None else traits.function_of(config, "judge", {})
     with console.status("judging"):
-        seen = [examine(model.images(), images_asked.texts, judge, clip) for model in images]
+        seen = [examine(model.images(), images_asked.texts, judge, clip, trait) for model in images]
         anchor = None
         if of_anchor is not None:
             seen_anchor = examine(of_anchor.images(), anchors_asked.texts, judge, clip)
             anchor = Anchor.measured(seen_anchor, anchors_asked, anchors, book, config)
         classes = clip.classes[book.concept_domain].cpu()
-        others = sorted({*range(len(classes))} - {*book.concepts, *book.gone})
-        near = nearest(classes, book.concepts, others)
+        others = sorted({*range(len(classes))} - {*book.target_classes, *book.gone})
+        near = nearest(classes, book.target_classes, others)
         reference = measure_reference(seen[0], images_asked, book, config, near, anchor)
         compared = [
             compare(candidate.name, model, reference, book, config, judge.feature_extractor)
@@ -120,6 +122,7 @@ def judge_side_by_side(
     return Comparison(
         protocol=Protocol(
             judge=judge.name,
+            image_judge="" if book.trait is None else trait_source.named(config, "judge")[1],
             seeds=list(images_asked.numbers),
             prompts=len(book.prompts),
             images=len(images_asked.prompts),
@@ -148,14 +151,18 @@ def show(evaluation: Evaluation, console: Console) -> None:
     for row in evaluation.models:
         table.add_column(escape(row.name), justify="right")
     for key, heading in (HEADLINE | FURTHER).items():
-        table.add_row(heading, *(_cell(getattr(row, key)) for row in evaluation.models))
+        figures = [getattr(row, key) for row in evaluation.models]
+        if any(figure is not None for figure in figures):
+            table.add_row(heading, *map(_cell, figures))
     table.add_row("broken", *("[red]yes[/]" if row.broken else "no" for row in evaluation.models))
     console.print(table)
     for row in evaluation.models[1:]:
         say(console, f"{row.name}: {row.verdict}")
+    protocol = evaluation.protocol
+    of_trait = f", of the trait {protocol.image_judge}" if protocol.image_judge else ""
     say(
         console,
-        f"judge: {evaluation.protocol.judge}; KID and FID in "
+        f"judge: {protocol.judge}{of_trait}; KID and FID in "
         f"{evaluation.models[0].feature_extractor}",
     )
 

@@ -5,6 +5,8 @@ defines them.
 HEADLINE = {"ua": "UA", "coherence": "Coherence", "ira": "IRA", "cra": "CRA"}
 """The four that belong together: what is forgotten, whether it is only broken, and what is kept."""
 FURTHER = {
+    "target_object": "Object on its prompts",
+    "target_style": "Style on its prompts",
     "anchor": "Anchor",
     "spread": "Spread",
     "anchor_kid": "Anchor KID",

@@ -41,13 +41,14 @@ def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
 
 def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
     down, across = (book.concept_domain, book.other_domain)
-    others = [i for i in range(len(book.names[down])) if i not in book.concepts]
-    concepts = list(book.concepts[: ROWS - 1])
+    others = [i for i in range(len(book.names[down])) if i not in book.target_classes]
+    concepts = list(book.target_classes[: ROWS - 1])
     rows = [*concepts, *spread(others, ROWS - len(concepts))]
     columns = spread(list(range(len(book.names[across]))), COLUMNS)
     place = {(getattr(prompt, down), getattr(prompt, across)): prompt for prompt in book.prompts}
     table = [[place[i, j] for j in columns] for i in rows]
-    labels = [book.names[down][i] + (" (to forget)" if i in concepts else "") for i in rows]
+    mark = " (to forget)" if book.trait is None else " (to lose it)"
+    labels = [book.names[down][i] + (mark if i in concepts else "") for i in rows]
     return table, labels, [book.names[across][j] for j in columns]
 
 

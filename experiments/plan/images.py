@@ -27,6 +27,8 @@ def _of_anchors(config: Config, book: PromptBook) -> int:
     """Returns the images of what shall stand in the concept's place; at most so many where the
     nearest classes of several concepts are to be found yet.
     """
+    if book.trait is not None:
+        return 0
     rests = {getattr(book.prompts[place], book.other_domain) for place in book.targets}
     shared = len(book.concepts) == 1 or book.anchors[0] != NEAREST
     each = config.evaluation.each(target=True)

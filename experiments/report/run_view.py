@@ -12,6 +12,7 @@ from experiments.report import charts, confusion, tiles
 from experiments.runs.own_files import inside
 from experiments.runs.rows import EventRow, read_rows
 from experiments.runs.run_state import RunState, read_state
+from rl_unlearn import reward_names
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.attacks.record import Attacks, read_attacks
 from rl_unlearn.config import Config
@@ -76,7 +77,9 @@ class Run:
         """Who judged, in words."""
         named = self.evaluation.protocol.judge if self.evaluation else ""
         judge = named or self.config.evaluation.judge
-        return CANVAS_JUDGES if judge == "canvas" else judge
+        named = CANVAS_JUDGES if judge == "canvas" else judge
+        of_trait = self.evaluation.protocol.image_judge if self.evaluation else ""
+        return f"{named}, and of the trait {of_trait}" if of_trait else named
 
     @property
     def model(self) -> str:
@@ -85,10 +88,17 @@ class Run:
 
     @property
     def forgotten(self) -> tuple[str, ...]:
-        """The concepts without their domain."""
+        """The concepts without their domain; none where a trait is forgotten: all are kept."""
+        if self.trait is not None:
+            return ()
         if self.config.prompts.target_file:
             return (self.config.concept,)
         return tuple(part.strip().split(":", 1)[-1] for part in self.config.concept.split(","))
+
+    @property
+    def trait(self) -> str | None:
+        """What sees what was forgotten, if no word names it."""
+        return reward_names.trait(self.config.concept)
 
     @property
     def command(self) -> str:
@@ -139,12 +149,17 @@ def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
 def summary(run: Run) -> str:
     """Returns the run in two sentences."""
     lead = f"An adapter trained to make {run.model} stop drawing “{run.config.concept}”."
+    if run.trait is not None:
+        lead = f"An adapter trained to make {run.model} stop drawing what “{run.trait}” sees."
     before, after = run.before, run.after
     if before is None or after is None or before.ua is None or after.ua is None:
         return lead
+    asked, follow = "Asked for it, {} of the images no longer show it", "the rest of the prompt"
+    if run.trait is not None:
+        asked, follow = "On its prompts, {} of the images do not show it", "all of the prompt"
     sentences = (
-        ("Asked for it, {} of the images no longer show it ({} before)", "ua"),
-        ("{} of them still follow the rest of the prompt ({} before)", "coherence"),
+        (f"{asked} ({{}} before)", "ua"),
+        (f"{{}} of them still follow {follow} ({{}} before)", "coherence"),
         ("other concepts are still drawn in {} of the cases ({} before)", "ira"),
     )
     words = []

@@ -10,6 +10,7 @@ from experiments.console import say
 from experiments.files import write_json
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
+from rl_unlearn import reward_names
 from rl_unlearn.errors import ConfigError
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import read_layout
@@ -36,6 +37,11 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
 
     state = read_adapter(path)
     config = common.run_config(path, args.overrides, files=args.config)
+    if reward_names.trait(config.concept) is not None:
+        raise ConfigError(
+            f"attack searches for words that bring a concept back, and no word names "
+            f"{config.concept!r}: evaluate it with another evaluation.seed instead"
+        )
     layout = read_layout(fetched_folder(config.model))
     if not layout.one_vocabulary:
         raise ConfigError(

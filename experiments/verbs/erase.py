@@ -14,7 +14,9 @@ from experiments.console import say
 from experiments.mirror import fetching, opening
 from experiments.runs import replacing, run_folder
 from experiments.verbs import common, train
+from rl_unlearn import reward_names
 from rl_unlearn.config.erasing import Method
+from rl_unlearn.errors import ConfigError
 
 HELP = "erase a concept by a supervised method, to compare with or to start from"
 
@@ -39,6 +41,11 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         named = config.model_copy(update={"concept": f"{config.concept}-{config.erase.method}"})
         overrides.append(f"name={args.name or named.run_name}")
         config = settings.load(args.config, overrides)
+    if reward_names.trait(config.concept) is not None:
+        raise ConfigError(
+            f"erase needs a word to erase, and no word names the concept {config.concept!r}: use "
+            "train, which learns from what a function sees"
+        )
     replacing.restore(Path(config.output) / config.run_name)
     folder = run_folder.reserve(config, args.overwrite)
     with opening.held(config, console) as mirror:

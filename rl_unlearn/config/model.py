@@ -125,8 +125,7 @@ class Reward(Section):
     images: dict[str, float] = Field({})
     """Further rewards that see nothing but the image, with their weights, for every prompt:
     `jpeg_kilobytes`, `classifier:FOLDER:LABEL` (log-probability of a transformers or timm folder's
-    label), `canvas:TRAIT` (1 or 0: whether it is there), or a name that the program's own API was
-    given a function for."""
+    label), or a name that the program's own API was given a function for."""
     bound: float = Field(8.0, gt=0)
     """Log-odds and log-probabilities are clipped at +-bound nats, so that no image is worth
     exploiting."""

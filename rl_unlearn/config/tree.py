@@ -34,7 +34,7 @@ class Config(Section):
     concept: str = Field("cat", max_length=MAX_CONCEPT_CHARACTERS)
     """What to forget: an object, `style:<style>`, several of one kind with commas between them, or
     with prompt files a phrase; in any script, each up to 64 characters. Or `image:NAME`, a trait
-    that no word names: what a function of `reward.images` sees (`canvas:mirrored`,
+    that no word names: what a function of the image sees (`canvas:TRAIT`,
     `classifier:FOLDER:LABEL`, or the caller's own, which gives 0 to 1: how surely it is there), on
     the images of `prompts.targets`."""
     seed: int = Field(0, ge=0, lt=2**31)

@@ -26,6 +26,7 @@ from rl_unlearn.evaluation.metrics import (
 )
 from rl_unlearn.evaluation.place import Place, kernel_distance, spread
 from rl_unlearn.evaluation.record import Figure, ModelRecord
+from rl_unlearn.evaluation.trait_verdict import judge_trait
 from rl_unlearn.evaluation.verdict import Signs, judge_signs
 from rl_unlearn.prompts import PromptBook
 
@@ -129,7 +130,7 @@ def measure_reference(
     other = asked_labels(prompts, book)[book.other_domain]
     return Reference(
         seen,
-        rates(seen.labels, prompts, book, chosen.resamples, chosen.seed, near),
+        rates(seen.labels, prompts, book, chosen.resamples, chosen.seed, near, seen.shown),
         prompts,
         target,
         kept,
@@ -165,8 +166,9 @@ def compare(
     """Returns a model's rates, and its row of `models`."""
     chosen = config.evaluation
     after = rates(
-        seen.labels, reference.prompts, book, chosen.resamples, chosen.seed, reference.near
-    )
+        seen.labels, reference.prompts, book, chosen.resamples, chosen.seed, reference.near,
+        seen.shown,
+    )  # fmt: skip
     kept = reference.kept
     cosines = 100 * (seen.embeddings * reference.seen.embeddings).sum(dim=1)
     similarity = interval(cosines, by_prompt(reference.prompts, reference.target), reference.counts)
@@ -180,7 +182,7 @@ def compare(
         worst = f"{damage[0].name} ({damage[0].before:.0f} to {damage[0].after:.0f} %)"
     sure_before = _confidence(reference.seen, reference, book)
     anchor = reference.anchor
-    verdict = judge_signs(
+    verdict = (judge_signs if book.trait is None else judge_trait)(
         Signs(
             anchor=_named(anchor, book) if anchor else "",
             anchored=placed.anchor.value if placed.anchor else None,

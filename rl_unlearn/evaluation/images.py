@@ -8,14 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from rl_unlearn import traits
 from rl_unlearn.anchors import Anchors
 from rl_unlearn.clip.zeroshot import ZeroShot
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.judges import ProbabilityJudge
 from rl_unlearn.evaluation.metrics import Labels
+from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.noise import seed_of
 from rl_unlearn.prompts import PromptBook
 
@@ -84,6 +86,8 @@ class Seen:
     clip_scores: Float[Tensor, " images"]
     """100 times the cosine of image and prompt, not below 0 (CLIPScore without its factor of 2.5,
     arXiv 2104.08718)."""
+    shown: Bool[Tensor, " images"] | None = None
+    """Where the trait is, by what judges it; None unless a trait is to be forgotten."""
 
 
 @torch.no_grad()
@@ -92,19 +96,22 @@ def examine(
     texts: tuple[str, ...],
     judge: ProbabilityJudge,
     clip: ZeroShot,
+    trait: ImageReward | None = None,
 ) -> Seen:
     """Lets judge and CLIP look at the images of ``texts``, which come in batches of any size, in
-    order.
+    order, and what judges a trait, if one is to be forgotten.
     """
     different = list(dict.fromkeys(texts))
     parts = [different[i : i + _TEXTS_AT_ONCE] for i in range(0, len(different), _TEXTS_AT_ONCE)]
     words = torch.cat([clip.embed_texts(part).cpu() for part in parts])
     place = {text: row for row, text in enumerate(different)}
-    evidence, embeddings = [], []
+    evidence, embeddings, shown = [], [], []
     for batch in images:
         pixels = batch.float() / 255
         evidence.append(judge.classify(pixels))
         embeddings.append(clip.embed(pixels).float().cpu())
+        if trait is not None:
+            shown.append(traits.sight(trait, "evaluation.image_judge", pixels) > 0.5)
     embedded = torch.cat(embeddings)
     cosines = (embedded * words[torch.tensor([place[text] for text in texts])]).sum(dim=1)
     log_probs = {
@@ -118,4 +125,5 @@ def examine(
         features=torch.cat([e.features for e in evidence]),
         embeddings=embedded,
         clip_scores=100 * cosines.clamp(min=0),
+        shown=torch.cat(shown) if shown else None,
     )

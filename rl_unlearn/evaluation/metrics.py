@@ -25,7 +25,7 @@ Shares = dict[str, dict[str, dict[str, float]]]
 
 DEFINITIONS = {
     "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge "
-    "does not see it",
+    "does not see it; of a trait, share of its prompts' images",
     "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's "
     "domain",
     "ira_near": "the same over the concept's near neighbours: the quarter of the other concepts "
@@ -37,7 +37,9 @@ DEFINITIONS = {
     "keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
     "coherence": "accuracy of the other domain's label on the concept's images: broken ones score "
-    "a UA of 100 too",
+    "a UA of 100 too; of a trait, share of its prompts' images with both labels right",
+    "target_object": "accuracy of the object's label on the images that shall lose a trait",
+    "target_style": "accuracy of the style's label on the same images",
     "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose "
     "resamples do not differ, as when all images agree, has Wilson's interval for the effective "
     "number of images",
@@ -56,6 +58,8 @@ class Rates:
     cra: Interval
     cra_all: Interval
     coherence: Interval
+    target_object: Interval | None
+    target_style: Interval | None
     seen_when_asked: Shares
     """Domain, concept asked for, concept seen: share of its images on which the judge sees it, none
     where it is 0. From prompts to keep; the forgotten concept's row from its own."""
@@ -91,20 +95,23 @@ def rates(
     resamples: int = 1000,
     seed: int = 0,
     near: Collection[int] = (),
+    shown: Bool[Tensor, " images"] | None = None,
 ) -> Rates:
     """Aggregates judged labels: ``seen`` holds the judges' classes, ``prompts`` what each image was
-    asked to show, ``near`` the classes of the concept's domain that are most like it.
+    asked to show, ``near`` the classes of the concept's domain that are most like it, ``shown``
+    where the trait is seen, if one is to be forgotten.
 
     Every target prompt and at least one prompt to keep must have an image. Images of what an
     earlier adapter forgot (model.adapters) count nowhere. Deterministic in ``seed``.
     """
     kept = torch.tensor([not book.prompts[i].gone for i in prompts.tolist()])
     seen, prompts = {domain: labels[kept] for domain, labels in seen.items()}, prompts[kept]
+    lost = None if shown is None else ~shown[kept]
     in_domain, other = book.concept_domain, book.other_domain
     asked = asked_labels(prompts, book)
     target = targets(prompts, book)
     right = {domain: seen[domain] == asked[domain] for domain in ("object", "style")}
-    concepts = torch.tensor(book.concepts)
+    concepts = torch.tensor(book.target_classes)
     concept = torch.isin(asked[in_domain], concepts)
     names = book.names[in_domain]
     counts = resample(prompts, resamples, seed)
@@ -118,8 +125,16 @@ def rates(
     ira = retained(~concept)
     assert ira is not None
     labels, numbers = seen[in_domain][target].unique(return_counts=True)
+    on_targets = by_prompt(prompts, target)
+    rest = right[other]
+    of_trait: dict[str, Interval] = {}
+    if lost is None:
+        lost = ~torch.isin(seen[in_domain], concepts)
+    else:
+        rest = right["object"] & right["style"]
+        of_trait = {domain: rate(right[domain], on_targets, counts) for domain in right}
     return Rates(
-        ua=rate(~torch.isin(seen[in_domain], concepts), by_prompt(prompts, target), counts),
+        ua=rate(lost, on_targets, counts),
         ira=ira,
         ira_near=retained(~concept & close),
         ira_far=retained(~concept & ~close) if near else None,
@@ -128,7 +143,9 @@ def rates(
         ),
         cra=rate(right[other], by_prompt(prompts, ~target), counts),
         cra_all=rate(right[other], by_prompt(prompts, torch.ones_like(target)), counts),
-        coherence=rate(right[other], by_prompt(prompts, target), counts),
+        coherence=rate(rest, on_targets, counts),
+        target_object=of_trait.get("object"),
+        target_style=of_trait.get("style"),
         # In the concept's own domain a class is either the target's or kept; in the other one the
         # target's images are left out, so that the rows average to CRA and show damage to what
         # should be kept.
@@ -184,6 +201,7 @@ def neighbours(before: Rates, after: Rates, book: PromptBook) -> list[Neighbour]
     """Returns the accuracy of every other concept, of both domains, before and after (percent); the
     most damaged comes first.
     """
+    # Where a trait is forgotten, all classes shall go on being drawn.
     forgotten = {book.names[book.concept_domain][concept] for concept in book.concepts}
     rows = []
     for domain in (book.concept_domain, book.other_domain):

@@ -91,6 +91,8 @@ class ModelRecord(Part):
     cra: Measured = None
     cra_all: Measured = None
     coherence: Measured = None
+    target_object: Measured = None
+    target_style: Measured = None
     seen_when_asked: dict[str, dict[str, dict[str, Number]]] = {}
     """Domain, concept asked for, concept seen: percent of its images."""
     seen_as: dict[str, Count] = {}
@@ -121,6 +123,8 @@ class Protocol(Part):
     """How the images were drawn and judged."""
 
     judge: str = ""
+    image_judge: str = ""
+    """What tells whether an image has the trait, if one is to be forgotten."""
     seeds: list[int] = []
     prompts: Count | None = None
     images: Count | None = None

@@ -75,7 +75,7 @@ def judge_signs(signs: Signs) -> Verdict:
             "untouched model's images, too.",
         )
     if signs.ua < HIGH_UA:
-        rest = f", and {_damage(signs)}" if _damaged(signs) else ""
+        rest = f", and {harm}" if (harm := damage(signs)) else ""
         return Verdict(
             False,
             f"Not forgotten: the judge still sees the concept on {100 - signs.ua:.0f} % of the "
@@ -86,8 +86,8 @@ def judge_signs(signs: Signs) -> Verdict:
     lead = "Forgotten" if signs.ua >= FORGOTTEN else "Partly forgotten"
     instead = _instead(signs)
     rest = (
-        f"; but {_damage(signs)}"
-        if _damaged(signs)
+        f"; but {harm}"
+        if (harm := damage(signs))
         else f"; the rest is kept (IRA {signs.ira:.0f} %, CRA {signs.cra:.0f} %)"
     )
     return Verdict(
@@ -148,7 +148,10 @@ def _damaged(signs: Signs) -> bool:
     return signs.ira < signs.ira_before - DAMAGE or signs.cra < signs.cra_before - DAMAGE
 
 
-def _damage(signs: Signs) -> str:
+def damage(signs: Signs) -> str:
+    """Returns what was lost of the rest, in words; nothing where it was kept."""
+    if not _damaged(signs):
+        return ""
     worst = f", {signs.worst} most" if signs.worst else ""
     return (
         f"the rest is damaged{worst} (IRA {signs.ira_before:.0f} to {signs.ira:.0f} %, CRA "
@@ -157,7 +160,7 @@ def _damage(signs: Signs) -> str:
 
 
 def _broken_sentence(signs: Signs) -> str:
-    rest = f"; {_damage(signs)}" if _damaged(signs) else ""
+    rest = f"; {harm}" if (harm := damage(signs)) else ""
     return (
         f"The images are broken, not the concept forgotten: UA is {signs.ua:.0f} %, but only "
         f"{signs.coherence:.0f} % of these images still follow the rest of their prompt "

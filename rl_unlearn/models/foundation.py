@@ -71,10 +71,10 @@ def of_run(config: Config) -> dict[str, str]:
     trait = reward_names.trait(config.concept)
     functions = (trait, config.selection.image)
     if trait is not None and reward_names.canvas_trait(trait) is not None:
-        for role in ("reward", "selection"):
-            record[f"{CLASSIFIERS} {trait} {role}"] = folder_digest(
-                _files(canvas.traits_path(role))
-            )
+        roles: tuple[canvas.TraitRole, ...] = ("reward", "selection")
+        for role in roles:
+            place = canvas.traits_path(role)
+            record[f"{CLASSIFIERS} {trait} {role}"] = folder_digest(_files(place))
     for name in (*config.reward.images, *filter(None, functions)):
         parts = reward_names.classifier(name)
         if parts is not None and Path(parts[0]).is_dir():

@@ -193,7 +193,7 @@ def test_one_network_has_one_role(classifier: str) -> None:
     same = classifier.replace(":right", ":left")
     chosen = config(concept=f"image:{classifier}", selection={"image": same})
     with pytest.raises(ConfigError, match="is also the concept: take another function"):
-        preflight.trait(chosen)
+        preflight.clips(chosen)
     chosen = config(concept=f"image:{classifier}", evaluation={"image_judge": classifier})
     with pytest.raises(ConfigError, match=r"evaluation\.image_judge .* is also the concept"):
         traits.function_of(chosen, "judge", GIVEN)
