@@ -1,5 +1,6 @@
 """Settings that are fine alone and impossible together."""
 
+from rl_unlearn import reward_names
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
@@ -12,6 +13,12 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"sampler.eta={config.sampler.eta:g} has other states than those of fresh noise, which "
             "the critic learns: use critic.renoised=0 with it, or sampler.eta=1"
+        )
+    if config.estimator.row.backprop and reward_names.trait(config.concept) is not None:
+        raise ConfigError(
+            f"estimator.name={config.estimator.name} goes back through the reward, and the "
+            f"function of concept={config.concept} lets no gradient through: choose an estimator "
+            "with a learned critic"
         )
     if config.estimator.row.backprop and config.reward.images:
         raise ConfigError(

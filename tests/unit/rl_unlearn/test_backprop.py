@@ -105,3 +105,13 @@ def test_rewards_without_a_gradient_are_refused():
     )
     with pytest.raises(ConfigError, match="leave jpeg_kilobytes out"):
         consistency.check(config)
+
+
+def test_a_trait_without_a_gradient_is_refused():
+    config = tiny.config(
+        concept="image:jpeg_kilobytes",
+        estimator={"name": "backprop"},
+        prompts={"targets": ("cat",)},
+    )
+    with pytest.raises(ConfigError, match="lets no gradient through"):
+        consistency.check(config)
