@@ -232,9 +232,9 @@ def test_an_anchor_is_another_class_of_the_concepts_domain(anchor, said):
 
 def test_concept_probability(evidence):
     book = PromptBook.from_config(tiny.config())
-    found = concept_probability(evidence, torch.tensor([0, 2, 3]), book)
+    seen = outcomes(evidence, 8.0)
+    found = concept_probability(evidence, torch.tensor([0, 2, 3]), book, seen)
     assert found.tolist() == pytest.approx([0.9, 0.25, 0.98])
     style = PromptBook.from_config(tiny.config(concept="style:noto"))
-    assert concept_probability(evidence, torch.tensor([0, 1, 3]), style).tolist() == pytest.approx(
-        [0.8, 0.2, 0.2]
-    )
+    found = concept_probability(evidence, torch.tensor([0, 1, 3]), style, seen)
+    assert found.tolist() == pytest.approx([0.8, 0.2, 0.2])
