@@ -1,0 +1,99 @@
+"""The reference of the code: public modules by their docstrings, read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = "rl_unlearn"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+WIDTH = 92
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Returns a page for each room of the science, by name; the package's own modules are first."""
+    top = root / PACKAGE
+    rooms = [top, *sorted(path.parent for path in top.glob("*/__init__.py"))]
+    return {dotted(room, root): _room(room, root) for room in rooms}
+
+
+def dotted(path: Path, root: Path) -> str:
+    """Returns the name by which a file or folder is imported."""
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _room(room: Path, root: Path) -> str:
+    about = _text(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    parts = [f"# {dotted(room, root)}\n", about]
+    for path in sorted(room.glob("*.py")):
+        if not path.name.startswith("_"):
+            parts.append(_module(path, root))
+    return "\n".join(parts)
+
+
+def _module(path: Path, root: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = [f"## {dotted(path, root)}\n", _text(tree)]
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            parts.append(f"### {node.name}\n")
+            parts.append(_class(node) if isinstance(node, ast.ClassDef) else _function(node))
+    return "\n".join(parts)
+
+
+def _class(node: ast.ClassDef) -> str:
+    bases = ", ".join(map(ast.unparse, node.bases))
+    parts = [_code(f"class {node.name}({bases})" if bases else f"class {node.name}"), _text(node)]
+    parts += _fields(node)
+    for part in node.body:
+        if isinstance(part, Function) and not part.name.startswith("_"):
+            parts.append(_function(part))
+    return "\n".join(parts)
+
+
+def _fields(node: ast.ClassDef) -> list[str]:
+    """Returns a list of the annotated attributes, each with the docstring below it."""
+    rows = []
+    for part, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(part, ast.AnnAssign) or not isinstance(part.target, ast.Name):
+            continue
+        if part.target.id.startswith("_"):
+            continue
+        doc = after.value.value if isinstance(after, ast.Expr) and _is_text(after.value) else ""
+        value = f" = {ast.unparse(part.value)}" if part.value else ""
+        kind = ast.unparse(part.annotation)
+        quoted = f"`` {part.target.id}: {kind}{value} ``"
+        rows.append(f"- {quoted}" + (f": {' '.join(doc.split())}" if doc else ""))
+    return [*rows, ""] if rows else []
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _function(node: Function) -> str:
+    word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    back = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    marks = "".join(f"@{ast.unparse(mark)}\n" for mark in node.decorator_list)
+    line = f"{word} {node.name}({ast.unparse(node.args)}){back}"
+    if len(line) > WIDTH:
+        line = f"{word} {node.name}(\n{_lines(node.args)}\n){back}"
+    return f"{_code(marks + line)}\n{_text(node)}"
+
+
+def _lines(arguments: ast.arguments) -> str:
+    """Returns arguments one a line, by splitting what is written between its outer commas."""
+    parts, depth = [""], 0
+    for letter in ast.unparse(arguments):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return "\n".join(f"    {part.strip()}," for part in parts)
+
+
+def _code(text: str) -> str:
+    return f"```python\n{text}\n```\n"
+
+
+def _text(node: ast.Module | ast.ClassDef | Function) -> str:
+    return f"{ast.get_docstring(node) or ''}\n"
