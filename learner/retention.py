@@ -97,12 +97,13 @@ class Retention:
         config = self._config
         draw = generator(self._seed, "pool", version, number)
         kept = self._pool.some(config.kl_states, draw)
-        weights = torch.full((len(kept),), self.weight / len(kept))
+        # What pulls the concept to its anchor pulls at all else, which is held as hard.
+        price = 0.0 if self._anchored is None else config.anchor_weight / self._policy.dimensions
+        weights = torch.full((len(kept),), (self.weight + price) / len(kept))
         if self._anchored is None:
             return Held(kept.latents, kept.steps, kept.prompts, kept.reference, weights, len(kept))
         draw = generator(self._seed, "anchors", version, number)
         other = self._anchored.some(config.anchor_states, draw)
-        price = config.anchor_weight / self._policy.dimensions
         return Held(
             torch.cat([kept.latents, other.latents]),
             torch.cat([kept.steps, other.steps]),

@@ -435,7 +435,7 @@ def test_an_anchors_states_are_asked_for_as_the_concept():
     assert len(held) - held.retained == len(dogs) * len(learned) > 0
     kept = int((trajectory.prompts >= 2).sum()) * len(learned)
     assert count == kept + len(dogs) * len(learned)
-    assert held.weights[: held.retained].sum().item() == pytest.approx(1.0)
+    assert held.weights[: held.retained].sum().item() == pytest.approx(1.0 + 1.0)
     assert held.weights[held.retained :].sum().item() == pytest.approx(1.0)
     conditions = learner.gradient._conditions
     for row in range(held.retained, len(held)):
