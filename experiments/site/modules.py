@@ -57,7 +57,7 @@ def _fields(node: ast.ClassDef) -> list[str]:
             continue
         if part.target.id.startswith("_"):
             continue
-        doc = after.value.value if isinstance(after, ast.Expr) and _is_text(after.value) else ""
+        doc = _said(after)
         value = f" = {ast.unparse(part.value)}" if part.value else ""
         kind = ast.unparse(part.annotation)
         quoted = f"`` {part.target.id}: {kind}{value} ``"
@@ -65,8 +65,11 @@ def _fields(node: ast.ClassDef) -> list[str]:
     return [*rows, ""] if rows else []
 
 
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _said(node: ast.stmt | None) -> str:
+    """Returns what a statement says that is nothing but a text."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return node.value.value if isinstance(node.value.value, str) else ""
+    return ""
 
 
 def _function(node: Function) -> str:
