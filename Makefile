@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SEED ?= 0
 CONCEPT ?= cat
+TASK ?=
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := rl_unlearn actors learner cluster experiments
@@ -9,7 +10,8 @@ PACKAGES := rl_unlearn actors learner cluster experiments
 .PHONY: demo test faults lint docs canvas clean help
 
 help:
-	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog)"
+	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog), or what no"
+	@echo "             word names (TASK=mirrored, large or tilted)"
 	@echo "make test    run all tests but those of make faults"
 	@echo "make faults  break and repeat runs on Ray: most of an hour"
 	@echo "make lint    check format, style and types"
@@ -18,7 +20,7 @@ help:
 	@echo "make clean   remove the virtual environment and caches; outputs/ stays"
 
 demo: $(READY)
-	$(BIN)/python -m experiments demo --seed "$(SEED)" "concept=$(CONCEPT)"
+	$(BIN)/python -m experiments demo --seed "$(SEED)" $(if $(TASK),--task "$(TASK)","concept=$(CONCEPT)")
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1

@@ -159,6 +159,15 @@ def test_an_image_reward_is_a_function_that_a_run_is_given() -> None:
         executed(source.replace('{"brightness": brightness}', "{}"))
 
 
+@pytest.mark.usefixtures("tiny_settings", "quick")
+def test_a_trait_is_told_by_a_function() -> None:
+    (source,) = code("A trait")
+    result = executed(source)["result"]
+    assert result.updates == 1
+    with pytest.raises(ConfigError, match="concept: 'red' is no registered function of images"):
+        executed(source.replace('{"red": red, "redness": redness}', "{}"))
+
+
 @pytest.mark.usefixtures("tiny_settings")
 def test_a_judge_is_a_folder_of_two_classifiers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
