@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from experiments import presets, settings
 
-FILES = {"FILE", "DIR", "PATH", "RUN", "RUN_OR_ADAPTER", "NAME_OR_FILE"}
+FILES = {"FILE", "DIR", "FOLDER", "PATH", "RUN", "RUN_OR_ADAPTER", "NAME_OR_FILE"}
 """Metavars of arguments that name files or folders."""
 NAMES = {"config": presets.CONFIGS, "space": presets.SPACES}
 """Arguments that may be the name of a shipped file, and where these are."""
