@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from tiny import quick  # noqa: F401
 
 from experiments import settings
 from experiments.__main__ import main
@@ -20,7 +18,6 @@ from experiments.mirror.copies import Complete, Copy
 from experiments.mirror.mirror import Mirror
 from experiments.mirror.owner import OWNER, Lease, TakenError
 from experiments.mirror.store import Store, StoreError
-from experiments.runs.ledger import LEDGER
 from experiments.runs.manifest import MANIFEST, PARTS, sha256
 from experiments.runs.run_state import Mirrored, read_state
 from rl_unlearn.errors import ConfigError, DataError
@@ -392,20 +389,20 @@ def test_a_run_goes_on_while_the_store_does_not_answer(
     one = sessions(ONE)
     run = run_folder(tmp_path / "run", rounds=(1, 2))
     one.begin(run, None)
-    down = threading.Event()
+    down, given = threading.Event(), threading.Event()
     down.set()
     write = Store.write
 
     def unreachable(self: Store, name: str, chunks: Iterable[bytes]) -> Any:
         if down.is_set():
+            assert given.wait(20)
             raise StoreError(f"{self.place} cannot be written: no route to host")
         return write(self, name, chunks)
 
     monkeypatch.setattr(Store, "write", unreachable)
-    before = time.monotonic()
     one.committed(1)
     one.committed(2)
-    assert time.monotonic() - before < 0.05, "rounds never wait"
+    given.set()  # until here every write hangs, and no round waits for it
     waits(lambda: one._failing)
     time.sleep(0.5)
     assert lines(one).count("\n") == 0, "one line, however often it is tried"
@@ -529,54 +526,3 @@ def test_two_runs_of_one_name_are_told_apart(
     two.committed(1)
     waits(lambda: two.counts == TWO)
     waits(lambda: ONE not in store.names())
-
-
-# Whole runs
-
-
-@pytest.mark.usefixtures("quick")
-def test_another_machine_goes_on_and_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    loop = {"rounds": 3, "checkpoint_every": 1, "checkpoints": 2}
-    file, address = tmp_path / "tiny.yaml", f"file://{tmp_path}/store"
-    file.write_text(settings.dump(tiny.config(tensorboard=False, loop=loop)))
-    (tmp_path / "store").mkdir()
-
-    def train(machine: str, *more: str) -> int:
-        return main(
-            ["train", "--config", str(file), "--no-evaluate", "--name", "r",
-             f"output={tmp_path / machine}", *more]
-        )  # fmt: skip
-
-    def weights(machine: str) -> list[str]:
-        rows = (tmp_path / machine / "r" / LEDGER).read_text().splitlines()
-        return [json.loads(row)["weights"] for row in rows]
-
-    assert train("undisturbed") == 0
-    committed = Mirror.committed
-
-    def dies(self: Mirror, round: int) -> None:
-        if round == 2:
-            waits(lambda: self._copied == 1)
-            raise RuntimeError("the machine is gone")
-        committed(self, round)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Mirror, "committed", dies)
-        assert train("first", f"mirror={address}") == 4
-    assert train("second", f"mirror={address}") == 2
-    assert "already holds a run (round 1)" in capsys.readouterr().err
-    assert train("second", f"mirror={address}", "--resume", "auto") == 0
-    told = capsys.readouterr().err
-    assert "round 1 of file://" in told
-    assert "copied to file://" in told
-    assert weights("second") == weights("undisturbed")
-    assert train("third", f"mirror={address}", "--resume", "auto") == 0
-    assert "is finished; raise loop.rounds" in capsys.readouterr().err
-    assert contents_of(tmp_path / "third") == contents_of(tmp_path / "second")
-    assert main(["fetch", f"{address}/r", "--out", str(tmp_path / "fetched")]) == 0
-    assert contents_of(tmp_path / "fetched") == contents_of(tmp_path / "second")
-    assert main(["fetch", f"{address}/r", "--out", str(tmp_path / "fetched")]) == 2
-    assert main(["fetch", f"{address}/other", "--out", str(tmp_path / "fetched")]) == 5
-    assert "holds no run" in capsys.readouterr().err
