@@ -37,7 +37,7 @@ class Replay(Section):
 
 
 class Loop(Section):
-    rounds: int = Field(16, ge=1)
+    rounds: int = Field(32, ge=1)
     """Rounds of rollouts and updates after the warm-up."""
     mode: Literal["sync", "async"] = "sync"
     """sync: bit-reproducible on CPUs, round k is drawn by the policy of round k - 1 - pipeline.
