@@ -47,8 +47,8 @@ def test_a_run_is_trained_judged_and_reported(
     file = tmp_path / "config.yaml"
     file.write_text(settings.dump(config))
     run = tmp_path / "mine"
-    assert main(["--json", "train", "--config", str(file), "--inline", "--name", "mine"]) == 0
-    out = json.loads(capsys.readouterr().out)
+    assert main(["train", "--config", str(file), "--inline", "--name", "mine"]) == 0
+    out = json.loads((run / "evaluation.json").read_text())
     assert out["protocol"]["image_judge"] == judge
     assert {"target_object", "target_style"} <= out["models"][1].keys()
     assert "anchor" not in out["models"][1]
@@ -58,8 +58,8 @@ def test_a_run_is_trained_judged_and_reported(
     recorded = settings.recorded(run / "config.yaml")
     drawn = images.count(recorded, PromptBook.from_config(recorded), True)
     assert drawn["evaluation"] == 2 * out["protocol"]["images"]
-    assert main(["--json", "resume", str(run), "loop.rounds=2"]) == 0
-    assert main(["--json", "evaluate", str(run), "evaluation.seed=1"]) == 0
+    assert main(["resume", str(run), "loop.rounds=2"]) == 0
+    assert main(["evaluate", str(run), "evaluation.seed=1"]) == 0
     assert main(["attack", str(run)]) == 2
     assert "no word names 'image:classifier" in capsys.readouterr().err
     other = ["evaluate", str(run), f"evaluation.image_judge={reward}"]
@@ -94,7 +94,7 @@ def test_the_demo_of_a_task_asks_for_its_trait(
 def test_the_picture_shows_what_shall_lose_it_first() -> None:
     book = PromptBook.from_config(settings.load(TRAIT[1::2]))
     table, labels, _ = samples.choose(book)
-    assert labels[:3] == ["horse (to lose it)", "bird (to lose it)", "fish (to lose it)"]
+    assert labels[:3] == ["bird (to lose it)", "fish (to lose it)", "horse (to lose it)"]
     assert [row[0].target for row in table] == [True, True, True, False, False]
 
 
