@@ -42,7 +42,8 @@ def test_a_run_is_trained_judged_and_reported(
     config = tiny.config(
         concept=f"image:{reward}", prompts={"targets": ("cat",)}, output=str(tmp_path),
         selection={"image": selection},
-        evaluation={"image_judge": judge, "judge": str(tiny.clip_folder(2))}, loop={"rounds": 1, "checkpoint_every": 1},
+        evaluation={"image_judge": judge, "judge": str(tiny.clip_folder(2))},
+        loop={"rounds": 1, "checkpoint_every": 1},
     )  # fmt: skip
     file = tmp_path / "config.yaml"
     file.write_text(settings.dump(config))
