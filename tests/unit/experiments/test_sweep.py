@@ -289,7 +289,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     file = tmp_path / "mine.yaml"
     file.write_text("space: {seed: [0, 1]}\n")
     out = f"output={tmp_path / 'out'}"
-    assert "--space FILE" in fails(capsys, out)
+    assert "--space NAME_OR_FILE" in fails(capsys, out)
     assert "no such file" in fails(capsys, out, "--space", str(tmp_path / "none.yaml"))
     assert "--name N" in fails(capsys, out, "--resume")
     assert "holds no sweep" in fails(capsys, out, "--resume", "--name", "mine")

@@ -3,6 +3,7 @@ draws."""
 
 import io
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -325,9 +326,10 @@ def test_an_adapter_that_another_stands_on_is_added_once_however_it_is_named(
         update={"model": config.model.model_copy(update={"adapters": (str(adapter),)})}
     )
     save_adapter(upper, read_adapter(adapter), on_top)
+    nothing = Namespace(overrides=[], config=[])
     for name in (adapter, adapter / FILE_NAME):
-        assert _together([name, upper], [1.0, 1.0], [])[1].model.adapters == ()
-    assert _together([upper], [1.0], [])[1].model.adapters == (str(adapter),)
+        assert _together([name, upper], [1.0, 1.0], nothing)[1].model.adapters == ()
+    assert _together([upper], [1.0], nothing)[1].model.adapters == (str(adapter),)
 
 
 @pytest.mark.parametrize(
