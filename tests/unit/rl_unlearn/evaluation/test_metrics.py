@@ -67,13 +67,14 @@ def test_rates_of_an_object():
     assert found.headline() == {
         k: getattr(found, k).value for k in ("ua", "ira", "cra", "coherence")
     }
-    assert set(found.intervals()) | {"interval", "ira_near", "ira_far"} == set(DEFINITIONS)
+    of_a_trait = {"interval", "target_object", "target_style"}
+    assert set(found.intervals()) | {"ira_near", "ira_far"} | of_a_trait == set(DEFINITIONS)
     split = rates(seen, prompts, book, near={DOG})
     assert split.ira_near is not None
     assert split.ira_near.value == pytest.approx(75)
     assert split.ira_far is not None
     assert split.ira_far.value == pytest.approx(50)
-    assert set(split.intervals()) | {"interval"} == set(DEFINITIONS)
+    assert set(split.intervals()) | of_a_trait == set(DEFINITIONS)
     assert rates(seen, prompts, book, near={DOG, FISH}).ira_far is None
 
 
