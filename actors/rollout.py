@@ -127,12 +127,17 @@ class RolloutActor:
             latents=latents.cpu(),
             log_probs=log_probs.cpu(),
             outcomes=seen,
-            rewards=(seen * self._weights[prompts]).sum(dim=1),
+            rewards=self._rewards(seen, prompts),
             evidence=concept_probability(evidence, asked, self._book, seen).cpu(),
             means=means.cpu() if estimator.gradients == "means" else None,
             predicted=self._predicted(latents, means, prompts) if estimator.predicts else None,
             slopes=self._slopes(latents, prompts).cpu() if estimator.backprop else None,
         )
+
+    def _rewards(
+        self, seen: Float[Tensor, "batch outcomes"], prompts: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        return (seen * self._weights[prompts]).sum(dim=1)
 
     def _slopes(
         self,
@@ -148,8 +153,7 @@ class RolloutActor:
                 final: Float[Tensor, "batch channels height width"],
                 asked: Int[Tensor, " batch"] = asked,
             ) -> Float[Tensor, " batch"]:
-                seen, _ = self._see(final)
-                return (seen * self._weights[asked]).sum(dim=1)
+                return self._rewards(self._see(final)[0], asked)
 
             told = self._conditions[asked]
             slopes.append(by_actions(self._policy, latents[part], told, reward))
@@ -178,7 +182,7 @@ class RolloutActor:
         for step in range(means.shape[1]):
             x0 = self._policy.kernel.predicted_x0(means[:, step], latents[:, step], step)
             seen, _ = self._see(x0)
-            rewards.append((seen * self._weights[prompts]).sum(dim=1))
+            rewards.append(self._rewards(seen, prompts))
         return torch.stack(rewards, dim=1)
 
     @memory.enough_for("the rollout actor", memory.ROLLOUT)

@@ -66,8 +66,8 @@ class Retention:
         """``anchors``: for each target prompt that is to be held there its anchor's prompt."""
         self._config, self._policy, self._conditions = config.learner, policy, conditions
         self._seed, self._floor, self._anchors = config.seed, floor, anchors
-        steps = config.loop.rounds * config.learner.updates_per_round * config.learner.minibatches
-        self._steps = steps
+        updates = config.loop.rounds * config.learner.updates_per_round
+        self._steps = updates * config.learner.minibatches
         self._pool: Pool | None = None
         self._anchored: Pool | None = None
         self.weight = config.learner.kl_weight
@@ -100,16 +100,18 @@ class Retention:
         # What pulls the concept to its anchor pulls at all else, which is held as hard.
         price = 0.0 if self._anchored is None else config.anchor_weight / self._policy.dimensions
         weights = torch.full((len(kept),), (self.weight + price) / len(kept))
-        if self._anchored is None:
-            return Held(kept.latents, kept.steps, kept.prompts, kept.reference, weights, len(kept))
-        draw = generator(self._seed, "anchors", version, number)
-        other = self._anchored.some(config.anchor_states, draw)
+        pools = [kept]
+        if self._anchored is not None:
+            draw = generator(self._seed, "anchors", version, number)
+            other = self._anchored.some(config.anchor_states, draw)
+            pools.append(other)
+            weights = torch.cat([weights, torch.full((len(other),), price / len(other))])
         return Held(
-            torch.cat([kept.latents, other.latents]),
-            torch.cat([kept.steps, other.steps]),
-            torch.cat([kept.prompts, other.prompts]),
-            torch.cat([kept.reference, other.reference]),
-            torch.cat([weights, torch.full((len(other),), price / len(other))]),
+            torch.cat([pool.latents for pool in pools]),
+            torch.cat([pool.steps for pool in pools]),
+            torch.cat([pool.prompts for pool in pools]),
+            torch.cat([pool.reference for pool in pools]),
+            weights,
             len(kept),
         )
 
