@@ -5,6 +5,8 @@ CONCEPT ?= cat
 TASK ?=
 BIN := .venv/bin
 READY := .venv/.ready
+TESTING := .venv/.testing
+PIP := --quiet --disable-pip-version-check
 PACKAGES := rl_unlearn actors learner cluster experiments
 
 .PHONY: demo test faults lint docs canvas clean help
@@ -22,21 +24,21 @@ help:
 demo: $(READY)
 	$(BIN)/python -m experiments demo --seed "$(SEED)" $(if $(TASK),--task "$(TASK)","concept=$(CONCEPT)")
 
-test: $(READY)
+test: $(TESTING)
 	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1
 
-faults: $(READY)
+faults: $(TESTING)
 	$(BIN)/python -m pytest -m faults
 
-lint: $(READY)
+lint: $(TESTING)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(READY)
+docs: $(TESTING)
 	$(BIN)/python -m experiments.site --out site
 
-canvas: $(READY)
+canvas: $(TESTING)
 	$(BIN)/python -m experiments.canvas --work canvas-work
 
 clean:
@@ -48,5 +50,13 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..." >&2; exit 3; }
 	@echo "setting up .venv with the pinned packages (several GB the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,canvas,tracking]'
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+# What the S3 server for tests needs is at odds with what the project needs.
+$(TESTING): $(READY) tests/s3-server.txt
+	@echo "adding what tests, lint, docs and the canvas's own recipe need"
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev,docs,canvas,tracking]'
+	$(PYTHON) -m venv .venv/s3-server
+	.venv/s3-server/bin/python -m pip install $(PIP) --requirement tests/s3-server.txt
 	@touch $@

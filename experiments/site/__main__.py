@@ -39,6 +39,7 @@ def build(out: Path) -> Path:
     try:
         from pygments.lexers.special import TextLexer
         from sphinx.application import Sphinx
+        from sphinx.util.docutils import docutils_namespace, patch_docutils
     except ImportError as error:
         raise MachineError(
             f"{error.name} is not installed: pip install -c constraints.txt -e '.[docs]'"
@@ -48,12 +49,13 @@ def build(out: Path) -> Path:
         pages.mkdir()
         contents.lay_out(pages)
         _clear(out)
-        app = Sphinx(
-            pages, None, out, trees, "html", confoverrides=OPTIONS, status=None,
-            warning=sys.stderr, warningiserror=True,
-        )  # fmt: skip
-        app.add_lexer("mermaid", TextLexer)
-        app.build(force_all=True)
+        with patch_docutils(), docutils_namespace():  # a process may build more than once
+            app = Sphinx(
+                pages, None, out, trees, "html", confoverrides=OPTIONS, status=None,
+                warning=sys.stderr, warningiserror=True,
+            )  # fmt: skip
+            app.add_lexer("mermaid", TextLexer)
+            app.build(force_all=True)
         if app.statuscode:
             raise UserError(f"{app._warncount} warnings: mend what they name")
     shutil.copyfile(out / f"{contents.HOME}.html", out / "index.html")

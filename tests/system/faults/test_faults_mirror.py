@@ -4,7 +4,6 @@ machine ends with the same bits; with a folder and with a real S3 server on loop
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -49,9 +48,9 @@ sys.exit(main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The address of a bucket on a server of its own."""
-    server = shutil.which("moto_server")
-    if server is None:
-        pytest.skip("no moto_server on the PATH; CONTRIBUTING.md says how to install it")
+    server = Path(sys.prefix, "s3-server/bin/moto_server")
+    if not server.is_file():
+        pytest.skip("no S3 server: `make test` installs it into a folder of .venv")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
@@ -84,7 +83,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_real_server_keeps_what_it_is_given(
-    s3: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    s3: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     store, large = Store(s3, "r"), [bytes([i]) * 2**20 for i in range(12)]
     written = store.write("a/large", large)
@@ -100,13 +99,13 @@ def test_a_real_server_keeps_what_it_is_given(
     store.delete_folder("b")
     assert store.names() == []
     assert main(["doctor", f"mirror={s3}", "--json"]) in (0, 3)
-    rows = json.loads(capsys.readouterr().out)["checks"]
+    rows = json.loads(capfd.readouterr().out)["checks"]
     assert [row["state"] for row in rows if row["name"] == "mirror"] == ["ok"]
     lost = s3.replace("bucket", "nobucket")
     with pytest.raises(StoreError, match="NO_SUCH_BUCKET"):
         Store(lost, "r").write("x", [b"1"])
     assert main(["train", f"output={lost}"]) == 3
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert "NO_SUCH_BUCKET" in line
     assert "make the bucket" in line
     assert line.count("\n") == 1

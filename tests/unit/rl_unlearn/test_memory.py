@@ -111,7 +111,9 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
 
     chosen = tiny.config()
     learner, actor, critic = Learner(chosen), RolloutActor(chosen), CriticActor(chosen)
-    batch = actor.sample(Request(1, (0, 1), 0), learner.weights())
+    batch = actor.sample(Request(1, tuple(range(6)), 0), learner.weights())
+    retained = batch[~learner._target[batch.prompts]]
+    assert len(retained)
     images = ImageActor(chosen)
     scores = critic.score(batch, 0)
     monkeypatch.setattr(DiffusionPolicy, "_guided", full)
@@ -120,7 +122,7 @@ def test_a_gpu_that_is_too_small_is_one_line(quick: None, monkeypatch: pytest.Mo
         (lambda: actor.sample(Request(1, (0, 1), 0), learner.weights()), "rollout.batch"),
         (lambda: actor.validate((0, 1), 0, learner.weights()), "rollout.batch"),
         (lambda: learner.update(batch, scores), "learner.checkpointing=on"),
-        (lambda: learner.make_pool(batch), "learner.microbatch"),
+        (lambda: learner.make_pool(retained), "learner.microbatch"),
         (lambda: critic.score(batch, 0), "critic.minibatch"),
         (
             lambda: images.draw(ModelVariant(chosen.lora, None), ("a cat",), (1,)),
