@@ -14,8 +14,13 @@ from typing import Any
 
 from rl_unlearn.errors import MachineError
 
-NAMES = ("rl_unlearn", "actors", "learner", "cluster", "experiments")
-ROOT = str(Path(__file__).resolve().parents[1])
+_TOP = __name__.partition(".")[0]
+NAMES = (
+    ("rl_unlearn", "actors", "learner", "cluster", "experiments")
+    if _TOP == "cluster"  # a checkout; in a wheel all are below the first
+    else (_TOP,)
+)
+ROOT = str(Path(__file__).resolve().parents[__name__.count(".")])
 
 
 def search_path() -> list[str]:

@@ -2,9 +2,9 @@
 
 `python -m experiments` is `rl-unlearn`.
 
-The packages of this project come from the folder of this one, whatever else is called like them:
-`python -m` and `python -c` search the working directory first, where a user may have a folder
-`actors` or `learner` of their own.
+In a checkout the packages of this project come from the folder of this one, whatever else is called
+like them: `python -m` and `python -c` search the working directory first, where a user may have a
+folder `actors` or `learner` of their own. A wheel has all of them below `rl_unlearn`.
 """
 
 import sys
@@ -14,7 +14,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-for _name in ("rl_unlearn", "actors", "learner", "cluster"):
+_BESIDE = ("rl_unlearn", "actors", "learner", "cluster") if __name__ == "experiments" else ()
+
+for _name in _BESIDE:
     _folder = _ROOT / _name
     if _name not in sys.modules:
         _spec = PathFinder.find_spec(_name, [str(_ROOT)])

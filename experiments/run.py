@@ -2,7 +2,7 @@
 down."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from rl_unlearn.errors import TrainingError, UserError
 from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
 from rl_unlearn.evaluation.record import Evaluation
+from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.models import foundation, location, model_folder
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -57,6 +58,7 @@ def run(
     notes: Sequence[str] = (),
     supervised: bool = False,
     mirror: Mirror | None = None,
+    functions: Mapping[str, ImageReward] | None = None,
 ) -> dict[str, Any]:
     """Fills the run folder; returns what the command prints.
 
@@ -65,6 +67,7 @@ def run(
     `notes` are warnings of the run from its start. With `resumed` it goes on from the newest
     checkpoint in the folder. `emit` takes every event of the training after it has been recorded.
     `supervised`: a supervised eraser does the work. `mirror` is told of each checkpoint.
+    `functions` of the image are the caller's own, by the names that the configuration has.
     """
     start = time.monotonic()
     tracking.check(config)
@@ -106,7 +109,7 @@ def run(
             if supervised:
                 result = erasing.erase(config, told)
             else:
-                result = _train(config, folder, told, store, resumption, timeline)
+                result = _train(config, folder, told, store, resumption, timeline, functions)
             progress.stop()  # what follows has a display of its own
             earlier = result.seconds - (time.monotonic() - begun)  # by the sittings before this one
             save_adapter(folder / "adapter", result.adapter, config, foundation.drawn(stands_on))
@@ -116,7 +119,7 @@ def run(
             write_bytes(folder / "curves.png", curves.draw_curves(lines))
             evaluation: Evaluation | None = None
             if judge is not None:
-                evaluation = _look(config, folder, result, book, judge, console)
+                evaluation = _look(config, folder, result, book, judge, console, functions)
                 figures = evaluation.content()["after"]
                 judged = {"round": config.loop.rounds, "final": True, **figures}
                 recorder(Judged.model_validate(judged))
@@ -174,10 +177,11 @@ def _train(
     store: Checkpoints,
     start: Resumption | None,
     timeline: Timeline,
+    functions: Mapping[str, ImageReward] | None,
 ) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
     try:
-        result = train(config, emit, spill, store=store, start=start, timeline=timeline)
+        result = train(config, emit, spill, functions, store, start, timeline)
         verify(folder / LEDGER, result.updates)
         (folder / AHEAD).unlink(missing_ok=True)
         return result
@@ -196,6 +200,7 @@ def _look(
     book: PromptBook,
     judge: ProbabilityJudge,
     console: Console,
+    functions: Mapping[str, ImageReward] | None,
 ) -> Evaluation:
     local = _for_driver(config)
     candidate = comparing.Candidate(
@@ -204,7 +209,7 @@ def _look(
         result.adapter,
         (folder / "adapter" / FILE_NAME).stat().st_size,
     )
-    compared = comparing.judge_side_by_side([candidate], book, judge, local, console)
+    compared = comparing.judge_side_by_side([candidate], book, judge, local, console, functions)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
     drawn = samples.draw(policy, book, config.evaluation.batch)

@@ -3,6 +3,7 @@ and the loss that follows from it.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -18,6 +19,14 @@ from rl_unlearn.losses import (
     pathwise_loss,
 )
 from rl_unlearn.trajectory import Scored
+
+
+def _function(name: str) -> Callable[[Batch], Advantages]:
+    module, _, function = name.rpartition(":")
+    found: Callable[[Batch], Advantages] = getattr(
+        import_module(module) if module else advantages, function
+    )
+    return found
 
 
 class Objective:
@@ -45,7 +54,7 @@ class Objective:
         row = self._settings.row
         ratios = (self.exponent * log_ratios()).exp() if row.reweighs else None
         batch = Batch(scored, target, ratios, self._statistics, self._settings)
-        worth: Advantages = getattr(advantages, row.advantages)(batch)
+        worth: Advantages = _function(row.advantages)(batch)
         return worth
 
     def loss(

@@ -1,12 +1,15 @@
 """The estimators of the policy gradient as rows of one table.
 
-A new estimator is a row here and a pure function in :mod:`rl_unlearn.advantages`; actors, learner,
-plan and configuration ask the row. Nothing heavy is imported, so that the command line knows the
-names without torch.
+A new estimator is a row here and a pure function in :mod:`rl_unlearn.advantages`, or both in an
+installed package; actors, learner, plan and configuration ask the row. Nothing heavy is imported,
+so that the command line knows the names without torch.
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+from rl_unlearn import plugins
+from rl_unlearn.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Estimator:
     paper: str
     """Where it comes from."""
     advantages: str
-    """Function of :mod:`rl_unlearn.advantages` that says what each step is worth."""
+    """Function that says what each step is worth: of :mod:`rl_unlearn.advantages`, or, in an
+    installed package, ``module:function``."""
     also: tuple[str, ...] = ()
     """Other names that people know it by."""
     critic: bool = False
@@ -132,8 +136,23 @@ _ROWS = (
 
 ESTIMATORS = {row.name: row for row in _ROWS}
 NAMES = tuple(ESTIMATORS)
+
 KNOWN_AS = {other: row.name for row in _ROWS for other in row.also}
 """Names of the table by the others that people know them by."""
+
+
+def find(name: str) -> Estimator:
+    """Returns the estimator of that name: a row of the table, or of an installed package.
+
+    Raises ConfigError for one that is not what its entry point says.
+    """
+    if name in ESTIMATORS:
+        return ESTIMATORS[name]
+    row = plugins.load(plugins.ESTIMATORS, name)
+    if not isinstance(row, Estimator) or row.name != name:
+        package = plugins.version(plugins.ESTIMATORS, name)
+        raise ConfigError(f"estimator.name: {package} has no Estimator of the name {name!r}")
+    return row
 
 
 def described() -> str:

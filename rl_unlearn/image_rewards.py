@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from rl_unlearn import reward_names
+from rl_unlearn import plugins, reward_names
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.families.pipeline import device_of
@@ -42,7 +42,8 @@ BUILT_IN: Mapping[str, ImageReward] = {"jpeg_kilobytes": jpeg_kilobytes}
 
 
 def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageReward]:
-    """Returns the functions that ``reward.images`` names, in its order; ``given`` are the caller's.
+    """Returns the functions that ``reward.images`` names, in its order: built in, of an installed
+    package, or the caller's own, which are ``given``.
 
     Raises ConfigError for a name nobody registered, DataError for a classifier folder that cannot
     be used.
@@ -54,11 +55,14 @@ def find(config: Config, given: Mapping[str, ImageReward]) -> dict[str, ImageRew
             functions[name] = classifier("reward.images", name, config)
         elif name in known:
             functions[name] = known[name]
+        elif name in plugins.names(plugins.REWARDS):
+            functions[name] = plugins.load(plugins.REWARDS, name)
         else:
+            there = ", ".join([*known, *plugins.names(plugins.REWARDS)])
             raise ConfigError(
-                f"reward.images: {name!r} is no registered reward: use {', '.join(known)} or "
-                "classifier:FOLDER:LABEL, or pass the function through the API, train(..., "
-                "image_rewards={name: function})"
+                f"reward.images: {name!r} is no registered reward: use {there} or "
+                "classifier:FOLDER:LABEL, install a package that adds it, or pass the function "
+                "from a program, unlearn(rewards={name: (function, weight)})"
             )
     return functions
 

@@ -5,7 +5,7 @@ before anything is loaded.
 from collections.abc import Collection
 from pathlib import Path
 
-from rl_unlearn import reward_names
+from rl_unlearn import plugins, reward_names
 from rl_unlearn.canvas import TRAITS, WITH_TRAITS, TraitRole
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -47,11 +47,15 @@ def check(config: Config, role: TraitRole, given: Collection[str] = ()) -> None:
     key, name = named(config, role)
     if name not in given and reward_names.canvas_trait(name) is not None:
         _check_canvas(config, key, name)
-    elif name not in given and reward_names.classifier(name) is None:
+    elif (
+        name not in given
+        and reward_names.classifier(name) is None
+        and name not in plugins.names(plugins.REWARDS)
+    ):
         raise ConfigError(
             f"{key}: {name!r} is no registered function of images: use canvas:TRAIT "
-            f"({', '.join(TRAITS)}) or classifier:FOLDER:LABEL, or pass it through the API, "
-            "train(..., image_rewards={name: function})"
+            f"({', '.join(TRAITS)}) or classifier:FOLDER:LABEL, install a package that adds it, or "
+            "pass it from a program, unlearn(functions={name: function})"
         )
     for other in _KEYS:
         if other == role:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rl_unlearn import image_rewards, reward_names, trait_source
+from rl_unlearn import image_rewards, plugins, reward_names, trait_source
 from rl_unlearn.canvas import TRAITS, TraitRole
 from rl_unlearn.canvas.judges import load_traits
 from rl_unlearn.config import Config
@@ -32,6 +32,9 @@ def function_of(config: Config, role: TraitRole, given: Mapping[str, ImageReward
         return given[name]
     if reward_names.canvas_trait(name) is not None:
         return _of_canvas(name, role, config)
+    if reward_names.classifier(name) is None:
+        own: ImageReward = plugins.load(plugins.REWARDS, name)
+        return own
     log_probability = image_rewards.classifier(key, name, config)
     return lambda images: log_probability(images).exp()
 

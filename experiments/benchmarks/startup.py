@@ -21,12 +21,13 @@ from typing import Any
 
 from experiments.files import write_json
 
+_ABOVE = (__package__ or "").removesuffix("experiments.benchmarks")
 ROLES = {
-    "driver": "experiments.run",
-    "rollout": "actors.rollout",
-    "critic": "actors.critic",
-    "learner": "learner.learner",
-    "replay": "actors.replay",
+    "driver": f"{_ABOVE}experiments.run",
+    "rollout": f"{_ABOVE}actors.rollout",
+    "critic": f"{_ABOVE}actors.critic",
+    "learner": f"{_ABOVE}learner.learner",
+    "replay": f"{_ABOVE}actors.replay",
 }
 HEAVY = ("scipy", "timm", "wandb", "torch._dynamo", "torchmetrics", "matplotlib", "ray")
 _IMPORT = """
@@ -36,10 +37,10 @@ used = resource.getrusage(resource.RUSAGE_SELF)
 loaded = [name for name in {heavy} if sys.modules.get(name)]
 print(json.dumps([used.ru_utime + used.ru_stime, len(sys.modules), loaded]))
 """
-_RUN = """
+_RUN = f"""
 import json, resource, time
 start = time.monotonic()
-from experiments.benchmarks import startup
+import {__package__}.startup as startup
 startup.phases(start)
 """
 

@@ -4,11 +4,12 @@ and headers.
 `train` and `sweep` stop at the first error; `doctor` makes a row of each check.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rl_unlearn import consistency, reward_names, trait_source
 from rl_unlearn.adapters.adapter_file import locate
+from rl_unlearn.canvas import TraitRole
 from rl_unlearn.clip import clip_source
 from rl_unlearn.concepts import names
 from rl_unlearn.config import Config
@@ -18,14 +19,20 @@ from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.models import hub, location, model_folder, single_file
 from rl_unlearn.prompts import PromptBook
 
-JUDGE = "judge"
+JUDGE, TRAIT = "judge", "trait"
 Notes = Sequence[str]
 """What a person should know, though the run can begin."""
 
 
-def check(config: Config, judged: bool = True) -> list[str]:
-    """Returns all notes and raises the first UserError; without `judged` the judge is left out."""
-    checks = [check for name, check in CHECKS.items() if judged or name != JUDGE]
+def check(config: Config, judged: bool = True, given: Collection[str] = ()) -> list[str]:
+    """Returns all notes and raises the first UserError; without `judged` the judge is left out.
+
+    `given`: names of the caller's own functions of the image.
+    """
+    trait(config, judged, given)
+    checks = [
+        check for name, check in CHECKS.items() if name != TRAIT and (judged or name != JUDGE)
+    ]
     return [note for check in checks for note in check(config)]
 
 
@@ -115,26 +122,28 @@ def _check_rank(start: str, rank: int) -> None:
 
 
 def clips(config: Config) -> Notes:
-    """Checks that the CLIPs that reward and select can be asked for, and the functions that tell a
-    trait, if one is to be forgotten.
-    """
+    """Checks that the CLIPs that reward and select can be asked for."""
     clip_source.check("reward.clip", config.reward.clip)
     clip_source.check("selection.clip", config.selection.clip)
+    return ()
+
+
+def trait(config: Config, judged: bool = True, given: Collection[str] = ()) -> Notes:
+    """Checks the functions that tell a trait, if one is to be forgotten."""
+    roles: tuple[TraitRole, ...] = ("reward", "selection", "judge")
     if reward_names.trait(config.concept) is not None:
-        trait_source.check(config, "reward")
-        trait_source.check(config, "selection")
+        for role in roles if judged else roles[:-1]:
+            trait_source.check(config, role, given)
     return ()
 
 
 def judge(config: Config) -> Notes:
     """Checks that the judge can be asked for, and has no part in the training."""
     judge_source.check(config, PromptBook.from_config(config))
-    if reward_names.trait(config.concept) is not None:
-        trait_source.check(config, "judge")
     return ()
 
 
 CHECKS: dict[str, Callable[[Config], Notes]] = {
     "settings": loop, "prompts": prompts, "adapters": adapters, "CLIPs": clips,
-    JUDGE: judge, "model": model,
+    TRAIT: trait, JUDGE: judge, "model": model,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Adapters beside the untouched model in the eyes of a judge, as `evaluation.json` holds them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,7 @@ from rl_unlearn.evaluation.metrics import Rates
 from rl_unlearn.evaluation.place import nearest
 from rl_unlearn.evaluation.record import Cost, Evaluation, Figure, ModelRecord, Protocol
 from rl_unlearn.families.pipeline import device_of
+from rl_unlearn.image_rewards import ImageReward
 from rl_unlearn.prompts import PromptBook
 
 
@@ -78,8 +79,12 @@ def judge_side_by_side(
     judge: ProbabilityJudge,
     config: Config,
     console: Console,
+    functions: Mapping[str, ImageReward] | None = None,
 ) -> Comparison:
-    """Draws what the cache lacks, lets the judge look at all of it, and compares."""
+    """Draws what the cache lacks, lets the judge look at all of it, and compares.
+
+    `functions`: the caller's own, of which one may judge a trait.
+    """
     images_asked, anchors = plan(book, config), anchors_of(config, book)
     anchors_asked = plan_of_anchors(book, config, anchors)
     names = [UNTOUCHED, *(candidate.name for candidate in candidates)]
@@ -104,7 +109,7 @@ def judge_side_by_side(
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
-    trait = None if book.trait is None else traits.function_of(config, "judge", {})
+    trait = None if book.trait is None else traits.function_of(config, "judge", functions or {})
     with console.status("judging"):
         seen = [examine(model.images(), images_asked.texts, judge, clip, trait) for model in images]
         anchor = None

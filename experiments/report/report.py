@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
-from experiments.report import charts, confusion, run_view
+from experiments.report import charts, confusion, run_view, tiles
 from experiments.report.curves import critic_map, page_curves
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
@@ -41,7 +41,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
+    environment.filters |= {"figure": _figure, "uri": tiles.uri}
     environment.globals |= {"charts": charts, "confusion": confusion, "run_view": run_view}
     write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
     return out

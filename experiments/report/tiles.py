@@ -1,4 +1,4 @@
-"""The before/after tiles of a run as data URIs, cut from the two sheets that the run wrote."""
+"""The before/after tiles of a run, cut from the two sheets that the run wrote."""
 
 import base64
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Tile:
     prompt: str
     seed: int
     column: str
-    before: str
-    after: str
+    before: Image.Image
+    after: Image.Image
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read(run: Path) -> list[Row]:
                     tile.prompt,
                     tile.seed,
                     column,
-                    *(_uri(side, sheet.size, i, j) for side in sides),
+                    *(_cut(side, sheet.size, i, j) for side in sides),
                 )
                 for j, (tile, column) in enumerate(zip(row.tiles, sheet.columns, strict=False))
             ],
@@ -88,9 +88,13 @@ def _side(path: Path) -> Image.Image:
     return shown[1]
 
 
-def _uri(side: Image.Image, size: tuple[int, int], row: int, column: int) -> str:
-    width, height = size
-    tile = side.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+def uri(tile: Image.Image) -> str:
+    """Returns a tile for a page that needs no file beside it."""
     buffer = BytesIO()
-    tile.save(buffer, "WEBP", lossless=width <= SMALL, quality=85, method=4)
+    tile.save(buffer, "WEBP", lossless=tile.width <= SMALL, quality=85, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _cut(side: Image.Image, size: tuple[int, int], row: int, column: int) -> Image.Image:
+    width, height = size
+    return side.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))

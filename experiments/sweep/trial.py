@@ -104,7 +104,7 @@ class Trials:
         argv = [
             "python",
             "-m",
-            "experiments",
+            (__package__ or "").removesuffix(".sweep"),
             "train",
             "--config",
             str(self.root / "base.yaml"),

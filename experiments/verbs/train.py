@@ -2,9 +2,11 @@
 
 import math
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,7 +22,24 @@ from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
 
+if TYPE_CHECKING:
+    from learner.events import Emit
+    from rl_unlearn.image_rewards import ImageReward
+
 HELP = "train an adapter that forgets a concept"
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a program brings along and no command line can."""
+
+    emit: "Emit | None" = None
+    """Takes every event of the training."""
+    functions: "Mapping[str, ImageReward]" = field(default_factory=dict)
+    """Functions of the image by the names that the configuration calls them by."""
+
+
+NOTHING = Brought()
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -113,7 +132,7 @@ def _positive(flag: str, text: str | None) -> float | None:
     return number
 
 
-def run(args: Namespace, console: Console) -> dict[str, Any]:
+def run(args: Namespace, console: Console, brought: Brought = NOTHING) -> dict[str, Any]:
     """Checks everything cheap, then trains."""
     if args.resume and args.overwrite:
         raise ConfigError(
@@ -148,13 +167,17 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             elif not args.overwrite:
                 fetching.check_free(mirror, look)
         if args.resume and resuming.is_run(path) and run_folder.has_begun(path):
-            return go_on(config, args, console, mirror)
+            return go_on(config, args, console, mirror, brought)
         folder = run_folder.reserve(config, args.overwrite)
-        return start(config, folder, args, console, mirror=mirror)
+        return start(config, folder, args, console, mirror=mirror, brought=brought)
 
 
 def go_on(
-    config: Config, args: Namespace, console: Console, mirror: Mirror | None = None
+    config: Config,
+    args: Namespace,
+    console: Console,
+    mirror: Mirror | None = None,
+    brought: Brought = NOTHING,
 ) -> dict[str, Any]:
     """Trains on from the newest checkpoint of the run that `config` names.
 
@@ -174,7 +197,7 @@ def go_on(
     trial = read_state(path).trial  # it stays one of its sweep
     state = RunState(trial=trial) if trial else RunState()
     folder = run_folder.RunFolder(path, state)
-    return start(config, folder, args, console, resumed=True, mirror=mirror)
+    return start(config, folder, args, console, resumed=True, mirror=mirror, brought=brought)
 
 
 def start(
@@ -185,21 +208,22 @@ def start(
     resumed: bool = False,
     supervised: bool = False,
     mirror: Mirror | None = None,
+    brought: Brought = NOTHING,
 ) -> dict[str, Any]:
     """Checks what is below the run, carries it out and shows what came of it; returns that."""
     tracking.check(config)
-    notes = preflight.check(config, judged=not args.no_evaluate)
+    notes = preflight.check(config, not args.no_evaluate, brought.functions)
     for note in notes:
         say(console, f"warning: {note}")
     if not config.cluster.inline:
         address.check(config)
-    import experiments.run
+    from experiments import run as whole_run
     from experiments.evaluation import comparing
     from rl_unlearn.evaluation.record import Evaluation
 
-    outcome = experiments.run.run(
-        config, folder, args.argv, not args.no_evaluate, console, resumed, notes=notes,
-        supervised=supervised, mirror=mirror,
+    outcome = whole_run.run(
+        config, folder, args.argv, not args.no_evaluate, console, resumed, brought.emit,
+        notes=notes, supervised=supervised, mirror=mirror, functions=brought.functions,
     )  # fmt: skip
     if "after" in outcome:
         comparing.show(Evaluation.model_validate(outcome), console)

@@ -1,16 +1,26 @@
 """Sections on how it is learned: critic, estimator, learner."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
+from rl_unlearn import plugins
 from rl_unlearn.config.section import Section
-from rl_unlearn.estimators import ESTIMATORS, KNOWN_AS, NAMES, Estimator, described
+from rl_unlearn.estimators import KNOWN_AS, NAMES, Estimator, described, find
 
 if TYPE_CHECKING:  # no checker takes a literal that is computed
     EstimatorName = str
 else:
     EstimatorName = Literal[NAMES]
+
+
+def _is_installed(name: str) -> str:
+    if name not in plugins.names(plugins.ESTIMATORS):
+        raise ValueError("must be one of the table's names or of an installed package's")
+    return name
+
+
+Installed = Annotated[str, AfterValidator(_is_installed)]
 
 
 class Critic(Section):
@@ -54,7 +64,7 @@ class Critic(Section):
 
 
 class EstimatorConfig(Section):
-    name: EstimatorName = Field("pathwise", description=described())
+    name: EstimatorName | Installed = Field("pathwise", description=described())
     gae_lambda: float = Field(1.0, ge=0, le=1)
     """GAE lambda of `critic`, `x0hat` and `qprop`; 1 is reward minus value."""
     truncation: float = Field(1.0, gt=0)
@@ -74,7 +84,7 @@ class EstimatorConfig(Section):
     @property
     def row(self) -> Estimator:
         """The estimator of that name."""
-        return ESTIMATORS[self.name]
+        return find(self.name)
 
 
 class Learner(Section):

@@ -4,6 +4,7 @@ anything is loaded.
 
 from pathlib import Path
 
+from rl_unlearn import plugins
 from rl_unlearn.canvas import OBJECTS, PANEL, STYLES, Member
 from rl_unlearn.clip import clip_source
 from rl_unlearn.config import Config
@@ -21,6 +22,11 @@ CANVAS: dict[str, tuple[Member, ...]] = {
 def is_of_canvas(name: str) -> bool:
     """Returns whether a name means the canvas's judges."""
     return name == "canvas" or name.startswith("canvas:")
+
+
+def is_installed(name: str) -> bool:
+    """Returns whether an installed package adds a judge of that name."""
+    return name in plugins.names(plugins.JUDGES)
 
 
 def is_judge_folder(folder: Path) -> bool:
@@ -47,7 +53,7 @@ def check(config: Config, book: PromptBook) -> None:
             raise ConfigError(
                 f"evaluation.judge {name!r} is unknown: the canvas has {', '.join(CANVAS)}"
             )
-    elif not is_judge_folder(Path(name)):
+    elif not is_installed(name) and not is_judge_folder(Path(name)):
         for role, spec in (("reward", config.reward.clip), ("selection", config.selection.clip)):
             if spec == name:
                 raise ConfigError(

@@ -4,13 +4,14 @@ made of.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rl_unlearn import plugins
 from rl_unlearn.canvas import Head
 from rl_unlearn.canvas.judges import load_judge as load_canvas_judge
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
@@ -58,8 +59,8 @@ class ProbabilityJudge:
 
 
 def load_judge(config: Config) -> ProbabilityJudge:
-    """Loads the judge that `evaluation.judge` names: `canvas` or one of its panel, a folder of two
-    classifiers, or open_clip.
+    """Loads the judge that `evaluation.judge` names: `canvas` or one of its panel, an installed
+    package's, a folder of two classifiers, or open_clip.
 
     Raises ConfigError for a network that training or selection used, whatever its name, or the
     canvas's judges on another world; DataError for a judge that cannot be had.
@@ -69,9 +70,31 @@ def load_judge(config: Config) -> ProbabilityJudge:
     judge_source.check(config, book)
     if judge_source.is_of_canvas(name):
         return _canvas(name)
+    if judge_source.is_installed(name):
+        return _installed(name, config, book)
     if judge_source.is_judge_folder(Path(name)):
         return _classifiers(Path(name), book, config, device)
     return _open_clip(name, book, config, device)
+
+
+def _installed(name: str, config: Config, book: PromptBook) -> ProbabilityJudge:
+    judge = plugins.load(plugins.JUDGES, name)(config)
+    package = plugins.version(plugins.JUDGES, name)
+    if not isinstance(judge, ProbabilityJudge):
+        raise ConfigError(f"evaluation.judge {name!r} of {package} makes no ProbabilityJudge")
+
+    def classify(images: Float[Tensor, "batch 3 height width"]) -> Judgement:
+        """Returns what it sees, once that has the shape of a judgement in this world."""
+        seen: Judgement = judge.classify(images)
+        wanted = {domain: (len(images), len(book.names[domain])) for domain in ("object", "style")}
+        if {domain: tuple(seen.log_probs[domain].shape) for domain in seen.log_probs} != wanted:
+            raise ConfigError(
+                f"evaluation.judge {name!r} of {package} must give log_probs of object and style "
+                f"for every class of the prompts: {wanted}"
+            )
+        return seen
+
+    return replace(judge, name=f"{name} ({package})", classify=classify)
 
 
 def _canvas(name: str) -> ProbabilityJudge:

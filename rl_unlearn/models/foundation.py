@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rl_unlearn import canvas, reward_names
+from rl_unlearn import canvas, plugins, reward_names
 from rl_unlearn.adapters.adapter_file import locate
 from rl_unlearn.config import Config, Model
 from rl_unlearn.errors import DataError
@@ -30,7 +30,7 @@ KINDS = {
     ADAPTER: "the adapter",
     LISTS: "the prompt list",
     CLIPS: "the CLIP",
-    CLASSIFIERS: "the classifier",
+    CLASSIFIERS: "the reward",
 }
 """Kinds of what is recorded, in words."""
 DRAWN = (MODEL, ADAPTER)
@@ -79,6 +79,9 @@ def of_run(config: Config) -> dict[str, str]:
         parts = reward_names.classifier(name)
         if parts is not None and Path(parts[0]).is_dir():
             record[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
+        elif parts is None and name in plugins.names(plugins.REWARDS):
+            package = plugins.version(plugins.REWARDS, name)
+            record[f"{CLASSIFIERS} {name}"] = hashlib.sha256(package.encode()).hexdigest()
     return record
 
 

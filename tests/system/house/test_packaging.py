@@ -1,5 +1,5 @@
-"""What is shipped: a wheel with the five packages, the canvas and the template, and pins that fit
-the ranges.
+"""What is shipped: a wheel of one import name with the five packages, the canvas and the template,
+and pins that fit the ranges.
 """
 
 import re
@@ -14,6 +14,7 @@ from conftest import PACKAGES, ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import hatch_build
 from experiments import presets
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -60,9 +61,12 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
         names = set(archive.namelist())
         size = sum(info.file_size for info in archive.infolist() if "/weights/" in info.filename)
     tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
-    weights = "rl_unlearn/canvas/weights"
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"rl_unlearn"}
+    weights = "canvas/weights"
     for needed in (
+        "py.typed",
+        "__init__.pyi",
+        *(f"{package}/__init__.py" for package in PACKAGES if package != "rl_unlearn"),
         "experiments/report/report.html.j2",
         "experiments/report/report.css",
         "experiments/report/card.md.j2",
@@ -76,7 +80,7 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
         f"{weights}/judge-object/model.safetensors",
         f"{weights}/judge-style/model.safetensors",
     ):
-        assert needed in names
+        assert f"rl_unlearn/{needed}" in names
     assert size <= 25 * 10**6
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert any(name.endswith("/licenses/NOTICE") for name in names)
@@ -86,8 +90,26 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
 def test_the_entry_point_is_the_command_line() -> None:
     from experiments.__main__ import main
 
-    assert PROJECT["scripts"] == {"rl-unlearn": "experiments.__main__:main"}
+    assert PROJECT["scripts"] == {"rl-unlearn": "rl_unlearn.__main__:main"}
     assert callable(main)
+
+
+def test_imports_are_moved_and_no_line_is() -> None:
+    source = "from learner.loop import (\n    Loop,\n)\nimport ray\nfrom rl_unlearn import vision\n"
+    assert hatch_build.moved(source, "x") == source.replace(
+        "learner.loop", "rl_unlearn.learner.loop"
+    )
+    with pytest.raises(ValueError, match=r"x:2: write `from actors\.images import"):
+        hatch_build.moved("\nimport actors.images\n", "x")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_can_be_moved(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        moved = hatch_build.moved(path.read_text(), str(path))
+        assert not re.search(
+            r"^\s*(from|import) (actors|learner|cluster|experiments)\b", moved, re.M
+        )
 
 
 def test_releases_with_known_holes_are_not_admitted() -> None:

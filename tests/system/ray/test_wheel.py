@@ -1,0 +1,56 @@
+"""The wheel beside a user's own folders of the same names, on the driver and on Ray's workers."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import PACKAGES, ROOT
+
+from experiments import settings
+
+PROGRAM = """
+import sys
+import rl_unlearn
+
+if __name__ == "__main__":
+    run = rl_unlearn.unlearn(config=sys.argv[1], output="out", evaluate=False)
+    pipeline = rl_unlearn.load_pipeline(run)
+    print(run.path, pipeline.get_active_adapters(), *sorted(
+        name for name in sys.modules if name.partition(".")[0] in sys.argv[2:]
+    ))
+"""
+
+
+@pytest.mark.slow
+def test_own_folders_of_the_same_names_break_nothing(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path),
+         str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env")
+    place = next((tmp_path / "env/lib").glob("python*")) / "site-packages"
+    zipfile.ZipFile(wheel).extractall(place)
+    # What it needs comes from here; this checkout, which is there by a .pth file, does not.
+    (place / "needed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    user, theirs = tmp_path / "user", [name for name in PACKAGES if name != "rl_unlearn"]
+    for name in theirs:
+        (user / name).mkdir(parents=True)
+        (user / name / "__init__.py").write_text(f"raise ImportError('my own {name}')\n")
+    (user / "program.py").write_text(PROGRAM)
+    config = tiny.config(tensorboard=False, cluster={"inline": False}, loop={"rounds": 1})
+    (user / "tiny.yaml").write_text(settings.dump(config))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(tmp_path / "env/bin/python"), "program.py", "tiny.yaml", *theirs],
+        cwd=user, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["out/cat-seed0", "['default_0']"], "and no top-level import"
