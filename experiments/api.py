@@ -197,7 +197,7 @@ def unlearn(
     args = parse(["train", *words])
     with _console(verbose) as console:
         brought = training.Brought(progress, {**own, **(functions or {})})
-        return Run(Path(training.run(args, console, brought)["run"]))
+        return _made(training.run(args, console, brought))
 
 
 def erase(
@@ -230,7 +230,7 @@ def erase(
     ]  # fmt: skip
     args = parse(["erase", *words])
     with _console(verbose) as console:
-        return Run(Path(erasing.run(args, console)["run"]))
+        return _made(erasing.run(args, console))
 
 
 def evaluate(
@@ -265,7 +265,7 @@ def open_run(path: str | Path) -> Run:
     """
     if not is_run(Path(path)):
         raise DataError(f"{path} holds no run: give a run folder, such as outputs/cat-seed0")
-    return Run(Path(path))
+    return Run(Path(path).absolute())
 
 
 def load_pipeline(run: "Run | str | Path", device: str | None = None) -> Any:
@@ -291,6 +291,10 @@ def load_pipeline(run: "Run | str | Path", device: str | None = None) -> Any:
         pipeline = load_model(config.model)
         attach(pipeline, read_adapter(place), str(place), trained(config.model))
         return pipeline.to(device or device_of(config.model))
+
+
+def _made(outcome: Mapping[str, Any]) -> Run:
+    return Run(Path(outcome["run"]).absolute())
 
 
 def _files(config: str | Path | Sequence[str | Path]) -> list[str]:

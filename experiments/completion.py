@@ -3,7 +3,8 @@
 import argparse
 from argparse import Action, ArgumentParser
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from experiments import presets, settings
 
@@ -62,6 +63,8 @@ def _values(annotation: Any) -> tuple[str, ...]:
         return ("true", "false")
     if get_origin(annotation) is Literal:
         return tuple(map(str, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(word for part in get_args(annotation) for word in _values(part))
     return ()
 
 

@@ -159,4 +159,4 @@ def described() -> str:
     """Returns a sentence on each estimator, for the configuration's own documentation."""
     sentences = " ".join(f"{row.name}: {row.summary}." for row in _ROWS)
     others = ", ".join(f"`{other}` for {name}" for other, name in KNOWN_AS.items())
-    return f"{sentences} Also taken: {others}."
+    return f"{sentences} Also taken: {others}, and what installed packages add."

@@ -12,6 +12,7 @@ HOME = "README"
 PAGES = {
     "Learn": ["docs/tutorial"],
     "How to": [
+        "docs/how-to/python",
         "docs/how-to/own-model",
         "docs/how-to/own-reward",
         "docs/how-to/one-card",
@@ -27,7 +28,7 @@ PAGES = {
     "Reference": ["reference/configuration", "reference/shipped", "reference/commands"],
     "Code": [],
     "Studies": ["docs/studies/README"],
-    "Project": ["CONTRIBUTING", "CHANGELOG"],
+    "Project": ["examples/README", "CONTRIBUTING", "CHANGELOG"],
 }  # fmt: skip
 """Captions of the contents with their pages; code and studies are found."""
 

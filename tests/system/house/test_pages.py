@@ -12,12 +12,15 @@ from experiments.__main__ import VERBS, parse
 from experiments.site import contents, links
 
 PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+LINKING = [
+    *PAGES,
+    *(ROOT / name for name in ("examples/README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
 FILES = [
     f"/{path.relative_to(ROOT)}"
-    for top in (*PACKAGES, "tests")
+    for top in (*PACKAGES, "tests", "examples")
     for path in (ROOT / top).rglob("*.py")
-]
+] + ["/hatch_build.py"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -16,12 +16,13 @@ from experiments import settings
 
 PROGRAM = """
 import sys
+from pathlib import Path
 import rl_unlearn
 
 if __name__ == "__main__":
     run = rl_unlearn.unlearn(config=sys.argv[1], output="out", evaluate=False)
     pipeline = rl_unlearn.load_pipeline(run)
-    print(run.path, pipeline.get_active_adapters(), *sorted(
+    print(run.path.relative_to(Path.cwd()), pipeline.get_active_adapters(), *sorted(
         name for name in sys.modules if name.partition(".")[0] in sys.argv[2:]
     ))
 """

@@ -62,8 +62,9 @@ def tiny_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(settings.dump(tiny.config(loop={"rounds": 1})))
 
-    def load(files: Any = (), overrides: Any = ()) -> Config:
-        return LOAD([str(file), *files], overrides, {})
+    def load(files: Any = (), overrides: Any = (), environ: Any = None) -> Config:
+        whole = environ is not None  # what a run has recorded
+        return LOAD(files if whole else [str(file), *files], overrides, {})
 
     monkeypatch.setattr(settings, "load", load)
     return file
@@ -151,19 +152,27 @@ def test_an_estimator_is_a_row_and_a_function(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("tiny_settings", "quick")
-def test_an_image_reward_is_a_function_that_a_run_is_given() -> None:
+def test_an_image_reward_is_a_function_that_a_run_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (source,) = code("An image reward")
-    result = executed(source)["result"]
-    assert result.updates == 1
+    run = executed(source)["run"]
+    assert run.config.reward.images == {"brightness": 0.5}
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(ConfigError, match="'brightness' is no registered reward"):
-        executed(source.replace('{"brightness": brightness}', "{}"))
+        executed(source.replace("(brightness, 0.5)", "0.5"))
 
 
 @pytest.mark.usefixtures("tiny_settings", "quick")
-def test_a_trait_is_told_by_a_function() -> None:
+def test_a_trait_is_told_by_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (source,) = code("A trait")
-    result = executed(source)["result"]
-    assert result.updates == 1
+    run = executed(source)["run"]
+    assert run.config.selection.image == "redness"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(ConfigError, match="concept: 'red' is no registered function of images"):
         executed(source.replace('{"red": red, "redness": redness}', "{}"))
 
