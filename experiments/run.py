@@ -181,7 +181,10 @@ def _train(
 ) -> Result:
     spill: Path | None = folder / "replay" if config.replay.spill else None
     try:
-        result = train(config, emit, spill, functions, store, start, timeline)
+        result = train(
+            config, emit, spill, image_rewards=functions, store=store, start=start,
+            timeline=timeline,
+        )  # fmt: skip
         verify(folder / LEDGER, result.updates)
         (folder / AHEAD).unlink(missing_ok=True)
         return result

@@ -5,16 +5,13 @@ measured.
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.runs import origin
 from experiments.runs.run_folder import now, package_versions
-
-_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def head(name: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -23,30 +20,11 @@ def head(name: str, argv: Sequence[str]) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", f"experiments.benchmarks.{name}", *argv]),
         "begun": now(),
-        "commit": _commit(),
+        "commit": origin.commit(),
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": origin.processor(),
         "load": os.getloadavg()[0],
         "card": card.name if card else None,
         "python": platform.python_version(),
         "packages": package_versions(),
     }
-
-
-def _processor() -> str:
-    """Returns the model of the processor."""
-    if _PROCESSORS.exists():
-        for line in _PROCESSORS.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    asked = ["git", "-C", str(Path(__file__).parents[2]), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=True)  # noqa: S603
-        return done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.evaluation.models import load_model
 from experiments.export import merging
-from experiments.export.card import NAME, write_card
+from experiments.export.card import NAME, PICTURE, write_card
 from experiments.export.manager_metadata import described_for_managers, for_others
 from experiments.files import make_folder, write_bytes
 from rl_unlearn.adapters.adapter import component, read_adapter
@@ -72,7 +72,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
     DiffusionPolicy(load_model(config.model), config).load_adapter(read_adapter(path))
     if format == "merged":
         return merging.merge(locate(path), out, config) | {
-            "card": str(write_card(path, out, config, format))
+            "card": str(write_card(path, out, config, format, pictured=True))
         }
     source = locate(path)
     adapter = read_adapter(path)
@@ -85,7 +85,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
         target = out / f"{config.run_name}.safetensors"
     else:
         target = out / FILE_NAME
-    for file in (target, out / NAME):
+    for file in (target, out / NAME, out / PICTURE):
         if file.exists():
             raise ConfigError(f"{file} exists already; choose another --out, or remove it")
     make_folder(out, "choose another --out")
@@ -104,7 +104,7 @@ def export(path: Path, format: str, out: Path, config: Config) -> dict[str, Any]
             "nothing was written"
         )
     write_bytes(target, content)
-    card = write_card(path, out, config, format, target.name)
+    card = write_card(path, out, config, format, target.name, pictured=True)
     return {
         "file": str(target), "format": format, "tensors": len(state),
         "largest_difference": difference,

@@ -2,13 +2,16 @@
 without any network.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from experiments.evaluation.headline import HEADLINE
-from experiments.files import write_text
+from experiments.files import write_bytes, write_text
 from experiments.report import run_view
+from experiments.runs.own_files import inside, picture
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
@@ -16,7 +19,7 @@ from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import read_layout
 
 TEMPLATE = Path(__file__).parents[1] / "report" / "card.md.j2"
-NAME = "README.md"
+NAME, PICTURE = "README.md", "samples.png"
 LEARNED = (
     "Critic-guided reinforcement learning on a LoRA adapter of the denoising network, by "
     "[CGRU](https://arxiv.org/abs/2601.03213)."
@@ -34,19 +37,25 @@ ERASED = {
 
 
 def write_card(
-    source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME
-) -> Path:
-    """Writes `README.md` into `out`.
+    source: Path, out: Path, config: Config, format: str = "diffusers", file: str = FILE_NAME,
+    pictured: bool = False,
+) -> Path:  # fmt: skip
+    """Writes `README.md` into `out`, and with `pictured` the picture that it then shows.
 
-    Figures come from `source` if it is a run folder, else the card has none.
+    Figures and picture come from `source` if it is a run folder, else the card has none.
     """
     whole = (source / "config.yaml").is_file() and (source / "run_state.json").is_file()
     run = run_view.read(source, 1) if whole else None
-    write_text(out / NAME, str(make_card(config, run, format, file)))
+    shown = picture(inside(source, PICTURE)) if whole and pictured else None
+    if shown is not None:
+        write_bytes(out / PICTURE, shown[0])
+    write_text(out / NAME, str(make_card(config, run, format, file, shown is not None)))
     return out / NAME
 
 
-def make_card(config: Config, run: run_view.Run | None, format: str, file: str) -> ModelCard:
+def make_card(
+    config: Config, run: run_view.Run | None, format: str, file: str, pictured: bool = False
+) -> ModelCard:
     """Returns the card of a run, or of an adapter of which only the configuration is known."""
     before, after = (run.before, run.after) if run else (None, None)
     rows, results = [], []
@@ -97,6 +106,8 @@ def make_card(config: Config, run: run_view.Run | None, format: str, file: str) 
             *(run_view.cost(run) if run else [("seed", str(config.seed))]),
             ("LoRA rank", str(config.lora.rank)),
         ],
+        picture=PICTURE if pictured else "",
+        licence=_licence(config),
         command=run.command.replace("`", "'") if run else "",
     )
     return card
@@ -108,6 +119,22 @@ def _method(config: Config, run: run_view.Run | None) -> str:
     if run.state.eraser is not None:
         return ERASED[run.state.eraser]
     return LEARNED if config.lora.start is None else f"{LEARNED} {STARTED}"
+
+
+def _licence(config: Config) -> str:
+    """Returns what is known here of the base model's licence, in a sentence."""
+    if config.model.path == "canvas":
+        return (
+            "The base model is rl-unlearn's emoji canvas; its NOTICE names the drawings' licences."
+        )
+    page = Path(config.model.path) / NAME
+    with suppress(OSError, ValueError, YAMLError):
+        named = ModelCard.load(page).data.license if page.is_file() else None
+        if named:
+            return (
+                f"The base model says that its licence is {_plain(str(named))}; it holds here, too."
+            )
+    return "The base model's licence holds here, too: see where that model comes from."
 
 
 def _prompts(config: Config) -> str:

@@ -255,6 +255,10 @@ def cost(run: Run) -> list[tuple[str, str]]:
     )
     rows = [(name, f"{value:,.0f}") for name, value in training_facts if value is not None]
     rows.append(("seed", str(run.config.seed)))
+    if run.state.device is not None:
+        rows.append(("device", run.state.device))
+    if run.state.commit is not None:
+        rows.append(("commit", run.state.commit))
     measured = run.after.cost if run.after else Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments import settings, signals
 from experiments.files import write_json, write_text
-from experiments.runs import replacing, run_state
+from experiments.runs import origin, replacing, run_state
 from experiments.runs.run_state import RunState, read_state
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, MachineError, UserError
@@ -75,7 +75,7 @@ class RunFolder:
                 configs=[digest(text), *known], state="starting", reason=None, started=now(),
                 finished=None, argv=argv,
                 host=platform.node(), pid=os.getpid(), python=platform.python_version(),
-                packages=package_versions(),
+                packages=package_versions(), commit=origin.commit(), device=origin.device(),
             )  # fmt: skip
             self._config = text
             if not resumed:

@@ -65,6 +65,10 @@ class RunState(_Part, Versioned):
     pid: StrictInt | None = None
     python: StrictStr | None = None
     packages: dict[StrictStr, StrictStr] = {}
+    commit: StrictStr | None = None
+    """Of the checkout with this code, `-dirty` where that was changed; None: it was installed."""
+    device: StrictStr | None = None
+    """What the driver's machine computes with."""
     stands_on: dict[StrictStr, StrictStr] = {}
     """SHA-256 of what lies below the run (`rl_unlearn.models.foundation`)."""
     revision_asked: StrictStr | None = None
