@@ -15,7 +15,7 @@ help:
 	@echo "make demo    forget a concept on the shipped emoji canvas (SEED=1, CONCEPT=frog), or what no"
 	@echo "             word names (TASK=mirrored, large or tilted)"
 	@echo "make test    run all tests but those of make faults"
-	@echo "make faults  break and repeat runs on Ray: most of an hour"
+	@echo "make faults  break and repeat runs on Ray, for all families and settings: more than an hour"
 	@echo "make lint    check format, style and types"
 	@echo "make docs    build the documentation as a site, site/index.html"
 	@echo "make canvas  rebuild the emoji canvas from its sources"
@@ -28,7 +28,7 @@ test: $(TESTING)
 	$(BIN)/python -m pytest --numprocesses 2 --maxschedchunk 1
 
 faults: $(TESTING)
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m "faults or long"
 
 lint: $(TESTING)
 	$(BIN)/ruff format --check .

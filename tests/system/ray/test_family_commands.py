@@ -32,7 +32,13 @@ def written(name: str, root: Path, rounds: int) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", tiny_families.KINDS[1:])
+FEW = ("sd3", "flux2")
+MANY = [name for name in tiny_families.KINDS[1:] if name not in FEW]
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(name, marks=pytest.mark.long) for name in MANY)]
+)
 def test_the_way_of_a_user(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     straight, longer = tmp_path / "straight" / "run", tmp_path / "longer" / "run"
     assert main(["train", "--config", str(written(name, straight.parent, 3)), "--no-evaluate"]) == 0

@@ -101,7 +101,10 @@ def is_loopback(address: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dashboard", "ranks", "command"),
-    [(False, 2, ["-c", CONSOLE]), (True, 1, ["-m", "experiments"])],
+    [
+        (False, 2, ["-c", CONSOLE]),
+        pytest.param(True, 1, ["-m", "experiments"], marks=pytest.mark.long),
+    ],
     ids=["console", "module and dashboard"],
 )
 def test_a_run_in_a_users_folder(

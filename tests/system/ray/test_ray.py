@@ -119,6 +119,7 @@ def test_the_loop_is_measured_on_stand_ins():
     assert {"ray::ReplayActor", "ray::Sleepers"} <= row["cpu_seconds_per_image_by_process"].keys()
 
 
+@pytest.mark.long
 def test_two_image_actors_share_the_images_of_one(tmp_path):
     config = tiny.config(
         evaluation={"per_prompt": 3, "batch": 4, "actors": 2},
@@ -142,6 +143,7 @@ def test_two_image_actors_share_the_images_of_one(tmp_path):
         assert torch.equal(shared, inline)
 
 
+@pytest.mark.faults
 def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     killed: list[int] = []
     told: Events = []
@@ -169,6 +171,7 @@ def test_a_rollout_actor_killed_in_the_middle_changes_nothing(inline):
     assert result.digest == expected.digest
 
 
+@pytest.mark.faults
 def test_a_guest_that_is_killed_leaves_and_another_comes():
     """One of two rollout actors is a guest; when it dies, the other takes its work over until a new
     one comes.

@@ -246,6 +246,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=PATIENCE)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("one_ray")
 def test_a_trial_with_its_own_actors_lives_in_its_placement_group(tmp_path: Path) -> None:
     tiny_files(tmp_path, "space: {seed: [0]}\nper_trial: {cpus: 0.2}\n")

@@ -101,6 +101,7 @@ def test_a_job_is_followed_in_a_notebook() -> None:
     assert in_a_loop(job.follow).status == "SUCCEEDED"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_on_ray_in_a_notebook() -> None:
     events: list[str] = []

@@ -156,6 +156,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         ask(config, variant, FakeSource())
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_an_evaluation_killed_half_way_continues(tmp_path):
     config = tiny.config(

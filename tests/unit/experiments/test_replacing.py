@@ -18,6 +18,7 @@ from rl_unlearn.errors import ConfigError
 PROGRAM = ROOT / "tests" / "kill_steps.py"
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_kill_at_any_step_leaves_the_old_run_or_one_that_has_begun(tmp_path: Path) -> None:
     ended = subprocess.run(

@@ -84,16 +84,24 @@ def run(folder: Path, config: Any, record: Record, resumed: bool = False) -> Any
     return program.train(config, record, store=store, start=found[1] if found else None)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"loop": {"pipeline": 0}}, {"estimator": {"name": "terminal"}},
+FEW = [
+    {},
+    {"loop": {"pipeline": 2}, "selection": {"every": 1}},
+    {"learner": {"anchor_weight": 100.0}, "reward": {"anchor": "dog"}},
+]
+MANY = [
+    {"loop": {"pipeline": 0}}, {"estimator": {"name": "terminal"}},
     {"estimator": {"name": "qprop"}},
     {"learner": {"updates_per_round": 2}, "replay": {"max_lag": 8}},
-    {"loop": {"pipeline": 2}, "selection": {"every": 1}},
     {"model": {"path": str(tiny.pipeline_folder()), "dtype": "bf16"}},
     {"lora": {"start": str(tiny.adapter_folder())}},
-    {"learner": {"anchor_weight": 100.0}, "reward": {"anchor": "dog"}},
     {"estimator": {"name": "backprop"}},
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes", [*FEW, *(pytest.param(changes, marks=pytest.mark.long) for changes in MANY)]
+)
 def test_a_resumed_run_gives_the_same_bits_from_every_round(tmp_path, changes):
     config = settings(**changes)
     straight = Record()
@@ -252,6 +260,7 @@ def test_a_restarted_asynchronous_run_repeats_what_was_lost_bit_by_bit(
     assert kept + after == list(range(1, len(kept + after) + 1))
 
 
+@pytest.mark.faults
 def test_a_killed_asynchronous_process_repeats_its_ledger(tmp_path, timing, monkeypatch):
     from experiments import run as runs
     from experiments import settings as layers

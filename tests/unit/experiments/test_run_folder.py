@@ -254,6 +254,7 @@ def test_a_second_run_of_the_name_waits_and_sigterm_stops_the_first(tmp_path: Pa
     stops(process, signal.SIGTERM, 143, tmp_path / "out" / "r")
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_ray_too(tmp_path: Path) -> None:
     process = start(tmp_path, "cluster.inline=false", session=True)
@@ -264,6 +265,7 @@ def test_a_signal_to_the_whole_group_stops_the_run_though_it_ends_ray_too(tmp_pa
     assert (state["state"], state["reason"]) == ("stopped", "SIGTERM")
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_run_that_waits_for_room_is_stopped_in_order(tmp_path: Path) -> None:
     process = start(

@@ -19,7 +19,7 @@ def test_every_family_has_blocks(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp32", marks=pytest.mark.long)])
 def test_with_and_without_gradients_the_bits_are_the_same(dtype: str) -> None:
     """And nothing is compiled a second time for the same shape, nor for single steps in a batch."""
     torch._dynamo.reset()

@@ -213,7 +213,9 @@ def inline(name: str) -> list[str]:
     return versions(name, inline=True)
 
 
-@pytest.mark.parametrize("name", KINDS[1:])
+@pytest.mark.parametrize(
+    "name", [*KINDS[1:4], *(pytest.param(name, marks=pytest.mark.long) for name in KINDS[4:])]
+)
 def test_a_run_moves_the_policy_and_repeats_itself(name: str) -> None:
     assert len(set(inline(name))) == 3
     assert versions(name, inline=True) == inline(name)
@@ -234,7 +236,8 @@ def one_ray() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.parametrize(
-    "name", [*KINDS[1:4], *(pytest.param(name, marks=pytest.mark.faults) for name in KINDS[4:])]
+    "name",
+    ["sd3", *(pytest.param(name, marks=pytest.mark.long) for name in KINDS[1:] if name != "sd3")],
 )
 def test_on_ray_it_has_the_same_bits(name: str) -> None:
     assert versions(name, inline=False, actor_cpus=0.1) == inline(name)
