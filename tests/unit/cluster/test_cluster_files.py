@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import kubernetes_validate
 import pytest
 import yaml
@@ -245,6 +246,88 @@ def test_these_checks_find_mistakes(path: tuple[Any, ...], value: Any) -> None:
     place[last] = value
     with pytest.raises((AssertionError, kubernetes_validate.ValidationError)):
         check_kuberay(content)
+
+
+# -- Overlays --------------------------------------------------------------------------------------
+
+OVERLAYS = sorted(path.parent.name for path in FILES.glob("kubernetes/overlays/*/*zation.yaml"))
+
+
+def built(name: str) -> dict[str, dict[str, Any]]:
+    """What `kubectl apply -k` applies of an overlay, by kind."""
+    folder = FILES / "kubernetes" / "overlays" / name
+    (asked,) = yaml.safe_load_all((folder / "kustomization.yaml").read_text())
+    assert asked.keys() == {"apiVersion", "kind", "resources", "patches"}
+    content = []
+    for resource in asked["resources"]:
+        path = (folder / resource).resolve()
+        (base,) = yaml.safe_load_all((path / "kustomization.yaml").read_text()) if path.is_dir() \
+            else ({"resources": [path]},)  # fmt: skip
+        assert base.keys() <= {"apiVersion", "kind", "resources"}
+        for file in base["resources"]:
+            content += yaml.safe_load_all((path / file).read_text())
+    for patch in asked["patches"]:
+        wanted = patch["target"]
+        matching = [
+            part for part in content
+            if part["kind"] == wanted["kind"] and part["metadata"]["name"] == wanted["name"]
+            and part["apiVersion"] == f"{wanted['group']}/{wanted['version']}"
+        ]  # fmt: skip
+        assert len(matching) == 1, wanted
+        content.remove(matching[0])
+        content.append(jsonpatch.apply_patch(matching[0], yaml.safe_load(patch["patch"])))
+    kinds = {part["kind"]: part for part in content}
+    assert len(kinds) == len(content)
+    return kinds
+
+
+def test_there_is_an_overlay_for_each() -> None:
+    assert OVERLAYS == ["autoscaling", "kueue", "monitoring", "spot"]
+    readme = (FILES / "README.md").read_text()
+    assert all(f"kubernetes/overlays/{name}" in readme for name in OVERLAYS)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_leaves_a_valid_cluster(name: str) -> None:
+    kinds = built(name)
+    kubernetes_validate.validate(kinds["NetworkPolicy"], KUBERNETES, strict=True)
+    spec = kinds["RayCluster"]["spec"]
+    optional = {"enableInTreeAutoscaling": bool, "autoscalerOptions": dict, "suspend": bool}
+    more = {key: spec.pop(key) for key in optional if key in spec}
+    check_fields(more, {key: optional[key] for key in more})
+    check_cluster(spec)
+
+
+def test_the_autoscaler_may_ask_for_what_a_run_asks_for() -> None:
+    spec = built("autoscaling")["RayCluster"]["spec"]
+    group = spec["workerGroupSpecs"][0]
+    words = next(iter(commands(FILES / "kubernetes/overlays/autoscaling/kustomization.yaml")))
+    rollout = resolved(words).rollout
+    assert (rollout.actors_min, rollout.actors) == (group["minReplicas"], group["maxReplicas"])
+    assert spec["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    fixed = [other["minReplicas"] == other["maxReplicas"] for other in spec["workerGroupSpecs"][1:]]
+    assert all(fixed)
+
+
+def test_only_rollouts_are_on_machines_that_may_be_taken_back() -> None:
+    rollout, *others = built("spot")["RayCluster"]["spec"]["workerGroupSpecs"]
+    assert rollout["template"]["spec"]["tolerations"]
+    assert not any("nodeSelector" in other["template"]["spec"] for other in others)
+
+
+def test_prometheus_may_reach_what_it_is_told_to_scrape() -> None:
+    kinds = built("monitoring")
+    monitor, policy = kinds["PodMonitor"]["spec"], kinds["NetworkPolicy"]["spec"]
+    assert monitor["selector"] == {"matchLabels": {"app": "rl-unlearn"}}
+    assert policy["podSelector"] == monitor["selector"]
+    assert policy["ingress"][-1]["ports"] == [{"protocol": "TCP", "port": 8080}]
+    assert len(policy["ingress"]) == 3
+
+
+def test_a_queue_begins_what_is_suspended() -> None:
+    cluster = built("kueue")["RayCluster"]
+    assert cluster["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "rl-unlearn"}
+    assert cluster["spec"]["suspend"] is True
 
 
 def test_what_the_pods_share_is_valid_and_named_as_they_name_it() -> None:
