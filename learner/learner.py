@@ -16,7 +16,7 @@ from learner.rounding import Floor
 from rl_unlearn import memory
 from rl_unlearn.adapters.adapter import AdapterState, digest, read_adapter
 from rl_unlearn.advantages import Advantages
-from rl_unlearn.anchors import anchors_of
+from rl_unlearn.anchors import anchors_of, of_anchors, without_trait
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import update_kl
 from rl_unlearn.errors import ConfigError, TrainingError
@@ -66,8 +66,10 @@ class Learner:
         self._optimizer = AdapterOptimizer(config, self.policy, self._ranks)
         self.gradient = PolicyGradient(config, self.policy, conditions, self._target, self._ranks)
         self._floor = Floor(config, self.policy, conditions)
-        anchors = anchors_of(config, book).prompts if config.learner.anchor_weight else {}
-        self._retention = Retention(config, self.policy, conditions, self._floor, anchors)
+        self._retention = Retention(config, self.policy, conditions, self._floor)
+        wanted = config.learner.anchor_weight > 0
+        self._anchors = anchors_of(config, book).prompts if wanted else {}
+        self._without_trait = wanted and book.trait is not None
         self._version = 0
         self._last: Metrics = {}
 
@@ -106,16 +108,24 @@ class Learner:
 
     @memory.enough_for("the learner", memory.LEARNER)
     def make_pool(self, trajectory: Trajectory) -> int:
-        """Makes the retention pool from the retained prompts among these trajectories; returns its
+        """Makes the retention pools from these trajectories of the frozen policy; returns their
         number of states.
 
         Measures the floor of rounding, too: ConfigError if it leaves a budget no room.
         """
         retained = trajectory[~self._target[trajectory.prompts]]
-        states = self._retention.keep(retained)
-        self._floor.measure(retained if states else trajectory, self._ranks)
+        states = self._keep(trajectory)
+        self._floor.measure(retained if len(retained) else trajectory, self._ranks)
         self._floor.check(retains=states > 0)
         return states
+
+    def _keep(self, warm_up: Trajectory) -> int:
+        """Hands the retention what is to be held."""
+        if self._without_trait:
+            instead, targets = without_trait(warm_up, self._target)
+        else:
+            instead, targets = of_anchors(warm_up, self._anchors)
+        return self._retention.keep(warm_up[~self._target[warm_up.prompts]], instead, targets)
 
     def snapshot(self) -> Snapshot:
         """Returns all but the retention pool, which is made again from the warm-up's images."""
@@ -132,7 +142,7 @@ class Learner:
     def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
         """Goes on where ``snapshot`` was taken; returns the number of states in the retention
         pool."""
-        states = self._retention.keep(warm_up[~self._target[warm_up.prompts]])
+        states = self._keep(warm_up)
         values = snapshot.values
         self.policy.load_adapter(snapshot.part("adapter"))
         self._optimizer.load(snapshot.part("optimizer"), values)

@@ -1,8 +1,7 @@
 """Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange
-multiplier, and, for a fixed price, that of target prompts to what it does under their anchor's.
+multiplier, and, for a fixed price, that of target prompts where it drew what shall stand there.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,11 +60,9 @@ class Retention:
         policy: DiffusionPolicy,
         conditions: Condition,
         floor: Floor,
-        anchors: Mapping[int, int],
     ):
-        """``anchors``: for each target prompt that is to be held there its anchor's prompt."""
         self._config, self._policy, self._conditions = config.learner, policy, conditions
-        self._seed, self._floor, self._anchors = config.seed, floor, anchors
+        self._seed, self._floor = config.seed, floor
         updates = config.loop.rounds * config.learner.updates_per_round
         self._steps = updates * config.learner.minibatches
         self._pool: Pool | None = None
@@ -73,9 +70,12 @@ class Retention:
         self.weight = config.learner.kl_weight
 
     @torch.no_grad()
-    def keep(self, retained: Trajectory) -> int:
+    def keep(
+        self, retained: Trajectory, instead: Trajectory, targets: Int[Tensor, " instead"]
+    ) -> int:
         """Makes the pools from trajectories of the frozen policy; returns the number of states.
 
+        ``instead``: those of images that may stand where ``targets``, prompts, ask for the concept.
         Of more than ``learner.pool`` states, or than all optimizer steps of the run will look at, a
         choice by name is kept. The reference means are computed here, once, with the adapter
         switched off.
@@ -83,11 +83,9 @@ class Retention:
         asked = retained.prompts
         pairs = torch.cartesian_prod(torch.arange(len(retained)), self._policy.kernel.learned)
         self._pool = self._made(retained, pairs, asked, self._config.kl_states, "pool")
-        rows, targets = self._of_anchors(asked)
-        elsewhere = retained[rows]
-        pairs = torch.cartesian_prod(torch.arange(len(rows)), self._policy.kernel.learned)
+        pairs = torch.cartesian_prod(torch.arange(len(instead)), self._policy.kernel.learned)
         states = self._config.anchor_states
-        self._anchored = self._made(elsewhere, pairs, targets, states, "anchors")
+        self._anchored = self._made(instead, pairs, targets, states, "anchors")
         return sum(len(pool) for pool in (self._pool, self._anchored) if pool is not None)
 
     def draw(self, version: int, number: int) -> Held | None:
@@ -134,20 +132,6 @@ class Retention:
         if kl is not None:
             budget, rate = self._config.kl_budget, self._config.kl_rate
             self.weight = next_kl_weight(self.weight, kl, budget, rate)
-
-    def _of_anchors(
-        self, asked: Int[Tensor, " images"]
-    ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Returns the images of anchors' prompts, and the target prompt each of them stands for: an
-        image may stand for several.
-        """
-        pairs = [
-            (row, target)
-            for target, anchor in self._anchors.items()
-            for row in (asked == anchor).nonzero().flatten().tolist()
-        ]
-        rows, targets = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
-        return rows, targets
 
     def _made(
         self,

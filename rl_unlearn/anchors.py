@@ -1,15 +1,19 @@
-"""What shall stand where the concept is asked for: each target prompt, and its anchor's."""
+"""What shall stand where the concept is asked for: the anchor's images, or, where a trait is to be
+forgotten, those without it.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl_unlearn.clip.zeroshot import load_open_clip, text_features
 from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.rewards import anchor_classes
+from rl_unlearn.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,30 @@ def anchors_of(
         if (prompt := book.prompts[place])
     }
     return Anchors(classes, {place: found for place, found in alike.items() if found is not None})
+
+
+def of_anchors(
+    drawn: Trajectory, anchors: Mapping[int, int]
+) -> tuple[Trajectory, Int[Tensor, " rows"]]:
+    """Returns the trajectories of anchors' prompts, and the target prompt each of them stands for:
+    an image may stand for several. ``anchors``: :attr:`Anchors.prompts`.
+    """
+    pairs = [
+        (row, target)
+        for target, anchor in anchors.items()
+        for row in (drawn.prompts == anchor).nonzero().flatten().tolist()
+    ]
+    rows, targets = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
+    return drawn[rows], targets
+
+
+def without_trait(
+    drawn: Trajectory, target: Bool[Tensor, " prompts"]
+) -> tuple[Trajectory, Int[Tensor, " rows"]]:
+    """Returns the target prompts' trajectories whose images lack the trait, and these prompts.
+
+    A yes or no is fooled by an image between both; what the untouched model itself draws without
+    the trait is none.
+    """
+    rows = (target[drawn.prompts] & (drawn.outcomes[:, -1] < 0)).nonzero().flatten()
+    return drawn[rows], drawn.prompts[rows]

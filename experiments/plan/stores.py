@@ -79,6 +79,10 @@ def kept(config: Config, book: PromptBook) -> Kept:
     chosen = config.critic
     drawn = book.draw(config.seed, 0, chosen.warmup_images, chosen.warmup_target_fraction)
     anchored: list[int] = []
+    if config.learner.anchor_weight and book.trait is not None:
+        # Which lack the trait is seen when they are drawn: half of them, say.
+        targets = sum(book.prompts[place].target for place in drawn)
+        return Kept(len(drawn) - targets, targets // 2)
     if config.learner.anchor_weight:
         classes = len(book.names[book.concept_domain])
         anchored = [*anchors_of(config, book, lambda: torch.eye(classes)).prompts.values()]
