@@ -16,7 +16,7 @@ from learner.rounding import Floor
 from rl_unlearn import memory
 from rl_unlearn.adapters.adapter import AdapterState, digest, read_adapter
 from rl_unlearn.advantages import Advantages
-from rl_unlearn.anchors import anchors_of, of_anchors, without_trait
+from rl_unlearn.anchors import anchors_of, of_anchors
 from rl_unlearn.config import Config
 from rl_unlearn.controllers import update_kl
 from rl_unlearn.errors import ConfigError, TrainingError
@@ -69,7 +69,7 @@ class Learner:
         self._retention = Retention(config, self.policy, conditions, self._floor)
         wanted = config.learner.anchor_weight > 0
         self._anchors = anchors_of(config, book).prompts if wanted else {}
-        self._without_trait = wanted and book.trait is not None
+        self._holds_own = wanted and book.trait is not None
         self._version = 0
         self._last: Metrics = {}
 
@@ -121,10 +121,7 @@ class Learner:
 
     def _keep(self, warm_up: Trajectory) -> int:
         """Hands the retention what is to be held."""
-        if self._without_trait:
-            instead, targets = without_trait(warm_up, self._target)
-        else:
-            instead, targets = of_anchors(warm_up, self._anchors)
+        instead, targets = of_anchors(warm_up, self._anchors)
         return self._retention.keep(warm_up[~self._target[warm_up.prompts]], instead, targets)
 
     def snapshot(self) -> Snapshot:
@@ -203,7 +200,9 @@ class Learner:
         self, scored: Scored, advantages: Advantages, pairs: Pairs, number: int
     ) -> Step:
         self._optimizer.clear()
-        held = self._retention.draw(self._version, number)
+        asked = scored.trajectory.prompts
+        own = scored.trajectory[self._target[asked]] if self._holds_own else None
+        held = self._retention.draw(self._version, number, own)
         scaler = self._optimizer.scaler
         seen = self.gradient.backward(scored, advantages, pairs, held, scaler)
         self._ranks.sum(seen.log_ratios, seen.losses, seen.kl)

@@ -1,5 +1,6 @@
 """Retention: the KL to the frozen model on retained prompts, held to a budget by a Lagrange
-multiplier, and, for a fixed price, that of target prompts where it drew what shall stand there.
+multiplier, and, for a fixed price, that of target prompts: to what it does under their anchor's,
+or, where a trait has none, to what it does in the policy's own states.
 """
 
 from dataclasses import dataclass
@@ -88,20 +89,22 @@ class Retention:
         self._anchored = self._made(instead, pairs, targets, states, "anchors")
         return sum(len(pool) for pool in (self._pool, self._anchored) if pool is not None)
 
-    def draw(self, version: int, number: int) -> Held | None:
-        """Returns the states that an optimizer step looks at; None without a pool."""
+    def draw(self, version: int, number: int, own: Trajectory | None = None) -> Held | None:
+        """Returns the states that an optimizer step looks at; None without a pool.
+
+        ``own``: trajectories whose states are held where no anchor's are.
+        """
         if self._pool is None:
             return None
         config = self._config
         draw = generator(self._seed, "pool", version, number)
         kept = self._pool.some(config.kl_states, draw)
+        other = self._other(own, generator(self._seed, "anchors", version, number))
         # What pulls the concept to its anchor pulls at all else, which is held as hard.
-        price = 0.0 if self._anchored is None else config.anchor_weight / self._policy.dimensions
+        price = 0.0 if other is None else config.anchor_weight / self._policy.dimensions
         weights = torch.full((len(kept),), (self.weight + price) / len(kept))
         pools = [kept]
-        if self._anchored is not None:
-            draw = generator(self._seed, "anchors", version, number)
-            other = self._anchored.some(config.anchor_states, draw)
+        if other is not None:
             pools.append(other)
             weights = torch.cat([weights, torch.full((len(other),), price / len(other))])
         return Held(
@@ -112,6 +115,18 @@ class Retention:
             weights,
             len(kept),
         )
+
+    def _other(self, own: Trajectory | None, draw: torch.Generator) -> Pool | None:
+        """Returns the states of target prompts that an optimizer step looks at."""
+        count = self._config.anchor_states
+        if self._anchored is not None:
+            return self._anchored.some(count, draw)
+        if own is None or not len(own):
+            return None
+        pairs = torch.cartesian_prod(torch.arange(len(own)), self._policy.kernel.learned)
+        pairs = pairs[torch.randperm(len(pairs), generator=draw)[:count]]
+        with torch.no_grad():
+            return self._pooled(own, pairs, own.prompts)
 
     def above_floor(self, kl: Float[Tensor, " rows"], held: Held | None) -> float | None:
         """Returns the mean KL of retained states above the floor of rounding, in nats per step."""
@@ -148,8 +163,12 @@ class Retention:
         if len(pairs) > room:
             chosen = torch.randperm(len(pairs), generator=generator(self._seed, name))[:room]
             pairs = pairs[chosen.sort().values]
-        if not len(pairs):
-            return None
+        return self._pooled(drawn, pairs, asked) if len(pairs) else None
+
+    def _pooled(
+        self, drawn: Trajectory, pairs: Int[Tensor, "pairs 2"], asked: Int[Tensor, " images"]
+    ) -> Pool:
+        """Returns these states of trajectories, with the means of the frozen model."""
         rows, steps = pairs.unbind(dim=1)
         latents, prompts = drawn.latents[rows, steps], drawn.prompts[rows]
         with self._policy.adapter_enabled(False):

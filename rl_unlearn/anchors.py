@@ -1,12 +1,10 @@
-"""What shall stand where the concept is asked for: the anchor's images, or, where a trait is to be
-forgotten, those without it.
-"""
+"""What shall stand where the concept is asked for: each target prompt, and its anchor's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rl_unlearn.clip.zeroshot import load_open_clip, text_features
@@ -69,15 +67,3 @@ def of_anchors(
     ]
     rows, targets = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
     return drawn[rows], targets
-
-
-def without_trait(
-    drawn: Trajectory, target: Bool[Tensor, " prompts"]
-) -> tuple[Trajectory, Int[Tensor, " rows"]]:
-    """Returns the target prompts' trajectories whose images lack the trait, and these prompts.
-
-    A yes or no is fooled by an image between both; what the untouched model itself draws without
-    the trait is none.
-    """
-    rows = (target[drawn.prompts] & (drawn.outcomes[:, -1] < 0)).nonzero().flatten()
-    return drawn[rows], drawn.prompts[rows]

@@ -151,6 +151,8 @@ class Kept:
     """Whose prompts are to be kept."""
     anchored: int
     """Of the anchors' prompts, once for each target prompt that they stand for."""
+    own: bool = False
+    """Whether the policy's own states are held in their place, each batch's anew."""
 
 
 def pooled(costs: Costs, kept: Kept) -> tuple[int, int]:
@@ -165,9 +167,9 @@ def pooled(costs: Costs, kept: Kept) -> tuple[int, int]:
     return retained, anchored
 
 
-def by_role(costs: Costs, kept: int) -> dict[str, int]:
+def by_role(costs: Costs, kept: int, own: int = 0) -> dict[str, int]:
     """Returns the FLOPs of one update, by who does what; ``kept``: states held beside each
-    minibatch.
+    minibatch, of which ``own`` are the batch's and want the frozen model's answer first.
     """
     learner = costs.config.learner
     minibatches = min(learner.minibatches, learner.batch * costs.chosen)
@@ -176,7 +178,9 @@ def by_role(costs: Costs, kept: int) -> dict[str, int]:
     return {
         "critic, fit": costs.config.critic.steps * costs.fit,
         "critic, score": learner.batch * costs.score,
-        "learner": learner.batch * costs.update + minibatches * kept * costs.learn + again,
+        "learner": learner.batch * costs.update
+        + minibatches * (kept * costs.learn + own * costs.guided)
+        + again,
     }
 
 
@@ -185,7 +189,9 @@ def phases(costs: Costs, images: dict[str, int], kept: Kept) -> dict[str, int]:
     config, learner = costs.config, costs.config.learner
     updates = config.loop.rounds * config.learner.updates_per_round
     retained, anchored = pooled(costs, kept)
-    update = by_role(costs, min(learner.kl_states, retained) + min(learner.anchor_states, anchored))
+    own = learner.anchor_states if kept.own and retained else 0
+    held = min(learner.kl_states, retained) + min(learner.anchor_states, anchored) + own
+    update = by_role(costs, held, own)
     flops = {
         "warm-up": images["warm-up"] * costs.sample
         + (retained + anchored) * costs.guided

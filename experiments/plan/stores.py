@@ -79,16 +79,13 @@ def kept(config: Config, book: PromptBook) -> Kept:
     chosen = config.critic
     drawn = book.draw(config.seed, 0, chosen.warmup_images, chosen.warmup_target_fraction)
     anchored: list[int] = []
-    if config.learner.anchor_weight and book.trait is not None:
-        # Which lack the trait is seen when they are drawn: half of them, say.
-        targets = sum(book.prompts[place].target for place in drawn)
-        return Kept(len(drawn) - targets, targets // 2)
     if config.learner.anchor_weight:
         classes = len(book.names[book.concept_domain])
         anchored = [*anchors_of(config, book, lambda: torch.eye(classes)).prompts.values()]
     return Kept(
         sum(not book.prompts[place].target for place in drawn),
         sum(drawn.count(anchor) for anchor in anchored),
+        bool(config.learner.anchor_weight) and book.trait is not None,
     )
 
 

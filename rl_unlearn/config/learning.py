@@ -137,8 +137,9 @@ class Learner(Section):
     anchor_weight: float = Field(800.0, ge=0)
     """What a nat of KL for each latent dimension costs, in units of the reward: the KL of target
     prompts to the frozen model under their anchors' prompts, per denoising step, at states of the
-    anchors' own images. Retained prompts pay it beside their multiplier. 0 leaves it to the reward
-    alone what the anchor looks like."""
+    anchors' own images; where a trait is to be forgotten, under their own prompts, at the states
+    that the policy comes to. Retained prompts pay it beside their multiplier. 0 leaves it to the
+    reward alone what stands in the concept's place."""
     anchor_states: int = Field(16, ge=1)
     """Such states seen by each optimizer step."""
     pool: int = Field(4096, ge=1)
