@@ -110,10 +110,18 @@ class Run:
 
         return write_report(self.path)
 
+    def __str__(self) -> str:
+        """Returns its folder, as seen from here."""
+        here = Path.cwd()
+        return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({self})"
+
     def _repr_html_(self) -> str:
         """Returns the figures before and after, and the sheet."""
         evaluation, sheet = self.evaluation, self.path / "samples.png"
-        title = f"<b>{html.escape(str(self.path))}</b>"
+        title = f"<b>{html.escape(str(self))}</b>"
         if evaluation is None:
             return f"{title}: not judged"
         rows = ""
@@ -330,7 +338,10 @@ def _console(verbose: bool) -> Iterator[Console]:
     """Yields what a verb tells people by; the libraries below are as quiet as in a command."""
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
+    from experiments.evaluation.models import quiet
+
     with warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")
+            quiet()
         yield Console(stderr=True, quiet=not verbose)

@@ -8,6 +8,7 @@ for they do what the command line does; here they are looked up when somebody as
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 __version__ = "0.1.0"
 __all__ = ["Run", "UserError", "erase", "evaluate", "load_pipeline", "open_run", "unlearn"]
@@ -25,7 +26,9 @@ def beside(module: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(beside("experiments.api"), name)
+    with catch_warnings():
+        simplefilter("ignore")  # a notebook without widgets is told so by what is imported below
+        return getattr(beside("experiments.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ def load_model(model: Model) -> Any:
 
 
 def quiet() -> None:
-    """Hides the progress bars of libraries, which would stand beside ours."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    """Hides the progress bars and remarks of libraries, which would stand beside ours."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()

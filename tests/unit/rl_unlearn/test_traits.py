@@ -193,7 +193,7 @@ def test_one_network_has_one_role(classifier: str) -> None:
     same = classifier.replace(":right", ":left")
     chosen = config(concept=f"image:{classifier}", selection={"image": same})
     with pytest.raises(ConfigError, match="is also the concept: take another function"):
-        preflight.clips(chosen)
+        preflight.trait(chosen, judged=False)
     chosen = config(concept=f"image:{classifier}", evaluation={"image_judge": classifier})
     with pytest.raises(ConfigError, match=r"evaluation\.image_judge .* is also the concept"):
         traits.function_of(chosen, "judge", GIVEN)
@@ -219,3 +219,45 @@ def test_a_whole_run_forgets_a_black_box() -> None:
         image_rewards=given,
     )
     assert rewards[-1] > rewards[0]
+
+
+def test_the_prompts_are_held_to_the_untouched_model_where_the_policy_is() -> None:
+    chosen = config(learner={"anchor_weight": 256.0, "anchor_states": 1000, "minibatches": 1})
+    learner = Learner(chosen)
+    actor, critic = RolloutActor(chosen, GIVEN), CriticActor(chosen)
+    warm_up = actor.sample(Request(0, tuple(range(6)), 0), learner.untouched())
+    learner.make_pool(warm_up)
+    batch = actor.sample(Request(1, tuple(range(6)), 0), learner.weights())
+    asked = batch.prompts[learner._target[batch.prompts]]
+    assert 0 < len(asked) < len(batch)
+    held = learner._retention.draw(0, 0, batch[learner._target[batch.prompts]])
+    learned = learner.policy.kernel.learned
+    assert len(held) - held.retained == len(asked) * len(learned)
+    states = batch.latents[learner._target[batch.prompts]][:, learned].flatten(0, 1)
+    own = {tuple(row.flatten().tolist()) for row in held.latents[held.retained :]}
+    assert own == {tuple(row.flatten().tolist()) for row in states}
+    with torch.no_grad(), learner.policy.adapter_enabled(False):
+        rows = slice(held.retained, None)
+        conditions = learner.gradient._conditions[held.prompts[rows]]
+        output = learner.policy.predict(held.latents[rows], held.steps[rows], conditions)
+        means = learner.policy.kernel.mean(output, held.latents[rows], held.steps[rows])
+    torch.testing.assert_close(held.reference[rows], means, atol=1e-5, rtol=1e-5)
+    metrics = learner.update(batch, critic.score(batch, 0))
+    assert metrics["anchor_kl"] == pytest.approx(0, abs=1e-9), "a fresh adapter is where it was"
+    metrics = learner.update(batch, critic.score(batch, 1))
+    assert metrics["anchor_kl"] > 0
+    assert learner._retention.draw(2, 0).retained == len(learner._retention.draw(2, 0))
+
+
+def test_a_hold_of_its_own_keeps_a_trait_near_what_was_drawn() -> None:
+    moved = []
+    for weight in (1e-6, 1e5):
+        held = {"anchor_weight": weight, "anchor_states": 1000, "minibatches": 1, "lr": 1e-2}
+        chosen = config(learner=held)
+        learner, actor, critic = Learner(chosen), RolloutActor(chosen, GIVEN), CriticActor(chosen)
+        learner.make_pool(actor.sample(Request(0, tuple(range(6)), 0), learner.untouched()))
+        batch = actor.sample(Request(1, tuple(range(6)), 0), learner.weights())
+        for version in range(5):
+            metrics = learner.update(batch, critic.score(batch, version))
+        moved.append(metrics["anchor_kl"])
+    assert moved[1] < 0.5 * moved[0]
