@@ -25,7 +25,9 @@ PAGES = {
         "docs/architecture", "docs/canvas", "docs/models", "docs/reliability",
         "docs/observability", "docs/performance", "cluster/README",
     ],
-    "Reference": ["reference/configuration", "reference/shipped", "reference/commands"],
+    "Reference": [
+        "reference/python", "reference/configuration", "reference/shipped", "reference/commands",
+    ],
     "Code": [],
     "Studies": ["docs/studies/README"],
     "Project": ["examples/README", "CONTRIBUTING", "CHANGELOG"],
@@ -36,6 +38,7 @@ PAGES = {
 def generated() -> dict[str, str]:
     """Returns the pages that the code says itself, by name."""
     pages = {
+        "reference/python": modules.api(ROOT),
         "reference/configuration": configuration.page(),
         "reference/shipped": configuration.shipped(),
         "reference/commands": commands.page(),

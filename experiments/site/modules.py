@@ -15,6 +15,12 @@ def pages(root: Path) -> dict[str, str]:
     return {dotted(room, root): _room(room, root) for room in rooms}
 
 
+def api(root: Path) -> str:
+    """Returns the page of the Python API, under the names that programs import."""
+    page = _module(root / "experiments" / "api.py", root)
+    return page.replace("## experiments.api\n", f"# {PACKAGE}\n", 1).replace("\n### ", "\n## ")
+
+
 def dotted(path: Path, root: Path) -> str:
     """Returns the name by which a file or folder is imported."""
     return ".".join(path.relative_to(root).with_suffix("").parts)
@@ -99,4 +105,12 @@ def _code(text: str) -> str:
 
 
 def _text(node: ast.Module | ast.ClassDef | Function) -> str:
-    return f"{ast.get_docstring(node) or ''}\n"
+    return f"{_examples_as_code(ast.get_docstring(node) or '')}\n"
+
+
+def _examples_as_code(text: str) -> str:
+    """Returns a docstring with its doctests as blocks of code; `>>>` would be a quotation."""
+    blocks = text.split("\n\n")
+    return "\n\n".join(
+        f"```python\n{block}\n```" if block.startswith(">>> ") else block for block in blocks
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import rl_unlearn
 from experiments import presets, settings
 from experiments.__main__ import VERBS, make_parser
 from experiments.completion import verbs
@@ -114,6 +115,15 @@ def test_the_reference_has_every_public_name_of_the_science() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 assert f"\n### {node.name}\n" in whole
+
+
+def test_the_python_api_has_a_page_with_its_examples() -> None:
+    page = modules.api(ROOT)
+    assert page.startswith("# rl_unlearn\n")
+    for name in rl_unlearn.__all__:
+        assert name == "UserError" or f"\n## {name}\n" in page
+    assert "```python\n>>> import rl_unlearn\n" in page
+    assert not re.search(r"\n\n>>> ", page), "a quotation"
 
 
 def test_a_long_signature_has_a_line_for_each_argument() -> None:
