@@ -305,7 +305,7 @@ def seen(config: Config) -> dict[str, machine.Row]:
 
 def test_what_a_run_needs_is_there() -> None:
     rows = seen(tiny.config(evaluation={"judge": str(tiny.clip_folder(2))}))
-    assert set(rows) == {"settings", "prompts", "adapters", "CLIPs", "judge", "model"}
+    assert set(rows) == {"settings", "prompts", "adapters", "CLIPs", "trait", "judge", "model"}
     assert {row.state for row in rows.values()} == {"ok"}
 
 
@@ -333,7 +333,8 @@ def test_each_check_is_a_row_of_its_own(tmp_path: Path) -> None:
     }
     rows = seen(tiny.config(prompts=files, **changes))
     assert {name: row.state for name, row in rows.items()} == {
-        "settings": "fail", "prompts": "warn", "adapters": "fail", "CLIPs": "fail", "judge": "fail",
+        "settings": "fail", "prompts": "warn", "adapters": "fail", "CLIPs": "fail", "trait": "ok",
+        "judge": "fail",
         "model": "warn",
     }  # fmt: skip
     assert "asks for 'cat' itself in 'a cat and a dog'" in rows["prompts"].found
