@@ -28,7 +28,9 @@ def test_no_name_is_taken_twice():
 
 def test_the_configuration_takes_the_names_of_the_table_and_no_other():
     schema = Config.model_json_schema()["$defs"]["EstimatorConfig"]["properties"]["name"]
-    assert tuple(schema["enum"]) == NAMES
+    shipped, installed = schema["anyOf"]
+    assert tuple(shipped["enum"]) == NAMES
+    assert installed == {"type": "string"}, "an installed package may add one"
     assert all(f"{row.name}: {row.summary}" in schema["description"] for row in ESTIMATORS.values())
     with pytest.raises(ValidationError, match="'terminal', 'group', 'critic'"):
         EstimatorConfig(name="reinforce")

@@ -183,7 +183,7 @@ def test_a_classifier_that_rewards_is_part_of_the_foundation(tmp_path: Path) -> 
     config = tiny.config(reward={"images": {f"classifier:{tmp_path / 'judge'}:cat": 1.0}})
     before = foundation.of_run(config)
     (tmp_path / "judge" / "config.json").write_text("[]")
-    with pytest.raises(DataError, match="stands on the classifier"):
+    with pytest.raises(DataError, match="stands on the reward classifier:"):
         foundation.check(before, foundation.of_run(config), "it")
 
 
