@@ -41,7 +41,16 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+ALIKE = ("flux", "qwen_image", "z_image", "sana")
+"""Families whose tests show what those of the other four do, in the files below."""
+OF_ALL = ("test_families.py", "test_family_adapters.py", "test_plan.py", "test_memory.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first."""
+    """Fast tests first; what is shown for four families is `long` for four more."""
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if item.path.name in OF_ALL and any(isinstance(v, str) and v in ALIKE for v in values):
+            item.add_marker("long")
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -32,7 +32,7 @@ def written(name: str, root: Path, rounds: int) -> Path:
     return file
 
 
-FEW = ("sd3", "flux2")
+FEW = ("sd3",)
 MANY = [name for name in tiny_families.KINDS[1:] if name not in FEW]
 
 

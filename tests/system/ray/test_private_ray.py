@@ -102,7 +102,7 @@ def is_loopback(address: str) -> bool:
 @pytest.mark.parametrize(
     ("dashboard", "ranks", "command"),
     [
-        (False, 2, ["-c", CONSOLE]),
+        pytest.param(False, 2, ["-c", CONSOLE], marks=pytest.mark.long),
         pytest.param(True, 1, ["-m", "experiments"], marks=pytest.mark.long),
     ],
     ids=["console", "module and dashboard"],

@@ -14,6 +14,7 @@ from experiments.benchmarks import controllers, half_on_cpu, real_size
 from rl_unlearn.config import Config
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_command_measures_all_parts_without_ray(tmp_path: Path) -> None:
     absent = tmp_path / "absent" / "ray"

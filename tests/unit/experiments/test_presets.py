@@ -153,7 +153,7 @@ def test_names_work_from_an_installed_wheel(tmp_path: Path) -> None:
     subprocess.run([*install, str(site), str(wheel)], check=True, capture_output=True)
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from experiments import __main__ as program\n"
+        "from rl_unlearn.experiments import __main__ as program\n"
         "assert program.__file__.startswith(sys.path[0]), program.__file__\n"
         "sys.exit(program.main(sys.argv[1:]))\n"
     )

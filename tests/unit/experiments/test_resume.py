@@ -493,6 +493,7 @@ def test_another_configuration_is_refused_with_its_keys(tmp_path, monkeypatch):
         check(tmp_path / "no", before)
 
 
+@pytest.mark.faults
 def test_a_killed_process_goes_on_where_it_was(tmp_path, capsys):
     from experiments import settings as layers
     from experiments.__main__ import main

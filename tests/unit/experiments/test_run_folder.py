@@ -241,6 +241,7 @@ def test_sigint_stops_the_run_in_order(tmp_path: Path) -> None:
     stops(start(tmp_path), signal.SIGINT, 130, tmp_path / "out" / "r")
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_second_run_of_the_name_waits_and_sigterm_stops_the_first(tmp_path: Path) -> None:
     process = start(tmp_path)

@@ -184,7 +184,7 @@ def close(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert other[key] == pytest.approx(one[key], rel=2e-3, abs=2e-5, nan_ok=True), key
 
 
-@pytest.mark.parametrize("name", ["pathwise", "vtrace"])
+@pytest.mark.parametrize("name", ["pathwise", pytest.param("vtrace", marks=pytest.mark.long)])
 def test_two_ranks_make_the_update_of_one(together: Together, name: str) -> None:
     config = tiny.config(
         estimator={"name": name},
