@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import sysconfig
 import venv
 import zipfile
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import PACKAGES, ROOT
+from conftest import PACKAGES
+from wheel import built
 
 from experiments import settings
 
@@ -30,12 +30,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_own_folders_of_the_same_names_break_nothing(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path),
-         str(ROOT)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = built(tmp_path)
     venv.create(tmp_path / "env")
     place = next((tmp_path / "env/lib").glob("python*")) / "site-packages"
     zipfile.ZipFile(wheel).extractall(place)

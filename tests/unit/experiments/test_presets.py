@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from wheel import built
 
 from experiments import presets, settings, strict_yaml
 from experiments.__main__ import main
@@ -145,9 +146,7 @@ def test_a_file_of_ones_own_is_no_shipped_one(elsewhere: Path) -> None:
 
 @pytest.mark.slow
 def test_names_work_from_an_installed_wheel(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
-    subprocess.run([*build, "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = built(tmp_path)
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
     subprocess.run([*install, str(site), str(wheel)], check=True, capture_output=True)
