@@ -114,15 +114,10 @@ class Learner:
         Measures the floor of rounding, too: ConfigError if it leaves a budget no room.
         """
         retained = trajectory[~self._target[trajectory.prompts]]
-        states = self._keep(trajectory)
+        states = self._retention.keep(retained, *of_anchors(retained, self._anchors))
         self._floor.measure(retained if len(retained) else trajectory, self._ranks)
         self._floor.check(retains=states > 0)
         return states
-
-    def _keep(self, warm_up: Trajectory) -> int:
-        """Hands the retention what is to be held."""
-        instead, targets = of_anchors(warm_up, self._anchors)
-        return self._retention.keep(warm_up[~self._target[warm_up.prompts]], instead, targets)
 
     def snapshot(self) -> Snapshot:
         """Returns all but the retention pool, which is made again from the warm-up's images."""
@@ -139,7 +134,8 @@ class Learner:
     def restore(self, snapshot: Snapshot, warm_up: Trajectory) -> int:
         """Goes on where ``snapshot`` was taken; returns the number of states in the retention
         pool."""
-        states = self._keep(warm_up)
+        retained = warm_up[~self._target[warm_up.prompts]]
+        states = self._retention.keep(retained, *of_anchors(retained, self._anchors))
         values = snapshot.values
         self.policy.load_adapter(snapshot.part("adapter"))
         self._optimizer.load(snapshot.part("optimizer"), values)
