@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cluster import address, placement, private, proxy, ray_folder, survey
-from experiments.doctor.machine import Row, cards, check_folder, cores
+from experiments.doctor.machine import Row, cards, check_folder
+from experiments.runs.origin import cores
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError, MachineError
 from rl_unlearn.files.json_file import parse_object

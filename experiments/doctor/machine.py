@@ -1,6 +1,5 @@
 """The checks of `doctor` that have to do with the machine: processors, cards, memory, folders."""
 
-import os
 import re
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.runs.origin import cores
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 
@@ -34,11 +34,6 @@ def check(config: Config) -> list[Row]:
         check_folder("output folder", Path(config.output)),
         *([_store(config.mirror)] if config.mirror else []),
     ]
-
-
-def cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processors() -> Row:

@@ -7,6 +7,7 @@ import psutil
 from cluster import address, placement
 from cluster.survey import Node, room
 from experiments.doctor import machine
+from experiments.runs.origin import cores
 from rl_unlearn.config import Config
 
 REFERENCE = 24 * 2**30
@@ -56,6 +57,6 @@ def missing(config: Config) -> list[str]:
     where = address.meant(config)
     if not where.is_local:
         return [f"whether the actors fit, the cluster at {where.text} knows: ask `doctor`"]
-    here = Node("this machine", max(machine.cores(), 2), machine.cards())
+    here = Node("this machine", max(cores(), 2), machine.cards())
     lacking = room(config, [here])
     return [f"on this machine {lacking}"] if lacking else []

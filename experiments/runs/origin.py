@@ -27,8 +27,12 @@ def device() -> str:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         kinds = {name: names.count(name) for name in names}
         return ", ".join(f"{count} x {name}" for name, count in kinds.items())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {processor()}"
+    return f"{cores()} cores of {processor()}"
+
+
+def cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
