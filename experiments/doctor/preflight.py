@@ -5,6 +5,7 @@ and headers.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from rl_unlearn import consistency, reward_names, trait_source
@@ -29,11 +30,10 @@ def check(config: Config, judged: bool = True, given: Collection[str] = ()) -> l
 
     `given`: names of the caller's own functions of the image.
     """
-    trait(config, judged, given)
-    checks = [
-        check for name, check in CHECKS.items() if name != TRAIT and (judged or name != JUDGE)
-    ]
-    return [note for check in checks for note in check(config)]
+    checks = CHECKS | {TRAIT: partial(trait, judged=judged, given=given)}
+    if not judged:
+        del checks[JUDGE]
+    return [note for check in checks.values() for note in check(config)]
 
 
 def results(config: Config) -> list[tuple[str, Notes, UserError | None]]:
