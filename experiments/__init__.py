@@ -12,6 +12,9 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 
+COMMAND = ("python", "-m", __name__)
+"""How a command begins that runs this, here or in an installed wheel."""
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 _BESIDE = ("rl_unlearn", "actors", "learner", "cluster") if __name__ == "experiments" else ()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
-from experiments import signals
+from experiments import COMMAND, signals
 from experiments.files import to_json
 from experiments.verbs import (
     attack,
@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> Namespace:
         if word.startswith("-") or "overrides" not in args:
             raise ConfigError(f"unknown argument '{word}'; see `rl-unlearn {args.verb} --help`")
         args.overrides = [*args.overrides, word]
-    args.argv, args.parser = ["python", "-m", __package__ or "experiments", *argv], parser
+    args.argv, args.parser = [*COMMAND, *argv], parser
     for name in PATHS & vars(args).keys():
         given = getattr(args, name)
         check_local(given if isinstance(given, list) else [given], "")

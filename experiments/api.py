@@ -22,7 +22,6 @@ True
 """
 
 import html
-import json
 import os
 import warnings
 from base64 import b64encode
@@ -316,13 +315,7 @@ def _words(
     """Returns settings as words of a command: one path for both, with the same checks."""
     known = {key: value for key, value in told.items() if value is not None}
     known |= {} if output is None else {"output": str(output)}
-    return [f"{key}={_text(value)}" for key, value in (known | dict(settings or {})).items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str | Path):
-        return str(value)
-    return json.dumps(list(value) if isinstance(value, tuple | set) else value)
+    return [layers.to_override(key, value) for key, value in (known | dict(settings or {})).items()]
 
 
 def _given(flag: str, value: Any) -> list[str]:

@@ -3,6 +3,7 @@ where it came from.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ def from_overrides(overrides: Iterable[str]) -> dict[str, Setting]:
             )
         settings |= _from_text(key, text, "command line")
     return settings
+
+
+def to_override(key: str, value: Any) -> str:
+    """Returns a setting as the KEY=VALUE of a command; inverse of :func:`from_overrides`."""
+    if isinstance(value, tuple | set):
+        value = list(value)
+    return f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}"
 
 
 def recorded(file: Path, overrides: Iterable[str] = ()) -> Config:

@@ -1,7 +1,6 @@
 """One trial: an ordinary run in the sweep's folder, each validation of the policy told to the
 searcher."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from rich.console import Console
 from cluster import placement
 from cluster.placement import Place
 from cluster.tuning import EXPERIMENT, Report
+from experiments import COMMAND
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_json
 from experiments.runs import replacing, resuming
 from experiments.runs.run_folder import RunFolder, now
 from experiments.runs.run_state import NAME, RunState, Trial, read_state
+from experiments.settings import to_override
 from experiments.sweep.folder import turn
 from experiments.sweep.naming import Namer
 from experiments.sweep.results import chosen, figures, validations
@@ -100,17 +101,9 @@ class Trials:
                 row = event.row()
                 report({key: row[key] for key in VALIDATED})
 
-        overrides = [f"{key}={_text(value)}" for key, value in settings.items()]
-        argv = [
-            "python",
-            "-m",
-            (__package__ or "").removesuffix(".sweep"),
-            "train",
-            "--config",
-            str(self.root / "base.yaml"),
-            *overrides,
-        ]
-        argv.append(f"name={folder.path.name}")
+        overrides = [to_override(key, value) for key, value in settings.items()]
+        base, named = str(self.root / "base.yaml"), f"name={folder.path.name}"
+        argv = [*COMMAND, "train", "--config", base, *overrides, named]
         if begun := resuming.is_run(folder.path):
             config = resuming.as_begun(folder.path, config)
             resuming.check(folder.path, config)
@@ -146,7 +139,3 @@ def note(folder: Path, state: RunState, verdict: str, reason: str) -> None:
         known = state.changed(**recorded.content())
         ended = known.changed(state=verdict, reason=reason, finished=now())
         write_json(folder / NAME, ended.content())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
