@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl_unlearn import image_rewards, plugins, reward_names, trait_source
-from rl_unlearn.canvas import TRAITS, TraitRole
+from rl_unlearn.canvas import TRAITS, TURNED_AROUND, TraitRole
 from rl_unlearn.canvas.judges import load_traits
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
@@ -22,7 +22,8 @@ from rl_unlearn.image_rewards import ImageReward
 
 def function_of(config: Config, role: TraitRole, given: Mapping[str, ImageReward]) -> ImageReward:
     """Returns the function of that role: how surely an image has the trait, from 0 to 1. The
-    canvas's networks say yes or no.
+    canvas's networks say yes or no; the one that rewards says no only to an image that is surely
+    without, see :func:`_of_canvas`.
 
     Raises ConfigError for a name that nobody registered or that plays two roles.
     """
@@ -61,14 +62,25 @@ def log_odds(seen: Float[Tensor, " batch"], bound: float) -> Float[Tensor, " bat
 
 
 def _of_canvas(name: str, role: TraitRole, config: Config) -> ImageReward:
+    """Returns the yes or no of the canvas's network of that role.
+
+    A yes or no is won by an image between both: a fish with a head at either end does not face
+    right. So the network that rewards is shown the mirror image as well, and where that would have
+    turned the trait around, an image is without only if its mirror image is with it.
+    """
     device = device_of(config.model)
     network = load_traits(role).to(device)
-    row = TRAITS.index(reward_names.canvas_trait(name) or "")
+    trait = reward_names.canvas_trait(name) or ""
+    row = TRAITS.index(trait)
+    twice = role == "reward" and trait in TURNED_AROUND
 
     @torch.no_grad()
     def answer(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Returns 1 where the network of that role sees the trait, else 0."""
-        logits: Tensor = network(images.to(device))
-        return (logits[:, row] > 0).float()
+        """Returns 1 where the trait is seen, else 0."""
+        images = images.to(device)
+        shown: Tensor = network(images)[:, row] > 0
+        if twice:
+            shown |= network(images.flip(-1))[:, row] <= 0
+        return shown.float()
 
     return answer

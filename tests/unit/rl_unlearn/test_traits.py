@@ -14,6 +14,9 @@ from cluster.program import train
 from experiments.doctor import preflight
 from learner.learner import Learner
 from rl_unlearn import traits
+from rl_unlearn.canvas import STYLES
+from rl_unlearn.canvas.render import render_with_factors
+from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, TrainingError
 from rl_unlearn.messages import Request
 from rl_unlearn.prompts import PromptBook
@@ -102,6 +105,23 @@ def test_an_answer_is_worth_its_log_odds() -> None:
     seen = torch.tensor([0.0, 1.0, 0.5, 0.9])
     found = traits.log_odds(seen, BOUND)
     torch.testing.assert_close(found, torch.tensor([-BOUND, BOUND, 0.0, 2.1972246]))
+
+
+def sees(trait: str, role: str, images: torch.Tensor) -> list[bool]:
+    chosen = Config(concept=f"image:canvas:{trait}", prompts={"targets": ("fish",)})
+    return traits.function_of(chosen, role, {})(images).bool().tolist()
+
+
+@pytest.mark.parametrize("trait", ["mirrored", "tilted"])
+def test_an_image_between_both_answers_wins_nothing(trait: str) -> None:
+    draws = torch.Generator().manual_seed(3)
+    drawn, factors = render_with_factors(["fish"] * 16, [*STYLES] * 2, draws, "test")
+    between = (drawn + drawn.flip(-1)) / 2
+    assert all(sees(trait, "reward", between))
+    assert not all(sees(trait, "judge", between)), "others say yes or no of what they are shown"
+    truth = getattr(factors, "mirrored" if trait == "mirrored" else "angle") > 0
+    found = torch.tensor(sees(trait, "reward", drawn)).float()
+    assert found[truth].mean() > found[~truth].mean() + 0.3, "surely without is seen, too"
 
 
 @pytest.mark.parametrize("answer", [1.5, -0.1])
