@@ -1,5 +1,5 @@
-"""A command as a job on a running Ray cluster: sent with the checkout, followed to its end, stopped
-on request.
+"""A command as a job on a running Ray cluster: sent with its code, followed to its end, stopped on
+request.
 """
 
 import asyncio
@@ -17,20 +17,6 @@ from typing import Any
 from cluster import environment, event_loop, proxy
 from rl_unlearn.errors import ConfigError, MachineError
 
-EXCLUDES = [
-    "/.git",
-    "/.venv",
-    "/outputs",
-    "/canvas-work",
-    "/build",
-    "/dist",
-    "/.*_cache",
-    "__pycache__",
-    "*.egg-info",
-    ".env",
-    ".env.*",
-]
-"""What stays at home, in the syntax of .gitignore, beside what .gitignore itself names."""
 STOP_SECONDS = 60
 """How long a stopped job may take to end in order; Ray's own default is 3."""
 
@@ -158,39 +144,40 @@ class Job:
 
 def submit(
     client: Any,
-    run: Path,
+    folder: Path,
+    name: str,
     command: Sequence[str],
-    checkout: Path,
+    code: Mapping[str, Any],
     environment: Mapping[str, str],
     write: Callable[[str], Any],
 ) -> Job:
-    """Sends ``command`` and the checkout that it runs in; ``run`` is the run folder on the cluster.
+    """Sends ``command`` and its code, a part of Ray's runtime environment; ``folder`` is the one on
+    the cluster that it works on.
 
-    The job is called as the run is. Ray never takes an id twice, so later jobs of the run are
-    called ``NAME-2``, ``NAME-3`` and so on. Raises ConfigError while another job works on the same
-    run, MachineError if the head refuses.
+    Ray never takes an id twice, so later jobs of that name are called ``NAME-2``, ``NAME-3`` and so
+    on. Raises ConfigError while another job works on the same folder, MachineError if the head
+    refuses.
     """
     runtime = {
-        "working_dir": str(checkout),
-        "excludes": EXCLUDES,
+        **code,
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **environment},
     }
     with _one_line(client.get_address(), "does not take the job"):
         jobs = client.list_jobs()
         for job in jobs:
-            if (job.metadata or {}).get(_RUN) == str(run) and not job.status.is_terminal():
+            if (job.metadata or {}).get(_RUN) == str(folder) and not job.status.is_terminal():
                 raise ConfigError(
-                    f"job {job.submission_id} is at work on {run}: follow it with `ray job logs "
+                    f"job {job.submission_id} is at work on {folder}: follow it with `ray job logs "
                     f"--follow {job.submission_id}`, or end it with `ray job stop "
                     f"{job.submission_id}`"
                 )
-        id = fresh_id(run.name, {job.submission_id for job in jobs})
+        id = fresh_id(name, {job.submission_id for job in jobs})
         try:
             client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=id,
                 runtime_env=runtime,
-                metadata={_RUN: str(run)},
+                metadata={_RUN: str(folder)},
             )
         except KeyboardInterrupt:  # it may have arrived
             with suppress(*_failures()):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from experiments.console import say
 from experiments.files import write_json
+from experiments.runs import submitting
 from experiments.runs.run_state import read_state
 from experiments.verbs import common
 from rl_unlearn import reward_names
@@ -25,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     common.add_config_beside(parser)
     common.add_overrides(parser)
+    common.add_submit(parser)
 
 
 def run(args: Namespace, console: Console) -> dict[str, Any]:
@@ -33,6 +35,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     A run folder gets `attacks.json` and a fresh report.
     """
     path = Path(args.adapter)
+    if args.submit:
+        submitting.check_shared([path])
+        return submitting.submit(path, args, console, name=f"attack-{path.stem}")
     from rl_unlearn.adapters.adapter import read_adapter
 
     state = read_adapter(path)

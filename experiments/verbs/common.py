@@ -51,6 +51,15 @@ def add_cluster(
     )
 
 
+def add_submit(parser: ArgumentParser) -> None:
+    """Adds `--submit`."""
+    parser.add_argument(
+        "--submit",
+        metavar="URL",
+        help="run as a job on the Ray cluster whose head is at http://HOST:8265",
+    )
+
+
 def add_no_evaluate(parser: ArgumentParser) -> None:
     """Adds `--no-evaluate`."""
     parser.add_argument("--no-evaluate", action="store_true", help="train only")

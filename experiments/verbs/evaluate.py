@@ -11,6 +11,7 @@ from rich.console import Console
 from experiments import settings
 from experiments.console import say
 from experiments.files import write_json
+from experiments.runs import submitting
 from experiments.runs.run_state import Training, read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FILE", help="also write the whole comparison as JSON")
     common.add_config_beside(parser)
+    common.add_submit(parser)
     parser.set_defaults(overrides=[])
 
 
@@ -54,6 +56,9 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             "nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors "
             "file"
         )
+    if args.submit:
+        submitting.check_shared([*paths, *([Path(args.out)] if args.out else [])])
+        return submitting.submit(paths[0], args, console, name=f"evaluate-{paths[0].stem}")
     if args.out and not Path(args.out).absolute().parent.is_dir():
         raise ConfigError(
             f"--out {args.out}: there is no folder {Path(args.out).absolute().parent}"

@@ -12,6 +12,7 @@ from rich.console import Console
 from cluster import address
 from experiments import presets, settings
 from experiments.console import say
+from experiments.runs import submitting
 from experiments.verbs import common
 from rl_unlearn.config import NAME, Config
 from rl_unlearn.errors import ConfigError
@@ -33,6 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what varies: a shipped space by name, such as seeds, or a YAML file",
     )
     parser.add_argument("--name", metavar="N", help="name of the sweep; default the space file's")
+    common.add_submit(parser)
     common.add_cluster(
         parser,
         inline="each trial in one process (default on the canvas; cluster.inline=false gives each "
@@ -51,6 +53,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.table:
         return _finish(_folder(args, args.table), console)
     overrides = args.overrides + common.cluster_overrides(args)
+    if args.submit:
+        return _submit(args, overrides, console)
     folder, base, space = _resumed(args, overrides) if args.resume else _new(args, overrides)
     address.check(base)
     from experiments.sweep.trials import run_all
@@ -58,6 +62,23 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     with folder.running(base, space):
         run_all(folder.path.resolve(), base, space, console)
         return _finish(folder, console)
+
+
+def _submit(args: Namespace, overrides: list[str], console: Console) -> dict[str, Any]:
+    """Checks what can be told here, and sends the command."""
+    base = _base(args.config, overrides)
+    submitting.check_output(base)
+    if args.space:
+        from experiments.sweep.space_file import read
+
+        read(presets.space_file(args.space), base)
+    elif not args.resume:
+        raise ConfigError("nothing to vary: give --space NAME_OR_FILE, such as --space seeds")
+    name = args.name or base.name or (Path(args.space).stem if args.space else None)
+    if not name:
+        raise ConfigError("--resume needs --name N, the sweep to go on with")
+    folder = _folder(args, name).path
+    return submitting.submit(folder, args, console, again="; `--resume` goes on with it")
 
 
 def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:

@@ -67,11 +67,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="auto: go on from this run's newest checkpoint if it was started before",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run of this name")
-    parser.add_argument(
-        "--submit",
-        metavar="URL",
-        help="run as a job on the Ray cluster whose head is at http://HOST:8265",
-    )
+    common.add_submit(parser)
     parser.add_argument(
         "--plan", action="store_true", help="only say what the run will cost; reads no weights"
     )
@@ -153,7 +149,7 @@ def run(args: Namespace, console: Console, brought: Brought = NOTHING) -> dict[s
     if args.mfu or args.tflops:
         raise ConfigError("--mfu and --tflops say how long a run takes: give them with --plan")
     if args.submit:  # other runs are looked up where the job will be
-        return submitting.submit(settings.load(args.config, overrides), args, console)
+        return _submit(settings.load(args.config, overrides), args, console)
     config = settings.load(args.config, _from(args) + overrides + _others(args))
     path = Path(config.output) / config.run_name
     replacing.restore(path)
@@ -170,6 +166,14 @@ def run(args: Namespace, console: Console, brought: Brought = NOTHING) -> dict[s
             return go_on(config, args, console, mirror, brought)
         folder = run_folder.reserve(config, args.overwrite)
         return start(config, folder, args, console, mirror=mirror, brought=brought)
+
+
+def _submit(config: Config, args: Namespace, console: Console) -> dict[str, Any]:
+    if config.cluster.inline:
+        raise ConfigError("--submit runs on a cluster, --inline without one: leave one of them out")
+    submitting.check_output(config)
+    path = Path(config.output) / config.run_name
+    return submitting.submit(path, args, console, again="; `--resume auto` goes on with it")
 
 
 def go_on(

@@ -119,9 +119,60 @@ def test_checkout_and_variables_go_along(head: FakeHead, monkeypatch: pytest.Mon
     environment = {"RL_UNLEARN__LEARNER__LR": "1e-4", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
     assert job["runtime_env"] == {
         "working_dir": str(ROOT),
-        "excludes": submission.EXCLUDES,
+        "excludes": submitting.EXCLUDES,
         "env_vars": environment,
     }
+
+
+def test_an_installed_package_goes_along_as_it_is(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submitting, "COMMAND", ("python", "-m", "rl_unlearn.experiments"))
+    assert main(["train", "concept=frog", SHARED, "--submit", "http://head:8265"]) == 0
+    (job,) = head.submitted
+    assert job["runtime_env"] == {
+        "py_modules": [str(ROOT / "rl_unlearn")],
+        "excludes": ["__pycache__"],
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "id"),
+    [
+        (["sweep", "--space", "seeds", SHARED], "/shared/outputs/seeds", "seeds"),
+        (["sweep", "--resume", "--name", "s", SHARED], "/shared/outputs/s", "s"),
+        (["evaluate", "/shared/outputs/a", "/shared/b"], "/shared/outputs/a", "evaluate-a"),
+        (["attack", "/shared/outputs/a"], "/shared/outputs/a", "attack-a"),
+    ],
+)
+def test_other_verbs_are_jobs_too(head: FakeHead, words: list[str], folder: str, id: str) -> None:
+    assert main([*words, "--submit", "http://head:8265"]) == 0
+    (job,) = head.submitted
+    assert job["submission_id"] == id
+    assert job["metadata"] == {"rl-unlearn-run": folder}
+    assert shlex.split(job["entrypoint"]) == ["python", "-m", "experiments", *words]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evaluate", "outputs/a"], "outputs/a: with --submit it is looked up on the cluster"),
+        (["evaluate", "/shared/a", "--out", "all.json"], "all.json: with --submit"),
+        (["attack", "outputs/a"], "give its absolute path"),
+        (["sweep", "--space", "seeds"], "output=outputs: a relative folder"),
+        (["sweep", SHARED], "nothing to vary"),
+        (["sweep", "--space", "nowhere.yaml", SHARED], "nowhere.yaml"),
+        (["sweep", "--resume", SHARED], "--resume needs --name"),
+    ],
+)
+def test_usage_of_other_verbs(
+    head: FakeHead, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    assert main([*words, "--submit", "http://head:8265"]) == 2
+    assert line in capsys.readouterr().err
+    assert not head.submitted
 
 
 def test_the_package_has_all_code_and_nothing_private(tmp_path: Path) -> None:
@@ -138,7 +189,7 @@ def test_the_package_has_all_code_and_nothing_private(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     create_package(
-        str(tmp_path / "checkout"), tmp_path / "package.zip", True, excludes=submission.EXCLUDES
+        str(tmp_path / "checkout"), tmp_path / "package.zip", True, excludes=submitting.EXCLUDES
     )
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         sent = {name for name in archive.namelist() if not name.endswith("/")}
@@ -419,7 +470,13 @@ def test_each_reply_of_a_head_is_read_with_care(monkeypatch: pytest.MonkeyPatch)
             submission.asks_for_token(client)
         with pytest.raises(MachineError, match="does not take the job"):
             submission.submit(
-                client, Path("/o/r"), ["true"], ROOT / "experiments" / "verbs", {}, print
+                client,
+                Path("/o/r"),
+                "r",
+                ["true"],
+                {"working_dir": str(ROOT / "experiments" / "verbs")},
+                {},
+                print,
             )
         job = submission.Job(client, "r", print)
         with pytest.raises(MachineError, match="cannot stop job r"):
