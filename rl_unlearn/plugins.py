@@ -1,4 +1,4 @@
-"""What installed packages add by entry points: rewards, judges and estimators.
+"""What installed packages add by entry points: rewards, judges, estimators and families.
 
 A configuration only names them. Code comes from what somebody has installed, never from a file, and
 is imported when a run asks for it.
@@ -16,6 +16,11 @@ JUDGES = "rl_unlearn.judges"
 """From a `Config` to a `rl_unlearn.evaluation.judges.ProbabilityJudge`."""
 ESTIMATORS = "rl_unlearn.estimators"
 """A `rl_unlearn.estimators.Estimator` whose name is that of the entry point."""
+
+LAYOUTS = "rl_unlearn.layouts"
+"""A `rl_unlearn.layouts.layout.Layout`, without torch, by the class of its pipeline."""
+FAMILIES = "rl_unlearn.families"
+"""A subclass of `rl_unlearn.families.family.Family`, by the class of its pipeline."""
 
 
 def names(group: str) -> tuple[str, ...]:

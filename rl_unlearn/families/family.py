@@ -25,6 +25,8 @@ class Family(ABC):
 
     trained: ClassVar[str]
     """The component that the adapter belongs to: `unet` or `transformer`."""
+    kind: ClassVar[type | None] = None
+    """Class of the pipeline where diffusers has none of the layout's name."""
     process: ClassVar[ModuleType]
     """How noise is mixed in: `variance_preserving` or `flow_matching`."""
     layers: ClassVar[Mapping[str, str]]

@@ -5,7 +5,9 @@ kernel.
 from pathlib import Path
 from pkgutil import resolve_name
 
+from rl_unlearn import plugins
 from rl_unlearn.config import Config
+from rl_unlearn.errors import ConfigError
 from rl_unlearn.families.family import Family
 from rl_unlearn.kernel import Kernel
 from rl_unlearn.models.location import fetched_folder
@@ -26,9 +28,22 @@ process imports the one that it needs: all of them take it seconds."""
 
 
 def family_of(folder: Path) -> type[Family]:
-    """Returns the family of a pipeline's folder; raises DataError for an unknown one."""
-    family: type[Family] = resolve_name(FAMILIES[read_layout(folder).pipeline])
-    return family
+    """Returns the family of a pipeline's folder; raises DataError for an unknown one, ConfigError
+    for a package that does not add what it says."""
+    pipeline = read_layout(folder).pipeline
+    if pipeline in FAMILIES:
+        family: type[Family] = resolve_name(FAMILIES[pipeline])
+        return family
+    if pipeline not in plugins.names(plugins.FAMILIES):
+        package = plugins.version(plugins.LAYOUTS, pipeline)
+        raise ConfigError(
+            f"the package {package} adds a layout of {pipeline} and no family: mend it"
+        )
+    added = plugins.load(plugins.FAMILIES, pipeline)
+    if not isinstance(added, type) or not issubclass(added, Family):
+        package = plugins.version(plugins.FAMILIES, pipeline)
+        raise ConfigError(f"{pipeline!r} of the package {package} is no Family: mend it")
+    return added
 
 
 def read_shape_and_kernel(config: Config) -> tuple[tuple[int, int, int], Kernel]:

@@ -69,6 +69,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
     model_folder.check(folder, sampler, model.size, model.variant)
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     layout, present = model_folder.read_layout(folder), model_folder.components(folder)
+    family = family_of(folder)
     try:
         networks = {name: network for name, network in layout.networks.items() if name in present}
         types = {name: _storage(model, name, layout.trained) for name in networks}
@@ -76,11 +77,12 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
             name: _load(folder, name, network, model.variant, types[name])
             for name, network in networks.items()
         }
-        takes = inspect.signature(_kind(layout.pipeline)).parameters
+        kind: Any = family.kind or _kind(layout.pipeline)
+        takes = inspect.signature(kind).parameters
         left_out = {name: None for name in _UNUSED if name in takes} | dict.fromkeys(
             layout.optional - {*present}
         )
-        pipeline = _kind(layout.pipeline).from_pretrained(
+        pipeline = kind.from_pretrained(
             folder,
             **parts,
             **left_out,
@@ -98,7 +100,7 @@ def load_pipeline(model: Model, sampler: Sampler | None = None) -> Any:
         pipeline.tokenizer.model_max_length = min(pipeline.tokenizer.model_max_length, positions)
     for adapter in model.adapters:
         _fuse(pipeline, layout.trained, adapter)
-    pipeline.scheduler = family_of(folder).process.read_scheduler(folder)
+    pipeline.scheduler = family.process.read_scheduler(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -47,6 +47,9 @@ def of_model(model: Model) -> dict[str, str]:
         files += sorted(file for ending in _SMALL for file in (folder / name).glob(f"*{ending}"))
         files += weight_files(folder, name, model.variant) if name in networks else []
     record = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
+    pipeline = read_layout(folder).pipeline
+    if pipeline in plugins.names(plugins.FAMILIES):
+        record[f"{MODEL} {pipeline}"] = _package(plugins.FAMILIES, pipeline)
     return record | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 
 
@@ -80,9 +83,13 @@ def of_run(config: Config) -> dict[str, str]:
         if parts is not None and Path(parts[0]).is_dir():
             record[f"{CLASSIFIERS} {name}"] = folder_digest(_files(Path(parts[0])))
         elif parts is None and name in plugins.names(plugins.REWARDS):
-            package = plugins.version(plugins.REWARDS, name)
-            record[f"{CLASSIFIERS} {name}"] = hashlib.sha256(package.encode()).hexdigest()
+            record[f"{CLASSIFIERS} {name}"] = _package(plugins.REWARDS, name)
     return record
+
+
+def _package(group: str, name: str) -> str:
+    """Returns the SHA-256 of the package that adds it, by name and version."""
+    return hashlib.sha256(plugins.version(group, name).encode()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rl_unlearn import canvas
+from rl_unlearn import canvas, plugins
 from rl_unlearn.config import Model, Sampler
-from rl_unlearn.errors import DataError
+from rl_unlearn.errors import ConfigError, DataError
 from rl_unlearn.files.json_file import read_object
 from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.layouts import flux, flux2, qwen_image, sana, sd3, sdxl, stable_diffusion, z_image
@@ -19,8 +19,8 @@ from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
 from rl_unlearn.models import weight_names
 
 _MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2, z_image, sana)
-LAYOUTS = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
-"""The families that can be trained, by the class of their pipeline."""
+LAYOUTS: dict[str, Layout] = {module.LAYOUT.pipeline: module.LAYOUT for module in _MODULES}
+"""The families of this project, by the class of their pipeline; packages may add others."""
 _TEMPLATE = "chat_template.jinja"
 _INFINITE = frozenset({"lambda_min_clipped"})
 """What diffusers writes as -Infinity into the configuration of many a sampler."""
@@ -76,12 +76,16 @@ def read_layout(folder: Path) -> Layout:
     """Returns the family of a pipeline's folder; raises DataError, which names those that are
     known, for another one.
     """
-    kind = _read_index(folder).get("_class_name")
-    if not isinstance(kind, str) or kind not in LAYOUTS:
-        raise DataError(
-            f"model folder {str(folder)!r} holds a {kind}: only {', '.join(LAYOUTS)} can be trained"
-        )
-    layout: Layout = LAYOUTS[kind]
+    kind, added = _read_index(folder).get("_class_name"), plugins.names(plugins.LAYOUTS)
+    if isinstance(kind, str) and kind in LAYOUTS:
+        return LAYOUTS[kind]
+    if kind not in added:
+        known = ", ".join([*LAYOUTS, *added])
+        raise DataError(f"model folder {str(folder)!r} holds a {kind}: only {known} can be trained")
+    layout = plugins.load(plugins.LAYOUTS, kind)
+    if not isinstance(layout, Layout) or layout.pipeline != kind:
+        package = plugins.version(plugins.LAYOUTS, kind)
+        raise ConfigError(f"{kind!r} of the package {package} is no Layout of a {kind}: mend it")
     return layout
 
 

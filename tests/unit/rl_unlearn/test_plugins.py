@@ -1,7 +1,9 @@
 """What installed packages add: found by name, imported when it is asked for, and on record."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +12,11 @@ import tiny
 import torch
 
 from rl_unlearn import estimators, image_rewards, plugins, trait_source, traits
-from rl_unlearn.errors import ConfigError
-from rl_unlearn.models import foundation
+from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.families.of import family_of
+from rl_unlearn.families.stable_diffusion import StableDiffusion
+from rl_unlearn.layouts import stable_diffusion
+from rl_unlearn.models import foundation, model_folder
 
 
 class Package:
@@ -99,3 +104,28 @@ def test_an_estimator_is_a_row_of_its_package(installed: dict[str, Any]) -> None
         _ = tiny.config(estimator={"name": "misnamed"}).estimator.row
     with pytest.raises(ValueError, match="installed package"):
         tiny.config(estimator={"name": "nowhere"})
+
+
+def test_a_family_is_a_layout_and_a_class_of_one_name(
+    installed: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "OwnPipeline"}')
+    own = replace(stable_diffusion.LAYOUT, pipeline="OwnPipeline")
+    installed["module"].LAYOUT, installed["module"].Own = own, StableDiffusion
+    installed["points"][plugins.LAYOUTS, "OwnPipeline"] = ["acme:LAYOUT"]
+    plugins._installed.cache_clear()
+    assert model_folder.read_layout(tmp_path) is own
+    with pytest.raises(ConfigError, match=r"acme 1\.2 adds a layout of OwnPipeline and no family"):
+        family_of(tmp_path)
+    installed["points"][plugins.FAMILIES, "OwnPipeline"] = ["acme:Own"]
+    plugins._installed.cache_clear()
+    assert family_of(tmp_path) is StableDiffusion
+    installed["module"].Own = bright
+    with pytest.raises(ConfigError, match=r"'OwnPipeline' of the package acme 1\.2 is no Family"):
+        family_of(tmp_path)
+    installed["module"].LAYOUT = stable_diffusion.LAYOUT
+    with pytest.raises(ConfigError, match=r"acme 1\.2 is no Layout of a OwnPipeline"):
+        model_folder.read_layout(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')
+    with pytest.raises(DataError, match="SanaPipeline, OwnPipeline can be trained"):
+        model_folder.read_layout(tmp_path)

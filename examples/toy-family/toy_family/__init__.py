@@ -1,0 +1,1 @@
+"""Pipelines of a class of their own: what their folders hold, and how they are asked."""
