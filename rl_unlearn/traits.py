@@ -5,14 +5,16 @@ None of them is ever differentiated: it may be a rule, a program, a person. What
 more outcome that the critic learns to expect.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from rl_unlearn import image_rewards, plugins, reward_names, trait_source
-from rl_unlearn.canvas import TRAITS, TURNED_AROUND, TraitRole
+from rl_unlearn.canvas import TRAITS, TraitRole
 from rl_unlearn.canvas.judges import load_traits
 from rl_unlearn.config import Config
 from rl_unlearn.errors import TrainingError
@@ -64,23 +66,47 @@ def log_odds(seen: Float[Tensor, " batch"], bound: float) -> Float[Tensor, " bat
 def _of_canvas(name: str, role: TraitRole, config: Config) -> ImageReward:
     """Returns the yes or no of the canvas's network of that role.
 
-    A yes or no is won by an image between both: a fish with a head at either end does not face
-    right. So the network that rewards is shown the mirror image as well, and where that would have
-    turned the trait around, an image is without only if its mirror image is with it.
+    A yes or no is won by an image between both, and by one that another network sees otherwise: a
+    fish with a head at either end does not face right. So the network that rewards is asked of each
+    image changed, too, and finds it without only if every answer fits.
     """
     device = device_of(config.model)
     network = load_traits(role).to(device)
     trait = reward_names.canvas_trait(name) or ""
     row = TRAITS.index(trait)
-    twice = role == "reward" and trait in TURNED_AROUND
+    changes = _CHANGES.get(trait, ()) if role == "reward" else ()
 
     @torch.no_grad()
     def answer(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Returns 1 where the trait is seen, else 0."""
         images = images.to(device)
         shown: Tensor = network(images)[:, row] > 0
-        if twice:
-            shown |= network(images.flip(-1))[:, row] <= 0
+        for change, expected in changes:
+            shown |= (network(change(images))[:, row] > 0) != expected
         return shown.float()
 
     return answer
+
+
+def _turned(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Returns the images turned clockwise by five degrees, a third of the largest angle."""
+    angle = math.radians(5)
+    turn = [[math.cos(angle), math.sin(angle), 0.0], [-math.sin(angle), math.cos(angle), 0.0]]
+    theta = torch.tensor(turn, device=images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _mirror_image(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    return images.flip(-1)
+
+
+_CHANGES: Mapping[str, tuple[tuple[Callable[[Tensor], Tensor], bool], ...]] = {
+    "mirrored": ((_mirror_image, True),),
+    "tilted": ((_mirror_image, True), (_turned, False)),
+}
+"""Changes of an image, by trait, and whether one that is surely without the trait has it then."""

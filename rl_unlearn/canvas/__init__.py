@@ -33,8 +33,6 @@ one."""
 TRAITS: tuple[str, ...] = ("mirrored", "large", "tilted")
 """What renders differ in and no caption names: the drawing's mirror image, larger than the middle
 of all sizes, turned clockwise."""
-TURNED_AROUND: tuple[str, ...] = ("mirrored", "tilted")
-"""Traits that the mirror image of a render has if the render has not, and the other way round."""
 WITH_TRAITS: tuple[str, ...] = ("horse", "bird", "fish")
 """Objects whose traits the shipped networks see: in all styles they are drawn facing left, so that
 a person sees which image is the mirrored one."""
