@@ -117,7 +117,7 @@ def drawn_with(trait: str) -> tuple[torch.Tensor, torch.Tensor]:
     draws = torch.Generator().manual_seed(3)
     names = ["horse", "bird", "fish", "fish"] * 20
     drawn, factors = render_with_factors(names, [*STYLES] * 10, draws, "test")
-    return drawn, factors.angle if trait == "tilted" else factors.mirrored - 0.5
+    return drawn, factors.angle if trait == "tilted" else factors.mirrored.float() - 0.5
 
 
 @pytest.mark.parametrize("trait", ["mirrored", "tilted"])
