@@ -93,9 +93,21 @@ def _turned(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Returns the images turned clockwise by five degrees, a third of the largest angle."""
     angle = math.radians(5)
-    turn = [[math.cos(angle), math.sin(angle), 0.0], [-math.sin(angle), math.cos(angle), 0.0]]
-    theta = torch.tensor(turn, device=images.device).expand(len(images), 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return _looked_at(images, math.cos(angle), math.sin(angle))
+
+
+def _nearer(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Returns the images five percent larger, a sixth of all sizes."""
+    return _looked_at(images, 1 / 1.05, 0.0)
+
+
+def _looked_at(
+    images: Float[Tensor, "batch 3 height width"], along: float, across: float
+) -> Float[Tensor, "batch 3 height width"]:
+    theta = torch.tensor([[along, across, 0.0], [-across, along, 0.0]], device=images.device)
+    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -107,6 +119,7 @@ def _mirror_image(
 
 _CHANGES: Mapping[str, tuple[tuple[Callable[[Tensor], Tensor], bool], ...]] = {
     "mirrored": ((_mirror_image, True),),
+    "large": ((_nearer, False),),
     "tilted": ((_mirror_image, True), (_turned, False)),
 }
 """Changes of an image, by trait, and whether one that is surely without the trait has it then."""
