@@ -137,7 +137,9 @@ def test_what_hardly_lacks_it_is_not_surely_without(trait: str) -> None:
     drawn, amount = drawn_with(trait)
     plain, sure = (~torch.tensor(sees(trait, role, drawn)) for role in ("selection", "reward"))
     assert sure.float().mean() > 0.2
-    assert amount[sure].mean() < amount[plain].mean() - 0.1 * amount.std()
+    assert amount[sure].mean() < amount[plain].mean()
+    wrong = (amount > 0).float()
+    assert wrong[sure].mean() < 0.7 * wrong[plain].mean()
 
 
 @pytest.mark.parametrize("answer", [1.5, -0.1])
