@@ -12,6 +12,7 @@ from rl_unlearn import memory
 from rl_unlearn.adapters.adapter import AdapterState, digest
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.families.pipeline import load_pipeline
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.models.foundation import model_digest
 from rl_unlearn.policy import DiffusionPolicy
 
@@ -49,6 +50,7 @@ class ImageActor:
         self._config = config
         self._digest = model_digest(config.model)
         self._policy = DiffusionPolicy(load_pipeline(config.model, config.sampler), config)
+        self._schedule = Schedule.of(config)
         self._lora = config.lora
         self._loaded: str | None = None
 
@@ -64,7 +66,7 @@ class ImageActor:
         if variant.adapter is not None:
             self._take(variant.lora, variant.adapter)
         with self._policy.adapter_enabled(variant.adapter is not None):
-            images = self._policy.generate(list(texts), list(seeds), batch=len(texts))
+            images = self._policy.generate(list(texts), list(seeds), len(texts), self._schedule)
         pixels = (images * 255).round().to(torch.uint8)
         return Images(pixels, time.monotonic() - start, _peak_memory(self._policy.device))
 

@@ -42,6 +42,7 @@ from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.judges import ProbabilityJudge, load_judge
 from rl_unlearn.evaluation.record import Evaluation
 from rl_unlearn.image_rewards import ImageReward
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.models import foundation, location, model_folder
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import PromptBook
@@ -82,6 +83,7 @@ def run(
         model = config.model
         model_files = location.fetched_folder(model)
         model_folder.check(model_files, config.sampler, model.size, model.variant)
+        model_folder.check_schedule(model_files, Schedule.of(config))
         fetch("reward.clip", config.reward.clip)
         fetch("selection.clip", config.selection.clip)
         stands_on = foundation.of_run(config)
@@ -215,7 +217,7 @@ def _look(
     compared = comparing.judge_side_by_side([candidate], book, judge, local, console, functions)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
-    drawn = samples.draw(policy, book, config.evaluation.batch)
+    drawn = samples.draw(policy, book, local)
     drawn.save(folder / "samples")
     write_bytes(folder / "samples.png", pictures.to_png(drawn.picture()))
     return compared.evaluation()

@@ -14,13 +14,16 @@ from rl_unlearn.adapters.adapter import AdapterState
 from rl_unlearn.adapters.lora import Adapter, share_frozen
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.families import scheduled
 from rl_unlearn.families.compiled import compile_blocks, forgotten, not_there
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.of import family_of
 from rl_unlearn.families.pipeline import DTYPES, device_of, products_of, set_products
+from rl_unlearn.kernel import Index
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.models.location import fetched_folder
-from rl_unlearn.models.model_folder import latent_shape
+from rl_unlearn.models.model_folder import latent_shape, read_layout
 from rl_unlearn.noise import trajectory_noise
 
 Latents = Float[Tensor, "batch channels height width"]
@@ -45,7 +48,7 @@ class DiffusionPolicy:
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
         folder = fetched_folder(config.model)
-        family = family_of(folder)
+        family, self._layout = family_of(folder), read_layout(folder)
         for part in (pipeline.vae, getattr(pipeline, family.trained)):
             part.to(self.device)
         self.family = family(pipeline, config.sampler, latent_shape(folder, config.model))
@@ -132,36 +135,41 @@ class DiffusionPolicy:
 
     def conditional(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer as it was trained, without classifier-free guidance."""
-        return self._answer(self._brought(latents), index, self._told(condition))
+        latents = self._brought(latents)
+        return self._answer(latents, self._timesteps(latents, index), self._told(condition))
 
     def predict(self, latents: Latents, index: Index, condition: Condition) -> Latents:
         """Returns the network's answer with classifier-free guidance; gradients flow through both
         branches.
         """
-        return self._guided(latents, index, self._told_twice(condition))
+        timesteps = self._timesteps(latents, index)
+        return self._guided(latents, timesteps, self._told_twice(condition))
 
-    def _guided(self, latents: Latents, index: Index, told: Condition) -> Latents:
+    def _timesteps(self, latents: Latents, index: Index) -> Timesteps:
+        return self.kernel.told(index, self.device).expand(len(latents))
+
+    def _guided(self, latents: Latents, timesteps: Timesteps, told: Condition) -> Latents:
         """Returns it of a condition that was made ready once for many steps."""
         latents = self._brought(latents)
         if self._uncond is None:
-            return self._answer(latents, index, told)
-        index = torch.cat([index, index]) if isinstance(index, Tensor) else index
-        answers = self._answer(torch.cat([latents, latents]), index, told)
+            return self._answer(latents, timesteps, told)
+        twice = (torch.cat([part, part]) for part in (latents, timesteps))
+        answers = self._answer(*twice, told)
         # The difference of two rounded answers is multiplied: in half precision it would be rounded
         # once more.
         unconditional, conditional = answers.float().chunk(2)
         return self.family.guide(unconditional, conditional, self._guidance)
 
-    def _answer(self, latents: Latents, index: Index, told: Condition) -> Latents:
+    def _answer(self, latents: Latents, timesteps: Timesteps, told: Condition) -> Latents:
         """Returns the network's answer, by the same kernels whether or not gradients are asked for.
 
         What torch compiles for inference rounds otherwise than what it compiles for training, and
         the first ratios would not be 1: compiled blocks always run as in training.
         """
         if not self._compiled or torch.is_grad_enabled():
-            return self.family.predict(latents, index, told)
+            return self.family.predict(latents, timesteps, told)
         with torch.enable_grad(), saved_tensors_hooks(forgotten, not_there):
-            return self.family.predict(latents, index, told).detach()
+            return self.family.predict(latents, timesteps, told).detach()
 
     def _brought(self, latents: Latents) -> Latents:
         return latents.to(self.device, self.dtype, non_blocking=True)
@@ -193,7 +201,8 @@ class DiffusionPolicy:
         latents, told = [noise[:, 0].to(self.dtype)], self._told_twice(condition)
         log_probs, means = [], []
         for index in range(len(self.kernel)):
-            output = self._guided(latents[-1], index, told)
+            timesteps = self._timesteps(latents[-1], index)
+            output = self._guided(latents[-1], timesteps, told)
             action, log_prob, mean = self.kernel.step(
                 output, latents[-1], index, noise=noise[:, index + 1]
             )
@@ -209,16 +218,47 @@ class DiffusionPolicy:
         images = torch.cat([self.family.autoencoder.decode(part) for part in parts])
         return (images / 2 + 0.5).clamp(0, 1)
 
-    def generate(self, prompts: list[str], seeds: list[int], batch: int = 64) -> Images:
-        """Returns one image for each prompt and seed, on the CPU."""
+    @torch.no_grad()
+    def denoise(self, condition: Condition, seeds: list[int], schedule: Schedule) -> Latents:
+        """Returns the final latents of a scheduler of diffusers, in fp32, from the noise that
+        :meth:`rollout` starts from.
+
+        Raises ConfigError for a scheduler that the model has not.
+        """
+        kind = self._layout.scheduler(schedule.name)
+        scheduler = scheduled.make(kind, self.family, schedule.steps, self.device)
+        noise = trajectory_noise(seeds, len(self.kernel), self.latent_shape)[:, 0]
+        told = self._told_twice(condition)
+        return scheduled.denoise(
+            scheduler,
+            noise.to(self.device),
+            seeds,
+            lambda latents, timesteps: self._guided(latents, timesteps, told),
+        )
+
+    def generate(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        batch: int = 64,
+        schedule: Schedule | None = None,
+    ) -> Images:
+        """Returns one image for each prompt and seed, on the CPU, by a schedule or by the kernel.
+
+        Raises ConfigError unless there are as many seeds as prompts.
+        """
         if len(prompts) != len(seeds):
             raise ConfigError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         images = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            latents, *_ = self.rollout(self.encode(prompts[part]), seeds[part])
+            condition = self.encode(prompts[part])
+            if schedule is None:
+                final = self.rollout(condition, seeds[part])[0][:, -1]
+            else:
+                final = self.denoise(condition, seeds[part], schedule)
             with torch.no_grad():
-                images.append(self.decode(latents[:, -1]).cpu())
+                images.append(self.decode(final).cpu())
         return torch.cat(images)
 
 

@@ -17,6 +17,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, DataError, UserError
 from rl_unlearn.evaluation import judge_source
 from rl_unlearn.files.tensor_header import read_header
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.models import hub, location, model_folder, single_file
 from rl_unlearn.prompts import PromptBook
 
@@ -80,6 +81,7 @@ def model(config: Config) -> Notes:
     from rl_unlearn.models.tokens import TokenLimit
 
     notes += model_folder.check(folder, config.sampler, config.model.size, config.model.variant)
+    model_folder.check_schedule(folder, Schedule.of(config))
     return notes + TokenLimit(folder).check(PromptBook.from_config(config))
 
 

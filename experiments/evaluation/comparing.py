@@ -35,6 +35,7 @@ from rl_unlearn.evaluation.place import nearest
 from rl_unlearn.evaluation.record import Cost, Evaluation, Figure, ModelRecord, Protocol
 from rl_unlearn.families.pipeline import device_of
 from rl_unlearn.image_rewards import ImageReward
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.prompts import PromptBook
 
 
@@ -106,6 +107,7 @@ def judge_side_by_side(
         if anchors_asked.prompts:
             with _bar(console, "the anchor") as progress:
                 of_anchor = cached(variants[0], anchors_asked, config, source, progress)
+    schedule = Schedule.of(config)
     clip = ZeroShot(
         *load_open_clip(config.selection.clip, "selection"), book.phrases, device_of(config.model)
     )
@@ -128,6 +130,8 @@ def judge_side_by_side(
         protocol=Protocol(
             judge=judge.name,
             image_judge="" if book.trait is None else trait_source.named(config, "judge")[1],
+            scheduler="" if schedule is None else schedule.name,
+            steps=config.sampler.steps if schedule is None else schedule.steps,
             seeds=list(images_asked.numbers),
             prompts=len(book.prompts),
             images=len(images_asked.prompts),
@@ -168,7 +172,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     say(
         console,
         f"judge: {protocol.judge}{of_trait}; KID and FID in "
-        f"{evaluation.models[0].feature_extractor}",
+        f"{evaluation.models[0].feature_extractor}; drawn by {protocol.drawn_by}",
     )
 
 

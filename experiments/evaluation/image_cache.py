@@ -1,9 +1,9 @@
 """Images of an evaluation on disk, found again by what they depend on: a killed evaluation
 continues, a repeated one draws nothing, and every comparison shares the untouched model's images.
 
-A folder for each model, named by a hash of its weights, adapter and sampler; in it a file for each
-batch, named by a hash of its prompts and noise seeds. Files are whole or absent and carry their own
-checksum; a damaged one is drawn again. The cache may be deleted at any time.
+A folder for each model, named by a hash of its weights, adapter, sampler and scheduler; in it a
+file for each batch, named by a hash of its prompts and noise seeds. Files are whole or absent and
+carry their own checksum; a damaged one is drawn again. The cache may be deleted at any time.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 from rl_unlearn.evaluation.images import Plan
 from rl_unlearn.files.tensor_file import pack
+from rl_unlearn.layouts.schedulers import Schedule
 
 FOLDER = ".answers"
 
@@ -100,9 +101,9 @@ def _batches(plan: Plan, size: int) -> list[Batch]:
 
 def _model_key(variant: ModelVariant, config: Config, model: str) -> str:
     adapter = None if variant.adapter is None else digest(variant.adapter)
-    return _key(
-        [model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size]
-    )
+    drawn = [model, adapter, config.sampler.model_dump(), config.model.dtype, config.model.size]
+    schedule = Schedule.of(config)
+    return _key(drawn if schedule is None else [*drawn, schedule.name, schedule.steps])
 
 
 def _key(content: object) -> str:

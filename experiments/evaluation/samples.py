@@ -12,6 +12,8 @@ from torch import Tensor
 
 from experiments.evaluation import pictures
 from experiments.files import write_bytes, write_text
+from rl_unlearn.config import Config
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import Prompt, PromptBook, spread
 
@@ -52,15 +54,19 @@ def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[st
     return table, labels, [book.names[across][j] for j in columns]
 
 
-def draw(policy: DiffusionPolicy, book: PromptBook, batch: int) -> "Samples":
-    """Draws the table by the untouched model and by the policy, from the same noise."""
+def draw(policy: DiffusionPolicy, book: PromptBook, config: Config) -> "Samples":
+    """Draws the table by the untouched model and by the policy, from the same noise, as an
+    evaluation draws.
+    """
     table, rows, columns = choose(book)
     texts = [prompt.text for row in table for prompt in row]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
     halves = []
     for adapted in (False, True):
         with policy.adapter_enabled(adapted):
-            halves.append(policy.generate(texts, seeds, batch))
+            halves.append(
+                policy.generate(texts, seeds, config.evaluation.batch, Schedule.of(config))
+            )
     return Samples(table, rows, columns, *halves)
 
 

@@ -147,8 +147,8 @@ def probe(pipeline: Any, adapter: Path | None, config: Config) -> Tensor:
         attach(pipeline, read_adapter(adapter), str(adapter), trained(config.model))
     family = family_of(folder)(pipeline, config.sampler, latent_shape(folder, config.model))
     latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(0))
-    index = torch.tensor([0, len(family.kernel) - 1])
-    output = family.predict(latents, index, family.encode(["one prompt", "another"]))
+    first_and_last = family.kernel.timesteps[[0, -1]]
+    output = family.predict(latents, first_and_last, family.encode(["one prompt", "another"]))
     if adapter is not None:
         pipeline.unload_lora_weights()
     return output

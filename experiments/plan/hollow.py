@@ -73,7 +73,8 @@ class Hollow:
             for name, shape in self.told.items()
         }
         given = self.latents() if latents is None else latents
-        return self.family.predict(given, 0, Condition(condition))
+        timesteps = self.family.kernel.timesteps[:1].to(META)
+        return self.family.predict(given, timesteps, Condition(condition))
 
     def decode(self, latents: Tensor | None = None) -> Tensor:
         """Decodes one image."""

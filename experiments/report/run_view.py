@@ -17,6 +17,7 @@ from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.attacks.record import Attacks, read_attacks
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
+from rl_unlearn.evaluation import record
 from rl_unlearn.evaluation.metrics import accuracies
 from rl_unlearn.evaluation.record import (
     Cost,
@@ -41,6 +42,8 @@ class Run:
     config: Config
     state: RunState
     evaluation: Evaluation | None
+    elsewhere: list[Evaluation]
+    """Evaluations whose images were drawn by another scheduler than the run's own."""
     attacks: Attacks | None
     metrics: list[dict[str, Any]]
     rows: list[tiles.Row]
@@ -57,20 +60,12 @@ class Run:
         """The untouched model: among the models compared if there are any, else the side called
         before.
         """
-        if self.evaluation is None:
-            return None
-        return next(
-            (m for m in self.evaluation.models if m.name == "untouched"), self.evaluation.before
-        )
+        return _untouched(self.evaluation)
 
     @property
     def after(self) -> ModelRecord | None:
         """The run's own model, likewise."""
-        if self.evaluation is None:
-            return None
-        judged = [m for m in self.evaluation.models if m.name == self.name]
-        others = [m for m in self.evaluation.models if m.name != "untouched"]
-        return next(iter(judged or others[:1]), self.evaluation.after)
+        return _adapted(self.evaluation, self.name)
 
     @property
     def judge(self) -> str:
@@ -106,6 +101,31 @@ class Run:
         return shlex.join(self.state.argv)
 
 
+def _untouched(evaluation: Evaluation | None) -> ModelRecord | None:
+    if evaluation is None:
+        return None
+    return next((m for m in evaluation.models if m.name == "untouched"), evaluation.before)
+
+
+def _adapted(evaluation: Evaluation | None, name: str) -> ModelRecord | None:
+    if evaluation is None:
+        return None
+    judged = [m for m in evaluation.models if m.name == name]
+    others = [m for m in evaluation.models if m.name != "untouched"]
+    return next(iter(judged or others[:1]), evaluation.after)
+
+
+def schedulers(run: Run) -> list[tuple[str, ModelRecord | None, ModelRecord | None]]:
+    """Returns `(what drew, before, after)` of the run's own evaluation and of the others; empty
+    where there are no others.
+    """
+    own = [run.evaluation] if run.evaluation else []
+    return [
+        (other.protocol.drawn_by, _untouched(other), _adapted(other, run.name))
+        for other in (own + run.elsewhere if run.elsewhere else [])
+    ]
+
+
 def read(path: Path, number: int) -> Run:
     """Reads a run folder; DataError if it is none or if a file in it is damaged."""
     config, state = inside(path, "config.yaml"), inside(path, "run_state.json")
@@ -117,7 +137,12 @@ def read(path: Path, number: int) -> Run:
         path,
         settings.recorded(config),
         read_state(path),
-        read_evaluation(inside(path, "evaluation.json")),
+        read_evaluation(inside(path, record.NAME)),
+        [
+            other
+            for file in sorted(path.glob(record.OTHERS))
+            if (other := read_evaluation(inside(path, file.name))) is not None
+        ],
         read_attacks(inside(path, "attacks.json")),
         read_rows(inside(path, "metrics.jsonl"), EventRow),
         tiles.read(path),

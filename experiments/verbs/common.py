@@ -3,12 +3,14 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import get_args
 
 from experiments import agreement, settings
 from experiments.runs.resuming import is_run
 from experiments.runs.run_state import read_state
 from rl_unlearn.adapters.adapter_file import locate, metadata
 from rl_unlearn.config import Config
+from rl_unlearn.config.judging import SchedulerName
 from rl_unlearn.errors import DataError
 from rl_unlearn.files.json_file import parse_object
 from rl_unlearn.models import foundation
@@ -63,6 +65,20 @@ def add_submit(parser: ArgumentParser) -> None:
 def add_no_evaluate(parser: ArgumentParser) -> None:
     """Adds `--no-evaluate`."""
     parser.add_argument("--no-evaluate", action="store_true", help="train only")
+
+
+def add_scheduler(parser: ArgumentParser) -> None:
+    """Adds `--scheduler`."""
+    parser.add_argument(
+        "--scheduler",
+        choices=get_args(SchedulerName),
+        help="draw by this scheduler of diffusers in place of the training's kernel",
+    )
+
+
+def scheduler_overrides(args: Namespace) -> list[str]:
+    """Returns the flag of `add_scheduler` as overrides."""
+    return [f"evaluation.scheduler={args.scheduler}"] if args.scheduler else []
 
 
 def cluster_overrides(args: Namespace) -> list[str]:

@@ -16,6 +16,9 @@ from experiments.runs.run_state import Training, read_state
 from experiments.verbs import common
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
+from rl_unlearn.layouts.schedulers import Schedule
+from rl_unlearn.models import model_folder
+from rl_unlearn.models.location import fetched_folder
 
 if TYPE_CHECKING:
     from experiments.evaluation.comparing import Candidate
@@ -35,6 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="UnlearnCanvas's protocol: every prompt with 5 seeds"
     )
+    common.add_scheduler(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the whole comparison as JSON")
     common.add_config_beside(parser)
     common.add_submit(parser)
@@ -44,13 +48,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, console: Console) -> dict[str, Any]:
     """Evaluates adapters.
 
-    A run folder gets its own result as `evaluation.json` and a fresh report.
+    A run folder gets its own result as `evaluation.json` and a fresh report; where its images were
+    drawn otherwise than the run's own evaluation draws them, as a file of its own beside that.
     """
     words = [*args.adapters, *args.overrides]
     paths = [Path(word) for word in words if _is_path(word)]
-    overrides = ["evaluation.per_prompt=5"] * args.full + [
-        word for word in words if not _is_path(word)
-    ]
+    overrides = ["evaluation.per_prompt=5"] * args.full + common.scheduler_overrides(args)
+    overrides += [word for word in words if not _is_path(word)]
     if not paths:
         raise ConfigError(
             "nothing to judge: give RUN_OR_ADAPTER, a run folder, adapter folder or .safetensors "
@@ -68,6 +72,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     states = [read_adapter(path) for path in paths]
     configs = [common.run_config(path, overrides, files=args.config) for path in paths]
     config = _shared(paths, configs)
+    model_folder.check_schedule(fetched_folder(config.model), Schedule.of(config))
     from experiments.evaluation import comparing
     from experiments.evaluation.models import quiet
     from experiments.export.card import write_card
@@ -92,9 +97,12 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         side = compared.evaluation(number).model_copy(update=about)
         sides.append(side)
         if training and common.concern(overrides, "evaluation"):
-            write_json(path / record.NAME, side.content())
+            name = _file_name(path, trained_with)
+            write_json(path / name, side.content())
             write_card(path, path / "adapter", trained_with)
             write_report(path)
+            if name != record.NAME:
+                say(console, f"{path / name}; the run's {record.NAME} stays")
         elif training:
             say(
                 console,
@@ -105,6 +113,20 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     if args.out:
         write_json(Path(args.out), whole.content())
     return whole.content()
+
+
+def _file_name(path: Path, config: Config) -> str:
+    """Returns the file of a run's evaluation: its own, or another one where the run itself says to
+    draw otherwise.
+    """
+    from rl_unlearn.evaluation import record
+
+    schedule = Schedule.of(config)
+    if schedule == Schedule.of(settings.recorded(path / "config.yaml")):
+        return record.NAME
+    if schedule is None:
+        return record.other_name(None, config.sampler.steps)
+    return record.other_name(schedule.name, schedule.steps)
 
 
 def _training(path: Path) -> dict[str, Any]:

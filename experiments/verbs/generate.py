@@ -50,6 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", default="0", metavar="N,N", help="one image a prompt for each seed (default 0)"
     )
+    common.add_scheduler(parser)
     parser.add_argument(
         "--out", default="images.png", metavar="PATH",
         help="FILE.png for one grid (default images.png), or a folder for one file an image",
@@ -69,6 +70,7 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
             f"{len(args.scale)} --scale for {len(args.adapter)} --adapter: give one for each, or "
             "none"
         )
+    args.overrides += common.scheduler_overrides(args)
     config = settings.load(args.config, args.overrides)
     from rl_unlearn.prompt_file import MAX_PROMPT_CHARACTERS, read_prompts
 
@@ -87,6 +89,8 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
         )
     from experiments.evaluation import pictures
     from experiments.evaluation.models import load_model
+    from rl_unlearn.layouts.schedulers import Schedule
+    from rl_unlearn.models import model_folder
     from rl_unlearn.models.location import fetched_folder
     from rl_unlearn.models.tokens import TokenLimit
     from rl_unlearn.policy import DiffusionPolicy
@@ -99,15 +103,15 @@ def run(args: Namespace, console: Console) -> dict[str, Any]:
     make_folder(out.parent if grid else out, "choose another --out")
     for note in TokenLimit(fetched_folder(config.model)).notes(prompts):
         say(console, f"warning: {note}")
+    model_folder.check_schedule(fetched_folder(config.model), Schedule.of(config))
     policy = DiffusionPolicy(load_model(config.model), config)
     if state is not None:
         policy.load_adapter(state)
     with console.status("drawing"), policy.adapter_enabled(state is not None):
         texts = [prompt for prompt in prompts for _ in seeds]
-        drawn = [
-            pictures.to_image(p)
-            for p in policy.generate(texts, seeds * len(prompts), config.evaluation.batch)
-        ]
+        batch, schedule = config.evaluation.batch, Schedule.of(config)
+        images = policy.generate(texts, seeds * len(prompts), batch, schedule)
+        drawn = [pictures.to_image(pixels) for pixels in images]
     if grid:
         rows = [drawn[i : i + len(seeds)] for i in range(0, len(drawn), len(seeds))]
         write_bytes(

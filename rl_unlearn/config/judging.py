@@ -1,11 +1,12 @@
 """Sections on how a run is judged: evaluation, attacks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rl_unlearn.config.section import Section
 
+SchedulerName = Literal["ddim", "dpm++", "dpm++-karras", "euler", "euler-a", "unipc"]
 Budgets = Annotated[tuple[Annotated[int, Field(strict=False)], ...], Field(strict=False)]
 
 
@@ -30,10 +31,23 @@ class Evaluation(Section):
     """For `concept=image:NAME`: what judges whether the trait is there, a third one:
     `canvas:TRAIT` or `classifier:FOLDER:LABEL`. None: for a trait of the canvas its network for
     judging."""
+    scheduler: SchedulerName | None = None
+    """What draws the images, the untouched model's, too, in place of the kernel that training
+    samples with (None): diffusers' DDIM without noise, DPM++ 2M (`dpm++`; `dpm++-karras`), Euler,
+    Euler a, UniPC; of these `dpm++` and `euler` for models of flow matching. The noise that they
+    start from is the kernel's."""
+    steps: int | None = Field(None, ge=2, le=1000)
+    """Steps of `evaluation.scheduler`. None: as many as training's, `sampler.steps`."""
     batch: int = Field(64, ge=1)
     """Images sampled at once, and kept together in the cache."""
     actors: int = Field(0, ge=0, le=4096)
     """Ray actors that draw the images; 0 draws them in this process."""
+
+    @model_validator(mode="after")
+    def _steps_of_a_scheduler(self) -> "Evaluation":
+        if self.steps is not None and self.scheduler is None:
+            raise ValueError("evaluation.steps are those of evaluation.scheduler: name one, too")
+        return self
 
     def each(self, target: bool) -> int:
         """Returns the images of a prompt that asks for the concept, or does not."""

@@ -18,6 +18,9 @@ from pydantic import (
 from rl_unlearn.files.versioned import Versioned, read_versioned
 
 NAME = "evaluation.json"
+OTHERS = "evaluation-*.json"
+"""Names of what was drawn otherwise than the run's own evaluation: by another scheduler."""
+KERNEL = "the training's kernel"
 REMEDY = "make the file again"
 LARGEST = 1e100
 """Beyond it differences overflow; nothing that a run measures comes near."""
@@ -125,11 +128,20 @@ class Protocol(Part):
     judge: str = ""
     image_judge: str = ""
     """What tells whether an image has the trait, if one is to be forgotten."""
+    scheduler: str = ""
+    """`evaluation.scheduler`, empty for the kernel that training samples with."""
+    steps: Count | None = None
     seeds: list[int] = []
     prompts: Count | None = None
     images: Count | None = None
     clip: str = ""
     definitions: dict[str, str] = {}
+
+    @property
+    def drawn_by(self) -> str:
+        """What drew the images, in words."""
+        steps = "" if self.steps is None else f" in {self.steps} steps"
+        return f"{self.scheduler or KERNEL}{steps}"
 
 
 def without_nulls(content: Any) -> Any:
@@ -162,6 +174,13 @@ class Evaluation(Part, Versioned):
     concept: str = ""
 
     _without_nulls = model_validator(mode="before")(without_nulls)
+
+
+def other_name(scheduler: str | None, steps: int) -> str:
+    """Returns the name of an evaluation by a scheduler, or with None by the training's kernel,
+    where the run's own is by another one.
+    """
+    return f"evaluation-{scheduler or 'kernel'}-{steps}.json"
 
 
 def read_evaluation(path: Path) -> Evaluation | None:

@@ -14,7 +14,8 @@ from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.condition import Condition
 from rl_unlearn.kernel import Kernel
 
-Index = Int[Tensor, " batch"] | int
+Timesteps = Float[Tensor, " batch"] | Int[Tensor, " batch"]
+"""What the network is told of each row's noise, in [0, 1000]."""
 
 
 class Family(ABC):
@@ -74,10 +75,10 @@ class Family(ABC):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Returns the network's answer at some steps of the kernel, in one pass."""
+        """Returns the network's answer in one pass."""
 
     def guide(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from rl_unlearn.config import Sampler
 from rl_unlearn.families import flow_matching
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 
 
@@ -40,16 +40,16 @@ class Flux(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
         device, dtype = latents.device, latents.dtype
-        timesteps = self.kernel.told(index, device).to(dtype).expand(batch)
         output = self.network(
             hidden_states=pack(latents),
-            timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
+            # The network multiplies by it again, in its own type.
+            timestep=timesteps.to(dtype) / 1000,
             guidance=torch.full((batch,), self._guidance, device=device, dtype=torch.float32),
             pooled_projections=condition.pooled,
             encoder_hidden_states=condition.text,

@@ -12,7 +12,7 @@ from rl_unlearn.families import flow_matching_by_steps
 from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.autoencoder_normed import NormedAutoencoder
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.flux import pack, places, unpack
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 from rl_unlearn.layouts.flux2 import LANGUAGE_LAYERS, TEXT_TOKENS
@@ -53,17 +53,16 @@ class Flux2(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
-        batch, channels, height, width = latents.shape
-        device = latents.device
-        timesteps = self.kernel.told(index, device).to(latents.dtype).expand(batch)
+        (_, channels, height, width), device = latents.shape, latents.device
         word = torch.arange(condition.text.shape[1], device=device)[:, None]
         output = self.network(
             hidden_states=pack(latents),
-            timestep=timesteps / 1000,  # the network multiplies by it again, in its own type
+            # The network multiplies by it again, in its own type.
+            timestep=timesteps.to(latents.dtype) / 1000,
             encoder_hidden_states=condition.text,
             txt_ids=torch.nn.functional.pad(word, (3, 0)),
             img_ids=torch.nn.functional.pad(places(height // 2, width // 2, device), (0, 1)),

@@ -11,7 +11,7 @@ from rl_unlearn.families import flow_matching
 from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.autoencoder_video import VideoAutoencoder
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.flux import pack, unpack
 from rl_unlearn.families.sd3 import JOINT_LAYERS
 from rl_unlearn.layouts.qwen_image import TEXT_TOKENS
@@ -57,15 +57,14 @@ class QwenImage(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         batch, channels, height, width = latents.shape
-        timesteps = self.kernel.told(index, latents.device).to(latents.dtype).expand(batch)
         output = self.network(
             hidden_states=pack(latents),
-            timestep=timesteps / 1000,  # the network multiplies by it again
+            timestep=timesteps.to(latents.dtype) / 1000,  # the network multiplies by it again
             encoder_hidden_states=condition.text,
             encoder_hidden_states_mask=condition.mask > 0,
             img_shapes=[[(1, height // 2, width // 2)]] * batch,

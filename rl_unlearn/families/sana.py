@@ -14,7 +14,7 @@ from rl_unlearn.families import flow_matching
 from rl_unlearn.families.autoencoder import Autoencoder
 from rl_unlearn.families.autoencoder_deep import DeepAutoencoder
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.stable_diffusion import UNET_LAYERS
 
 _CALL = inspect.signature(SanaPipeline.__call__).parameters
@@ -51,11 +51,10 @@ class Sana(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
-        timesteps = self.kernel.told(index, latents.device).expand(len(latents))
         output: Tensor = self.network(
             hidden_states=latents,
             encoder_hidden_states=condition.text,

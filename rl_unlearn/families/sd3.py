@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rl_unlearn.families import flow_matching
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 
 JOINT_LAYERS = {
     "cross": r".*attn\.(add_[qkv]_proj|to_add_out)$",
@@ -43,13 +43,13 @@ class StableDiffusion3(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0."""
         output: Tensor = self.network(
             hidden_states=latents,
-            timestep=self.kernel.told(index, latents.device).expand(len(latents)),
+            timestep=timesteps,
             encoder_hidden_states=condition.text,
             pooled_projections=condition.pooled,
         ).sample

@@ -11,7 +11,7 @@ from torch import Tensor
 from rl_unlearn.config import Sampler
 from rl_unlearn.families import variance_preserving
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.families.stable_diffusion import UNET_LAYERS
 
 
@@ -57,13 +57,13 @@ class StableDiffusionXL(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise or velocity, as the model was made."""
         output: Tensor = self.network(
             latents.contiguous(memory_format=torch.channels_last),
-            self.kernel.told(index, latents.device).expand(len(latents)),
+            timesteps,
             encoder_hidden_states=condition.text,
             added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.size},
         ).sample

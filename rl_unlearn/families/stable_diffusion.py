@@ -12,7 +12,7 @@ from torch import Tensor
 from rl_unlearn.config import Sampler
 from rl_unlearn.families import variance_preserving
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 
 UNET_LAYERS = {
     name: pattern + r"\.(to_q|to_k|to_v|to_out\.0)$"
@@ -59,12 +59,11 @@ class StableDiffusion(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Noise, x0 or velocity, as the model was made."""
         latents = latents.contiguous(memory_format=torch.channels_last)
-        timesteps = self.kernel.told(index, latents.device).expand(len(latents))
         words, mask = self._full_rows(condition.text)
         output: Tensor = self.network(
             latents, timesteps, encoder_hidden_states=words, encoder_attention_mask=mask

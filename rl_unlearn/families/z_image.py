@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from rl_unlearn.families import flow_matching
 from rl_unlearn.families.condition import Condition
-from rl_unlearn.families.family import Family, Index
+from rl_unlearn.families.family import Family, Timesteps
 from rl_unlearn.layouts.z_image import PATCH, TOKENS
 
 _SHARED = r"attention\.(to_q|to_k|to_v|to_out\.0)"
@@ -60,7 +60,7 @@ class ZImage(Family):
     def predict(
         self,
         latents: Float[Tensor, "batch channels height width"],
-        index: Index,
+        timesteps: Timesteps,
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Returns the velocity, noise less x0.
@@ -69,7 +69,7 @@ class ZImage(Family):
         """
         network, size = self.network, f"{PATCH}-1"
         batch, channels, height, width = latents.shape
-        times = 1 - self.kernel.told(index, latents.device).expand(batch) / 1000
+        times = 1 - timesteps / 1000
         time = network.t_embedder(times * network.t_scale).to(latents.dtype)
 
         is_word = condition.words > 0.5

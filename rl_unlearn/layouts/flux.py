@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.layouts import flow_matching, networks
+from rl_unlearn.layouts import flow_matching, networks, schedulers
 from rl_unlearn.layouts.joint_blocks import joint_block, time_and_words
 from rl_unlearn.layouts.layout import (
     Layout,
@@ -89,5 +89,6 @@ LAYOUT = Layout(
     told_guidance=True,
     check=_check,
     notes=flow_matching.notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=lambda _parts: ("flux-1-dev", "flux1"),
 )

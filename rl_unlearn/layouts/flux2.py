@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.layouts import flow_matching, networks, qwen
+from rl_unlearn.layouts import flow_matching, networks, qwen, schedulers
 from rl_unlearn.layouts.layout import (
     REMEDY,
     Layout,
@@ -118,6 +118,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=_architecture,
     templates=frozenset({"tokenizer"}),
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
+from rl_unlearn.layouts.schedulers import Scheduler
 
 Parts = Mapping[str, dict[str, Any]]
 """Configurations by the name of the component, absent if that is left out; `pipeline`:
@@ -52,6 +53,8 @@ class Layout:
     """Raises DataError unless the parts fit each other and can be trained."""
     notes: Callable[[Parts, Sampler | None], Iterator[str]]
     """What a person should know; raises ConfigError, for a sampler that is given, or DataError."""
+    schedulers: Mapping[str, Scheduler]
+    """By what else its images can be drawn, by name."""
     architecture: Callable[[Parts], tuple[str, str]]
     """What managers of LoRA files call the model: in Stability's model specification, and in
     kohya's words."""
@@ -79,6 +82,15 @@ class Layout:
         return [
             name for name in (*self.networks, *self.tokenizers, "scheduler") if name not in left_out
         ]
+
+    def scheduler(self, name: str) -> Scheduler:
+        """Returns one by its name; raises ConfigError, which names all, for what it has not."""
+        if name not in self.schedulers:
+            raise ConfigError(
+                f"evaluation.scheduler={name} is not for a {self.pipeline}: use "
+                f"{', '.join(self.schedulers)}, or none for the kernel of the training"
+            )
+        return self.schedulers[name]
 
 
 def image_latent(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.layouts import flow_matching, qwen
+from rl_unlearn.layouts import flow_matching, qwen, schedulers
 from rl_unlearn.layouts.layout import REMEDY, Layout, Network, Parts, check_words, image_latent
 from rl_unlearn.layouts.names import Names, both, few, under
 
@@ -140,5 +140,6 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=lambda _parts: ("Qwen-Image", "qwen_image"),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.layouts import deep_autoencoder, flow_matching, language_models
+from rl_unlearn.layouts import deep_autoencoder, flow_matching, language_models, schedulers
 from rl_unlearn.layouts.deep_autoencoder import gated_convolution
 from rl_unlearn.layouts.layout import (
     Layout,
@@ -84,6 +84,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=flow_matching.notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=lambda _parts: ("sana", "sana"),
     framed=lambda _tokenizer, text: text.lower().strip(),
 )

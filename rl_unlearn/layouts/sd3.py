@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rl_unlearn.config import Sampler
-from rl_unlearn.layouts import flow_matching, networks
+from rl_unlearn.layouts import flow_matching, networks, schedulers
 from rl_unlearn.layouts.joint_blocks import joint_block, time_and_words
 from rl_unlearn.layouts.layout import (
     Layout,
@@ -100,6 +100,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=_notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=lambda _parts: ("stable-diffusion-v3.5-medium", "sd3.5-medium"),
     optional=frozenset({"text_encoder_3", "tokenizer_3"}),
 )

@@ -1,6 +1,6 @@
 """Folders of Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952), its base model."""
 
-from rl_unlearn.layouts import networks, stable_diffusion, variance_preserving
+from rl_unlearn.layouts import networks, schedulers, stable_diffusion, variance_preserving
 from rl_unlearn.layouts.layout import Layout, Parts, check_words
 
 
@@ -34,6 +34,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
+    schedulers=schedulers.VARIANCE_PRESERVING,
     architecture=lambda _parts: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     single_file=True,
     kohya="counted",

@@ -1,7 +1,7 @@
 """Folders of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752)."""
 
 from rl_unlearn.errors import DataError
-from rl_unlearn.layouts import networks, variance_preserving
+from rl_unlearn.layouts import networks, schedulers, variance_preserving
 from rl_unlearn.layouts.layout import (
     Layout,
     Parts,
@@ -79,6 +79,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=variance_preserving.notes,
+    schedulers=schedulers.VARIANCE_PRESERVING,
     architecture=_architecture,
     one_vocabulary=True,
     single_file=True,

@@ -5,7 +5,7 @@ from typing import Any
 
 from rl_unlearn.config import Sampler
 from rl_unlearn.errors import ConfigError, DataError
-from rl_unlearn.layouts import flow_matching, language_models, networks
+from rl_unlearn.layouts import flow_matching, language_models, networks, schedulers
 from rl_unlearn.layouts.layout import (
     REMEDY,
     Layout,
@@ -117,6 +117,7 @@ LAYOUT = Layout(
     told=_told,
     check=_check,
     notes=_notes,
+    schedulers=schedulers.FLOW_MATCHING,
     architecture=lambda _parts: ("z-image", "z_image"),
     framed=_framed,
     templates=frozenset({"tokenizer"}),

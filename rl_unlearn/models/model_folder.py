@@ -16,6 +16,7 @@ from rl_unlearn.files.json_file import read_object
 from rl_unlearn.files.tensor_header import read_header
 from rl_unlearn.layouts import flux, flux2, qwen_image, sana, sd3, sdxl, stable_diffusion, z_image
 from rl_unlearn.layouts.layout import REMEDY, Layout, Parts
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.models import weight_names
 
 _MODULES = (stable_diffusion, sdxl, sd3, flux, qwen_image, flux2, z_image, sana)
@@ -70,6 +71,19 @@ def check(
         raise DataError(
             f"a configuration in model folder {str(folder)!r} is damaged ({error}): {REMEDY}"
         ) from error
+
+
+def check_schedule(folder: Path, schedule: Schedule | None) -> None:
+    """Raises ConfigError for a schedule that a pipeline's images cannot be drawn by."""
+    if schedule is None:
+        return
+    read_layout(folder).scheduler(schedule.name)
+    trained = read_parts(folder)["scheduler"].get("num_train_timesteps", 1000)
+    if schedule.steps >= trained:
+        raise ConfigError(
+            f"evaluation.steps={schedule.steps} must be below the {trained} steps that the model "
+            "was made in"
+        )
 
 
 def read_layout(folder: Path) -> Layout:

@@ -94,6 +94,83 @@ def test_two_runs_of_different_rank_side_by_side(
     )
 
 
+def test_another_scheduler_has_a_file_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "out", "run")
+    assert main(["evaluate", str(run), "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["protocol"]["scheduler"] == ""
+    assert "drawn by the training's kernel in 4 steps" in said.err
+    own = (run / "evaluation.json").read_bytes()
+
+    assert main(["evaluate", str(run), "--scheduler", "dpm++", "--json"]) == 0
+    said = capfd.readouterr()
+    shown = json.loads(said.out)
+    assert (shown["protocol"]["scheduler"], shown["protocol"]["steps"]) == ("dpm++", 4)
+    assert "drawn by dpm++ in 4 steps" in said.err
+    for name in ("untouched", "run"):
+        assert f"{name}: 8 images, 0 of them from the cache" in said.err
+    assert (run / "evaluation.json").read_bytes() == own
+    assert json.loads((run / "evaluation-dpm++-4.json").read_text())["models"] == shown["models"]
+
+    more = ["evaluation.scheduler=euler-a", "evaluation.steps=6", "--json"]
+    assert main(["evaluate", str(run), *more]) == 0
+    assert (
+        f"{run / 'evaluation-euler-a-6.json'}; the run's evaluation.json" in capfd.readouterr().err
+    )
+    assert (run / "evaluation.json").read_bytes() == own
+    assert len(list(run.glob("evaluation-*.json"))) == 2
+    page = (run / "report.html").read_text()
+    for by in ("the training&#39;s kernel in 4", "dpm++ in 4", "euler-a in 6"):
+        assert f'<th scope="row" rowspan="2">{by} steps</th>' in page
+
+
+def test_a_run_that_names_a_scheduler_is_judged_by_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "out", "run")
+    config = settings.recorded(run / "config.yaml", ["evaluation.scheduler=euler"])
+    (run / "config.yaml").write_text(settings.dump(config))
+    assert main(["evaluate", str(run), "--json"]) == 0
+    own = json.loads((run / "evaluation.json").read_text())
+    assert own["protocol"]["scheduler"] == "euler"
+    assert main(["evaluate", str(run), "evaluation.scheduler=null"]) == 0
+    other = json.loads((run / "evaluation-kernel-4.json").read_text())
+    assert other["protocol"]["scheduler"] == ""
+    assert other["models"] != own["models"]
+    assert json.loads((run / "evaluation.json").read_text()) == own
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluation.steps=8"], "evaluation.steps are those of evaluation.scheduler"),
+        (["evaluation.scheduler=heun"], "must be 'ddim', 'dpm++'"),
+        (["--scheduler", "heun"], "invalid choice: 'heun'"),
+    ],
+)
+def test_a_scheduler_that_there_is_not(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "out", "run")
+    assert main(["evaluate", str(run), *words]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert not (run / "evaluation.json").exists()
+
+
+def test_generate_draws_by_a_scheduler(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "out", "run")
+    drawn = []
+    for more in ([], ["--scheduler", "dpm++"], ["evaluation.scheduler=dpm++"]):
+        out = tmp_path / f"{len(drawn)}.png"
+        words = ["--prompt", "a cat", "--adapter", str(run), "--out", str(out), *more]
+        assert main(["generate", *words]) == 0
+        drawn.append(out.read_bytes())
+    assert drawn[0] != drawn[1] == drawn[2]
+
+
 def test_prompt_lists_are_judged_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "forget.txt").write_text("a cat\na sleeping cat\n")
     (tmp_path / "keep.txt").write_text("a dog\na fish\na <b>bold</b> fish\n")

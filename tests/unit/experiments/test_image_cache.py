@@ -47,7 +47,7 @@ class FakeSource:
             keep(number, Images(torch.stack(rows), seconds=1.0, peak_memory_bytes=100 + number))
 
 
-def setting(tmp_path: Path, **evaluation: int) -> tuple[Config, ModelVariant]:
+def setting(tmp_path: Path, **evaluation: int | str) -> tuple[Config, ModelVariant]:
     config = tiny.config(
         output=str(tmp_path), evaluation={"per_prompt": 3, "batch": 4, **evaluation}
     )
@@ -134,6 +134,9 @@ def test_whatever_decides_the_images_decides_the_key(tmp_path):
             "model",
         ),
         (setting(tmp_path, seed=1)[0], variant, "model"),
+        (setting(tmp_path, scheduler="dpm++")[0], variant, "model"),
+        (setting(tmp_path, scheduler="euler")[0], variant, "model"),
+        (setting(tmp_path, scheduler="euler", steps=7)[0], variant, "model"),
         (
             config.model_copy(update={"model": config.model.model_copy(update={"size": (24, 16)})}),
             variant,
@@ -143,6 +146,9 @@ def test_whatever_decides_the_images_decides_the_key(tmp_path):
     for number, (other, tool, digest) in enumerate(changed):
         assert ask(other, tool, FakeSource(digest)).drawn == 18, number
         assert ask(other, tool, FakeSource(digest)).drawn == 0, number
+    steps = config.sampler.steps
+    as_many = setting(tmp_path, scheduler="euler", steps=steps)[0]
+    assert ask(as_many, variant, FakeSource()).drawn == 0, "the same number, said or not"
     judged = config.model_copy(update={"seed": 5, "concept": "dog"})
     assert ask(judged, variant, FakeSource()).drawn == 0, (
         "neither the run's seed nor its concept changes an image here"

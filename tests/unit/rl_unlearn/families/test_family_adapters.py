@@ -51,7 +51,7 @@ def output(pipeline: DiffusionPipeline, chosen: Config) -> Tensor:
     folder = Path(chosen.model.path)
     family = family_of(folder)(pipeline, chosen.sampler, latent_shape(folder, chosen.model))
     noise = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(2))
-    return family.predict(noise, torch.tensor([0, 3]), family.encode(["a cat", "a dog"]))
+    return family.predict(noise, family.kernel.timesteps[[0, 3]], family.encode(["a cat", "a dog"]))
 
 
 def with_plain_diffusers(chosen: Config, folder: Path, file: str) -> Tensor:
