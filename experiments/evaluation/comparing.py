@@ -21,10 +21,10 @@ from rl_unlearn.anchors import anchors_of
 from rl_unlearn.clip.zeroshot import ZeroShot, load_open_clip
 from rl_unlearn.config import Config, Lora
 from rl_unlearn.evaluation.comparison import (
-    ALL_DEFINITIONS,
     UNTOUCHED,
     Anchor,
     compare,
+    definitions,
     measure_reference,
     reference_row,
 )
@@ -136,7 +136,7 @@ def judge_side_by_side(
             prompts=len(book.prompts),
             images=len(images_asked.prompts),
             clip=f"the selection CLIP, {config.selection.clip}",
-            definitions=ALL_DEFINITIONS,
+            definitions=definitions(book.trait is not None),
         ),
         untouched=reference_row(reference, book, judge.feature_extractor).model_copy(
             update={"cost": _cost(images[0])}

@@ -12,9 +12,10 @@ from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_bytes, write_text
 from experiments.report import run_view
 from experiments.runs.own_files import inside, picture
+from rl_unlearn import reward_names
 from rl_unlearn.adapters.adapter_file import FILE_NAME
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
+from rl_unlearn.evaluation.comparison import definitions
 from rl_unlearn.models.location import fetched_folder
 from rl_unlearn.models.model_folder import read_layout
 
@@ -58,6 +59,7 @@ def make_card(
 ) -> ModelCard:
     """Returns the card of a run, or of an adapter of which only the configuration is known."""
     before, after = (run.before, run.after) if run else (None, None)
+    meanings = definitions(reward_names.trait(config.concept) is not None)
     rows, results = [], []
     for key, label in HEADLINE.items():
         old, new = run_view.figure(before, key), run_view.figure(after, key)
@@ -68,7 +70,7 @@ def make_card(
         rows.append(
             (
                 label,
-                ALL_DEFINITIONS[key],
+                meanings[key],
                 f"{old.value:.1f}" if old else "–",
                 f"{new.value:.1f}",
                 interval,

@@ -19,7 +19,6 @@ from experiments.report import charts, confusion, run_view, tiles
 from experiments.report.curves import critic_map, page_curves
 from experiments.report.differences import differences
 from experiments.runs.own_files import inside, picture
-from rl_unlearn.evaluation.comparison import ALL_DEFINITIONS
 
 PARTS = Path(__file__).parent
 
@@ -75,8 +74,6 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
         "runs": runs,
         "headline": HEADLINE,
-        "definitions": ALL_DEFINITIONS
-        | next((run.evaluation.protocol.definitions for run in runs if run.evaluation), {}),
         "others": run_view.others(runs),
         "curves": page_curves(runs),
         "maps": [(run, drawn) for run in runs if (drawn := critic_map(run))],

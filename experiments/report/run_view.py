@@ -18,6 +18,7 @@ from rl_unlearn.attacks.record import Attacks, read_attacks
 from rl_unlearn.config import Config
 from rl_unlearn.errors import DataError
 from rl_unlearn.evaluation import record
+from rl_unlearn.evaluation.comparison import definitions
 from rl_unlearn.evaluation.metrics import accuracies
 from rl_unlearn.evaluation.record import (
     Cost,
@@ -154,6 +155,18 @@ def figure(side: ModelRecord | None, key: str) -> Figure | None:
     """Returns one figure of a side, None if it was not measured."""
     measured: Figure | None = getattr(side, key) if side is not None else None
     return measured
+
+
+def meanings(runs: Sequence[Run], key: str) -> list[str]:
+    """Returns what a figure means: once, or twice where a trait stands beside a concept."""
+    meant = {}
+    for run in sorted(runs, key=lambda run: run.trait is not None):
+        known = definitions(run.trait is not None)
+        if run.evaluation is not None:
+            known |= run.evaluation.protocol.definitions
+        if key in known:
+            meant.setdefault(run.trait is not None, known[key])
+    return list(meant.values())
 
 
 def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:

@@ -17,6 +17,7 @@ from rl_unlearn.evaluation.images import Plan, Seen
 from rl_unlearn.evaluation.intervals import Interval, interval, resample
 from rl_unlearn.evaluation.metrics import (
     DEFINITIONS,
+    TRAIT_DEFINITIONS,
     Rates,
     asked_labels,
     by_prompt,
@@ -32,7 +33,7 @@ from rl_unlearn.prompts import PromptBook
 
 UNTOUCHED = "untouched"
 
-ALL_DEFINITIONS = DEFINITIONS | {
+_DEFINITIONS = DEFINITIONS | {
     "similarity": "100 times the CLIP cosine between the model's image and the untouched model's "
     "of the same prompt and noise, on the concept's prompts; another concept's images score what "
     "the verdict calls a stranger's",
@@ -62,6 +63,26 @@ ALL_DEFINITIONS = DEFINITIONS | {
     "seeds": "image n of a prompt starts from the noise named by (evaluation.seed, prompt, n), the "
     "same for all models",
 }
+_TRAIT_DEFINITIONS = TRAIT_DEFINITIONS | {
+    "similarity": "100 times the CLIP cosine between the model's image and the untouched model's "
+    "of the same prompt and noise, on the prompts that shall lose the trait",
+    "confidence": "mean probability that the judge gives the class it sees in the domain of "
+    "`prompts.targets`, on the images that shall lose the trait",
+    "seen_when_asked": "for each concept asked for, the share of its images on which the judge "
+    "sees each concept of the domain",
+    "neighbours": "accuracy on every concept before and after, the most damaged first",
+}
+_OF_ANCHOR = ("anchor", "spread", "anchor_kid")
+
+
+def definitions(of_trait: bool) -> dict[str, str]:
+    """Returns what the figures of an evaluation mean, by name: of a trait, which has no anchor, or
+    of a concept.
+    """
+    if not of_trait:
+        return dict(_DEFINITIONS)
+    known = _DEFINITIONS | _TRAIT_DEFINITIONS
+    return {name: meaning for name, meaning in known.items() if name not in _OF_ANCHOR}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ Shares = dict[str, dict[str, dict[str, float]]]
 
 DEFINITIONS = {
     "ua": "unlearning accuracy: share of the images asked to show the concept on which the judge "
-    "does not see it; of a trait, share of its prompts' images",
+    "does not see it",
     "ira": "in-domain retain accuracy: mean accuracy over the other concepts of the concept's "
     "domain",
     "ira_near": "the same over the concept's near neighbours: the quarter of the other concepts "
@@ -37,13 +37,29 @@ DEFINITIONS = {
     "keep",
     "cra_all": "the same over all prompts, those of the forgotten concept included",
     "coherence": "accuracy of the other domain's label on the concept's images: broken ones score "
-    "a UA of 100 too; of a trait, share of its prompts' images with both labels right",
-    "target_object": "accuracy of the object's label on the images that shall lose a trait",
-    "target_style": "accuracy of the style's label on the same images",
+    "a UA of 100 too",
     "interval": "95 % bootstrap interval over images, resampled within each prompt; a rate whose "
     "resamples do not differ, as when all images agree, has Wilson's interval for the effective "
     "number of images",
 }
+"""The figures of a concept that has a word."""
+TRAIT_DEFINITIONS = {
+    "ua": "unlearning accuracy: share of the images that shall lose the trait on which the judge "
+    "does not see it",
+    "ira": "in-domain retain accuracy: mean accuracy over the classes of `prompts.targets`' "
+    "domain whose images need lose nothing",
+    "ira_near": "the same over the quarter of them whose names are most similar to the selection "
+    "CLIP to those that shall lose the trait",
+    "ira_all": "IRA over all classes of the domain",
+    "cra": "cross-domain retain accuracy: accuracy of the other domain's label over the prompts "
+    "whose images need lose nothing",
+    "cra_all": "the same over all prompts",
+    "coherence": "share of the images that shall lose the trait on which the judge sees object and "
+    "style as asked: broken ones score a UA of 100 too",
+    "target_object": "accuracy of the object's label on the images that shall lose the trait",
+    "target_style": "accuracy of the style's label on the same images",
+}
+"""The figures that mean something else of a trait, or are its alone."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +99,9 @@ class Rates:
         }
 
     def intervals(self) -> dict[str, Interval]:
-        """Returns every rate that there is by its name in DEFINITIONS."""
-        found = {name: getattr(self, name) for name in DEFINITIONS if name != "interval"}
+        """Returns every rate that there is by its name in the definitions."""
+        names = [name for name in DEFINITIONS | TRAIT_DEFINITIONS if name != "interval"]
+        found = {name: getattr(self, name) for name in names}
         return {name: rate for name, rate in found.items() if rate is not None}
 
 

@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 from rl_unlearn.evaluation.intervals import interval, resample, wilson
+from rl_unlearn.evaluation.comparison import definitions
 from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
 from rl_unlearn.evaluation.record import Neighbour
 from rl_unlearn.prompts import PromptBook
@@ -67,14 +68,13 @@ def test_rates_of_an_object():
     assert found.headline() == {
         k: getattr(found, k).value for k in ("ua", "ira", "cra", "coherence")
     }
-    of_a_trait = {"interval", "target_object", "target_style"}
-    assert set(found.intervals()) | {"ira_near", "ira_far"} | of_a_trait == set(DEFINITIONS)
+    assert set(found.intervals()) | {"ira_near", "ira_far", "interval"} == set(DEFINITIONS)
     split = rates(seen, prompts, book, near={DOG})
     assert split.ira_near is not None
     assert split.ira_near.value == pytest.approx(75)
     assert split.ira_far is not None
     assert split.ira_far.value == pytest.approx(50)
-    assert set(split.intervals()) | of_a_trait == set(DEFINITIONS)
+    assert set(split.intervals()) | {"interval"} == set(DEFINITIONS)
     assert rates(seen, prompts, book, near={DOG, FISH}).ira_far is None
 
 
@@ -268,3 +268,13 @@ def test_resamples_stay_within_their_prompt_and_repeat():
 def test_targets_are_the_prompts_of_the_concept():
     book = PromptBook.from_config(tiny.config(concept="style:noto"))
     assert targets(torch.arange(6), book).tolist() == [False, True] * 3
+
+
+def test_definitions_say_what_fits_the_run() -> None:
+    of_concept, of_trait = definitions(of_trait=False), definitions(of_trait=True)
+    assert "trait" not in " ".join(of_concept.values())
+    assert {"anchor", "spread"} <= of_concept.keys()
+    assert not {"anchor", "spread", "anchor_kid"} & of_trait.keys(), "a trait has no anchor"
+    assert {"target_object", "target_style"} <= of_trait.keys()
+    for name in ("ua", "coherence"):
+        assert "trait" in of_trait[name]
