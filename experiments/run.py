@@ -217,8 +217,9 @@ def _look(
     compared = comparing.judge_side_by_side([candidate], book, judge, local, console, functions)
     policy = DiffusionPolicy(load_model(local.model), local)
     policy.load_adapter(result.adapter)
-    drawn = samples.draw(policy, book, local)
-    drawn.save(folder / "samples")
+    drawn = samples.draw(policy, samples.choose(book), local)
+    drawn.save(folder / samples.FOLDER)
+    samples.draw(policy, samples.choose_variety(book), local).save(folder / samples.VARIETY)
     write_bytes(folder / "samples.png", pictures.to_png(drawn.picture()))
     return compared.evaluation()
 

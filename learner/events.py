@@ -38,6 +38,17 @@ class Dashboard(Event):
     url: str
 
 
+class WarmingUp(Event):
+    """A part of the warm-up is done."""
+
+    name = "warming-up"
+    step: str
+    """What is at work: the drawing, or the critic's fit, which goes on after it."""
+    done: int
+    """Images drawn, or shares of the fit."""
+    total: int
+
+
 class WarmUp(Event):
     """The warm-up is done."""
 

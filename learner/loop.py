@@ -23,7 +23,7 @@ from it.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from learner import events
@@ -140,6 +140,8 @@ class Loop:
             part, parts = chunk.start // size, -(-images // size)
             rows = actors.replay.warm_up.remote(chunk.start, chunk.stop)
             fits.append(actors.critic.warm_up.remote(rows, part, parts))
+            told = events.WarmingUp(step="drawing", done=chunk.stop, total=images)
+            session.emit(told)
 
         untouched = actors.learner.untouched.remote()
         drawing = self._rollouts.ask(0, prompts, untouched, fresh=False)
@@ -148,16 +150,22 @@ class Loop:
         warm_up = actors.replay.warm_up.remote(0, images)
         pool = actors.learner.make_pool.remote(warm_up)
         self._selection.judge_untouched(versions, untouched, await validation())
-        return self._end_of_warm_up(warm_up, pool, fits[-1])
+        return self._end_of_warm_up(warm_up, pool, fits)
 
     async def _end_of_warm_up(
         self,
         warm_up: Awaitable[Trajectory],
         pool: Awaitable[int],
-        fitted: Awaitable[dict[str, float]],
+        fits: Sequence[Awaitable[dict[str, float]]],
     ) -> None:
         session, calls = self._session, self._session.calls
-        states, fit = await calls.wait(pool, "learner"), await calls.wait(fitted, "critic")
+        fit: dict[str, float] = {}
+        for done, share in enumerate(fits, start=1):
+            fit = await calls.wait(share, "critic")
+            if fit:  # none is fitted for an estimator without a critic
+                told = events.WarmingUp(step="fitting the critic", done=done, total=len(fits))
+                session.emit(told)
+        states = await calls.wait(pool, "learner")
         if session.store is not None:
             trajectories = await calls.wait(warm_up, "replay")
             session.store.keep_warm_up(Snapshot(trajectories.tensors()))

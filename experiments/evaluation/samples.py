@@ -18,14 +18,21 @@ from rl_unlearn.policy import DiffusionPolicy
 from rl_unlearn.prompts import Prompt, PromptBook, spread
 
 ROWS = 5
+VARIED = 2
 COLUMNS = 8
 FIRST_SEED = 1_000
 LARGEST_SIDE = 256
 FOLDER = "samples"
+VARIETY = f"{FOLDER}/variety"
+"""Where the images lie that show how varied the concept's are."""
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
-def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
+Chosen = tuple[list[list[Prompt]], list[str], list[str]]
+"""Prompts by row, the rows' names, and the columns'."""
+
+
+def choose(book: PromptBook) -> Chosen:
     """Returns the picture's prompts as a table with labels; the concept's row comes first, the
     others are spread evenly.
     """
@@ -41,7 +48,16 @@ def choose(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
     )
 
 
-def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[str]]:
+def choose_variety(book: PromptBook) -> Chosen:
+    """Returns few of the concept's prompts, each again and again: what stands in its place may
+    always be the same.
+    """
+    prompts = [book.prompts[i] for i in spread(book.targets, VARIED)]
+    table = [[prompt] * COLUMNS for prompt in prompts]
+    return table, [prompt.text for prompt in prompts], [""] * COLUMNS
+
+
+def _from_grid(book: PromptBook) -> Chosen:
     down, across = (book.concept_domain, book.other_domain)
     others = [i for i in range(len(book.names[down])) if i not in book.target_classes]
     concepts = list(book.target_classes[: ROWS - 1])
@@ -54,11 +70,11 @@ def _from_grid(book: PromptBook) -> tuple[list[list[Prompt]], list[str], list[st
     return table, labels, [book.names[across][j] for j in columns]
 
 
-def draw(policy: DiffusionPolicy, book: PromptBook, config: Config) -> "Samples":
-    """Draws the table by the untouched model and by the policy, from the same noise, as an
-    evaluation draws.
+def draw(policy: DiffusionPolicy, chosen: Chosen, config: Config) -> "Samples":
+    """Draws a table by the untouched model and by the policy, from the same noise, as an evaluation
+    draws.
     """
-    table, rows, columns = choose(book)
+    table, rows, columns = chosen
     texts = [prompt.text for row in table for prompt in row]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
     halves = []
@@ -119,7 +135,7 @@ class Samples:
 
     def save(self, folder: Path) -> None:
         """Writes the tiles as two PNG sheets and a JSON file; the report cuts them out again."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         lines, seeds = [], itertools.count(FIRST_SEED)
         for label, row in zip(self.rows, self.table, strict=True):
             spots = [Spot(prompt=prompt.text, seed=next(seeds)) for prompt in row]

@@ -16,10 +16,10 @@ def count(config: Config, book: PromptBook, evaluated: bool) -> dict[str, int]:
         "validations": validations(config) * config.selection.images,
     }
     if evaluated:
-        table, *_ = samples.choose(book)
         images["evaluation"] = 2 * len(evaluation.plan(book, config).prompts)  # before and after
         images["evaluation"] += _of_anchors(config, book)
-        images["samples"] = 2 * sum(map(len, table))
+        tables = (samples.choose(book)[0], samples.choose_variety(book)[0])
+        images["samples"] = 2 * sum(len(row) for table in tables for row in table)
     return images
 
 

@@ -42,6 +42,8 @@ class Chart:
     y_ticks: list[tuple[float, str]]
     limit: tuple[float, str] | None
     words: str
+    behind: list[str]
+    """Paths of what is only there to compare with."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ def line_chart(
     curves: Sequence[Curve],
     span: tuple[float, float] | None = None,
     limit: tuple[float, str] | None = None,
+    width: tuple[float, float] | None = None,
+    behind: Sequence[Points] = (),
 ) -> Chart | None:
-    """Returns a chart of the curves that have points, None if none has; `span` fixes the y axis,
-    `limit` is a marked level.
+    """Returns a chart of the curves that have points, None if none has; `span` fixes the y axis and
+    `width` the x axis, `limit` is a marked level, `behind` are further curves, pale and nameless.
     """
     curves = [
         Curve(c.label, c.hue, c.dash, [p for p in c.points if None not in map(drawable, p)])
@@ -74,8 +78,9 @@ def line_chart(
         return None
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points] + ([limit[0]] if limit else [])
-    x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(*(span or (min(ys), max(ys))), 5)
-    x_low, x_high = _wide(min(xs), max(xs))
+    left, right = width or (min(xs), max(xs))
+    x_ticks, y_ticks = ticks(left, right, 5), ticks(*(span or (min(ys), max(ys))), 5)
+    x_low, x_high = _wide(left, right)
     y_low, y_high = _wide(*(span or (min(y_ticks[0], *ys), max(y_ticks[-1], *ys))))
 
     def across(x: float) -> float:
@@ -84,13 +89,14 @@ def line_chart(
     def up(y: float) -> float:
         return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
 
+    def path(points: Points) -> str:
+        return " ".join(f"{across(x)},{up(y)}" for x, y in points)
+
     lines = []
     for curve in curves:
-        dots = [(across(x), up(y)) for x, y in curve.points]
-        path = " ".join(f"{x},{y}" for x, y in dots)
-        lines.append(
-            Line(curve.label, curve.hue, curve.dash, path, dots if len(dots) <= 40 else [])
-        )
+        few = len(curve.points) <= 40
+        dots = [(across(x), up(y)) for x, y in curve.points] if few else []
+        lines.append(Line(curve.label, curve.hue, curve.dash, path(curve.points), dots))
     return Chart(
         title,
         unit,
@@ -100,6 +106,7 @@ def line_chart(
         [(up(y), number(y)) for y in y_ticks if y_low <= y <= y_high],
         (up(limit[0]), limit[1]) if limit else None,
         f"{title}, {unit}, by {x_label}. " + " ".join(_told(curve) for curve in curves),
+        [path(points) for points in behind],
     )
 
 
@@ -192,7 +199,7 @@ def heat_map(columns: Sequence[float], values: Sequence[Sequence[float | None]])
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a trade-off chart with its whiskers, all in view-box units; hue 0 is the untouched
+    """A point of a chart with its whiskers, all in view-box units; hue 0 is hollow: the untouched
     model.
     """
 
@@ -213,18 +220,41 @@ class Span:
     high: float
 
 
-def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
-    """Returns marks on a square of 0 to 100 percent both ways, of points (label, hue, what is on x,
-    what is on y).
+@dataclass(frozen=True)
+class Scatter:
+    """Marks with axes, all in view-box units."""
+
+    marks: list[Mark]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+PERCENT = (0.0, 100.0)
+
+
+def scatter(
+    points: Sequence[tuple[str, int, Span, Span]],
+    x_range: tuple[float, float] = PERCENT,
+    y_range: tuple[float, float] = PERCENT,
+) -> Scatter:
+    """Returns a chart of percentages, of points (label, hue, what is on x, what is on y); whiskers
+    end with the ranges.
     """
 
+    def within(value: float, limits: tuple[float, float]) -> float:
+        return min(max(value, limits[0]), limits[1])
+
     def across(x: float) -> float:
-        return round(LEFT + x / 100 * (WIDTH - LEFT - RIGHT), 1)
+        left, right = x_range
+        share = (within(x, x_range) - left) / (right - left)
+        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
     def up(y: float) -> float:
-        return round(HEIGHT - BOTTOM - y / 100 * (HEIGHT - TOP - BOTTOM), 1)
+        low, high = y_range
+        share = (within(y, y_range) - low) / (high - low)
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
-    return [
+    marks = [
         Mark(
             label,
             hue,
@@ -238,9 +268,16 @@ def trade_off(points: Sequence[tuple[str, int, Span, Span]]) -> list[Mark]:
         )
         for label, hue, x, y in points
     ]
+    return Scatter(
+        marks,
+        [(across(x), number(x)) for x in percentages(x_range)],
+        [(up(y), number(y)) for y in percentages(y_range)],
+    )
 
 
-SCALE = [(LEFT + p / 100 * (WIDTH - LEFT - RIGHT), str(p)) for p in (0, 25, 50, 75, 100)]
-LADDER = [
-    (HEIGHT - BOTTOM - p / 100 * (HEIGHT - TOP - BOTTOM), str(p)) for p in (0, 25, 50, 75, 100)
-]
+def percentages(limits: tuple[float, float]) -> list[float]:
+    """Returns round percentages within a range; there may be room beyond 0 and 100, but nothing in
+    it.
+    """
+    low, high = max(limits[0], PERCENT[0]), min(limits[1], PERCENT[1])
+    return [tick for tick in ticks(low, high, 5) if low <= tick <= high]

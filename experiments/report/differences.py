@@ -20,12 +20,13 @@ def differences(configs: Sequence[Config]) -> list[tuple[str, str, list[str]]]:
             settings.value(Config(), key),
             [settings.value(config, key) for config in configs],
         )
-        if len({_shown(value) for value in given}) > 1 or (len(given) == 1 and given[0] != default):
-            rows.append((key, _shown(default), [_shown(value) for value in given]))
+        if len({shown(value) for value in given}) > 1 or (len(given) == 1 and given[0] != default):
+            rows.append((key, shown(default), [shown(value) for value in given]))
     return rows
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns a setting's value for people."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "(the canvas's)"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,4 +10,27 @@ for (const gallery of document.querySelectorAll(".gallery")) {
   slider.addEventListener("input", show);
   show();
 }
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, place) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const falling = heading.getAttribute("aria-sort") === "ascending";
+      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      const key = (row) => row.cells[place].dataset.value ?? row.cells[place].textContent.trim();
+      const absent = (text) => text === "" || text === "–";
+      const compare = (one, other) => {
+        const [a, b] = [key(one), key(other)];
+        if (absent(a) || absent(b)) return absent(a) - absent(b);
+        const order = a - b || a.localeCompare(b, undefined, { numeric: true });
+        return falling ? -order : order;
+      };
+      table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
+    });
+  });
+}
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

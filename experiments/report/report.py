@@ -3,24 +3,20 @@ harmless.
 """
 
 import base64
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from experiments import settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
-from experiments.report import charts, confusion, run_view, tiles
+from experiments.report import run_view
 from experiments.report.curves import critic_map, page_curves
 from experiments.report.differences import differences
+from experiments.report.page import render
 from experiments.runs.own_files import inside, picture
-
-PARTS = Path(__file__).parent
 
 
 def write_report(folder: Path) -> Path:
@@ -33,16 +29,7 @@ def write_page(folders: Sequence[Path], out: Path) -> Path:
     damaged.
     """
     runs = _apart([run_view.read(folder, i) for i, folder in enumerate(folders, start=1)])
-    environment = Environment(
-        loader=FileSystemLoader(PARTS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "uri": tiles.uri}
-    environment.globals |= {"charts": charts, "confusion": confusion, "run_view": run_view}
-    write_text(out, environment.get_template("report.html.j2").render(_content(runs)))
+    write_text(out, render("report.html.j2", _content(runs)))
     return out
 
 
@@ -61,16 +48,9 @@ def _apart(runs: list[run_view.Run]) -> list[run_view.Run]:
 
 
 def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
-    style, script = (
-        (PARTS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
-    concepts = list(dict.fromkeys(run.config.concept for run in runs))
+    concepts = list(dict.fromkeys(run.trait or run.config.concept for run in runs))
     configs = [run.config for run in runs]
     return {
-        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src "
-        f"{_hash(script)}; base-uri 'none'; form-action 'none'",
-        "style": style,
-        "script": script,
         "title": "Forgetting " + ", ".join(f"“{concept}”" for concept in concepts[:4]),
         "runs": runs,
         "headline": HEADLINE,
@@ -84,15 +64,6 @@ def _content(runs: Sequence[run_view.Run]) -> dict[str, Any]:
             run.number: _data_uri(inside(run.path, "samples.png")) for run in runs if not run.rows
         },
     }
-
-
-def _hash(text: str) -> str:
-    """Returns a content-security-policy source that admits exactly this text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _figure(value: float) -> str:
-    return f"{value:.1f}".replace("-", "−")
 
 
 def _data_uri(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments import settings
 from experiments.evaluation.headline import FURTHER, HEADLINE
+from experiments.evaluation.samples import VARIETY
 from experiments.report import charts, confusion, tiles
 from experiments.runs.own_files import inside
 from experiments.runs.rows import EventRow, read_rows
@@ -30,6 +31,8 @@ from rl_unlearn.evaluation.record import (
 )
 
 HUES = 6
+LEVEL = 1.0
+"""Percentage points between models from which there is a trade-off to see."""
 CANVAS_JUDGES = "the canvas's judges, which training never sees"
 
 
@@ -48,6 +51,8 @@ class Run:
     attacks: Attacks | None
     metrics: list[dict[str, Any]]
     rows: list[tiles.Row]
+    varied: list[tiles.Row]
+    """The concept's prompts, each from several noises."""
     title: str
     """The name to show: two folders of one name are told apart by their parents."""
 
@@ -147,6 +152,7 @@ def read(path: Path, number: int) -> Run:
         read_attacks(inside(path, "attacks.json")),
         read_rows(inside(path, "metrics.jsonl"), EventRow),
         tiles.read(path),
+        tiles.read(path, VARIETY),
         path.resolve().name,
     )
 
@@ -184,6 +190,13 @@ def further(run: Run) -> list[tuple[str, str, Figure | None, Figure]]:
     return rows
 
 
+def place(run: Run) -> list[tuple[str, str, Figure]]:
+    """Returns `(name, key, figure)` of what stands in the concept's place: how much it is the
+    anchor, and how varied.
+    """
+    return [(name, key, new) for name, key, _, new in further(run) if key in ("anchor", "spread")]
+
+
 def summary(run: Run) -> str:
     """Returns the run in two sentences."""
     lead = f"An adapter trained to make {run.model} stop drawing “{run.config.concept}”."
@@ -218,29 +231,35 @@ def others(runs: Sequence[Run]) -> list[ModelRecord]:
     return list(models.values())
 
 
-def trade_offs(runs: Sequence[Run]) -> list[tuple[str, list[charts.Mark]]]:
-    """Returns UA against what should stay, a chart for each; hue 0 is the untouched model."""
+def trade_offs(runs: Sequence[Run]) -> tuple[list[tuple[str, charts.Scatter]], list[str]]:
+    """Returns UA against what should stay, a chart for each, and the names of what is the same for
+    all models: there is nothing to see. Hue 0 is the untouched model.
+    """
     untouched = next((run.before for run in runs if run.before), None)
     models = [("untouched", 0, untouched)] + [(run.title, run.hue, run.after) for run in runs]
     models += [
         (model.name, 1 + i % HUES, model) for i, model in enumerate(others(runs), start=len(runs))
     ]
-    charts_by_name = []
+    drawn, level = [], []
     for key, name in list(HEADLINE.items())[1:]:
         places = [
             (label, hue, figure(model, "ua"), figure(model, key)) for label, hue, model in models
         ]
         marks = [
-            (label, hue, _span(x), _span(y))
+            (label, hue, span(x), span(y))
             for label, hue, x, y in places
             if x is not None and y is not None
         ]
-        if marks:
-            charts_by_name.append((name, charts.trade_off(marks)))
-    return charts_by_name
+        heights = [y.value for *_, y in marks]
+        if len(marks) > 1 and max(heights) - min(heights) >= LEVEL:
+            drawn.append((name, charts.scatter(marks)))
+        elif len(marks) > 1:
+            level.append(name)
+    return drawn, level
 
 
-def _span(figure: Figure) -> charts.Span:
+def span(figure: Figure) -> charts.Span:
+    """Returns a figure with its interval, which is empty where none was computed."""
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     return charts.Span(figure.value, low, high)
@@ -296,17 +315,23 @@ def cost(run: Run) -> list[tuple[str, str]]:
     if run.state.device is not None:
         rows.append(("device", run.state.device))
     if run.state.commit is not None:
-        rows.append(("commit", run.state.commit))
+        rows.append(("commit", _short(run.state.commit)))
     measured = run.after.cost if run.after else Cost()
     if measured.seconds is not None:
         rows.append(("seconds to judge it", f"{measured.seconds:,.0f}"))
     if measured.peak_memory_bytes is not None:
-        rows.append(("peak memory", size(measured.peak_memory_bytes)))
+        rows.append(("peak memory while it was judged", size(measured.peak_memory_bytes)))
     file = inside(run.path, f"adapter/{FILE_NAME}")
     stored = measured.storage_bytes or (file.stat().st_size if file.is_file() else None)
     if stored is not None:
         rows.append(("adapter on disk", size(stored)))
     return rows
+
+
+def _short(commit: str) -> str:
+    """Returns so much of a commit as git needs to find it, with its mark of changes."""
+    name, dash, mark = commit.partition("-")
+    return name[:12] + dash + mark
 
 
 def size(count: float) -> str:

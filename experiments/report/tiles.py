@@ -1,4 +1,4 @@
-"""The before/after tiles of a run, cut from the two sheets that the run wrote."""
+"""The before/after tiles of a run, cut from the sheets that the run wrote, two for each gallery."""
 
 import base64
 from dataclasses import dataclass
@@ -37,21 +37,21 @@ class Row:
     tiles: list[Tile]
 
 
-def read(run: Path) -> list[Row]:
-    """Returns the rows of a run's `samples/` folder, none if it has no such folder; DataError if it
-    is damaged.
+def read(run: Path, folder: str = FOLDER) -> list[Row]:
+    """Returns the rows of a folder of samples in a run, none if it has no such folder; DataError if
+    it is damaged.
     """
-    sheet = read_sheet(run)
+    sheet = read_sheet(run, folder)
     if sheet is None:
         return []
-    sides = [_side(inside(run, f"{FOLDER}/{name}")) for name in (Sheet.BEFORE, Sheet.AFTER)]
+    sides = [_side(inside(run, f"{folder}/{name}")) for name in (Sheet.BEFORE, Sheet.AFTER)]
     needed = (
         max(len(row.tiles) for row in sheet.rows) * sheet.size[0],
         len(sheet.rows) * sheet.size[1],
     )
     if any(side.size != needed for side in sides):
         raise DataError(
-            f"the pictures in {run / FOLDER} are not {needed[0]} x {needed[1]} pixels: {REMEDY}"
+            f"the pictures in {run / folder} are not {needed[0]} x {needed[1]} pixels: {REMEDY}"
         )
     return [
         Row(
@@ -71,11 +71,11 @@ def read(run: Path) -> list[Row]:
     ]
 
 
-def read_sheet(run: Path) -> Sheet | None:
+def read_sheet(run: Path, folder: str = FOLDER) -> Sheet | None:
     """Returns the words beside the pictures, None if the run has none; DataError if they are
     damaged.
     """
-    path = inside(run, f"{FOLDER}/{Sheet.WORDS}")
+    path = inside(run, f"{folder}/{Sheet.WORDS}")
     if not path.exists():
         return None
     return validated(path, read_object(path, REMEDY), Sheet, REMEDY)

@@ -70,28 +70,29 @@ def selection_text(event: events.Selection) -> str:
 
 
 class Eta:
-    """The time left, by the mean round so far."""
+    """The time left of what is at work, by the mean of what is done of it so far."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._first: int | None = None
+        self._work = ""
+        self._first, self._start = 0, 0.0
 
-    def text(self, event: events.Round) -> str:
-        """Returns minutes and seconds until the last round, or nothing before there is a mean."""
-        if self._first is None:
-            self._first, self._start = event.round, time.monotonic()
+    def text(self, work: str, done: int, total: int) -> str:
+        """Returns minutes and seconds until all is done, or nothing before there is a mean."""
+        if work != self._work:
+            self._work, self._first, self._start = work, done, time.monotonic()
+        if done == self._first:
             return ""
-        mean = (time.monotonic() - self._start) / max(1, event.round - self._first)
-        left = mean * max(0, event.rounds - event.round)
+        left = (time.monotonic() - self._start) / (done - self._first) * max(0, total - done)
         return f"{int(left) // 60}:{int(left) % 60:02d}"
 
 
 class Lines:
-    """A line for each event, for logs and pipes."""
+    """A line for each event, for logs and pipes; of the warm-up's many, one for each tenth."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._eta = Eta()
+        self._tenth = ("", 0)
 
     def start(self) -> None:
         """Does nothing: lines take no screen."""
@@ -109,9 +110,16 @@ class Lines:
             self._print(f"warning: {event.message}")
         elif isinstance(event, events.Selection):
             self._print(selection_text(event))
+        elif isinstance(event, events.WarmingUp):
+            eta = self._eta.text(event.step, event.done, event.total)
+            tenth = (event.step, 10 * event.done // event.total)
+            if tenth != self._tenth:
+                self._tenth = tenth
+                work = f"warm-up, {event.step}: {event.done}/{event.total}"
+                self._print(f"{work}{f'  ETA {eta}' if eta else ''}")
         elif isinstance(event, events.Round):
             numbers = "  ".join(f"{label} {text}" for label, text in figures(event.row()))
-            eta = self._eta.text(event)
+            eta = self._eta.text("rounds", event.round, event.rounds)
             self._print(
                 f"round {event.round}/{event.rounds}  {numbers}{f'  ETA {eta}' if eta else ''}"
             )
@@ -147,17 +155,25 @@ class LiveView:
     def show(self, event: Event) -> None:
         """Redraws with the new numbers."""
         if isinstance(event, events.Phase):
-            self._bar.update(self._task, description=event.phase)
+            task = self._bar.tasks[self._task]
+            task.completed, task.total = 0, None  # the warm-up's bar is not that of the rounds
+            self._bar.update(self._task, description=event.phase, eta="-")
         elif isinstance(event, events.Dashboard):
             self._console.print(f"dashboard: {event.url}", markup=False)
         elif isinstance(event, events.Warning | events.Restart):
             self._console.print(f"warning: {event.message}", markup=False)
         elif isinstance(event, events.Selection):
             self._selection = selection_text(event)
+        elif isinstance(event, events.WarmingUp):
+            self._advance(event.step, event.done, event.total)
+            self._bar.update(self._task, description=f"warm-up, {event.step}")
         elif isinstance(event, events.Round):
             self._row = event.row()
-            eta = self._eta.text(event) or "-"
-            self._bar.update(self._task, completed=event.round, total=event.rounds, eta=eta)
+            self._advance("rounds", event.round, event.rounds)
+
+    def _advance(self, work: str, done: int, total: int) -> None:
+        eta = self._eta.text(work, done, total) or "-"
+        self._bar.update(self._task, completed=done, total=total, eta=eta)
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))

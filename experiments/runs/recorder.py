@@ -169,4 +169,5 @@ def _begins(event: Event) -> bool:
     """Whether this shows that all actors are there and the warm-up, or the restoring, is done."""
     if isinstance(event, events.Phase):
         return event.phase not in _BEFORE
-    return not isinstance(event, events.Warning | events.Dashboard | events.Restart)
+    before = events.Warning | events.Dashboard | events.Restart | events.WarmingUp
+    return not isinstance(event, before)

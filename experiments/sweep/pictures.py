@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.report.png import BLUE, GREY, ORANGE, new_figure, open_axes, to_png
-from experiments.sweep.table import FORGOTTEN, Row
+from experiments.sweep.table import FORGOTTEN, Row, half_kept
 
 MOST_PANELS = 48
 MOST_NAMES = 12
@@ -30,7 +30,7 @@ def draw_front(rows: Sequence[Row], members: Sequence[Row], title: str) -> bytes
         axes.errorbar(
             row.kept,
             row.means["ua"].value,
-            xerr=_half_kept(row),
+            xerr=half_kept(row),
             yerr=half,
             fmt="D" if on_front else "o",
             color=colour,
@@ -67,7 +67,7 @@ def draw_curves(rows: Sequence[Row], title: str) -> bytes:
     lines = max(1, math.ceil(len(shown) / columns))
     figure = new_figure(max(5.0, 3.1 * columns), 2.4 * lines + 0.9)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
-    means = [_mean_curve(row) for row in shown]
+    means = [mean_curve(row) for row in shown]
     for i, axes in enumerate(grid):
         open_axes(axes)
         if i >= len(shown):
@@ -109,7 +109,7 @@ def draw_curves(rows: Sequence[Row], title: str) -> bytes:
     return to_png(figure, dpi=120)
 
 
-def _mean_curve(row: Row) -> list[tuple[float, float]]:
+def mean_curve(row: Row) -> list[tuple[float, float]]:
     """Returns the mean over the trials that were validated, step by step, as long as the
     longest."""
     curves = [trial.curve for trial in (row.finished or row.trials) if trial.curve]
@@ -120,16 +120,6 @@ def _mean_curve(row: Row) -> list[tuple[float, float]]:
             (sum(x for x, _ in places) / len(places), sum(y for _, y in places) / len(places))
         )
     return points
-
-
-def _half_kept(row: Row) -> float:
-    """Returns the half-width of the 95 % interval of the mean of IRA and CRA over trials."""
-    from experiments.sweep.table import mean
-
-    return (
-        mean([(trial.figures["ira"] + trial.figures["cra"]) / 2 for trial in row.finished]).half
-        or 0.0
-    )
 
 
 def _limits(axes: Any, rows: Sequence[Row]) -> None:

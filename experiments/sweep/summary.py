@@ -1,12 +1,13 @@
-"""What a sweep leaves beside its run folders: table, pictures, the front's adapters; all made from
-them alone.
+"""What a sweep leaves beside its run folders: table, pictures, report, the front's adapters; all
+made from them alone.
 """
 
 from pathlib import Path
 from typing import Any
 
 from experiments.files import write_bytes, write_json, write_text
-from experiments.sweep import front, pictures, table
+from experiments.sweep import front, page, pictures, table
+from experiments.sweep.folder import SweepFolder
 from rl_unlearn.errors import DataError
 
 
@@ -28,6 +29,7 @@ def summarize(root: Path) -> dict[str, Any]:
     write_bytes(root / "front.png", pictures.draw_front(rows, members, root.name))
     write_bytes(root / "curves.png", pictures.draw_curves(rows, root.name))
     exported = front.export(members, root)
+    report = page.write_page(SweepFolder(root))
     states = [trial.state for trial in trials]
     return {
         "sweep": str(root),
@@ -41,5 +43,6 @@ def summarize(root: Path) -> dict[str, Any]:
         "stopped": states.count("stopped"),
         "front": [str(path) for path in exported],
         "table": str(root / "table.md"),
+        "report": str(report),
         "settings": table.results(rows, members),
     }

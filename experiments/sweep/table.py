@@ -155,6 +155,14 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(middle, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
 
 
+def half_kept(row: Row) -> float:
+    """Returns the half-width of the 95 % interval of the mean of IRA and CRA over trials; 0 for a
+    single one.
+    """
+    kept = [(trial.figures["ira"] + trial.figures["cra"]) / 2 for trial in row.finished]
+    return mean(kept).half or 0.0
+
+
 def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     """Returns the table for people, the failures below it."""
     lines = [
@@ -172,7 +180,7 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     ]
     for row in rows:
         star = " ★" if any(row is member for member in front) else ""
-        cells = [_cell(row, key) for key in FIGURES]
+        cells = [cell(row, key) for key in FIGURES]
         count = f"{len(row.finished)}" + (
             f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
         )
@@ -187,7 +195,10 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Row, key: str) -> str:
+def cell(row: Row, key: str) -> str:
+    """Returns a figure's mean and interval, and of how many trials where some lack it; empty if all
+    do.
+    """
     if key not in row.means:
         return ""
     average = row.means[key]

@@ -44,7 +44,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with a killed sweep: only what is not done yet"
     )
     parser.add_argument(
-        "--table", metavar="NAME", help="only make the table and pictures of that sweep anew"
+        "--table",
+        metavar="NAME",
+        help="only make the table, pictures and report of that sweep anew",
     )
 
 
@@ -163,7 +165,8 @@ def _finish(folder: "SweepFolder", console: Console) -> dict[str, Any]:
     lines.append(
         f"{outcome['finished']} of {outcome['trials']} trials finished, {outcome['stopped']} "
         "stopped, "
-        f"{len(outcome['failed'])} failed\ntable: {outcome['table']}"
+        f"{len(outcome['failed'])} failed\ntable: {outcome['table']}\n"
+        f"report: {outcome['report']}"
     )
     say(console, "\n".join(lines))
     return outcome | {"exit_code": FAILED if outcome["failed"] else 0}

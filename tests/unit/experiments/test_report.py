@@ -146,7 +146,7 @@ def test_readable_for_everybody(text: str) -> None:
 
 def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:
     page = Page(write_report(make_run(tmp_path / "run", evaluated=False)).read_text())
-    assert "not evaluated" in page.words
+    assert "not judged" in page.words
 
 
 # -- pictures --------------------------------------------------------------------------------------

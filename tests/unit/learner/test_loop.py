@@ -81,6 +81,20 @@ def test_the_same_seed_gives_the_same_bits(pipeline):
     assert rounds_of(events)[0]["first_ratio_min"] == rounds_of(events)[0]["first_ratio_max"] == 1.0
 
 
+def test_the_warm_up_is_told_as_it_goes_on():
+    _, events = train(loop={"rounds": 1}, rollout={"batch": 3})
+    steps: dict[str, list[tuple[int, int]]] = {}
+    for name, row in events:
+        if name == "warming-up":
+            steps.setdefault(row["step"], []).append((row["done"], row["total"]))
+    assert steps == {
+        "drawing": [(3, 8), (6, 8), (8, 8)],
+        "fitting the critic": [(1, 3), (2, 3), (3, 3)],
+    }
+    _, events = train(loop={"rounds": 1}, estimator={"name": "terminal"})
+    assert {row["step"] for name, row in events if name == "warming-up"} == {"drawing"}
+
+
 def test_another_seed_gives_other_bits():
     one, other = (tiny.versions(train(seed=seed)[1]) for seed in (0, 1))
     assert len(set(one + other)) == 6

@@ -9,8 +9,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
-from rl_unlearn.evaluation.intervals import interval, resample, wilson
 from rl_unlearn.evaluation.comparison import definitions
+from rl_unlearn.evaluation.intervals import interval, resample, wilson
 from rl_unlearn.evaluation.metrics import DEFINITIONS, by_prompt, neighbours, rates, targets
 from rl_unlearn.evaluation.record import Neighbour
 from rl_unlearn.prompts import PromptBook
