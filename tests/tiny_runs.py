@@ -7,7 +7,8 @@ import tiny
 import torch
 
 from experiments import settings
-from experiments.evaluation.samples import Samples, choose
+from experiments.evaluation.samples import FOLDER, VARIETY, Samples, choose, choose_variety
+from rl_unlearn.config import Config
 from rl_unlearn.prompts import PromptBook
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(1)></style></title>'{{ 7*7 }}"
@@ -96,11 +97,16 @@ def make_run(folder: Path, ua: float = 97.9, seed: int = 0, broken: bool = False
     (folder / "metrics.jsonl").write_text(
         "\n".join(json.dumps(row) for row in rounds + validations)
     )
-    table, rows, columns = choose(PromptBook.from_config(config))
-    draws = torch.Generator().manual_seed(0)
-    images = torch.rand(2, sum(map(len, table)), 3, 16, 16, generator=draws)
-    Samples(table, rows, columns, images[0], images[1]).save(folder / "samples")
+    draw_samples(folder, config)
     return folder
+
+
+def draw_samples(folder: Path, config: Config) -> None:
+    """The galleries of a run, of noise."""
+    book, draws = PromptBook.from_config(config), torch.Generator().manual_seed(0)
+    for place, chosen in ((FOLDER, choose(book)), (VARIETY, choose_variety(book))):
+        images = torch.rand(2, sum(map(len, chosen[0])), 3, 16, 16, generator=draws)
+        Samples(*chosen, images[0], images[1]).save(folder / place)
 
 
 def make_trial(
@@ -136,3 +142,32 @@ def make_trial(
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in validations))
     return folder
+
+
+def make_sweep(root: Path) -> Path:
+    """`good` forgets and keeps, `mild` keeps more, `bad` is beaten, `dead` failed, and one was not
+    begun; beside them lies a run that is no trial.
+    """
+    make_trial(root, "good", 0, 80.0, 90.0, [0.2, 0.95])
+    make_trial(root, "good", 1, 90.0, 92.0, [0.2, 0.5, 0.9])
+    make_trial(root, "good", 2, 100.0, 94.0, [0.2, 0.5])
+    make_trial(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
+    make_trial(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
+    (root / "dead-seed0").mkdir()
+    state = {
+        "state": "failed",
+        "reason": "no\nluck",
+        "trial": {"label": "dead", "settings": {"concept": "dead"}},
+    }
+    (root / "dead-seed0" / "run_state.json").write_text(json.dumps(state))
+    (root / "other").mkdir()
+    (root / "other" / "run_state.json").write_text('{"state": "finished"}')
+    ask_for(root, "space: {concept: [good, mild, bad, dead, late]}\n")
+    return root
+
+
+def ask_for(root: Path, space: str) -> None:
+    """What a sweep's folder says of what was asked for."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "space.yaml").write_text(space)
+    (root / "base.yaml").write_text(settings.dump(Config()))

@@ -77,7 +77,7 @@ def write_page(folder: SweepFolder, out: Path | None = None) -> Path:
         "on_front": lambda row: any(row is member for member in members),
         "figures": {k: h for k, h in _FIGURES.items() if any(k in row.means for row in rows)},
         "headline": HEADLINE,
-        "cell": table.cell,
+        "parts": parts,
         "states": states([trial for trial, _ in trials], space.trials),
         "finished": sum(trial.finished for trial, _ in trials),
         "forgotten": FORGOTTEN,
@@ -96,6 +96,19 @@ def write_page(folder: SweepFolder, out: Path | None = None) -> Path:
     }
     write_text(out, render("sweep.html.j2", content, [Path(__file__).parent]))
     return out
+
+
+def parts(row: Row, key: str) -> tuple[str, str]:
+    """Returns a figure's mean, and what stands beneath it: its interval, and of how many trials
+    where some lack it.
+    """
+    if key not in row.means:
+        return "–", ""
+    average = row.means[key]
+    value, _, half = average.text(table.digits(key)).partition(" ± ")
+    some = f"{average.n} of {len(row.finished)}" if average.n < len(row.finished) else ""
+    beneath = ", ".join(filter(None, (half and f"± {half}", some)))
+    return value.replace("-", "−"), beneath
 
 
 def varied(space: Space) -> list[Varied]:

@@ -180,7 +180,7 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     ]
     for row in rows:
         star = " ★" if any(row is member for member in front) else ""
-        cells = [cell(row, key) for key in FIGURES]
+        cells = [_cell(row, key) for key in FIGURES]
         count = f"{len(row.finished)}" + (
             f" of {len(row.trials)}" if len(row.finished) < len(row.trials) else ""
         )
@@ -195,17 +195,17 @@ def markdown(rows: Sequence[Row], front: Sequence[Row], name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cell(row: Row, key: str) -> str:
-    """Returns a figure's mean and interval, and of how many trials where some lack it; empty if all
-    do.
-    """
+def digits(key: str) -> int:
+    """Returns how many digits of a figure are shown behind the point."""
+    return _DIGITS.get(key, 0)
+
+
+def _cell(row: Row, key: str) -> str:
     if key not in row.means:
         return ""
     average = row.means[key]
     missing = len(row.finished) - average.n
-    return average.text(_DIGITS.get(key, 0)) + (
-        f" ({average.n} of {len(row.finished)})" if missing else ""
-    )
+    return average.text(digits(key)) + (f" ({average.n} of {len(row.finished)})" if missing else "")
 
 
 def comma_separated(rows: Sequence[Row], front: Sequence[Row]) -> str:

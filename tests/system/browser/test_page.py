@@ -1,4 +1,6 @@
-"""The page in a real browser: silent, self-contained, operable by keyboard, at home on a phone."""
+"""The pages in a real browser: silent, self-contained, operable by keyboard and by a screen reader,
+at home on a phone.
+"""
 
 import json
 import shutil
@@ -7,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import tiny
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from tiny_runs import make_run, model
+from tiny_runs import draw_samples, make_run, make_sweep, model
 
 from experiments import settings
 from experiments.__main__ import main
 from experiments.report import run_view
 from experiments.report.report import write_page, write_report
+from experiments.sweep.folder import SweepFolder
+from experiments.sweep.page import write_page as write_sweep
 from rl_unlearn.errors import DataError
 
 
@@ -59,6 +64,18 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(runs, root / "report.html")
 
 
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_sweep(tmp_path_factory.mktemp("sweep") / "study")
+    for name in ("good-seed0", "mild-seed0"):
+        draw_samples(root / name, tiny.config())
+        (root / name / "report.html").write_text("<title>of a trial</title>")
+    return write_sweep(SweepFolder(root))
+
+
+PAGES = ("single", "double", "sweep")
+
+
 class Visit:
     """A page opened from its file, with everything it said and asked for."""
 
@@ -74,7 +91,7 @@ class Visit:
         self.page.wait_for_load_state("load")
 
 
-@pytest.mark.parametrize("which", ["single", "double"])
+@pytest.mark.parametrize("which", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_silent_and_fits(
     which: str, scheme: str, browser: Browser, request: pytest.FixtureRequest
@@ -96,6 +113,93 @@ def test_the_page_is_silent_and_fits(
         )
         assert dark == (scheme == "dark")
         context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", PAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(
+    which: str, scheme: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    for width in (390, 1280):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+        page = Visit(context, request.getfixturevalue(which)).page
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        unsure = {rule["id"] for rule in found.response["incomplete"]}
+        # Ticks of one letter and what lies beyond the edge of a scrolled table cannot be measured.
+        assert unsure <= {"color-contrast"}
+        context.close()
+
+
+def test_axe_would_find_something(browser: Browser) -> None:
+    page = browser.new_page()
+    page.set_content("<img src='data:,'><p style='color: #ccc; background: #fff'>pale words</p>")
+    found = {rule["id"] for rule in Axe().run(page).response["violations"]}
+    assert {"image-alt", "color-contrast"} <= found
+    page.close()
+
+
+FOCUSED = """() => {
+  const part = document.activeElement;
+  if (part === document.body) return null;
+  const box = part.getBoundingClientRect(), style = getComputedStyle(part);
+  const x = (Math.max(0, box.left) + Math.min(innerWidth, box.right)) / 2;
+  const y = (Math.max(0, box.top) + Math.min(innerHeight, box.bottom)) / 2;
+  return {
+    place: stops.indexOf(part),
+    framed: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+    seen: part.contains(document.elementFromPoint(x, y)),
+    what: part.outerHTML.slice(0, 80),
+  };
+}"""
+
+
+@pytest.mark.parametrize("which", PAGES)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_all_is_reached_by_keyboard_and_seen_there(
+    which: str, width: int, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page = Visit(context, request.getfixturevalue(which)).page
+    count = page.evaluate(
+        "window.stops = [...document.querySelectorAll('a, button, input, summary, [tabindex]')]"
+        ".filter(part => part.checkVisibility()), stops.length"
+    )
+    assert count > 3
+    for key, order in (("Tab", range(count)), ("Shift+Tab", range(count - 2, -1, -1))):
+        for place in order:
+            page.keyboard.press(key)
+            focused = page.evaluate(FOCUSED)
+            assert focused is not None
+            assert (focused["place"], focused["framed"], focused["seen"]) == (place, True, True), (
+                focused["what"]
+            )
+    context.close()
+
+
+def test_a_table_is_sorted_by_keyboard(browser: Browser, sweep: Path) -> None:
+    context = browser.new_context()
+    page = Visit(context, sweep).page
+    table = page.locator("table.sortable").first
+    settings = table.locator("tbody th")
+
+    def order() -> list[str]:
+        return [text.split(" ")[0] for text in settings.all_inner_texts()]
+
+    assert order() == ["bad", "mild", "good", "dead"]
+    heading = table.get_by_role("columnheader", name="IRA %")
+    heading.get_by_role("button").press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert order() == ["bad", "good", "mild", "dead"]
+    heading.get_by_role("button").press("Space")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert order() == ["mild", "good", "bad", "dead"], "what was not measured stays below"
+    table.get_by_role("columnheader", name="Setting").get_by_role("button").press("Enter")
+    assert heading.get_attribute("aria-sort") is None
+    assert order() == ["bad", "dead", "good", "mild"]
+    context.close()
 
 
 def test_the_slider_moves_by_keyboard(browser: Browser, single: Path) -> None:
@@ -245,6 +349,33 @@ def test_a_damaged_file_is_named(name: str, content: str, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=name.partition("/")[0]):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_what_becomes_of_the_concept_is_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    text = write_report(folder).read_text()
+    assert "What becomes of “cat”" in text
+    assert text.count('class="caption">seed ') == 8 * len(run_view.read(folder, 1).varied)
+    shutil.rmtree(folder / "samples" / "variety")
+    assert "What becomes of" not in write_report(folder).read_text()
+
+
+def test_a_trade_off_is_drawn_only_where_there_is_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert "There is no trade-off to see" in write_report(folder).read_text()
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["models"][1]["cra"] = 70.0
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    text = write_report(folder).read_text()
+    assert "Coherence, IRA: all models are within one percentage point" in text
+    assert text.count("against UA, percent") == 1
+
+
+def test_a_run_that_no_judge_saw_says_so_beside_others(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("judged", "not")]
+    (runs[1] / "evaluation.json").unlink()
+    text = write_page(runs, tmp_path / "page.html").read_text()
+    assert '<td class="number" colspan="4">not judged</td>' in text
 
 
 def test_figures_not_measured_are_left_out(tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ hand.
 import csv
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 from conftest import ROOT
-from tiny_runs import make_trial
+from tiny_runs import ask_for, draw_samples, make_sweep
 
 from cluster.tuning import Draw
 from experiments import settings, strict_yaml
 from experiments.__main__ import main
-from experiments.sweep import front, pictures, results, table
+from experiments.sweep import front, page, pictures, results, table
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.naming import Namer
 from experiments.sweep.space import Space
@@ -155,8 +158,6 @@ def test_names_are_readable_and_leave_the_seed_out_of_labels(tmp_path: Path) -> 
     ],
 )
 def test_names_are_safe_and_different(text: str, tmp_path: Path) -> None:
-    import re
-
     one = space(text, tmp_path)
     names = [Namer(one).name(settings) for settings in one.enumerated()]
     assert len({name.lower() for name in names}) == one.trials
@@ -185,23 +186,7 @@ def test_the_chosen_look_is_that_of_the_version_the_run_returned() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """`good` forgets and keeps, `mild` keeps more, `bad` is beaten, `dead` failed."""
-    root = tmp_path / "study"
-    make_trial(root, "good", 0, 80.0, 90.0, [0.2, 0.95])
-    make_trial(root, "good", 1, 90.0, 92.0, [0.2, 0.5, 0.9])
-    make_trial(root, "good", 2, 100.0, 94.0, [0.2, 0.5])
-    make_trial(root, "mild", 0, 40.0, 98.0, [0.1, 0.3])
-    make_trial(root, "bad", 0, 30.0, 60.0, [0.0, 0.1])
-    (root / "dead-seed0").mkdir()
-    state = {
-        "state": "failed",
-        "reason": "no\nluck",
-        "trial": {"label": "dead", "settings": {"concept": "dead"}},
-    }
-    (root / "dead-seed0" / "run_state.json").write_text(json.dumps(state))
-    (root / "other").mkdir()
-    (root / "other" / "run_state.json").write_text('{"state": "finished"}')
-    return root
+    return make_sweep(tmp_path / "study")
 
 
 def test_a_row_is_the_mean_over_seeds_with_its_interval(root: Path) -> None:
@@ -251,11 +236,10 @@ def test_the_summary_is_written_from_run_folders_alone(
     # Of a setting's seeds the selection CLIP's favourite: 0.95 for seed 0.
     assert sorted(path.name for path in (root / "front").iterdir()) == ["good-seed0", "mild-seed0"]
 
-    (root / "space.yaml").write_text("space: {concept: [good, mild, bad, dead]}\n")
-    (root / "base.yaml").write_text(settings.dump(Config()))
     assert main(["sweep", "--table", "study", f"output={root.parent}", "--json"]) == 4
     said = json.loads(capfd.readouterr().out)
     assert (said["trials"], said["finished"], said["exit_code"]) == (6, 5, 4)
+    assert said["report"] == str(root / "report.html")
 
 
 def test_pictures_of_many_settings_and_of_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +257,74 @@ def test_pictures_of_many_settings_and_of_none(monkeypatch: pytest.MonkeyPatch) 
     assert pictures.draw_front(many, front.front(many), "m").startswith(b"\x89PNG")
     assert pictures.draw_curves([], "m").startswith(b"\x89PNG")
     assert pictures.draw_front([], [], "m").startswith(b"\x89PNG")
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def words_of(root: Path, out: Path | None = None) -> str:
+    text = page.write_page(SweepFolder(root), out).read_text()
+    return " ".join(re.sub("<[^>]*>", " ", text[text.index("<body>") :]).split())
+
+
+def test_the_report_of_a_sweep_says_what_came_of_each_trial(root: Path, tmp_path: Path) -> None:
+    (root / "mild-seed0" / "report.html").write_text("x")
+    draw_samples(root / "mild-seed0", tiny.config())
+    words = words_of(root)
+    assert "5 finished, 1 failed." in words
+    assert "beats in both forgetting and keeping: mild, good." in words
+    assert "concept good, mild, bad, dead, late" in words
+    assert re.search(r"3 good ★ on the front 3 90\.0 ± 24\.8 ", words)
+    assert re.search(r"1\.00 ± 6\.35, 2 of 3 ", words), "two of three have an anchor"
+    assert "4 dead 0 of 1 not judged" in words
+    assert "dead-seed0 4 failed: no luck – –" in words
+    assert "What the trials draw" in words
+    text = (root / "report.html").read_text()
+    assert text.count('<a href="mild-seed0/report.html">mild-seed0</a>') == 2
+    assert "<a href" not in text.replace('<a href="mild-seed0/report.html">', "")
+    page.write_page(SweepFolder(root), tmp_path / "apart.html")
+    assert '<a href="study/mild-seed0/report.html">' in (tmp_path / "apart.html").read_text()
+
+
+def test_an_unfinished_sweep_has_a_report_that_says_so(root: Path, tmp_path: Path) -> None:
+    ask_for(root, "space: {concept: [good, mild, bad, dead, late], seed: [0, 1, 2]}\n")
+    words = words_of(root)
+    assert "9 not begun" in words
+    assert "This sweep is not complete. 5 of 15 trials have a result" in words
+    assert f"sweep --resume --name study output={tmp_path}" in words
+    ask_for(tmp_path / "none", "space: {learner.lr: {loguniform: [1e-4, 1e-2]}}\nsamples: 2\n")
+    words = words_of(tmp_path / "none")
+    assert "No trial has begun." in words
+    assert "learner.lr evenly by magnitude from 0.0001 to 0.01" in words
+    assert "What forgetting costs" not in words
+    for name in ("base.yaml", "space.yaml"):
+        (tmp_path / "none" / name).unlink()
+        with pytest.raises(ConfigError, match="holds no sweep"):
+            page.write_page(SweepFolder(tmp_path / "none"))
+
+
+def test_a_trade_off_is_drawn_where_there_is_one(root: Path) -> None:
+    rows = table.rows(table.read_trials(root))
+    members = front.front(rows)
+    drawn = page.trade_off(rows, members)
+    assert drawn is not None
+    places = {mark.label: (mark.x, mark.y, mark.hue) for mark in drawn[0].marks}
+    assert places.keys() == {"1", "2", "3"}
+    assert [places[number][2] for number in ("1", "2", "3")] == [0, 2, 2]
+    assert drawn[1] == " ".join(f"{x},{y}" for x, y, _ in (places["2"], places["3"]))
+    assert page.trade_off(rows[:1], members) is None
+    alike = [replace(rows[1], label=str(i)) for i in range(3)]
+    assert page.trade_off(alike, front.front(alike)) is None
+
+
+def test_the_verb_writes_the_report_of_a_sweep(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(root), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["report"] == str(root / "report.html")
+    assert "Sweep “study”" in (root / "report.html").read_text()
+    assert main(["report", str(root / "good-seed0"), str(root)]) == 2
+    assert "name it alone" in capfd.readouterr().err
 
 
 # -- the command -----------------------------------------------------------------------------------
