@@ -192,7 +192,8 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     else.
     """
     room = max(1.0, 0.12 * _width(values))
-    return max(-1.0, min(values) - room), min(101.0, max(values) + room)
+    low, high = max(-1.0, min(values) - room), min(101.0, max(values) + room)
+    return (low, high) if low < high else charts.PERCENT  # no percentages at all
 
 
 def curves(rows: Sequence[Row]) -> list[charts.Chart]:

@@ -18,7 +18,7 @@ from mutations import put_through
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_batches import trajectories
-from tiny_runs import make_run, make_trial
+from tiny_runs import ask_for, make_run, make_trial
 
 from actors.critic import CriticActor
 from cluster import program
@@ -103,6 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row | {"retained": 0.5, "coherence": 0.75, "other": 1.0} for row in read_rows(looks)
         ]
         looks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ask_for(root / "sweep", "space: {seed: [0, 1]}\n")
     (root / "space.yaml").write_text(
         "space:\n  learner.lr: [0.1, 1e-2]\n  critic.steps: {randint: [1, 4]}\n  lora.rank: "
         "{choice: [4, 8]}\n"

@@ -210,6 +210,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_lists_what_failed(tmp_path: Pa
         "results.json",
         "front.png",
         "curves.png",
+        "report.html",
         "front",
     }
     assert len(list((root / "front").iterdir())) == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny_runs import make_run, make_trial
+from tiny_runs import ask_for, make_run, make_trial
 
 from experiments.report import charts, curves
 from experiments.report.charts import Curve
@@ -87,9 +87,15 @@ def test_a_sweep_is_drawn_of_any_figures(tmp_path: Path, value: float) -> None:
     none = make_trial(tmp_path / "sweep", "null", 0, 1.0, 1.0, [0.5])
     (none / "evaluation.json").write_text(json.dumps({"after": {"ua": None}, "images_used": 1}))
     shutil.copytree(tmp_path / "sweep" / "cat-seed0", tmp_path / "sweep" / ".cat-seed0.replaced")
+    ask_for(tmp_path / "sweep", "space: {seed: [0, 1]}\n")
     outcome = summarize(tmp_path / "sweep")
     assert outcome["trials"] == 5, "what a killed start has set aside is no trial"
     assert (tmp_path / "sweep" / "front.png").is_file()
+    text = (tmp_path / "sweep" / "report.html").read_text()
+    assert not re.search(r"\b(nan|inf|-inf)\b", text)
+    places = re.findall(r'c[xy]="(-?[\d.e+]+)"', text)
+    assert places
+    assert all(-1 <= float(place) <= charts.WIDTH for place in places)
 
 
 @pytest.mark.parametrize(
