@@ -70,6 +70,7 @@ def write_page(folder: SweepFolder, out: Path | None = None) -> Path:
     content = {
         "title": f"Sweep “{name}”",
         "model": base.model.path,
+        "concept": "" if "concept" in space.keys else base.concept,
         "space": space,
         "varied": varied(space),
         "rows": rows,
