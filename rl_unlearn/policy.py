@@ -153,8 +153,8 @@ class DiffusionPolicy:
         latents = self._brought(latents)
         if self._uncond is None:
             return self._answer(latents, timesteps, told)
-        twice = (torch.cat([part, part]) for part in (latents, timesteps))
-        answers = self._answer(*twice, told)
+        latents, timesteps = (torch.cat([part, part]) for part in (latents, timesteps))
+        answers = self._answer(latents, timesteps, told)
         # The difference of two rounded answers is multiplied: in half precision it would be rounded
         # once more.
         unconditional, conditional = answers.float().chunk(2)

@@ -165,7 +165,7 @@ def figure(side: ModelRecord | None, key: str) -> Figure | None:
 
 def meanings(runs: Sequence[Run], key: str) -> list[str]:
     """Returns what a figure means: once, or twice where a trait stands beside a concept."""
-    meant = {}
+    meant: dict[bool, str] = {}
     for run in sorted(runs, key=lambda run: run.trait is not None):
         known = definitions(run.trait is not None)
         if run.evaluation is not None:

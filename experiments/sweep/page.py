@@ -235,7 +235,8 @@ def _samples(rows: Sequence[Row], members: Sequence[Row], out: Path) -> tuple[li
         for number, row in enumerate(rows, 1)
         if any(row is member for member in members) == wanted
     ]
-    found, others = [], 0
+    found: list[Shown] = []
+    others = 0
     for number, row in order:
         for trial in row.trials:
             if len(found) == MOST_SAMPLES:
