@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 # What the S3 server for tests needs is at odds with what the project needs.
 $(TESTING): $(READY) tests/s3-server.txt
 	@echo "adding what tests, lint, docs and the canvas's own recipe need"
-	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev,docs,canvas,tracking]'
+	$(BIN)/python -m pip install $(PIP) --constraint constraints.txt --editable '.[dev,docs,all]'
 	$(PYTHON) -m venv .venv/s3-server
 	.venv/s3-server/bin/python -m pip install $(PIP) --requirement tests/s3-server.txt
 	@touch $@

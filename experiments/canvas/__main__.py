@@ -8,6 +8,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.extras import EXTRAS, installed
+
 STAGES = (
     "sprites",
     "autoencoder",
@@ -43,6 +45,8 @@ def stages(
     from rl_unlearn.canvas import PANEL
 
     def make_sprites() -> None:  # needs resvg_py and npm, which no other stage does
+        if not installed("resvg_py"):
+            raise SystemExit(f"error: stage sprites: no resvg_py; {EXTRAS['resvg_py'].remedy}")
         from experiments.canvas import sprites
 
         sprites.build(work, weights)

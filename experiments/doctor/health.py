@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 
 from experiments.doctor import machine, preflight
 from experiments.doctor.machine import Row, State
-from experiments.runs import tracking
-from experiments.runs.backends import PACKAGES
+from experiments.extras import EXTRAS, installed
+from experiments.runs.backends import OPENERS
 from rl_unlearn import canvas
 from rl_unlearn.config import Config
 
@@ -30,7 +30,7 @@ def check(config: Config) -> list[Row]:
     ]
     rows += _packages()
     rows += [*machine.check(config), _weights()]
-    return [*rows, _hub(config), *_preflight(config), *_trackers(config)]
+    return [*rows, _hub(config), *_preflight(config), *_extras(config)]
 
 
 def requirements() -> list[Requirement]:
@@ -128,20 +128,22 @@ def _hub(config: Config) -> Row:
         )
 
 
-def _trackers(config: Config) -> Iterator[Row]:
-    for name, package in PACKAGES.items():
-        if not tracking.installed(name):
-            asked = name in config.trackers
+def _extras(config: Config) -> Iterator[Row]:
+    """Yields what a plain installation leaves out; only a tracker asked for must be there."""
+    for name, extra in EXTRAS.items():
+        if not installed(name):
             yield Row(
                 name,
-                "fail" if asked else "ok",
-                f"not installed; trackers={name} needs pip install {package}",
+                "fail" if name in config.trackers else "ok",
+                f"not installed; {extra.asked_by} needs {extra.remedy}",
             )
             continue
-        variable = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}[name]
-        where = (
-            f"{variable} is set"
-            if os.environ.get(variable)
-            else f"without {variable} it writes below {config.output}"
-        )
-        yield Row(name, "ok", f"{metadata.version(package)}; {where}")
+        where = f"; {_where(name, config)}" if name in OPENERS else ""
+        yield Row(name, "ok", metadata.version(extra.package) + where)
+
+
+def _where(tracker: str, config: Config) -> str:
+    variable = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}[tracker]
+    if os.environ.get(variable):
+        return f"{variable} is set"
+    return f"without {variable} it writes below {config.output}"

@@ -17,8 +17,6 @@ from experiments.files import write_text
 from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
-"""What to install for those that do not come with rl-unlearn."""
 PROJECT = "rl-unlearn"
 _PARAMS = 100  # in one call to MLflow
 _LONGEST = 500

@@ -5,10 +5,10 @@ import queue
 import re
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
-from experiments.runs.backends import OPENERS, PACKAGES, Opened
+from experiments.extras import EXTRAS, installed
+from experiments.runs.backends import OPENERS, Opened
 from experiments.runs.run_folder import RunFolder
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError
@@ -28,14 +28,8 @@ def check(config: Config) -> None:
     for name in config.trackers:
         if not installed(name):
             raise ConfigError(
-                f"trackers={name}: not installed; pip install {PACKAGES[name]}, or leave it out"
+                f"trackers={name}: not installed; {EXTRAS[name].remedy}, or leave it out"
             )
-
-
-def installed(package: str) -> bool:
-    """Returns whether a package can be imported; a mere folder, as W&B leaves behind, cannot."""
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None
 
 
 def scalars(event: str, row: dict[str, Any]) -> Scalars:

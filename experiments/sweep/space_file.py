@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cluster.tuning import Draw
 from experiments import settings, strict_yaml
+from experiments.extras import EXTRAS, installed
 from experiments.sweep.space import File, Mix, PerTrial, Space, configured
 from rl_unlearn.config import Config
 from rl_unlearn.errors import ConfigError, UserError
@@ -178,6 +179,10 @@ def _check_count(space: Space, source: str) -> None:
 
 def _check_search(space: Space, source: str) -> None:
     file = space.file
+    if space.search == "optuna" and not installed("optuna"):
+        raise ConfigError(
+            f"{source}: search: optuna: not installed; {EXTRAS['optuna'].remedy}, or leave it out"
+        )
     if file.search == "grid" and space.drawn:
         raise ConfigError(
             f"{source}: search: grid cannot draw {', '.join([*space.choices, *space.ranges])}; use "

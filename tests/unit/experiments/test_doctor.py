@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from cluster.survey import Node, room
 from experiments.__main__ import main
 from experiments.doctor import health, health_cluster, machine
-from experiments.runs import tracking
+from experiments.extras import EXTRAS
 from rl_unlearn.config import Config
 from rl_unlearn.errors import MachineError
 
@@ -279,19 +279,26 @@ def test_the_model_is_looked_for_where_it_is(
     assert (row.state, "not cached" in row.found) == ("fail", True)
 
 
-def test_trackers_fail_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "installed", lambda name: name == "nothing")
-    assert [row.state for row in health._trackers(tiny.config())] == ["ok", "ok"]
-    rows = list(health._trackers(tiny.config(trackers=["mlflow"])))
-    assert [row.state for row in rows] == ["ok", "fail"]
-    assert "pip install mlflow-skinny" in rows[1].found
+def test_what_a_plain_installation_lacks_fails_only_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in EXTRAS:
+        monkeypatch.setitem(sys.modules, name, None)
+    rows = {row.name: row for row in health._extras(tiny.config(trackers=["mlflow"]))}
+    assert {name: row.state for name, row in rows.items()} == {
+        "optuna": "ok", "wandb": "ok", "mlflow": "fail", "resvg_py": "ok",
+    }  # fmt: skip
+    assert rows["optuna"].found == (
+        "not installed; search: optuna needs pip install 'rl-unlearn[sweep]'"
+    )
+    assert "trackers=mlflow needs pip install 'rl-unlearn[tracking]'" in rows["mlflow"].found
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_trackers_key_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://me:{SECRET}@host")
-    (row,) = (row for row in health._trackers(tiny.config()) if row.name == name)
+    (row,) = (row for row in health._extras(tiny.config()) if row.name == name)
     assert "is set" in row.found
     assert SECRET not in row.found
 
