@@ -12,6 +12,7 @@ HOME = "README"
 PAGES = {
     "Learn": ["docs/tutorial"],
     "How to": [
+        "docs/how-to/install",
         "docs/how-to/python",
         "docs/how-to/own-model",
         "docs/how-to/own-reward",

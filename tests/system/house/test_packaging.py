@@ -19,8 +19,8 @@ from experiments import presets
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def pins() -> dict[str, Version]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, Version]:
+    lines = (ROOT / file).read_text().splitlines()
     return {
         normal(name): Version(version)
         for name, _, version in (line.partition("==") for line in lines)
@@ -31,8 +31,9 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_constraints_are_plain_pins() -> None:
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+@pytest.mark.parametrize("file", ["constraints.txt", "lowest.txt"])
+def test_constraints_are_plain_pins(file: str) -> None:
+    for line in (ROOT / file).read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+", line), line
 
 
@@ -51,6 +52,17 @@ def test_every_range_is_bounded_and_holds_its_pin(text: str) -> None:
     operators = {part.operator for part in need.specifier}
     assert {">=", "<"} <= operators, "give a lower and an upper bound"
     assert need.specifier.contains(pins()[normal(need.name)])
+
+
+def test_the_lowest_versions_are_those_of_the_ranges() -> None:
+    needs = map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["sweep"])
+    bounds = {
+        normal(need.name): Version(part.version)
+        for need in needs
+        for part in need.specifier
+        if part.operator == ">="
+    }
+    assert pins("lowest.txt") == bounds
 
 
 @pytest.mark.slow
