@@ -76,7 +76,9 @@ def test_the_drawings_are_not_made_without_their_package(tmp_path: Path) -> None
 @pytest.mark.usefixtures("plain")
 def test_a_plain_installation_trains_evaluates_and_reports(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(settings.dump(tiny.config(output=str(tmp_path / "out"), name="run")))
+    judge = {"judge": str(tiny.clip_folder(2)), "resamples": 100}
+    config = tiny.config(output=str(tmp_path / "out"), name="run", evaluation=judge)
+    file.write_text(settings.dump(config))
     assert main(["train", "--config", str(file), "--inline"]) == 0
     run = tmp_path / "out" / "run"
     assert main(["evaluate", str(run), "--out", str(tmp_path / "again.json")]) == 0
