@@ -6,6 +6,7 @@ from experiments.plan.counting import Count, count
 from experiments.plan.critic import Eye, Judgement, eye, judgement
 from experiments.plan.hollow import Hollow
 from rl_unlearn.config import Config
+from rl_unlearn.layouts.schedulers import Schedule
 from rl_unlearn.prompts import PromptBook
 from rl_unlearn.steps import chosen_of
 
@@ -47,6 +48,14 @@ class Costs:
     def image(self) -> int:
         """FLOPs of drawing one image."""
         return self.config.sampler.steps * self.guided + self.decode.forward
+
+    @property
+    def judged(self) -> int:
+        """FLOPs of drawing one image of the evaluation."""
+        schedule = Schedule.of(self.config)
+        if schedule is None:
+            return self.image
+        return schedule.steps * self.guided + self.decode.forward
 
     @property
     def sample(self) -> int:
@@ -202,5 +211,5 @@ def phases(costs: Costs, images: dict[str, int], kept: Kept) -> dict[str, int]:
         "validations": images["validations"] * costs.validation,
     }
     if "evaluation" in images:
-        flops["evaluation"] = (images["evaluation"] + images["samples"]) * costs.image
+        flops["evaluation"] = (images["evaluation"] + images["samples"]) * costs.judged
     return flops

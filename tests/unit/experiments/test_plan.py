@@ -82,6 +82,14 @@ def test_a_pass_is_counted_as_the_real_network_makes_it(name: str, guidance: flo
     assert one.learned == len(real.kernel.learned)
 
 
+def test_an_evaluation_takes_the_steps_of_its_scheduler() -> None:
+    chosen = judged(evaluation={"scheduler": "dpm++", "steps": 20})
+    _, _, one = planned(chosen)
+    assert one.judged - one.image == (20 - chosen.sampler.steps) * one.guided > 0
+    _, _, one = planned(judged())
+    assert one.judged == one.image
+
+
 def test_of_attention_the_counter_sees_both_passes() -> None:
     tokens, width = 64, 8
     query = torch.randn(2, 3, tokens, width, requires_grad=True)
