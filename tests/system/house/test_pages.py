@@ -10,6 +10,7 @@ from conftest import PACKAGES, ROOT
 from experiments import settings
 from experiments.__main__ import VERBS, parse
 from experiments.site import contents, links
+from experiments.verbs import common
 
 PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [
@@ -71,6 +72,7 @@ def test_every_command_is_one_that_can_be_given(page: Path) -> None:
     for words in commands(page):
         args = parse(words)
         given = [word for word in getattr(args, "overrides", []) if "=" in word]
+        given += common.scheduler_overrides(args) if "scheduler" in args else []
         settings.combined(settings.from_overrides(given))
 
 
