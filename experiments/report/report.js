@@ -33,4 +33,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+for (const region of document.querySelectorAll(".scroll")) {
+  // By itself a browser is content with a corner of what is focused.
+  region.addEventListener("focusin", ({ target }) => {
+    if (target !== region) target.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+}
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
