@@ -162,7 +162,7 @@ class Loop:
         fit: dict[str, float] = {}
         for done, share in enumerate(fits, start=1):
             fit = await calls.wait(share, "critic")
-            if fit:  # none is fitted for an estimator without a critic
+            if fit:  # nothing is fitted without a critic, or in a share without steps
                 told = events.WarmingUp(step="fitting the critic", done=done, total=len(fits))
                 session.emit(told)
         states = await calls.wait(pool, "learner")

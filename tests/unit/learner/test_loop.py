@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_bits(pipeline):
 
 
 def test_the_warm_up_is_told_as_it_goes_on():
-    _, events = train(loop={"rounds": 1}, rollout={"batch": 3})
+    _, events = train(loop={"rounds": 1}, rollout={"batch": 3}, critic={"warmup_steps": 3})
     steps: dict[str, list[tuple[int, int]]] = {}
     for name, row in events:
         if name == "warming-up":
