@@ -81,6 +81,7 @@ class Visit:
 
     def __init__(self, context: BrowserContext, file: Path) -> None:
         self.page: Page = context.new_page()
+        self.page.set_default_timeout(180_000)  # milliseconds, on a busy machine
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
