@@ -42,14 +42,13 @@ def of_model(model: Model) -> dict[str, str]:
     """`model FILE` and `model.adapters PATH` -> SHA-256: all that decides what a model draws."""
     folder = fetched_folder(model)
     files = [folder / "model_index.json"]
-    networks = read_layout(folder).networks
+    layout = read_layout(folder)
     for name in components(folder):
         files += sorted(file for ending in _SMALL for file in (folder / name).glob(f"*{ending}"))
-        files += weight_files(folder, name, model.variant) if name in networks else []
+        files += weight_files(folder, name, model.variant) if name in layout.networks else []
     record = {f"{MODEL} {file.relative_to(folder)}": file_digest(file) for file in files}
-    pipeline = read_layout(folder).pipeline
-    if pipeline in plugins.names(plugins.FAMILIES):
-        record[f"{MODEL} {pipeline}"] = _package(plugins.FAMILIES, pipeline)
+    if layout.pipeline in plugins.names(plugins.FAMILIES):
+        record[f"{MODEL} {layout.pipeline}"] = _package(plugins.FAMILIES, layout.pipeline)
     return record | {f"{ADAPTER} {path}": file_digest(locate(path)) for path in model.adapters}
 
 
