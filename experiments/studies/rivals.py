@@ -25,6 +25,7 @@ from typing import Any
 from experiments import COMMAND
 from experiments.files import read_json, write_json, write_text
 from experiments.studies.breadth import read
+from experiments.sweep.naming import safe
 from experiments.sweep.table import mean
 from rl_unlearn.attacks import record as attacks
 from rl_unlearn.errors import DataError
@@ -69,8 +70,7 @@ class Cell:
 
     def folder(self, root: Path, method: str | None = None) -> Path:
         """Returns the run folder of this cell, or of another method's like it."""
-        concept = re.sub(r"[^A-Za-z0-9._-]+", "-", self.concept)
-        return root / f"{method or self.method}-{concept}-seed{self.seed}"
+        return root / f"{method or self.method}-{safe(self.concept)}-seed{self.seed}"
 
     def words(self, root: Path) -> list[str]:
         """Returns the command that makes the run, without its beginning."""

@@ -1,12 +1,12 @@
 """The judged trials of a sweep as runs with their validations, and the settings that they share."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments import settings, strict_yaml
+from experiments.sweep.naming import safe
 from experiments.sweep.results import validations
 from experiments.sweep.table import FORGOTTEN, Trial, read_trials
 
@@ -47,7 +47,7 @@ def read_runs(root: Path) -> list[Run]:
 
 def _run(trial: Trial) -> Run:
     config = settings.recorded(trial.path / "config.yaml")
-    concept = re.sub(r"[^A-Za-z0-9._-]+", "-", config.concept)
+    concept = safe(config.concept)
     seen = validations(trial.path)
     label = trial.label.replace(f"-{concept}", "").replace(concept, "") or "base"
     return Run(
@@ -65,10 +65,7 @@ def setting_names(sweep: Path, runs: Sequence[Run]) -> list[str]:
     them.
     """
     listed = strict_yaml.read(sweep / "space.yaml").get("together") or []
-    places = {
-        re.sub(r"[^A-Za-z0-9._-]+", "-", str(entry.get("name", ""))): place
-        for place, entry in enumerate(listed)
-    }
+    places = {safe(str(entry.get("name", ""))): place for place, entry in enumerate(listed)}
     return sorted(
         {run.setting for run in runs}, key=lambda name: (places.get(name, len(places)), name)
     )

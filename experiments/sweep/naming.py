@@ -13,6 +13,11 @@ RESERVED = ("front",)
 """Other folders of a sweep."""
 
 
+def safe(text: str) -> str:
+    """Returns a text with a dash for all that a folder's name had better not hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
 class Namer:
     """Names every trial of a space from its settings alone, so that a resumed sweep finds its
     folders again.
@@ -59,10 +64,7 @@ class Namer:
             settings.items(), key=lambda setting: setting[0] == "seed"
         )  # as in the names of single runs
         parts += [self._part(key, value) for key, value in last if key not in named]
-        return (
-            re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part for part in parts if part)).strip("-._")
-            or "trial"
-        )
+        return safe("-".join(part for part in parts if part)).strip("-._") or "trial"
 
     def _part(self, key: str, value: Any) -> str:
         """Returns a part of a name: words speak for themselves, numbers take along the end of their

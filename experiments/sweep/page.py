@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from experiments import settings
+from experiments import COMMAND, settings
 from experiments.evaluation.headline import HEADLINE
 from experiments.files import write_text
 from experiments.report import charts, tiles
@@ -75,7 +75,7 @@ def write_page(folder: SweepFolder, out: Path | None = None) -> Path:
         "varied": varied(space),
         "rows": rows,
         "front": [row.label for row in members],
-        "on_front": lambda row: any(row is member for member in members),
+        "on_front": lambda row: _among(row, members),
         "figures": {k: h for k, h in _FIGURES.items() if any(k in row.means for row in rows)},
         "headline": HEADLINE,
         "parts": parts,
@@ -93,7 +93,7 @@ def write_page(folder: SweepFolder, out: Path | None = None) -> Path:
             "What varies": folder.space.read_text(encoding="utf-8"),
             "The configuration that all trials share": settings.dump(base),
         },
-        "again": shlex.join(["python", "-m", "experiments", *resumed]),
+        "again": shlex.join([*COMMAND, *resumed]),
     }
     write_text(out, render("sweep.html.j2", content, [Path(__file__).parent]))
     return out
@@ -157,10 +157,10 @@ def trade_off(rows: Sequence[Row], members: Sequence[Row]) -> tuple[charts.Scatt
     if len(numbered) < 2 or max(_width(across), _width(up)) < LEVEL:
         return None
     # The front is drawn last, over what it beats.
-    numbered.sort(key=lambda pair: any(pair[1] is member for member in members))
+    numbered.sort(key=lambda pair: _among(pair[1], members))
     points = []
     for number, row in numbered:
-        on_front = any(row is member for member in members)
+        on_front = _among(row, members)
         ua, half, beside = row.means["ua"].value, row.means["ua"].half or 0.0, table.half_kept(row)
         points.append(
             (
@@ -182,6 +182,11 @@ def trade_off(rows: Sequence[Row], members: Sequence[Row]) -> tuple[charts.Scatt
         if row is member
     ]
     return replace(chart, marks=marks), " ".join(path)
+
+
+def _among(row: Row, members: Sequence[Row]) -> bool:
+    """Returns whether it is one of them; two settings may have the same figures."""
+    return any(row is member for member in members)
 
 
 def _width(values: Sequence[float]) -> float:
@@ -233,7 +238,7 @@ def _samples(rows: Sequence[Row], members: Sequence[Row], out: Path) -> tuple[li
         (number, row)
         for wanted in (True, False)
         for number, row in enumerate(rows, 1)
-        if any(row is member for member in members) == wanted
+        if _among(row, members) == wanted
     ]
     found: list[Shown] = []
     others = 0
@@ -249,7 +254,7 @@ def _samples(rows: Sequence[Row], members: Sequence[Row], out: Path) -> tuple[li
 
 
 def _link(trial: Trial, out: Path) -> str:
-    report = trial.path / "report.html"
+    report = trial.path / NAME
     if not report.is_file():
         return ""
     return quote(Path(os.path.relpath(report, out.parent)).as_posix())

@@ -76,10 +76,7 @@ def _submit(args: Namespace, overrides: list[str], console: Console) -> dict[str
         read(presets.space_file(args.space), base)
     elif not args.resume:
         raise ConfigError("nothing to vary: give --space NAME_OR_FILE, such as --space seeds")
-    name = args.name or base.name or (Path(args.space).stem if args.space else None)
-    if not name:
-        raise ConfigError("--resume needs --name N, the sweep to go on with")
-    folder = _folder(args, name).path
+    folder = _folder(args, _name(args, None if args.resume else base)).path
     return submitting.submit(folder, args, console, again="; `--resume` goes on with it")
 
 
@@ -90,7 +87,7 @@ def _new(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, 
         raise ConfigError("nothing to vary: give --space NAME_OR_FILE, such as --space seeds")
     base = _base(args.config, overrides)
     space = read(presets.space_file(args.space), base)
-    folder = _folder(args, args.name or base.name or Path(args.space).stem)
+    folder = _folder(args, _name(args, base))
     folder.check_new()
     _check_worlds(base, space)
     return folder, base, space
@@ -116,10 +113,7 @@ def _check_worlds(base: Config, space: "Space") -> None:
 def _resumed(args: Namespace, overrides: list[str]) -> tuple["SweepFolder", Config, "Space"]:
     from experiments.sweep.space_file import read
 
-    name = args.name or (Path(args.space).stem if args.space else None)
-    if not name:
-        raise ConfigError("--resume needs --name N, the sweep to go on with")
-    folder = _folder(args, name)
+    folder = _folder(args, _name(args, None))
     folder.check_resumable()
     base = (
         _base(args.config, overrides) if args.config else settings.recorded(folder.base, overrides)
@@ -136,6 +130,17 @@ def _base(files: list[str], overrides: list[str]) -> Config:
     """
     small = settings.load(files, overrides).model.path == "canvas"
     return settings.load(files, ["cluster.inline=true"] * small + overrides)
+
+
+def _name(args: Namespace, base: Config | None) -> str:
+    """Returns the sweep's name; `base`: None for one that is gone on with, whose configuration lies
+    in the folder of that name.
+    """
+    of_space = Path(args.space).stem if args.space else None
+    name = args.name or (base.name if base else None) or of_space
+    if not name:
+        raise ConfigError("--resume needs --name N, the sweep to go on with")
+    return str(name)
 
 
 def _folder(args: Namespace, name: str) -> "SweepFolder":
